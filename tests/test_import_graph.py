@@ -25,6 +25,7 @@ LAYERS = (
     "engine.families",  # the kinds of base model
     "engine.config",
     "engine.runs",
+    "engine.bases",  # getting a base model
     # What is computed.
     "engine.nets",
     "engine.tuning",  # what is trained

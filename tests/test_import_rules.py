@@ -22,6 +22,7 @@ LIGHT = (
     "engine.conditions.registry",
     "engine.install.cli",
     "engine.runs.run",
+    "engine.bases.download",
     "engine.demo.sets",
     "engine.data.scan",
     "engine.data.dataset",

@@ -2,6 +2,7 @@
 
 python -m engine.cli demo
 python -m engine.cli import ~/pictures --name birds      (or a list of URLs, archives, a Hugging Face id)
+python -m engine.cli bases list            (bases get sd15: download one)
 python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
@@ -31,7 +32,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.cli import add_images, captions, check, compare, evaluate, export, processes, sample, train
+from engine.cli import add_images, bases, captions, check, compare, evaluate, export, processes, sample, train
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
 from engine.config.toml import join_words
@@ -67,6 +68,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_settings(demo)
 
     add_images.add_parser(commands)
+
+    bases.add_command(commands)
 
     check.add_command(commands)
 
@@ -227,6 +230,7 @@ COMMANDS = {
     "demo": _demo,
     "import": add_images.run,
     "scan": add_images.run,
+    "bases": bases.run,
     "check": check.check,
     "captions": captions.run,
     "extract": _extract,

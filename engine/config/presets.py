@@ -15,6 +15,8 @@ from engine.errors import UserError
 from engine.families.facts import NAMES
 
 PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
+BASES_FILE = "bases.toml"
+"""In the same folder, but no preset: the bases that are offered (engine/bases/listed.py)."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
 
 def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
     """All presets, smallest card first."""
-    return sorted((load_preset(path) for path in folder.glob("*.toml")), key=lambda p: (p.min_vram_gib, p.name))
+    files = [path for path in folder.glob("*.toml") if path.name != BASES_FILE]
+    return sorted((load_preset(path) for path in files), key=lambda p: (p.min_vram_gib, p.name))
 
 
 def suggest(vram_gib: float | None, folder: Path = PRESETS_FOLDER) -> Preset:

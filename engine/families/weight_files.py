@@ -15,6 +15,12 @@ _NAME = re.compile(
 _OTHERS = {".msgpack": "Flax", ".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TensorFlow", ".gguf": "GGUF"}
 
 
+def weight_name(name: str) -> tuple[str, str] | None:
+    """(variant, ending) of a weight file's name, as ("fp16", "safetensors"); None for any other file."""
+    match = _NAME.fullmatch(name)
+    return (match["variant"] or "", match["kind"]) if match else None
+
+
 def variant_of(folder: Path) -> str | None:
     """The variant of a part's weights that is loaded: "" for plain files, else for example "fp16". None: no weights.
 
@@ -29,16 +35,14 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of the variant that is loaded, sorted: one, or all shards."""
     variant = variant_of(folder)
     return [
-        path
-        for path in sorted(folder.glob("*.safetensors"))
-        if (match := _NAME.fullmatch(path.name)) and (match["variant"] or "") == variant
+        path for path in sorted(folder.glob("*.safetensors")) if (kind := weight_name(path.name)) and kind[0] == variant
     ]
 
 
 def _found(folder: Path) -> set[tuple[str, str]]:
     """(variant, ending) of the weight files in a folder."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return {(match["variant"] or "", match["kind"]) for name in names if (match := _NAME.fullmatch(name))}
+    return {kind for name in names if (kind := weight_name(name))}
 
 
 def require_weights(base: Path, parts: Iterable[str]) -> None:

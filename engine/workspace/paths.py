@@ -107,6 +107,14 @@ class Workspace:
             f"There is no run called {name}.", f"{self.runs} holds no such folder.", "Choose one from the list."
         )
 
+    def downloaded_base(self, hub_id: str) -> Path:
+        """Folder of a base that was downloaded from the hub, whose id is owner/name. It may not exist."""
+        return self.models / hub_id.replace("/", "--")
+
+    def partial_base(self, hub_id: str) -> Path:
+        """Folder of a base's download that is not complete. It may not exist."""
+        return self.models / f".{hub_id.replace('/', '--')}.partial"
+
     def locate_base(self, base: str) -> str:
         """The path of a base model: the demo base, a file or folder of the user's; or its Hugging Face id, unchanged.
 
@@ -126,7 +134,8 @@ class Workspace:
             if base and candidate.exists():
                 return str(in_hub_cache(candidate).resolve())
         if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):
-            return base
+            downloaded = self.downloaded_base(base)
+            return str(downloaded.resolve()) if (downloaded / "model_index.json").is_file() else base
         raise UserError(
             f"The base model {base or '(none given)'} was not found.",
             f"It is neither a folder nor a name in {self.models}, nor a Hugging Face id such as owner/name.",

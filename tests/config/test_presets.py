@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 from engine.config import SECTIONS, RunConfig
-from engine.config.presets import PRESETS_FOLDER, all_presets, flatten, load_preset, resolve, suggest, unflatten
+from engine.config.presets import (
+    BASES_FILE,
+    PRESETS_FOLDER,
+    all_presets,
+    flatten,
+    load_preset,
+    resolve,
+    suggest,
+    unflatten,
+)
 from engine.errors import UserError
+
+PRESET_FILES = sorted(set(PRESETS_FOLDER.glob("*.toml")) - {PRESETS_FOLDER / BASES_FILE})
 
 
 @pytest.mark.answers("Earlier with small batches, or later with large ones?")
-@pytest.mark.parametrize("path", sorted(PRESETS_FOLDER.glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda p: p.stem)
 def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
     preset = load_preset(path)
     assert preset.title and preset.hint
@@ -47,7 +58,7 @@ def test_presets_for_cards_ask_for_bf16_which_a_run_replaces_where_the_card_has_
 
 def test_presets_go_from_no_card_at_all_to_ever_larger_ones() -> None:
     sizes = [preset.min_vram_gib for preset in all_presets()]
-    assert len(sizes) == len(list(PRESETS_FOLDER.glob("*.toml")))
+    assert len(sizes) == len(PRESET_FILES)
     assert sizes[0] == 0 and sizes == sorted(set(sizes)), "one preset for each size of card"
 
 

@@ -1,0 +1,75 @@
+"""The command "bases": base models to download, and those that other programs have.
+
+python -m engine.cli bases list
+python -m engine.cli bases get sd15        (or any Hugging Face id: bases get owner/name)
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from engine.jobs.control import Control
+from engine.machine.units import format_bytes, format_memory
+from engine.workspace.paths import Workspace
+
+
+def add_command(commands: Any) -> None:
+    """Add "bases" to the command line's parsers."""
+    bases = commands.add_parser("bases", help="base models: what is there, what can be downloaded")
+    actions = bases.add_subparsers(dest="action", metavar="list|get")
+    actions.add_parser("list", help="the bases on offer, and which of them are on this computer; asks no server")
+    get = actions.add_parser("get", help="download a base into the workspace; goes on where it stopped")
+    get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
+
+
+def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """List or download bases. Returns the exit status 0."""
+    from engine.cli.output import Console
+
+    console = Console()
+    if options.action == "get":
+        _get(options.name, workspace, control, console)
+    else:
+        _list(workspace, console)
+    return 0
+
+
+def _list(workspace: Workspace, console: Any) -> None:
+    from engine.bases.listed import listed_bases, state_of
+
+    for base in listed_bases():
+        state = state_of(workspace, base.id)
+        said: str = state.kind
+        if state.kind == "partly there":
+            said += f": {format_bytes(state.have)} of about {base.download_gb:.1f} GB"
+        console.say(f"{base.name:<14}{base.title}: {said}")
+        console.say(f"{'':<14}{base.use}")
+        console.say(
+            f"{'':<14}{base.resolution} px, card of {format_memory(base.min_vram_gib)} or more, download of about "
+            f"{base.download_gb:.1f} GB, {base.id}"
+        )
+        console.say(f"{'':<14}Licence: {base.licence}. {base.licence_means}")
+        if state.kind == "there" and state.where is not None:
+            console.say(f"{'':<14}In {state.where}")
+    console.say("\nDownload one with: python -m engine.cli bases get NAME")
+
+
+def _get(name: str, workspace: Workspace, control: Control, console: Any) -> None:
+    from engine.bases.download import ask, download
+    from engine.bases.listed import hub_id, listed_bases, state_of
+
+    offered = listed_bases()
+    base = hub_id(name, offered)
+    state = state_of(workspace, base)
+    if state.kind == "there":
+        console.say(f"{base} is there already: {state.where}")
+        return
+    for entry in offered:
+        if entry.id == base:
+            console.say(f"Licence: {entry.licence}. {entry.licence_means}")
+    offer = ask(workspace, base, control.token)
+    console.say(f"{base}: {len(offer.files)} files, {format_bytes(offer.bytes)}, to {workspace.downloaded_base(base)}")
+    where = download(workspace, offer, control.token, console.progress)
+    console.say(f"{base} is there: {where}")
+    console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")

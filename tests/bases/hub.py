@@ -1,0 +1,126 @@
+"""A server on this machine that speaks as much of the Hugging Face hub's HTTP API as a download needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c" * 40
+
+
+class LocalHub:
+    """Serves one repository. Large files (safetensors) come from another host, as the hub's do."""
+
+    def __init__(self, base: str, files: dict[str, bytes]) -> None:
+        self.base, self.files = base, files
+        self.asked: list[tuple[str, str, str]] = []
+        """(path, Range, Authorization) of each request."""
+        self.refuse: dict[str, tuple[int, dict[str, str]]] = {}
+        """A part of a path -> status and headers, as long as the entry is there."""
+        self.cuts: list[int] = []
+        """Each ends one answer with a large file after so many bytes."""
+        self.damaged: set[str] = set()
+        """Large files of which the first byte is sent wrong."""
+        self.hang = threading.Event()
+        self.hang.set()
+        """While it is not set, answers with large files wait after half of their bytes."""
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.http.daemon_threads = True
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_port}"
+
+    def sent(self, name: str) -> list[str]:
+        """The Range of each request for a large file, in order."""
+        return [part for path, part, _ in self.asked if path == self._storage(name)]
+
+    def _storage(self, name: str) -> str:
+        return f"/storage/{name}"
+
+    def _description(self) -> bytes:
+        siblings = []
+        for name, data in self.files.items():
+            git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+            about = {"rfilename": name, "size": len(data), "blobId": git}
+            if name.endswith(".safetensors"):
+                about["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            siblings.append(about)
+        return json.dumps({"id": self.base, "sha": COMMIT, "siblings": siblings}).encode()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.split("?")[0]
+                hub.asked.append((path, self.headers["Range"] or "", self.headers["Authorization"] or ""))
+                for part, (status, headers) in hub.refuse.items():
+                    if part in path:
+                        return self._send(status, b"{}", headers)
+                name = path.removeprefix(f"/{hub.base}/resolve/{COMMIT}/")
+                if path == f"/api/models/{hub.base}":
+                    return self._send(200, hub._description(), {"Content-Type": "application/json"})
+                if path.startswith("/storage/"):
+                    return self._large(path.removeprefix("/storage/"))
+                if name not in hub.files:
+                    return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+                if name.endswith(".safetensors"):
+                    return self._send(
+                        302, b"", {"Location": f"http://localhost:{hub.http.server_port}{hub._storage(name)}"}
+                    )
+                return self._send(200, hub.files[name], {})
+
+            def _large(self, name: str) -> None:
+                data = hub.files[name]
+                if name in hub.damaged:
+                    data = bytes([data[0] ^ 255]) + data[1:]
+                begin = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+                rest = data[begin:]
+                cut = hub.cuts.pop(0) if hub.cuts else None
+                self.send_response(206 if begin else 200)
+                self.send_header("Content-Length", str(len(rest)))
+                if begin:
+                    self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+                self.end_headers()
+                if not hub.hang.is_set():
+                    self.wfile.write(rest[: len(rest) // 2])
+                    self.wfile.flush()
+                    hub.hang.wait(20)
+                    rest = rest[len(rest) // 2 :]
+                self.wfile.write(rest[:cut])
+                if cut is not None:
+                    self.close_connection = True
+
+            def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def handle(self) -> None:
+                with suppress(OSError):  # the downloader may close the connection
+                    super().handle()
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        return Handler
+
+
+@contextmanager
+def serving(base: str, files: dict[str, bytes]) -> Iterator[LocalHub]:
+    """A running hub that is closed afterwards."""
+    hub = LocalHub(base, files)
+    threading.Thread(target=hub.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        hub.hang.set()
+        hub.http.shutdown()
+        hub.http.server_close()
