@@ -105,7 +105,10 @@ class Bookkeeper:
         leave("that cannot be used (see Problems)", (path for path in everything if path in self.problems))
         for reason, paths in self.reading.left_out.items():
             leave(f"images {reason}", paths)
-        leave("images and maps whose partner cannot be used", (p for item in self.found for p in _both(item)))
+        here = set(inventory.images)  # a list may name files that do not exist
+        leave(
+            "images and maps whose partner cannot be used", (p for item in self.found for p in _both(item) if p in here)
+        )
         leave("captions of these", (item.caption_path for item in self.found if item.caption_path))
         leave("images that belong to no pair", inventory.images)
         leave("text files that belong to no image", inventory.texts)

@@ -346,3 +346,10 @@ def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Pat
         import_source(workspace, str(tmp_path / "set"), config=ImportConfig(roles="horses=map"))
     with pytest.raises(UserError, match="NAME=ROLE"):
         parse_import({"roles": "dogs=pets"})
+
+
+def test_maps_that_a_list_names_and_that_do_not_exist_are_not_accounted_for(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png", tmp_path / "2.png")
+    drawn(tmp_path / "m" / "1.png")
+    rows(tmp_path / "metadata.jsonl", *({"file_name": f"{n}.png", "condition": f"m/{n}.png"} for n in "12"))
+    assert adds_up(scan_folder(tmp_path))

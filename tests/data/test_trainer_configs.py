@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -306,12 +307,19 @@ def test_one_in_the_folder_that_names_other_places_is_told(tmp_path: Path) -> No
     photo(tmp_path / "elsewhere" / "1.png")
     write(tmp_path / "set" / "far.toml", f"[[datasets]]\nimage_directory = '{tmp_path / 'elsewhere'}'")
     write(tmp_path / "set" / "gone.toml", "[[datasets]]\nimage_directory = '/no/such/place'")
+    (tmp_path / "set" / "empty").mkdir()
+    write(tmp_path / "set" / "vain.toml", "[[datasets]]\nimage_directory = 'images'\ncontrol_directory = 'empty'")
+    write(tmp_path / "private.txt", "a secret")
+    text = {"prompt_source": "concept", "prompt_path": "../private.txt"}
+    write(tmp_path / "set" / "concepts.json", concepts({"path": "images", "text": text}))
     write(tmp_path / "set" / "broken.yaml", "a: [")
     write(tmp_path / "set" / "other.json", {"learning_rate": 1})
     report = scan_folder(tmp_path / "set")
     assert report.paired and report.layout == "paired" and adds_up(report)
-    for words in ("far.toml is a dataset config of musubi-tuner", "/no/such/place", "broken.yaml was not used"):
-        assert words in said(report)
+    for name in ("far.toml is a dataset config", "concepts.json is a dataset config", "/no/such/place"):
+        assert name in said(report)
+    assert "broken.yaml was not used" in said(report) and "vain.toml was not used" in said(report)
+    assert not any(sample.caption for sample in report.samples)
 
 
 def test_paths_of_another_machine_are_looked_for_beside_the_config(tmp_path: Path) -> None:
@@ -377,7 +385,7 @@ def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
         ("c.json", "[" * 100_000, "nested too deeply"),
         ("c.toml", "datasets = [{subsets = 5}]", "subsets in c.toml is not a list of tables. It is 5"),
         ("c.toml", "[[datasets]]\nimage_directory = 3", "image_directory in c.toml is not a text. It is 3"),
-        ("c.toml", "[[datasets]]\nimage_directory = ''", "it names no folder of images"),
+        ("c.toml", "[[datasets]]\nimage_directory = ''", "It names no folder of images"),
         ("c.toml", "[[datasets]]\nimage_directory = '/gone/pics'", "Not here: /gone/pics."),
         ("c.toml", '[[datasets]]\nimage_directory = "a\\u0000b"', "Not here"),
         ("c.json", [{"id": "a", "type": "aws"}], "not on this machine (aws)"),
@@ -385,6 +393,9 @@ def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
         ("c.yaml", "config: {process: [{datasets: [{folder_path: here, control_path: [1]}]}]}", "list of texts"),
         ("c.toml", "[[datasets]]\nimage_directory = 'here'\ncontrol_directory = 'gone'", "Not here: gone."),
         ("c.toml", "[[datasets]]\nimage_directory = 'none'", "no images of none in none"),
+        ("c.toml", "[[datasets]]\nimage_directory = 'c.toml'", "c.toml is a file, no folder."),
+        ("c.toml", "[[datasets]]\nimage_directory = 'here'\ncontrol_directory = './here/'", "It names here for the"),
+        ("c.json", {"datasets": [{"subsets": [{"metadata_file": "c.json"}]}]}, "the metadata_file of c.json"),
         ("c.toml", "[[datasets]]\nimage_jsonl_file = 'c.toml'", "None of its lines is an object with an image_path"),
     ],
 )  # fmt: skip
@@ -402,6 +413,15 @@ def test_configs_in_other_encodings_and_too_large_ones(tmp_path: Path) -> None:
     write(tmp_path / "large.yaml", "# " + "x" * (1 << 20))
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "large.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders on Windows")
+def test_a_list_without_an_end_is_not_read(tmp_path: Path) -> None:
+    photo(tmp_path / "pics" / "1.png")
+    os.mkfifo(tmp_path / "lines.txt")
+    text = {"prompt_source": "concept", "prompt_path": "lines.txt"}
+    write(tmp_path / "concepts.json", concepts({"path": "pics", "text": text}))
+    assert "Not here: lines.txt" in wrong(tmp_path / "concepts.json")
 
 
 def test_lists_that_are_no_configs_are_read_as_before(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class Places:
 
 def _existing(path: Path) -> Path | None:
     try:
-        return Path(os.path.normpath(path)) if path.exists() else None
+        usable = path.is_dir() or path.is_file()  # no device or pipe, which may have no end
+        return Path(os.path.normpath(path)) if usable else None
     except (OSError, ValueError):  # a name that the system does not take, such as one that is too long
         return None

@@ -81,6 +81,9 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
         if strange := [name for name in reading.asked if name not in trial.parts]:
             reading.notes.append(f"{path.name} was not used, since it does not name {', '.join(strange)}.")
             return None
+        if not found:
+            reading.notes.append(f"{path.name} was not used, since none of the images that it names can be.")
+            continue
         reading.accept(trial)
         reading.problems += problems
         if len(subsets) < len(here):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,32 +16,46 @@ from engine.errors import UserError
 def existing(config: Config, problems: list[Problem]) -> list[Subset]:
     """The subsets whose folders exist. Each of the others becomes a problem. Raises UserError if none exists."""
     wanted = [subset for subset in config.subsets if not subset.why_not]
-    good = [subset for subset in wanted if subset.images and subset.images.is_dir() and not subset.missing]
+    good = [subset for subset in wanted if not subset.missing and not _unusable(subset)]
     if not good:
-        missing = [path for subset in wanted for path in subset.missing]
-        reasons = [f"{subset.title} {subset.why_not}" for subset in config.subsets if subset.why_not]
         raise UserError(
             f"Nothing that {config.path.name} names can be read.",
-            f"Not here: {', '.join(missing)}."
-            if missing
-            else f"{'; '.join(reasons)}."
-            if reasons
-            else f"As a dataset config of {config.tool}, it names no folder of images.",
+            _why_nothing(config, wanted),
             f"Correct the paths, put the folders beside {config.path.name}, or choose the folder with your images.",
         )
     for subset in wanted:
         if subset not in good:
-            why = f"Not here: {', '.join(subset.missing)}." if subset.missing else "It names no folder of images."
             problems.append(
                 Problem(
                     config.path,
                     f"{subset.title} in {config.path.name} was left out.",
-                    why,
+                    _not_here(subset.missing) or _unusable(subset),
                     "Correct the path, or put the folder beside the config, and read it again.",
                 )
             )
     unread = [subset for subset in config.subsets if subset.why_not]
     return good + [subset for subset in unread if subset.images is None or subset.images.is_dir()]
+
+
+def _why_nothing(config: Config, wanted: list[Subset]) -> str:
+    """Why no subset can be read."""
+    left = "; ".join(f"{subset.title} {subset.why_not}" for subset in config.subsets if subset.why_not)
+    others = " ".join(dict.fromkeys(_unusable(subset) for subset in wanted))
+    missing = _not_here([path for subset in wanted for path in subset.missing])
+    return missing or others or f"{left or f'As a config of {config.tool}, it has no datasets'}."
+
+
+def _not_here(paths: Sequence[str]) -> str:
+    return f"Not here: {', '.join(dict.fromkeys(paths))}." if paths else ""
+
+
+def _unusable(subset: Subset) -> str:
+    """Why a subset whose paths exist cannot be read. Empty: it can."""
+    if subset.images is None:
+        return "It names no folder of images."
+    if files := [str(place) for place in subset.folders if not place.is_dir()]:
+        return f"{' and '.join(files)} is a file, no folder."
+    return f"It names {subset.images.name} for the images and for the maps." if subset.images == subset.maps else ""
 
 
 def together(config: Config, subsets: list[Subset]) -> tuple[Path, list[Subset]]:
@@ -89,8 +104,13 @@ def _common(folders: list[Path]) -> Path | None:
 
 
 def inside(subset: Subset, root: Path) -> Subset | None:
-    """The subset with its folders as paths below a root, also if links lead there. None if they lie elsewhere."""
+    """The subset with its folders as paths below a root, also if links lead there. None if they lie elsewhere.
+
+    Nor may its lists, since the config may have come with the folder from somebody else.
+    """
     try:
+        for listing in subset.lists:
+            listing.resolve().relative_to(root.resolve())
         images, maps, masks = (
             place and root / place.resolve().relative_to(root.resolve())
             for place in (subset.images, subset.maps, subset.masks)
@@ -100,14 +120,21 @@ def inside(subset: Subset, root: Path) -> Subset | None:
     return replace(subset, images=images, maps=maps, masks=masks)
 
 
+def _holds_home(root: Path) -> bool:
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a name and a folder
+        return False
+    return root == home or root in home.parents
+
+
 def inventory_of(root: Path, named: list[Path], config: Config, problems: list[Problem]) -> Inventory:
     """The files of the root, if the config lies in it or above it; otherwise only those of the folders it names.
 
     A root that happens to be the parent of these folders may hold anything, such as all of somebody's datasets.
     """
     place = config.path.parent
-    home = Path.home()
-    if (place == root or place in root.parents) and root != home and root not in home.parents:
+    if (place == root or place in root.parents) and not _holds_home(root):
         return take_inventory(root, problems)
     found = Inventory(root)
     tops = sorted({folder for folder in named if not any(other in folder.parents for other in named)})

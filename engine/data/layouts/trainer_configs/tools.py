@@ -5,17 +5,19 @@ To add one: a function that returns subsets, a line in ``TOOLS``, a test, a row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.data.layouts.trainer_configs.files import as_tables, load
-from engine.data.layouts.trainer_configs.lists import Entry, kohya_metadata, rows_of_jsonl, rows_of_table
+from engine.data.layouts.trainer_configs.lists import Entry, kohya_metadata, rows_of_jsonl
 from engine.data.layouts.trainer_configs.model import Config, Subset
+from engine.data.layouts.trainer_configs.simpletuner import is_simpletuner, simpletuner
 from engine.disk.text import read_text
 from engine.errors import UserError
 
+_LARGEST_PROMPTS = 16 << 20  # bytes
 _LOOKED_AT = 200
 """Entries of a list that tell where its images lie."""
 
@@ -33,6 +35,12 @@ def _kohya(content: dict[str, Any], config: Config) -> Iterator[Subset]:
                 config.text(entry, "image_dir"), config.text(entry, "conditioning_data_dir"), listing
             )
             entries = kohya_metadata(load(there)) if there else None
+            if there and entries is None:
+                raise UserError(
+                    f"{there.name}, the metadata_file of {config.path.name}, holds no captions.",
+                    "It should be {image: {caption, tags}}.",
+                    "Correct it, or choose the folder with the images instead.",
+                )
             yield Subset(
                 config.text(entry, "image_dir") or listing or f"subset {number}",
                 images or (_folder_of(entries or (), there) if there else None),
@@ -144,6 +152,8 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
+        if path.stat().st_size > _LARGEST_PROMPTS:
+            raise OSError("it is too large for a file of captions")
         return tuple(line.strip() for line in read_text(path).text.split("\n") if line.strip())
     except OSError as error:
         raise UserError(
@@ -151,79 +161,6 @@ def _lines(path: Path) -> tuple[str, ...]:
             f"The system says: {error.strerror or error}.",
             "Check that it is a text file that you may open.",
         ) from error
-
-
-def _simpletuner(content: list[Any], config: Config) -> Iterator[Subset]:
-    backends = list(as_tables(content, "the list", config.path))
-    by_name = {config.text(entry, "id"): entry for entry in backends}
-    maps_of = {config.text(entry, "source_dataset_id"): config.text(entry, "id") for entry in backends}
-    used: set[str] = set()
-    for number, entry in enumerate(backends, 1):
-        kind = config.text(entry, "dataset_type") or "image"
-        name = config.text(entry, "id") or f"dataset {number}"
-        if kind not in ("image", "video"):
-            continue
-        config.not_used(
-            entry,
-            "instance_data_dir conditioning_data conditioning caption_strategy instance_prompt only_instance_prompt "
-            "parquet disabled disable",
-        )
-        if entry.get("conditioning"):
-            config.notes.append(f"{name}: SimpleTuner makes its maps itself. Make them on the Conditions tab here.")
-        wanted = config.first(entry, "conditioning_data", name) or maps_of.get(name, "")
-        of_maps = by_name.get(wanted, {})
-        used.add(wanted)
-        is_mask = config.text(of_maps, "conditioning_type") == "mask"
-        (images, maps), missing = config.folders(
-            config.text(entry, "instance_data_dir"), config.text(of_maps, "instance_data_dir")
-        )
-        if wanted and not of_maps:
-            missing += (f"the dataset {wanted}, which {name} names as conditioning_data",)
-        yield Subset(
-            name,
-            images,
-            None if is_mask else maps,
-            maps if is_mask else None,
-            deep=True,
-            why_not=_why_not_simpletuner(entry, kind),
-            missing=missing,
-            **_captions_simpletuner(entry, name, config),
-        )
-    for name, entry in by_name.items():
-        if entry.get("dataset_type") == "conditioning" and name not in used:
-            (images,), missing = config.folders(config.text(entry, "instance_data_dir"))
-            yield Subset(name, images, deep=True, why_not="holds maps that belong to none of its datasets")
-
-
-def _why_not_simpletuner(entry: Mapping[str, Any], kind: str) -> str:
-    if entry.get("disabled") or entry.get("disable"):
-        return "is disabled"
-    if kind == "video":
-        return "holds videos"
-    place = entry.get("type") or "local"
-    return "" if place == "local" else f"is not on this machine ({place})"
-
-
-def _captions_simpletuner(entry: Mapping[str, Any], name: str, config: Config) -> dict[str, Any]:
-    strategy = config.text(entry, "caption_strategy") or "textfile"
-    prompt = config.text(entry, "instance_prompt")
-    if strategy == "instanceprompt" or entry.get("only_instance_prompt"):
-        return {"caption": prompt}
-    if strategy == "filename":
-        return {"from_names": lambda stem: stem.replace("_", " ").strip()}
-    if strategy == "parquet":
-        about = next(config.tables(entry, "parquet"), {})
-        (table,), missing = config.folders(config.text(about, "path"))
-        if table is None:
-            config.notes.append(
-                f"{name}: its table of captions, {', '.join(missing) or 'which has no path'}, is not here."
-            )
-            return {}
-        rows = rows_of_table(table, config.text(about, "filename_column"), config.text(about, "caption_column"))
-        return {"entries": tuple(rows), "lists": (table,)}
-    if strategy != "textfile":
-        config.notes.append(f"{name}: captions by {strategy} are not read; those beside the images are.")
-    return {"extension": ".txt"}
 
 
 def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
@@ -285,14 +222,6 @@ def _is_onetrainer(content: Any) -> bool:
     )
 
 
-def _is_simpletuner(content: Any) -> bool:
-    return isinstance(content, list) and any(
-        isinstance(entry, dict)
-        and ("instance_data_dir" in entry or {"id", "dataset_type"} <= entry.keys() or {"id", "type"} <= entry.keys())
-        for entry in content
-    )
-
-
 def _is_kohya_metadata(content: Any) -> bool:
     return kohya_metadata(content) is not None
 
@@ -302,6 +231,6 @@ TOOLS: tuple[tuple[str, Callable[[Any], bool], Callable[[Any, Config], Iterator[
     ("musubi-tuner", _is_musubi, _musubi),
     ("ai-toolkit", _is_ai_toolkit, _ai_toolkit),
     ("OneTrainer", _is_onetrainer, _onetrainer),
-    ("SimpleTuner", _is_simpletuner, _simpletuner),
+    ("SimpleTuner", is_simpletuner, simpletuner),
     ("kohya's sd-scripts", _is_kohya_metadata, metadata),  # the least specific one last
 )
