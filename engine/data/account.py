@@ -91,34 +91,39 @@ class Bookkeeper:
         inventory, root = self.reading.inventory, self.reading.root
         maps = self.maps.intersection(inventory.images)  # a list may name maps outside of the folder
         captions = {item.caption_path for item in self.found if item.image in self.used and item.caption_path}
+        captions -= self.reading.no_captions
         lists = {*self.reading.lists, *notes}
         done = self.used | maps | captions | lists
         left: dict[str, list[Path]] = {}
+        everything = [*inventory.images, *inventory.texts, *inventory.lists, *inventory.archives, *inventory.others]
+        there = set(everything).union(*inventory.unread.values())
+        elsewhere = self.used - there  # hidden files that a list names
 
         def leave(what: str, paths: Iterable[Path]) -> None:
-            rest = [path for path in paths if path not in done]
+            # A list may name files that are not there.
+            rest = [path for path in dict.fromkeys(paths) if path not in done and path in there]
             done.update(rest)
             if rest:
                 left.setdefault(what, []).extend(rest)
 
-        everything = [*inventory.images, *inventory.texts, *inventory.lists, *inventory.archives, *inventory.others]
         leave("that cannot be used (see Problems)", (path for path in everything if path in self.problems))
         for reason, paths in self.reading.left_out.items():
             leave(f"images {reason}", paths)
-        here = set(inventory.images)  # a list may name files that do not exist
-        leave(
-            "images and maps whose partner cannot be used", (p for item in self.found for p in _both(item) if p in here)
-        )
+        leave("text files that hold only numbers, as labels of objects do, and no captions", self.reading.no_captions)
+        leave("images and maps whose partner cannot be used", (p for item in self.found for p in _both(item)))
         leave("captions of these", (item.caption_path for item in self.found if item.caption_path))
         leave("images that belong to no pair", inventory.images)
+        captioned = {item.image.with_suffix("") for item in self.found if item.caption or item.caption_path}
+        second = [path for path in (*inventory.texts, *inventory.lists) if path.with_suffix("") in captioned]
+        leave("files beside images whose caption or data came from elsewhere", second)
         leave("text files that belong to no image", inventory.texts)
-        leave("lists and JSON files that name no image here", inventory.lists)
+        leave("lists and JSON files that were not used", inventory.lists)
         leave("archives, which are not unpacked while images lie beside them", inventory.archives)
         for kind, paths in inventory.unread.items():
             leave(f"{kind} files, which are not read (images: save them as JPEG or PNG)", paths)
         leave("other files", inventory.others)
         return Account(
-            files=inventory.files,
+            files=inventory.files + len(elsewhere),
             images=len(self.used),
             maps=len(maps - self.used),
             captions=len(captions),

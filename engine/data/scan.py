@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from engine.conditions import registry
 from engine.data.account import Account, Bookkeeper
 from engine.data.layouts import ORDER, FolderLayout, FoundImage, Reading, recognise
-from engine.data.layouts.captions import caption_in
 from engine.data.layouts.listed import METADATA
+from engine.data.layouts.texts import caption_in, is_numbers
 from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem, Sample
 from engine.disk.image_formats import SUPPORTED
@@ -239,6 +239,7 @@ def read_images(
             item, future = waiting.popleft()
             result = future.result()
             lines += result.lines
+            recognized.reading.no_captions.update(result.no_captions)
             for path, encoding in result.guessed:
                 guessed.setdefault(encoding, []).append(path)
             if memory:
@@ -262,9 +263,10 @@ def read_images(
 def caption_of_found(item: FoundImage) -> str:
     """The caption of an image that was found but not read. Empty if its file cannot be read."""
     try:
-        return item.caption or (caption_in(item.caption_path)[0] if item.caption_path else "")
+        caption = item.caption or (caption_in(item.caption_path)[0] if item.caption_path else "")
     except OSError:
         return ""
+    return item.otherwise if is_numbers(caption) else caption
 
 
 def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
@@ -289,6 +291,8 @@ class _Read:
     """Caption files whose encoding was guessed, and the guess."""
     lines: int = 0
     """Captions of several lines."""
+    no_captions: list[Path] = field(default_factory=list)
+    """Text files that hold no caption."""
 
 
 def _known(path: Path | None, memory: ReadCache | None) -> Inspected | None:
@@ -332,6 +336,9 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
     if not caption and item.caption_path is not None:
         try:
             caption, text = caption_in(item.caption_path)
+            if is_numbers(caption):
+                caption, text = item.otherwise, None
+                result.no_captions.append(item.caption_path)
             if text is not None and not text.sure:
                 result.guessed.append((item.caption_path, text.encoding))
             result.lines += "\n" in caption

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +232,24 @@ def test_what_was_left_out_is_told(tmp_path: Path) -> None:
             f'{{"file_name": "C:\\data\\{n}.png", "text": "c{n}"}}' for n in "12")),
         lambda root: write(root / "metadata.jsonl", json.dumps(
             {"data": [{"file_name": f"{n}.png", "text": f"c{n}"} for n in "12"]})),
+        lambda root: write(root / "metadata.csv", 'file_name , text\n"1.png" , "c1"\n"2.png" , "c2"'),
+        lambda root: write(root / "captions.csv", '1.png,"c1"\n2.png,"c2"'),  # without a line of names
+        lambda root: write(root / "data.csv", "sep=;\nimage;caption\n1.png;c1\n2.png;c2"),
+        lambda root: write(root / "styles.csv", "id,title\n1,c1\n2,c2"),
+        lambda root: write(root / "data.json", {"version": 1, "records": [
+            {"img": f"{n}.png", "title": f"c{n}", "text": f"c{n}"} for n in "12"]}),
+        lambda root: write(root / "data.json", {f"k{n}": {"image": f"{n}.png", "caption": f"c{n}"} for n in "12"}),
+        lambda root: write(root / "annotations" / "captions_train.json", {
+            "images": [{"id": int(n), "file_name": f"{n}.png"} for n in "12"],
+            "annotations": [{"image_id": int(n), "caption": f"c{n}"} for n in "12"]}),
+        lambda root: write(root / "llava.json", [{"image": f"{n}.png", "conversations": [
+            {"from": "human", "value": "What is it?"}, {"from": "gpt", "value": f"c{n}"}]} for n in "12"]),
+        lambda root: rows(root / "x.jsonl", *(
+            {"image": {"path": f"{n}.png", "bytes": None}, "text": {"en": f"c{n}", "de": "x"}} for n in "12")),
+        lambda root: rows(root / "x.jsonl", *({"image": f"file:///a%20b/{n}.png", "caption": f"c{n}"} for n in "12")),
+        lambda root: rows(root / "captions" / "all.jsonl", *({"image": f"{n}.png", "caption": f"c{n}"} for n in "12")),
+        lambda root: [rows(root / f"part{n}.jsonl", {"image": f"{n}.png", "caption": f"c{n}"}) for n in "12"],
+        lambda root: [write(root / f"{n}_caption.txt", f"c{n}") for n in "12"],
     ],
 )  # fmt: skip
 def test_captions_are_found_wherever_tools_put_them(tmp_path: Path, build: Build) -> None:
@@ -353,3 +372,68 @@ def test_maps_that_a_list_names_and_that_do_not_exist_are_not_accounted_for(tmp_
     drawn(tmp_path / "m" / "1.png")
     rows(tmp_path / "metadata.jsonl", *({"file_name": f"{n}.png", "condition": f"m/{n}.png"} for n in "12"))
     assert adds_up(scan_folder(tmp_path))
+
+
+def test_text_after_an_unquoted_comma_stays(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    write(tmp_path / "metadata.csv", "file_name,text\n1.png,a cat, sitting, in the sun\n")
+    assert pairs(scan_folder(tmp_path)) == {"1.png": ("a cat, sitting, in the sun", "")}
+
+
+def test_labels_of_objects_are_no_captions(tmp_path: Path) -> None:
+    photo(tmp_path / "images" / "1.png", tmp_path / "images" / "2.png")
+    write(tmp_path / "labels" / "1.txt", "0 0.5 0.5 0.25 1e-3\n17 0.1 .2 0.3 0.4\n")
+    write(tmp_path / "labels" / "2.txt", "3 cats and 4 dogs 5 6 7")
+    report = scan_folder(tmp_path)
+    assert pairs(report)["1.png"][0] == "" and pairs(report)["2.png"][0].startswith("3 cats") and adds_up(report)
+    assert report.account is not None and "only numbers" in report.account.left_out[0].what
+
+
+def test_lists_that_name_missing_or_linked_files(tmp_path: Path) -> None:
+    photo(tmp_path / "set" / "3.png")
+    (tmp_path / "blob").write_bytes((tmp_path / "set" / "3.png").read_bytes())
+    (tmp_path / "set" / "1.png").symlink_to(tmp_path / "blob")  # as the cache of Hugging Face does
+    rows(
+        tmp_path / "set" / "metadata.jsonl", *({"file_name": f"{n}.png", "text": f"c{n}", "mood": "x"} for n in "1234")
+    )
+    report = scan_folder(tmp_path / "set")
+    assert {name: text for name, (text, _) in pairs(report).items()} == {"1.png": "c1", "3.png": "c3"}
+    assert len(report.problems) == 2 and adds_up(report)
+    assert "Columns of metadata.jsonl that are not used: mood." in report.notes
+    rows(tmp_path / "set" / "metadata.jsonl", *({"file_name": f"old{n}.png", "text": f"c{n}"} for n in "12"))
+    report = scan_folder(tmp_path / "set")
+    assert len(report.samples) == 2 and "old1.png" in report.problems[0].why and adds_up(report)
+
+
+def test_lists_for_validation_are_left_out_and_told(tmp_path: Path) -> None:
+    photo(*(tmp_path / "images" / f"{n}.png" for n in "123"))
+    write(tmp_path / "train.csv", "image,caption\n1.png,c1\n2.png,c2")
+    write(tmp_path / "test.csv", "image,caption\n3.png,c3")
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 2 and "test.csv (left out), train.csv (read)" in report.doubts[0] and adds_up(report)
+    assert len(scan_folder(tmp_path, asked={"test.csv": "image"}).samples) == 3
+
+
+def test_one_of_several_captions_is_taken_and_told(tmp_path: Path) -> None:
+    photo(tmp_path / "images" / "1.png")
+    for kind in ("captions_long", "captions_short"):
+        write(tmp_path / kind / "1.txt", kind)
+    report = scan_folder(tmp_path)
+    assert pairs(report)["1.png"][0] == "captions_long" and "captions_short" in report.doubts[0] and adds_up(report)
+    assert pairs(scan_folder(tmp_path, asked={"captions_short": "caption"}))["1.png"][0] == "captions_short"
+
+
+def test_a_caption_is_never_that_of_another_image(tmp_path: Path) -> None:
+    photo(*(tmp_path / kind / "1.png" for kind in ("cat", "dog")))
+    write(tmp_path / "captions" / "1.txt", "of which?")
+    write(tmp_path / "captions.json", {"1.png": "of which?"})
+    assert [sample.caption for sample in scan_folder(tmp_path).samples] == ["", ""]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have names on POSIX systems only")
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    for name in ("2.png", "1.txt", "metadata.csv", "pipe"):
+        os.mkfifo(tmp_path / name)
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 1 and len(report.problems) == 4 and adds_up(report)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.data import captions
 from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
-from engine.data.layouts.captions import text_beside
+from engine.data.layouts.texts import text_beside
 
 MIN_REPEATS, MIN_REPEATED_FRACTION = 10, 0.03  # a repeated caption has at least so many images of the dataset
 _MOJIBAKE = re.compile("[ÂÃâÐÑð][\u0080-\u00bf\u0152-\u0178\u2013-\u2122ˆ˜ƒ]")

@@ -110,7 +110,7 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
 
 def _with_captions(images: list[FoundImage], reading: Reading) -> list[FoundImage]:
     """The images with the files that hold their captions. A caption from a list of images stays."""
-    finder = CaptionFinder(reading.inventory, reading.lists)
+    finder = CaptionFinder(images, reading)
     found = []
     for item in images:
         path = item.caption_path or (None if item.caption else finder.file_for(item.image, item.condition))

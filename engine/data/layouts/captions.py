@@ -2,84 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from engine.data.layouts.inventory import TEXTS, Inventory
-from engine.data.layouts.words import CAPTION, MAP, role_of, same_name
-from engine.disk.text import Text, decode, read_text
+from engine.data.layouts.caption_lists import captions_in, names_of, written
+from engine.data.layouts.inventory import LISTS, TEXTS
+from engine.data.layouts.model import FoundImage, Part, Reading
+from engine.data.layouts.texts import TEXT_ENDINGS
+from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, role_of, same_name
 
-CAPTION_KEYS = (
-    "text", "caption", "prompt", "captions", "texts", "prompts", "description", "long_caption", "short_caption",
-    "blip_caption", "caption_llava", "positive", "tags", "tag_string",
-)  # fmt: skip
-_TEXT_ENDINGS = (".txt", ".caption", *sorted(TEXTS - {".txt", ".caption"}))
-_LARGEST_LIST = 256 << 20  # bytes
 _MOST_LISTS = 200
-
-
-def caption_in(path: Path) -> tuple[str, Text | None]:
-    """The caption that a file beside an image holds, and how its bytes were read. Raises OSError."""
-    read = read_text(path)
-    if path.suffix.lower() != ".json":
-        return read.text.strip(), read
-    try:
-        return caption_of(json.loads(read.text)) or "", read
-    except (ValueError, RecursionError):
-        return "", read
-
-
-def caption_of(value: Any) -> str | None:
-    """The caption in a JSON value: a text, the first of several, or an object with one. None: it holds none."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list):
-        return next((found for one in value if (found := caption_of(one))), None)
-    if isinstance(value, dict):
-        lowered = {str(name).lower(): one for name, one in value.items()}
-        if isinstance(tags := lowered.get("tags"), list):
-            lowered["tags"] = ", ".join(map(str, tags))
-        return next((found for name in CAPTION_KEYS if (found := caption_of(lowered.get(name)))), None)
-    return None
-
-
-def text_beside(image: Path) -> Path | None:
-    """The file with the caption beside an image that was read before, if there is one."""
-    return next((path for ending in _TEXT_ENDINGS if (path := image.with_suffix(ending)).is_file()), None)
 
 
 class CaptionFinder:
     """Finds captions among the files of an inventory, and remembers which files were used."""
 
-    def __init__(self, inventory: Inventory, ignored: Iterable[Path] = ()) -> None:
-        """``ignored``: folders whose texts are no captions, and lists of images."""
-        self._inventory, self._folder = inventory, inventory.folder
+    def __init__(self, images: Sequence[FoundImage], reading: Reading) -> None:
+        self._images, self._reading = images, reading
+        self._folder = reading.inventory.folder
         self.used: set[Path] = set()
         """Files with captions that belong to an image."""
         self.lists: dict[Path, int] = {}
         """Lists of captions, with the number of images that they had a caption for."""
-        left_out = set(ignored)
-        self._files = {
-            path
-            for path in (*inventory.texts, *inventory.lists)
-            if path not in left_out and not left_out.intersection(path.parents)
-        }
+        left_out = set(reading.lists)
+        self._files = {path for path in (*reading.inventory.texts, *reading.inventory.lists) if path not in left_out}
 
     def file_for(self, image: Path, map: Path | None = None) -> Path | None:
         """The file that holds the caption of an image. It may lie beside the image's map."""
         beside = (found for path in (image, map) if path is not None for found in self._beside(path))
-        found = next((path for path in beside if path in self._files), None) or self._in_another_folder(image)
+        found = next((path for path in beside if path in self._files), None)
+        found = found or self._of_the_folder.get(image.parent) or self._in_another_folder(image)
         if found is not None:
             self.used.add(found)
         return found
 
     def listed_for(self, image: Path) -> str:
         """The caption of an image in a list for all images, or ""."""
-        for name in _names_of(image, self._folder):
+        for name in names_of(image, self._folder):
             if name in self._listed:
                 caption, listing = self._listed[name]
                 self.lists[listing] = self.lists.get(listing, 0) + 1
@@ -87,8 +48,10 @@ class CaptionFinder:
         return ""
 
     def _beside(self, path: Path) -> Iterator[Path]:
-        """Where other programs put the caption of an image: a.txt, a.png.txt, a..txt, a.json."""
-        for ending in _TEXT_ENDINGS:
+        """Where other programs put the caption of an image: a.txt, a.png.txt, a..txt, a_caption.txt, a.json."""
+        if path.parent not in self._folders:
+            return
+        for ending in TEXT_ENDINGS:
             yield path.with_name(path.stem + ending)
             yield path.with_name(path.name + ending)
             yield path.with_name(path.stem + "." + ending)
@@ -100,97 +63,111 @@ class CaptionFinder:
     def _in_another_folder(self, image: Path) -> Path | None:
         """A text of the same name in a folder that holds no images. None if it is not clear which one."""
         found = self._apart.get(same_name(image.stem)) or self._apart.get(same_name(image.name)) or []
-        if len(found) == 1 and self._namesakes[same_name(image.stem)] == 1:
+        alone = self._namesakes[same_name(image.stem)] == 1
+        if len(found) == 1 and alone:
             return found[0]
         # The folders have the same order: images/a/1.png and captions/a/1.txt.
         same_place = [path for path in found if path.parent.name == image.parent.name]
         named = [path for path in found if role_of(path.parent.name) == CAPTION]
-        for choice in (same_place, named if self._namesakes[same_name(image.stem)] == 1 else []):
+        for choice in (same_place, named if alone else []):
             if len(choice) == 1:
                 return choice[0]
-        return None
+        if not alone:
+            return None
+        return min(found, key=lambda path: self._ranks.get(path.parent, len(self._ranks)), default=None)
+
+    @cached_property
+    def _folders(self) -> set[Path]:
+        return {path.parent for path in self._files}
 
     @cached_property
     def _by_form(self) -> dict[str, Path]:
-        """Texts by their paths in the form that ignores case and Unicode's several ways to write a letter."""
-        return {same_name(path): path for path in self._files if path.suffix.lower() in TEXTS}
+        """Texts by their paths in the form that ignores case, Unicode's several ways to write a letter, "_caption"."""
+        texts = sorted(path for path in self._files if path.suffix.lower() in TEXTS)
+        found = {}
+        for path in texts:
+            for base in caption_endings(path.stem):
+                found[same_name(path.with_name(base + path.suffix))] = path
+        return found | {same_name(path): path for path in texts}
+
+    @cached_property
+    def _of_the_folder(self) -> dict[Path, Path]:
+        """caption.txt, prompt.txt and so on, in folders with one image each."""
+        alone = Counter(item.image.parent for item in self._images)
+        texts: dict[Path, list[Path]] = {}
+        for path in sorted(self._files):
+            if alone[path.parent] == 1 and path.parent != self._folder and path.suffix.lower() in TEXTS:
+                texts.setdefault(path.parent, []).append(path)
+        named = {folder: [path for path in paths if _of_one(path)] for folder, paths in texts.items()}
+        return {folder: paths[0] for folder, paths in named.items() if len(paths) == 1}
 
     @cached_property
     def _apart(self) -> dict[str, list[Path]]:
         """Texts in folders without images, by their names."""
-        with_images = {path.parent for path in self._inventory.images} | {self._folder}
+        with_images = {path.parent for path in self._reading.inventory.images} | {self._folder}
         apart: dict[str, list[Path]] = {}
         for path in sorted(self._files):
             if path.parent not in with_images and path.suffix.lower() in (*TEXTS, ".json"):
-                apart.setdefault(same_name(path.stem), []).append(path)
+                ignored = self._reading.asked.get(self._name(path.parent)) == IGNORED
+                for name in [] if ignored else dict.fromkeys((path.stem, *caption_endings(path.stem))):
+                    apart.setdefault(same_name(name), []).append(path)
         return apart
 
     @cached_property
+    def _ranks(self) -> dict[Path, int]:
+        """Folders that hold several captions of the same images, the one to be used first. The user is asked."""
+        wanted = self._namesakes
+        counts = Counter(
+            path.parent for name, paths in self._apart.items() if wanted[name] == 1 and len(paths) > 1 for path in paths
+        )
+        asked = self._reading.asked
+        ranked = sorted(
+            counts,
+            key=lambda folder: (
+                asked.get(self._name(folder)) != CAPTION, role_of(folder.name) != CAPTION, -counts[folder], folder
+            ),
+        )  # fmt: skip
+        for number, folder in enumerate(ranked):
+            role = IGNORED if number else CAPTION
+            self._reading.add(Part(self._name(folder), "captions", role, counts[folder]))
+        if ranked and not any(self._name(folder) in asked for folder in ranked):
+            names = ", ".join(map(self._name, ranked))
+            self._reading.doubts.append(f"Several folders hold captions: {names}. {self._name(ranked[0])} was taken.")
+        return {folder: number for number, folder in enumerate(ranked)}
+
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self._folder).as_posix()
+
+    @cached_property
     def _namesakes(self) -> Counter[str]:
-        """How many images, without those in folders of maps, have a name."""
-        return Counter(same_name(path.stem) for path in self._inventory.images if role_of(path.parent.name) != MAP)
+        """How many of the images have a name."""
+        return Counter(same_name(item.image.stem) for item in self._images)
 
     @cached_property
     def _listed(self) -> dict[str, tuple[str, Path]]:
         """Captions by the names of images, of every file that lists some."""
-        images = self._inventory.images
-        known = {name for path in images for name in _names_of(path, self._folder)}
-        stems = {same_name(path.stem) for path in images}
+        names = Counter(name for item in self._images for name in set(names_of(item.image, self._folder)))
+        known = {name for name, count in names.items() if count == 1}
+        stems = {same_name(path.stem) for path in self._reading.inventory.images}
         found: dict[str, tuple[str, Path]] = {}
+        several: Counter[Path] = Counter()
         candidates = [
             path
-            for path in sorted(self._files)
-            if path.suffix.lower() in (*TEXTS, ".json") and same_name(path.stem) not in stems
+            for path in sorted(self._files - self.used)
+            if path.suffix.lower() in (*TEXTS, *LISTS) and same_name(path.stem) not in stems
         ]
         for path in candidates[:_MOST_LISTS]:
-            rows = _rows(path)
-            if rows and sum(bool(known & set(_written(name))) for name, _ in rows) >= 0.5 * len(rows):
-                for name, caption in rows:
-                    for form in _written(name):
-                        found.setdefault(form, (caption, path))
+            for name, caption in captions_in(path, known):
+                forms = known.intersection(written(name))
+                several[path] += any(form in found and found[form][1] == path for form in forms)
+                for form in forms:
+                    found.setdefault(form, (caption, path))
+        for path, count in several.items():
+            if count:
+                self._reading.notes.append(f"{path.name} has {count:,} more captions of images that have one already.")
         return found
 
 
-def _names_of(image: Path, folder: Path) -> Iterator[str]:
-    """How a list may name an image: by its path or its name, with or without its ending."""
-    relative = image.relative_to(folder)
-    for path in (relative.as_posix(), image.name):
-        yield "/" + same_name(path)
-    yield same_name(relative)
-    yield same_name(image.stem)
-
-
-def _written(name: str) -> Iterator[str]:
-    """The forms of a name in a list, to be compared with ``_names_of``: with its ending, then without."""
-    name = name.replace("\\", "/").removeprefix("./")
-    bare = name.rsplit("/", 1)[-1]
-    for form in (name, bare):
-        yield "/" + same_name(form)
-    if "." not in bare or len(bare.rsplit(".", 1)[1]) > 5:
-        yield same_name(name)
-        yield same_name(bare)
-    elif Path(bare).suffix.lower():
-        yield same_name(bare.rsplit(".", 1)[0])
-
-
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """(name of an image, caption) of each entry of a list. Empty if the file is no such list."""
-    try:
-        if path.stat().st_size > _LARGEST_LIST:
-            return []
-        text = decode(path.read_bytes()).text
-    except OSError:
-        return []  # it stays unused, which the account of the folder tells
-    if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
-            return []
-        entries = content.items() if isinstance(content, dict) else ()
-        return [(str(name), caption) for name, value in entries if (caption := caption_of(value))]
-    lines = [line for line in text.split("\n") if line.strip()]
-    for separator in ("\t", "|", ": ", ":", ",", " "):
-        pairs = [line.split(separator, 1) for line in lines]
-        if all(len(pair) == 2 and pair[0].strip() for pair in pairs):
-            return [(name.strip().strip('"'), caption.strip().strip('"')) for name, caption in pairs]
-    return []
+def _of_one(path: Path) -> bool:
+    """Whether a text's name is that of one caption: "prompt.txt". "captions.txt" may list several."""
+    return role_of(path.stem) == CAPTION and not path.stem.lower().endswith("s")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.data.layouts.captions import CAPTION_KEYS, caption_of
-from engine.data.layouts.words import CAPTION, IGNORED, IMAGE, MAP, is_mask, role_of
+from engine.data.layouts.named_files import name_in
+from engine.data.layouts.texts import CAPTION_KEYS, caption_of
+from engine.data.layouts.words import CAPTION, IGNORED, IMAGE, MAP, is_clear_map, is_mask, role_of
 from engine.disk.image_formats import is_image_name
 
 IMAGE_COLUMNS = (
@@ -44,7 +45,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], exists: Callable[[str], bool])
     found = {}
     for name in dict.fromkeys(str(name) for row in rows for name in row):
         values = [value for row in rows if (value := row.get(name)) not in (None, "", [])]
-        texts = [text for value in values if (text := caption_of(value) if not isinstance(value, dict) else None)]
+        texts = [text for value in values if (text := _text_in(value))]
         found[name] = Column(
             name=name,
             files=sum(map(exists, texts)) / max(1, len(values)),
@@ -54,6 +55,13 @@ def columns_of(rows: Sequence[Mapping[str, Any]], exists: Callable[[str], bool])
             examples=tuple(str(value)[:80] for value in values[:3]),
         )
     return found
+
+
+def _text_in(value: Any) -> str | None:
+    """The text or the name of a file in a cell."""
+    if isinstance(named := name_in(value), str):
+        return named.strip()
+    return caption_of(value)
 
 
 def roles_of(
@@ -77,12 +85,14 @@ def roles_of(
             name for name in columns if name not in taken and role_of(name) == CAPTION and _has_text(columns[name])
         ]
         texts = [name for name in columns if name not in taken and _has_words(columns[name])]
+        if not texts and len(columns) == 2:  # an image's name, and one other thing
+            texts = [name for name in columns if name not in taken and _may_be_text(columns[name])]
         caption = next(iter(named), None) or (texts[0] if len(texts) == 1 else None)
         if caption and not named:
             doubts.append(f"The column {caption} was taken for the captions.")
         elif texts and not caption:
             doubts.append(f"No column is called a caption, but these hold texts: {', '.join(texts)}.")
-    if map and map not in given and map not in MAP_COLUMNS[:3]:
+    if map and map not in given and not is_clear_map(map):
         doubts.append(f"The column {map} was taken for the condition maps.")
     roles = dict.fromkeys(columns, IGNORED)
     for name, role in ((image, IMAGE), (map, MAP), (caption, CAPTION)):
@@ -129,6 +139,11 @@ def _has_text(column: Column) -> bool:
 def _has_words(column: Column) -> bool:
     unlike = role_of(column.name) in (IMAGE, MAP) or "url" in column.name.lower()
     return column.words >= 2 and column.files < 0.1 and column.named < 0.1 and not unlike
+
+
+def _may_be_text(column: Column) -> bool:
+    numbers = all(example.replace(".", "", 1).isdecimal() for example in column.examples)
+    return _has_text(column) and not numbers and "url" not in column.name.lower()
 
 
 def _by_content(columns: Mapping[str, Column], taken: Any) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
 from engine.data.layouts.words import IGNORED, IMAGE, MAP, is_clear_map, is_mask, map_endings, same_name
 
@@ -15,7 +14,7 @@ PLAIN_NAME = "(no ending)"
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     """The images with their maps; None unless most names with such an ending belong to an image beside them."""
-    paths = list(below(reading.inventory.images, folder))
+    paths = reading.inventory.images_below(folder)
     bases = {same_name(path.relative_to(folder)): path for path in paths}
     by_ending: dict[str, dict[Path, Path]] = {}  # ending -> image -> map
     for path in paths:

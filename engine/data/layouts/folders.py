@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.layouts.inventory import below
 from engine.data.layouts.model import (
     FolderLayout,
     FoundImage,
@@ -54,7 +53,7 @@ class Group:
 def groups_of(folder: Path, reading: Reading) -> list[Group]:
     """The images directly in a folder, and those of each of its folders."""
     found: dict[str, Group] = {}
-    for path in below(reading.inventory.images, folder):
+    for path in reading.inventory.images_below(folder):
         parts = path.relative_to(folder).parts
         name = parts[0] if len(parts) > 1 else HERE
         if name not in found:
@@ -253,7 +252,7 @@ def find_all(folder: Path, reading: Reading) -> list[FoundImage]:
     if len(groups) > 1:
         for group in groups:
             reading.add(Part(group.name, "folder", IMAGE, len(group.images), _examples(group)))
-    return [FoundImage(key(path, reading.root), path) for path in below(reading.inventory.images, folder)]
+    return [FoundImage(key(path, reading.root), path) for path in reading.inventory.images_below(folder)]
 
 
 def _examples(group: Group) -> tuple[str, ...]:

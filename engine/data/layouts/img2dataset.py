@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FolderLayout, FoundImage, Reading, key
 
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     """All images, if the first one has a number as its name and img2dataset's metadata beside it; else None."""
-    images = list(below(reading.inventory.images, folder))
+    images = reading.inventory.images_below(folder)
     if not images or not images[0].stem.isdecimal() or not {"key", "status"} <= _facts(images[0]).keys():
         return None
     return [_found(path, reading) for path in images]

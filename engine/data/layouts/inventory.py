@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from engine.data.samples import Problem
@@ -46,6 +47,50 @@ class Inventory:
         """The number of files that are not hidden."""
         unread = sum(map(len, self.unread.values()))
         return sum(map(len, (self.images, self.texts, self.lists, self.archives, self.others))) + unread
+
+    def images_below(self, folder: Path) -> list[Path]:
+        """The images in a folder and its folders. Quick, however many images lie elsewhere."""
+        first, end = self._places.get(folder, (0, 0))
+        return self.images[first:end]
+
+    def lists_in(self, folder: Path) -> list[Path]:
+        """The lists directly in a folder, without the .json files of single images."""
+        return self._lists.get(folder, [])
+
+    def folders_in(self, folder: Path) -> list[Path]:
+        """The folders directly in a folder that have lists."""
+        return self._folders_with_lists.get(folder, [])
+
+    @cached_property
+    def _places(self) -> dict[Path, tuple[int, int]]:
+        """Where the images below each folder begin and end: they were found one folder after the other."""
+        found: dict[Path, tuple[int, int]] = {}
+        number = 0
+        while number < len(self.images):
+            parent, first = self.images[number].parent, number
+            while number < len(self.images) and self.images[number].parent == parent:
+                number += 1
+            for folder in (parent, *parent.parents):
+                found[folder] = (found[folder][0] if folder in found else first, number)
+                if folder == self.folder:
+                    break
+        return found
+
+    @cached_property
+    def _lists(self) -> dict[Path, list[Path]]:
+        sidecars = {path.with_suffix("") for path in self.images}
+        found: dict[Path, list[Path]] = {}
+        for path in self.lists:
+            if path.suffix.lower() != ".json" or path.with_suffix("") not in sidecars:
+                found.setdefault(path.parent, []).append(path)
+        return found
+
+    @cached_property
+    def _folders_with_lists(self) -> dict[Path, list[Path]]:
+        found: dict[Path, list[Path]] = {}
+        for folder in self._lists:
+            found.setdefault(folder.parent, []).append(folder)
+        return found
 
 
 def take_inventory(folder: Path, problems: list[Problem]) -> Inventory:
@@ -90,7 +135,7 @@ def _by_content(path: Path, found: Inventory) -> None:
 
 
 def below(paths: Iterable[Path], folder: Path) -> Iterator[Path]:
-    """Those of the paths that lie in a folder or below it."""
+    """Those of the paths that lie in a folder or below it. ``Inventory.images_below`` is quicker for its own images."""
     prefix = folder.parts
     return (path for path in paths if path.parts[: len(prefix)] == prefix)
 
@@ -138,15 +183,51 @@ def files_below(
             )
 
     check = _SEARCH_CHECK.get()
-    for place, folders, files in os.walk(folder, onerror=closed):
+    waiting = [folder]
+    while waiting:
         check()
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            closed(error)
+            continue
+        shown = [entry for entry in found if not is_hidden(entry.name)]
+        folders = [entry for entry in shown if _is_folder(entry)]
+        files = [entry for entry in shown if not _is_folder(entry)]
+        on_hidden(sum(is_hidden(entry.name) and not _is_folder(entry) for entry in found))
         if problems is not None:
-            problems += [_link(Path(place, name)) for name in folders if (Path(place, name)).is_symlink()]
-        on_hidden(sum(map(is_hidden, files)))
-        for name in sorted(files):
-            if not is_hidden(name) and wanted(name):
-                yield Path(place) / name
+            problems += [_link(Path(entry.path)) for entry in folders if entry.is_symlink()]
+        for entry in files:
+            if wanted(entry.name):
+                if _is_pipe(entry):
+                    if problems is not None:
+                        problems.append(_no_file(Path(entry.path)))
+                    continue
+                yield place / entry.name
+        waiting += [place / entry.name for entry in reversed(folders) if not entry.is_symlink()]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # for example a link that leads back to itself
+
+
+def _is_pipe(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a pipe, a socket or a device, which may never end when it is read. A broken link is none."""
+    try:
+        return not entry.is_file() and Path(entry.path).exists()
+    except OSError:
+        return False
+
+
+def _no_file(path: Path) -> Problem:
+    return Problem(
+        path, f"{path.name} is no file.", "It is a pipe, a socket or a device.", "Nothing is needed: it was skipped."
+    )
 
 
 def is_hidden(name: str) -> bool:

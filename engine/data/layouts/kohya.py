@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FolderLayout, FoundImage, Reading, image_without_map, key, map_without_image
 from engine.data.layouts.words import IMAGE, MAP, role_of, same_name
 
@@ -20,12 +19,12 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     base = next((place for place in (folder, _images_folder(folder, reading)) if _fits(place, reading)), None)
     if base is None:
         return None
-    below_base = list(below(reading.inventory.images, base))
+    below_base = reading.inventory.images_below(base)
     conditions = _maps_folder(folder, reading) or _maps_folder(base, reading)
     images = [path for path in below_base if _REPEATS.fullmatch(path.relative_to(base).parts[0])]
     maps = {}
     if conditions:
-        maps = {_name(path, conditions): path for path in below(reading.inventory.images, conditions)}
+        maps = {_name(path, conditions): path for path in reading.inventory.images_below(conditions)}
     names = Counter(same_name(path.stem) for path in images)
     found, used = [], set()
     for path in images:
@@ -51,7 +50,7 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
         map_without_image(path, "the 10_name folders") for name, path in maps.items() if name not in used
     ]
     taken = {*images, *maps.values()}
-    rest = [path for path in below(reading.inventory.images, folder) if path not in taken]
+    rest = [path for path in reading.inventory.images_below(folder) if path not in taken]
     reading.leave_out("in kohya's folder for regularization images, or outside the 10_name folders", rest)
     return found
 
@@ -72,7 +71,7 @@ def _maps_folder(folder: Path, reading: Reading) -> Path | None:
 
 def _subfolder(folder: Path, reading: Reading, wanted: Callable[[str], bool]) -> Path | None:
     names = {
-        path.relative_to(folder).parts[0] for path in below(reading.inventory.images, folder) if path.parent != folder
+        path.relative_to(folder).parts[0] for path in reading.inventory.images_below(folder) if path.parent != folder
     }
     return next((folder / name for name in sorted(names) if wanted(name)), None)
 
@@ -82,7 +81,7 @@ def _fits(base: Path | None, reading: Reading) -> bool:
     if base is None:
         return False
     some = False
-    for path in below(reading.inventory.images, base):
+    for path in reading.inventory.images_below(base):
         parts = path.relative_to(base).parts
         apart = parts[0].lower() in REGULARISATION or role_of(parts[0]) == MAP
         if len(parts) > 1 and _REPEATS.fullmatch(parts[0]):

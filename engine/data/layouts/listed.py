@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.captions import CAPTION_KEYS, caption_of
 from engine.data.layouts.columns import IMAGE_COLUMNS, SAMPLE, columns_of, roles_of
 from engine.data.layouts.folders import find_pairs
-from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
+from engine.data.layouts.named_files import NamedFiles, name_in
 from engine.data.layouts.rows import rows_of
-from engine.data.layouts.words import CAPTION, IMAGE, MAP, role_of, same_name
+from engine.data.layouts.texts import CAPTION_KEYS, caption_of
+from engine.data.layouts.words import CAPTION, IGNORED, IMAGE, MAP, role_in, role_of, validation_names
 from engine.data.samples import Problem
 
 METADATA = "metadata.jsonl"
@@ -25,6 +25,7 @@ _KNOWN = {
 }
 """Names of usual lists, with the names of their columns of images."""
 _BAD_LINES_TOLD = 5
+_MOST_LISTS = 200
 
 
 def _layout(name: str, title: str, file: str) -> FolderLayout:
@@ -36,24 +37,42 @@ def _layout(name: str, title: str, file: str) -> FolderLayout:
 
 
 def _any_list(folder: Path, reading: Reading) -> list[FoundImage] | None:
-    for listing in _lists_in(folder, reading):
-        if listing.name.lower() not in _KNOWN and (found := _find(folder, listing, reading)) is not None:
-            return found
-    return None
+    """The images of all lists of other names that name images; of those for validation only if there is no other."""
+    found: dict[Path, tuple[list[FoundImage], Reading]] = {}
+    for listing in islice(_lists_in(folder, reading), _MOST_LISTS):
+        attempt = reading.attempt()
+        if listing.name.lower() not in _KNOWN and (named := _find(folder, listing, attempt)) is not None:
+            found[listing] = named, attempt
+    kept = validation_names(listing.stem for listing in found)
+    chosen = {key: one for key, one in found.items() if reading.role(key.name, role_in(kept, key.stem)) != IGNORED}
+    images: dict[str, FoundImage] = {}
+    for one, attempt in sorted(chosen.values(), key=lambda pair: not any(item.condition for item in pair[0])):
+        images |= {item.key: item for item in one if item.key not in images}
+        reading.accept(attempt)
+    if len(found) > 1:
+        for listing, (one, _) in found.items():
+            role = IMAGE if listing in chosen else IGNORED
+            reading.add(Part(listing.name, "list", role, len(one), tuple(item.key for item in one[:3])))
+        said = [f"{path.name} ({'read' if path in chosen else 'left out'})" for path in found]
+        reading.doubts.append(f"Several lists name images: {', '.join(said)}.")
+        taken = {path for item in images.values() for path in (item.image, item.condition)}
+        reading.left_out = {
+            reason: [path for path in paths if path not in taken] for reason, paths in reading.left_out.items()
+        }
+    return list(images.values()) if chosen else None
 
 
 def _lists_in(folder: Path, reading: Reading) -> Iterator[Path]:
     """The lists in the folder itself, then those in its folders of images."""
-    own = [path for path in reading.inventory.lists if path.parent == folder]
-    yield from own
-    for path in reading.inventory.lists:
-        if path.parent.parent == folder and role_of(path.parent.name) == IMAGE:
-            yield path
+    yield from reading.inventory.lists_in(folder)
+    for inner in reading.inventory.folders_in(folder):
+        if role_of(inner.name) == IMAGE:
+            yield from reading.inventory.lists_in(inner)
 
 
 def _find(folder: Path, listing: Path, reading: Reading) -> list[FoundImage] | None:
     """The images of a list. None if it does not name images."""
-    files = _Files(listing.parent, folder, reading)
+    files = NamedFiles(listing.parent, folder, reading.inventory)
     try:
         sample = [row for _, row in islice(rows_of(listing), SAMPLE) if isinstance(row, dict)]
     except OSError as error:
@@ -63,13 +82,19 @@ def _find(folder: Path, listing: Path, reading: Reading) -> list[FoundImage] | N
     known = listing.name.lower() in _KNOWN
     roles, doubts = roles_of(columns, reading.asked, _KNOWN.get(listing.name.lower(), IMAGE_COLUMNS))
     image = _column(roles, IMAGE)
-    if image is None or (not known and columns[image].files < 0.5):
-        if known and listing.name.lower().startswith("metadata"):
+    missing = image is not None and columns[image].files == 0 and not reading.asked
+    if image is None or missing or (not known and columns[image].files < 0.5):
+        if known and (missing or listing.name.lower().startswith("metadata")):
             why = "None of its rows names an image." if sample else "None of its lines could be read as a row."
+            if image is not None and missing:
+                why = f"None of the images that it names is here, for example {columns[image].examples[0]}."
             reading.problems.append(_unreadable(listing, why))
         return None
     reading.lists.append(listing)
     reading.doubts += doubts
+    unused = [name for name, column in columns.items() if roles[name] == IGNORED and column.count]
+    if unused:
+        reading.notes.append(f"Columns of {listing.name} that are not used: {', '.join(unused)}.")
     for name, column in columns.items():
         reading.add(Part(name, "column", roles[name], column.count, column.examples))
     return _images(folder, listing, roles, files, reading)
@@ -79,7 +104,9 @@ def _column(roles: dict[str, str], role: str) -> str | None:
     return next((name for name, given in roles.items() if given == role), None)
 
 
-def _images(folder: Path, listing: Path, roles: dict[str, str], files: _Files, reading: Reading) -> list[FoundImage]:
+def _images(
+    folder: Path, listing: Path, roles: dict[str, str], files: NamedFiles, reading: Reading
+) -> list[FoundImage]:
     """The images of a list whose columns are known.
 
     If two rows name the same image, the later one counts.
@@ -89,7 +116,7 @@ def _images(folder: Path, listing: Path, roles: dict[str, str], files: _Files, r
     found: dict[str, FoundImage] = {}
     lines: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
-    several = 0
+    several = again = 0
     for number, row in rows_of(listing):
         try:
             name, item = _item(row, image, map, caption, folder, files, reading)
@@ -100,21 +127,26 @@ def _images(folder: Path, listing: Path, roles: dict[str, str], files: _Files, r
         before = found.get(name)
         if before is not None and before.condition != item.condition:
             reading.problems.append(_named_twice(listing, lines[name], number, before))
+        again += before is not None and before.caption != item.caption
         found[name], lines[name] = item, number
     reading.problems += _bad_lines(listing, bad, image)
     if several:
         reading.notes.append(f"{several:,} rows of {listing.name} have several captions; the first one is used.")
+    if again:
+        reading.notes.append(f"{again:,} rows of {listing.name} name an image again; the last one's caption is used.")
     items = list(found.values())
     if map is None:
         items = _maps_from_folders(folder, items, reading)
     named = {item.image for item in items} | {item.condition for item in items}
-    rest = [path for path in below(reading.inventory.images, folder) if path not in named]
+    rest = [path for path in reading.inventory.images_below(folder) if path not in named]
     reading.leave_out(f"not named in {listing.name}", rest)
+    if len(rest) > len(items) and not reading.asked:
+        reading.doubts.append(f"{listing.name} names {len(items):,} images; {len(rest):,} others were left out.")
     return _all_or_none(items, listing, reading)
 
 
 def _item(
-    row: Any, image: str, map: str | None, caption: str | None, folder: Path, files: _Files, reading: Reading
+    row: Any, image: str, map: str | None, caption: str | None, folder: Path, files: NamedFiles, reading: Reading
 ) -> tuple[str, FoundImage]:
     """The image of a row. Raises one of several errors for a row that names none."""
     if isinstance(row, ValueError):
@@ -122,56 +154,15 @@ def _item(
     name = row.get(image) or next((row[other] for other in IMAGE_COLUMNS if row.get(other)), None)
     if not name:
         raise KeyError(image)
-    path = files.find(name[0] if isinstance(name, list) else name)
-    relative = key(path.resolve(), reading.root.resolve())
-    value = row.get(map) if map else None
-    value = value[0] if isinstance(value, list) and value else value
+    path = files.find(name_in(name))
+    relative = key(path.parent.resolve() / path.name, reading.root.resolve())  # the image may link to elsewhere
+    value = name_in(row.get(map)) if map else None
     condition = files.find(value) if value else None
     address = row.get("url")
     texts = (caption_of(row.get(column)) for column in ([caption, *CAPTION_KEYS] if caption else ()))
     text = next((text for text in texts if text), None)
     source = address if isinstance(address, str) else ""
     return relative, FoundImage(relative, reading.root / relative, text or "", None, condition, source)
-
-
-class _Files:
-    """Finds the files that a list names: as written, or under the same name where the list was made elsewhere."""
-
-    def __init__(self, place: Path, folder: Path, reading: Reading) -> None:
-        self._place, self._folder, self._reading = place, folder, reading
-        self._by_name: dict[str, list[Path]] | None = None
-
-    def exists(self, name: str) -> bool:
-        try:
-            return self.find(name).is_file()
-        except (ValueError, OSError, TypeError):
-            return False
-
-    def find(self, name: str) -> Path:
-        """The path that a row names. Names are relative to the list, or else to the folder."""
-        name = name.strip()
-        for form in (name, name.replace("\\", "/"), name.replace("\\", "/").lstrip("/")):
-            for place in (self._place, self._folder):
-                if (path := place / form).is_file():
-                    return path
-        form = name.replace("\\", "/")
-        alike = self._alike(form)
-        return alike if alike is not None else self._place / form
-
-    def _alike(self, name: str) -> Path | None:
-        """The only image of this name in the folder, if the path to it is another one here, or is spelled otherwise."""
-        if ".." in name.split("/"):
-            return None
-        if self._by_name is None:
-            self._by_name = {}
-            for path in below(self._reading.inventory.images, self._folder):
-                self._by_name.setdefault("/" + same_name(path.name), []).append(path)
-        found = self._by_name.get("/" + same_name(name.rsplit("/", 1)[-1]), [])
-        if len(found) > 1:
-            found = [path for path in found if same_name(path.as_posix()).endswith("/" + same_name(name))] or [
-                path for path in found if path.parent.name == Path(name).parent.name
-            ]
-        return found[0] if len(found) == 1 else None
 
 
 def _maps_from_folders(folder: Path, items: list[FoundImage], reading: Reading) -> list[FoundImage]:

@@ -60,6 +60,8 @@ class Reading:
     """Lists that were used."""
     captions: set[Path] = field(default_factory=set)
     """Files that hold the caption of one image."""
+    no_captions: set[Path] = field(default_factory=set)
+    """Text files with the name of an image that hold no caption, but numbers."""
     left_out: dict[str, list[Path]] = field(default_factory=dict)
     """Reason -> images that the layout did not take."""
 

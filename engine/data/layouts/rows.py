@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.disk.image_formats import is_image_name
 from engine.disk.text import read_text
 
 Row = tuple[int, Any]
@@ -54,9 +55,13 @@ def _codec(encoding: str) -> str:
 
 
 def _parse_csv(file: Any, start: str) -> Iterator[Row]:
-    head = start.split("\n", 1)[0]
+    head, _, rest = start.partition("\n")
     delimiter = max(",;\t|", key=head.count)
-    reader = csv.reader(file, delimiter=delimiter, quotechar="'" if _single_quoted(start, delimiter) else '"')
+    if said := re.fullmatch(r'"?sep=(.)"?', head.strip("\r")):  # Excel's way to name the delimiter
+        delimiter, start = said[1], rest
+        next(file, None)
+    quote = "'" if _single_quoted(start, delimiter) else '"'
+    reader = csv.reader(file, delimiter=delimiter, quotechar=quote, skipinitialspace=delimiter != "\t")
     names: list[str] | None = None
     while True:
         try:
@@ -66,9 +71,16 @@ def _parse_csv(file: Any, start: str) -> Iterator[Row]:
             continue
         if cells is None:
             return
-        if names is None:
-            names = [name.strip().lstrip("\ufeff").lower() for name in cells]
-        elif any(cells):
+        cells = [cell.strip().replace("\0", "") for cell in cells]
+        if names is None and any(cells):
+            names = [name.lstrip("\ufeff").lower() or f"column {number}" for number, name in enumerate(cells, 1)]
+            if not any(map(is_image_name, names)):
+                continue
+            names = [f"column {number}" for number in range(1, len(cells) + 1)]  # the first line is a row already
+        if names is not None and any(cells):
+            if len(cells) > len(names) > 1:  # a text with the delimiter in it, without quotes
+                between = delimiter if delimiter in "\t|" else f"{delimiter} "
+                cells = [*cells[: len(names) - 1], between.join(cells[len(names) - 1 :])]
             yield reader.line_num, dict(zip(names, cells, strict=False))
 
 
@@ -81,8 +93,8 @@ def _single_quoted(start: str, delimiter: str) -> bool:
 def _json_rows(text: str) -> Iterator[Row]:
     """The rows of a whole JSON file: an array, objects one after the other over several lines, or one object a line."""
     whole = _value(text)
-    if isinstance(whole, dict):  # {"data": [...]}
-        whole = next((value for name in _WRAPPERS if isinstance(value := whole.get(name), list)), [whole])
+    if isinstance(whole, dict):
+        whole = _coco(whole) or _wrapped(whole)
     if isinstance(whole, list):
         yield from enumerate(whole, 1)
         return
@@ -96,6 +108,33 @@ def _json_rows(text: str) -> Iterator[Row]:
         yield from values
     elif isinstance(whole, ValueError):
         yield 1, whole
+
+
+def _wrapped(whole: dict[str, Any]) -> list[Any]:
+    """The rows in {"data": [...]}, {"any name": [...]}, or {"some key": {...}, "other key": {...}}; else one row."""
+    named = next((value for name in _WRAPPERS if isinstance(value := whole.get(name), list)), None)
+    if named is not None:
+        return named
+    listed = [value for value in whole.values() if isinstance(value, list) and any(isinstance(v, dict) for v in value)]
+    if listed:
+        return max(listed, key=len)
+    return list(whole.values()) if whole and all(isinstance(v, dict) for v in whole.values()) else [whole]
+
+
+def _coco(whole: dict[str, Any]) -> list[Any] | None:
+    """The images of annotations in COCO's form, each with its captions. None: it has another form."""
+    images, notes = whole.get("images"), whole.get("annotations")
+    if not (isinstance(images, list) and isinstance(notes, list)):
+        return None
+    captions: dict[str, list[str]] = {}
+    for one in notes:
+        if isinstance(one, dict) and isinstance(text := one.get("caption"), str):
+            captions.setdefault(str(one.get("image_id")), []).append(text)
+    return [
+        {**image, **({"caption": found} if (found := captions.get(str(image.get("id")))) else {})}
+        for image in images
+        if isinstance(image, dict)
+    ] or None
 
 
 def _value(text: str) -> Any:
@@ -120,10 +159,11 @@ def _value(text: str) -> Any:
 
 def _one_after_the_other(text: str) -> Iterator[Row]:
     """Objects that follow one another without brackets around them: pretty-printed, or all on one line."""
-    decoder, place = json.JSONDecoder(parse_constant=lambda name: None), 0
+    decoder, place, line, counted = json.JSONDecoder(parse_constant=lambda name: None), 0, 1, 0
     while (start := text.find("{", place)) >= 0:
+        line, counted = line + text.count("\n", counted, start), start
         try:
             value, place = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             return
-        yield text.count("\n", 0, start) + 1, value
+        yield line, value

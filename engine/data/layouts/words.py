@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
 IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
@@ -67,6 +67,25 @@ def is_mask(name: str) -> bool:
     return bool(_MASKS & set(words(name)))
 
 
+def validation_names(names: Iterable[str]) -> set[str]:
+    """Those names that are kept for validation or tests, if another one is the same but for "train"."""
+    parted = {name: _without_split(name) for name in names}
+    training = {rest for split, rest in parted.values() if split == "train"}
+    return {name for name, (split, rest) in parted.items() if split == "validation" and rest in training}
+
+
+def role_in(kept: set[str], name: str) -> str:
+    """The likely role of a part: ignored if it is kept for validation."""
+    return IGNORED if name in kept else IMAGE
+
+
+def _without_split(name: str) -> tuple[str, tuple[str, ...]]:
+    """("train" or "validation" or "", the name's other words). "testA" and "train_A" have the same other words."""
+    found = words(name)
+    splits = ["train" if word in _TRAINING else "validation" for word in found if word in _TRAINING | _VALIDATION]
+    return (splits[0] if len(splits) == 1 else ""), tuple(w for w in found if w not in _TRAINING | _VALIDATION)
+
+
 def is_validation(name: str) -> bool:
     """Whether the name is that of a part which is kept for validation or tests."""
     return name.lower() in _VALIDATION
@@ -81,6 +100,12 @@ def same_name(path: PurePath | str) -> str:
     """A path without its ending, in the form in which equal looking names are equal (Unicode's NFC, no case)."""
     text = path if isinstance(path, str) else path.with_suffix("").as_posix()
     return unicodedata.normalize("NFC", text).casefold()
+
+
+def caption_endings(stem: str) -> list[str]:
+    """Names of images that a text's name belongs to: "a" for "a_caption" and "a-prompt"."""
+    match = re.fullmatch(r"(.+?)[-_. ]+([^\W\d_]+)", stem)
+    return [match[1]] if match and match[2].lower() in _CAPTIONS else []
 
 
 def map_endings(stem: str) -> Iterator[tuple[str, str]]:

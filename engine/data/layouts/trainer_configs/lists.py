@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.captions import caption_of
 from engine.data.layouts.rows import rows_of
+from engine.data.layouts.texts import caption_of
 from engine.disk.image_formats import is_image_name
 from engine.errors import UserError
 

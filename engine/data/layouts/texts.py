@@ -1,0 +1,57 @@
+"""The caption that a text file, or a value of JSON, holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from engine.data.layouts.inventory import TEXTS
+from engine.disk.text import Text, read_text
+
+CAPTION_KEYS = (
+    "text", "caption", "prompt", "captions", "texts", "prompts", "description", "long_caption", "short_caption",
+    "blip_caption", "caption_llava", "positive", "tags", "tag_string", "conversations", "messages",
+)  # fmt: skip
+TEXT_ENDINGS = (".txt", ".caption", *sorted(TEXTS - {".txt", ".caption"}))
+_LABELS = re.compile(r"(?:\s*\d+(?:[ \t]+-?[\d.]+(?:[eE]-?\d+)?){4,}[ \t]*(?:\n|$))+")
+
+
+def caption_in(path: Path) -> tuple[str, Text | None]:
+    """The caption that a file beside an image holds, and how its bytes were read. Raises OSError."""
+    read = read_text(path)
+    if path.suffix.lower() != ".json":
+        return read.text.strip(), read
+    try:
+        return caption_of(json.loads(read.text)) or "", read
+    except (ValueError, RecursionError):
+        return "", read
+
+
+def caption_of(value: Any) -> str | None:
+    """The caption in a JSON value: a text, the first of several, or an object with one. None: it holds none."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return next((found for one in value if (found := caption_of(one))), None)
+    if isinstance(value, dict):
+        lowered = {str(name).lower(): one for name, one in value.items()}
+        if isinstance(tags := lowered.get("tags"), list):
+            lowered["tags"] = ", ".join(map(str, tags))
+        if (lowered.get("from") or lowered.get("role")) in ("gpt", "assistant"):  # the answer in a conversation
+            return caption_of(lowered.get("value") or lowered.get("content"))
+        if lowered and all(len(name) == 2 and isinstance(one, str) for name, one in lowered.items()):  # by language
+            return caption_of(lowered.get("en") or next(iter(lowered.values())))
+        return next((found for name in CAPTION_KEYS if (found := caption_of(lowered.get(name)))), None)
+    return None
+
+
+def is_numbers(text: str) -> bool:
+    """Whether a text has only lines of at least five numbers, as the labels of object detection do (YOLO's form)."""
+    return bool(_LABELS.fullmatch(text))
+
+
+def text_beside(image: Path) -> Path | None:
+    """The file with the caption beside an image that was read before, if there is one."""
+    return next((path for ending in TEXT_ENDINGS if (path := image.with_suffix(ending)).is_file()), None)
