@@ -23,6 +23,7 @@ LIGHT = (
     "engine.install.cli",
     "engine.runs.run",
     "engine.bases.download",
+    "engine.bases.found_bases",
     "engine.demo.sets",
     "engine.data.scan",
     "engine.data.dataset",

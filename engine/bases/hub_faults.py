@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.machine.errors import is_disk_full
 
 LOG_IN = (
     "Log in once, in a terminal, with the Python in .venv: hf auth login (Windows: .venv\\Scripts\\hf, else "
@@ -57,7 +57,7 @@ def explain(error: BaseException, base: str, target: Path) -> UserError | None:
         )
     if status is not None:
         return UserError(what, f"The hub answered {status}.", "Try again later: the download goes on where it stopped.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return UserError(
             what,
             f"The disk of {target.parent} became full.",

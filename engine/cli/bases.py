@@ -2,13 +2,18 @@
 
 python -m engine.cli bases list
 python -m engine.cli bases get sd15        (or any Hugging Face id: bases get owner/name)
+python -m engine.cli bases find            (in the folders of other programs, and those named before)
+python -m engine.cli bases find ~/models   (in a folder of one's own, which is remembered)
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from engine.disk.typed_path import typed_path
+from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.machine.units import format_bytes, format_memory
 from engine.workspace.paths import Workspace
@@ -17,10 +22,13 @@ from engine.workspace.paths import Workspace
 def add_command(commands: Any) -> None:
     """Add "bases" to the command line's parsers."""
     bases = commands.add_parser("bases", help="base models: what is there, what can be downloaded")
-    actions = bases.add_subparsers(dest="action", metavar="list|get")
+    actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find")
     actions.add_parser("list", help="the bases on offer, and which of them are on this computer; asks no server")
     get = actions.add_parser("get", help="download a base into the workspace; goes on where it stopped")
     get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
+    find = actions.add_parser("find", help="bases of ComfyUI and other programs, to use where they are")
+    find.add_argument("folder", nargs="?", help="a folder to look into, and to remember; default: the usual places")
+    find.add_argument("--forget", action="store_true", help="no longer look into that folder")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -30,6 +38,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     console = Console()
     if options.action == "get":
         _get(options.name, workspace, control, console)
+    elif options.action == "find":
+        _find(options.folder, options.forget, workspace, control, console)
     else:
         _list(workspace, console)
     return 0
@@ -73,3 +83,33 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     where = download(workspace, offer, control.token, console.progress)
     console.say(f"{base} is there: {where}")
     console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")
+
+
+def _find(folder: str | None, forget: bool, workspace: Workspace, control: Control, console: Any) -> None:
+    from engine.bases.found_bases import find_everywhere, find_in
+    from engine.bases.usual_places import forget_folder
+    from engine.families.facts import FACTS
+
+    if forget:
+        if folder is None:
+            raise UserError("Nothing was forgotten.", "--forget needs a folder.", "Write: bases find FOLDER --forget")
+        forget_folder(workspace, Path(typed_path(folder)).expanduser().absolute())
+        console.say(f"{folder} is no longer looked into. Its files stay.")
+        return
+    token = control.token
+    search = find_in(workspace, folder, token) if folder else find_everywhere(workspace, token)
+    titles = {facts.name: facts.title for facts in FACTS}
+    for family, bases in search.by_family().items():
+        console.say(titles.get(family, "Of a family that is read when they are chosen (.ckpt)"))
+        for base in bases:
+            console.say(f"  {base.name} ({base.whose}, {format_bytes(base.bytes)})\n    {base.path}")
+    for what, count in sorted(search.others.items()):
+        console.say(f"Left out: {count:,} × {what}")
+    for missing in search.missing:
+        console.say(f"{missing} is not there now.")
+    if search.ended == "time is up":
+        console.say("The search took too long and was ended. Name the folder: bases find FOLDER")
+    if search.bases:
+        console.say("Train with one: python -m engine.cli train --dataset NAME --base PATH")
+    else:
+        console.say("No base was found. Name a folder (bases find FOLDER), or download one (bases list).")

@@ -19,30 +19,13 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from engine.errors import UserError
-from engine.families.facts import by_text_width
-from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of, text_width
+from engine.families.file_kinds import NoBase, family_of_tensors
+from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of
 from engine.families.hints import names_noise, schedule_beside, schedule_of_name
 from engine.families.pickled import load_tensors, objects_left_out
 from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
-VAE = "first_stage_model."
-TEXT = ("cond_stage_model.", "conditioner.embedders.")
-OTHER_KINDS = (
-    ("lora", "a LoRA, which only changes a base"),
-    ("controlnet_cond_embedding", "a ControlNet"),
-    ("control_model", "a ControlNet"),
-    ("input_hint_block", "a ControlNet"),
-    ("joint_blocks", "a Stable Diffusion 3 model"),
-    ("double_blocks", "a Flux model"),
-)
-OTHER_SCHEDULES = (
-    ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
-    ("scaled_fp8", "stored in 8 bits with scales of their own, as some programs do to draw with it"),
-    ("edm_vpred.sigma_max", "trained with EDM's noise schedule, as CosXL is"),
-    (f"{UNET_PREFIX}time_embed.cond_proj.weight", "a latent consistency model (LCM), which takes the guidance scale"),
-)
-"""Tensors of bases whose UNet looks like one that can be trained for."""
 
 
 @dataclass(frozen=True)
@@ -136,29 +119,15 @@ def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
 @lru_cache(maxsize=8)
 def _recognise(path: str, size: int, changed: int, told: int) -> SingleFile:
     shapes = _shapes(Path(path))
-    for name, what in OTHER_SCHEDULES:
-        if name in shapes:
-            raise _refused(path, what)
     beside, told_beside = Path(path).with_suffix(""), schedule_beside(Path(path))
-    if (beside / "model_index.json").is_file():
+    own_configs = (beside / "model_index.json").is_file()
+    try:
+        facts = family_of_tensors(shapes, own_configs)
+    except NoBase as error:
+        raise _refused(path, str(error)) from error
+    if facts is None:
         return SingleFile(beside, _markers(shapes) | told_beside)
-    first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
-    if first is None:
-        raise _refused(path, _what_else(shapes))
-    if first[1] != 4:
-        raise _refused(path, f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
-    width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes
-    facts = by_text_width(width)
-    if width == 1280 and classes:
-        raise _refused(path, "the refiner of Stable Diffusion XL, which only finishes another base's images")
-    if facts is not None and facts.name != "sdxl" and classes:
-        raise _refused(path, "a base that reads an image embedding besides the text (unCLIP)")
-    if facts is None or (facts.name == "sdxl") != classes:
-        raise _refused(path, f"a model of an unknown kind (its text is {width} numbers wide)")
     layout = facts.name
-    for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
-        if not any(name.startswith(prefixes) for name in shapes):
-            raise _refused(path, f"only a part of a base: it has no {part}")
     schedule = schedule_of_name(path) | _markers(shapes) | told_beside
     says_noise = told_beside.get("prediction_type", "epsilon" if names_noise(path) else "") == "epsilon"
     if layout == "sd2" and says_noise:
@@ -197,13 +166,6 @@ def _shapes(path: Path) -> dict[str, list[int]]:
             f"{why}." if code else f"The file is damaged or not a model ({why}).",
             "Download it again, as .safetensors where there is a choice.",
         ) from error
-
-
-def _what_else(shapes: Mapping[str, Any]) -> str:
-    for word, kind in OTHER_KINDS:
-        if any(word in name for name in shapes):
-            return kind
-    return "a model of an unknown kind"
 
 
 def _refused(path: str, what: str) -> UserError:

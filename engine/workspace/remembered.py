@@ -12,7 +12,9 @@ from engine.workspace.paths import Workspace
 FILE = "remembered.json"
 CARD = "card"
 """Key of the graphics card that the user has chosen: its ``engine.machine.cards.Card.mark``."""
-KEYS = ("comfyui", "a1111", "hub_repository", CARD)
+BASES_FOLDERS = "bases_folders"
+"""Key of the folders with base models that the user has named, one a line."""
+KEYS = ("comfyui", "a1111", "hub_repository", CARD, BASES_FOLDERS)
 
 
 def remembered(workspace: Workspace) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""Which family a base in a single file is of, by the names and shapes of its tensors; or what else it is. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.families.facts import FamilyFacts, by_text_width
+from engine.families.files import UNET_PREFIX, text_width
+
+VAE = "first_stage_model."
+TEXT = ("cond_stage_model.", "conditioner.embedders.")
+OTHER_KINDS = (
+    ("lora", "a LoRA, which only changes a base"),
+    ("controlnet_cond_embedding", "a ControlNet"),
+    ("control_model", "a ControlNet"),
+    ("input_hint_block", "a ControlNet"),
+    ("joint_blocks", "a Stable Diffusion 3 model"),
+    ("double_blocks", "a Flux model"),
+)
+OTHER_SCHEDULES = (
+    ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
+    ("scaled_fp8", "stored in 8 bits with scales of their own, as some programs do to draw with it"),
+    ("edm_vpred.sigma_max", "trained with EDM's noise schedule, as CosXL is"),
+    (f"{UNET_PREFIX}time_embed.cond_proj.weight", "a latent consistency model (LCM), which takes the guidance scale"),
+)
+"""Tensors of bases whose UNet looks like one that can be trained for."""
+
+
+class NoBase(Exception):
+    """A file is no base that can be trained for. The text says what it is, as the end of a sentence."""
+
+
+def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False) -> FamilyFacts | None:
+    """The family of a single file.
+
+    Args:
+        shapes: of its tensors, by name.
+        own_configs: the file has configs beside it, which say the rest; then the answer is None.
+
+    Raises:
+        NoBase: it is something else.
+    """
+    for name, what in OTHER_SCHEDULES:
+        if name in shapes:
+            raise NoBase(what)
+    if own_configs:
+        return None
+    first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    if first is None:
+        raise NoBase(_what_else(shapes))
+    if first[1] != 4:
+        raise NoBase(f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
+    width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes
+    facts = by_text_width(width)
+    if width == 1280 and classes:
+        raise NoBase("the refiner of Stable Diffusion XL, which only finishes another base's images")
+    if facts is not None and facts.name != "sdxl" and classes:
+        raise NoBase("a base that reads an image embedding besides the text (unCLIP)")
+    if facts is None or (facts.name == "sdxl") != classes:
+        raise NoBase(f"a model of an unknown kind (its text is {width} numbers wide)")
+    for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
+        if not any(name.startswith(prefixes) for name in shapes):
+            raise NoBase(f"only a part of a base: it has no {part}")
+    return facts
+
+
+def _what_else(shapes: Mapping[str, list[int]]) -> str:
+    for word, kind in OTHER_KINDS:
+        if any(word in name for name in shapes):
+            return kind
+    return "a model of an unknown kind"
