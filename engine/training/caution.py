@@ -13,7 +13,7 @@ Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")
 """red: the run would be in vain, so that Start asks once more. yellow: it would be worse than it could be. note: what
 to expect."""
-Place = Literal["", "base", "dataset", "doctor", "conditions"]
+Place = Literal["", "base", "dataset", "captions", "doctor", "conditions"]
 
 SMALL_NET = 100_000_000
 """A base with fewer parameters is a toy, to which usual learning rates, batches and numbers of steps do not apply."""

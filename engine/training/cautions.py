@@ -21,6 +21,7 @@ from engine.training.image_cautions import (
     small_images,
     unknown_images,
 )
+from engine.tuning.facts import facts_of
 
 USUAL_RATE, UNLOCKED_RATE = 1e-5, 2e-6
 """Of a whole ControlNet (Zhang et al. 2023), and with the base's decoder trained, too (the original code's advice)."""
@@ -66,9 +67,10 @@ def usual_rate(config: RunConfig, facts: StartFacts) -> float:
         return facts.demo_rate
     if facts.toy:
         return 0.0
-    if not config.objective.sd_locked:
+    trained = facts_of(config)
+    if not trained.base_is_frozen:
         return UNLOCKED_RATE
-    return LOW_RANK_RATE if config.model.control_lora_rank else USUAL_RATE
+    return LOW_RANK_RATE if trained.rank else USUAL_RATE
 
 
 def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
@@ -196,6 +198,10 @@ RULES: tuple[Rule, ...] = (
     first_sign,
 )
 """In the order of the page."""
+
+
+WITH_REMEDY = tuple(rule.__name__ for rule in (number_of_images, resolution, learning_rate, batch, too_short, disk))
+"""Names of the rules that offer other settings."""
 
 
 def number(value: float) -> str:

@@ -8,6 +8,7 @@ from engine.config import RunConfig
 from engine.evaluation.causes import FAULTS
 from engine.runs.known_bases import UNKNOWN, WORKS
 from engine.training.caution import Caution, Remedy, StartFacts
+from engine.tuning.facts import facts_of
 
 HARDLY_ANY, FEW, MANY = 200, 1_000, 20_000
 """Images up to which a dataset is like one of 50, of 500, of 5,000; above, like one of 50,000."""
@@ -73,7 +74,8 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     limit = HARDLY_ANY if config.model.controlnet else FEW
     if facts.images >= limit:
         return Caution("note", f"{facts.images:,} images.", f"{expected}.", "More images help more than more steps.")
-    if config.model.control_lora_rank or facts.toy or not config.objective.sd_locked:
+    trained = facts_of(config)
+    if facts.toy or trained.rank or not (trained.base_is_frozen and trained.needs_condition_maps):
         return Caution(
             "yellow", f"{facts.images:,} images are few.", f"{expected}.", "Add images if you can.", look="dataset"
         )
@@ -144,5 +146,5 @@ def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:
         f"{what} a caption." if every else f"{what} caption.",
         "The net learns to ignore the prompt.",
         "Write or generate captions.",
-        look="dataset",
+        look="captions",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,15 @@ from engine.config.user_presets import UserPresets
 from engine.demo.sets import demo_preset
 from engine.disk.in_use import rename
 from engine.errors import UserError
-from engine.estimate.estimate import estimate
 from engine.families.distilled import usual_settings
 from engine.families.files import family_of
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import Hardware, detect
-from engine.runs.known_bases import known_schedule
-from engine.training.job import missing, resume_training, start_training
+from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
 from ui.page.problems import Problems
+from ui.page.readiness import check_readiness, stamp
 from ui.page.shown_run import find_unfinished, open_runs, read_run
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, Result, View
@@ -61,6 +61,10 @@ class AppContext(Problems):
         self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
         self._readiness: tuple[Any, Readiness] = (None, Readiness())
+        self._stamp: tuple[float, str, Any] = (-LISTING_SECONDS, "", ())
+        self._asked: Draft | None = None
+        self._starting = threading.Lock()
+        self._started: Any = None
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
         self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-LISTING_SECONDS, (), ())
 
@@ -105,38 +109,24 @@ class AppContext(Problems):
         return str(self.preset_of(draft).base() if chosen is None else chosen)
 
     def readiness(self) -> Readiness:
-        """Return whether the draft can start, and what it would take."""
-        key = (self.draft, self.files(), self.libraries_loaded.is_set())
+        """Return whether the draft can start, what it would take, and what speaks against it."""
+        key = (self.draft, self.files(), self._dataset_stamp(), self.libraries_loaded.is_set())
         if self._readiness[0] != key:
-            self._readiness = (key, self._check_readiness())
+            found = check_readiness(self.workspace, lambda: self.config_of(self.draft)[0], self.hardware, key[-1])
+            self._readiness = (key, found)
         return self._readiness[1]
 
-    def _check_readiness(self) -> Readiness:
-        try:
-            if not self.files()[0]:
-                return Readiness("There is no dataset yet. Make one on the Dataset tab.")
-            config, _ = self.config_of(self.draft)
-            sentences = missing(self.workspace, config)
-            if sentences:
-                return Readiness(" ".join(sentences))
-            about_base = self._about_base(config) if self.libraries_loaded.is_set() else ""
-            return Readiness("", f"{estimate(config, self.workspace, self.hardware)}. {about_base}".strip())
-        except UserError as error:
-            return Readiness(f"{error.what} {error.why} {error.try_this}")
+    def _dataset_stamp(self) -> Any:
+        """Return what changes when the draft's dataset is changed, looked at every two seconds at most."""
+        name, (read_at, before, found) = str(self.draft.changes.get("data", {}).get("dataset") or ""), self._stamp
+        if before != name or time.monotonic() - read_at > LISTING_SECONDS:
+            found = stamp(self.workspace.dataset_folder(name)) if name else ()
+            self._stamp = (time.monotonic(), name, found)
+        return found
 
-    def _about_base(self, config: RunConfig) -> str:
-        """Return how the base was recognised, and a warning if the resolution does not suit it."""
-        located = self.workspace.locate_base(config.model.base)
-        if not Path(located).exists():
-            return ""  # on the hub: nothing is downloaded for a hint
-        from engine.families.registry import describe
-        from engine.families.registry import detect as detect_family
-
-        known = f"Base model: {describe(located, known_schedule(self.workspace, located))}."
-        side = detect_family(located).default_resolution(located)
-        if config.data.resolution == side:
-            return known
-        return f"{known} Careful: it was trained at {side} px, and the resolution is {config.data.resolution} px."
+    def start_pressed(self) -> None:
+        """Ask once more before the draft's run starts, until the draft is changed."""
+        self._asked = self.draft
 
     # -- what the pages show ------------------------------------------------------------------------------------------
 
@@ -152,6 +142,7 @@ class AppContext(Problems):
     def files_changed(self) -> None:
         """Read the folders again for the next view."""
         self._files = (-LISTING_SECONDS, *self.files())
+        self._stamp = (-LISTING_SECONDS, "", ())
         self._readiness = (None, Readiness())
 
     def focus_on(self, dataset: str) -> None:
@@ -206,6 +197,7 @@ class AppContext(Problems):
                 results=self.results,
                 first_start_hidden=self.first_start_hidden,
                 unfinished=self.unfinished,
+                start_pressed=self._asked == self.draft,
                 closing=self.shutdown.requested,
             )
 
@@ -251,30 +243,48 @@ class AppContext(Problems):
         return run
 
     def start_training(self) -> None:
-        """Start the run that the draft describes.
+        """Start the run that the draft describes. The second of two presses is ignored.
 
         Raises:
             UserError: a setting is out of bounds, or something is missing. Busy: another job is running.
         """
-        self.free_models()
-        start_training(self.runner, self.workspace, *self.config_of(self.draft))
-        self.training_started()
+        with self._first_press("start", self.draft.preset, self.draft.changes) as first:
+            if first:
+                self.free_models()
+                start_training(self.runner, self.workspace, *self.config_of(self.draft))
+                self.training_started()
 
     def resume_training(
         self, name: str, changes: Mapping[str, Any] | None = None, from_step: int | None = None
     ) -> None:
         """Resume a run by its folder name. Other settings and an earlier step: see ``engine.training.job.change_run``.
 
+        The second of two presses is ignored.
+
         Raises:
             UserError: the run cannot be resumed so. Busy: another job is running.
         """
-        self.free_models()
-        resume_training(self.runner, self.workspace, self.workspace.run_folder(name), changes, from_step)
-        self.training_started()
+        with self._first_press("resume", name, dict(changes or {}), from_step) as first:
+            if first:
+                self.free_models()
+                resume_training(self.runner, self.workspace, self.workspace.run_folder(name), changes, from_step)
+                self.training_started()
+
+    @contextmanager
+    def _first_press(self, *what: Any) -> Iterator[bool]:
+        """Yield whether this is the first press: the training that runs was not started by the same one.
+
+        A double click sends two, and the page cannot hide the button in between. One waits here for the other.
+        """
+        with self._starting:
+            snapshot = self.runner.snapshot
+            again = snapshot.alive and snapshot.kind == JobKind.TRAIN and self._started == what
+            yield not again
+            self._started = what
 
     def training_started(self) -> None:
         """Show the run that was started or resumed, and close the panel of an earlier problem."""
-        self._chosen_run, self.unfinished = None, ()
+        self._chosen_run, self.unfinished, self._asked = None, (), None
         self.clear_problem()
         self.files_changed()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.runs.run import Ending
+from engine.training.caution import Caution
 
 
 class TrainTabState(Enum):
@@ -64,6 +65,8 @@ class Readiness:
     """What is missing, as a sentence, or empty."""
     summary: str = ""
     """What the run will take."""
+    cautions: tuple[Caution, ...] = ()
+    """What speaks against it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class TrainView:
     headline: str
     hint: str
     buttons: dict[Action, ButtonView]
+    cautions: tuple[Caution, ...] = ()
+    """What speaks against the new run, while one is set up."""
 
     @property
     def active(self) -> bool:
@@ -173,7 +178,7 @@ def train_view(
     for action in Action:
         reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
         buttons[action] = ButtonView(action in shown, not reason, reason)
-    return TrainView(state, headline, hint, buttons)
+    return TrainView(state, headline, hint, buttons, readiness.cautions if state is TrainTabState.READY else ())
 
 
 def _reason(

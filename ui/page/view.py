@@ -53,5 +53,7 @@ class View:
     first_start_hidden: bool
     unfinished: tuple[Unfinished, ...] = ()
     """Runs of earlier sessions that can be resumed."""
+    start_pressed: bool = False
+    """Start was pressed for this draft, and a red caution stands against it."""
     closing: bool = False
     """The app is about to end."""

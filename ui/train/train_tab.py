@@ -17,6 +17,7 @@ from ui.page.live import Live
 from ui.page.messages import counted, duration, note, progress_bar
 from ui.page.states import Action, TrainTabState
 from ui.page.view import View
+from ui.train.cautions import build_cautions, start_or_ask
 from ui.train.checkpoints_panel import build_checkpoints, disk_line
 from ui.train.evaluate_panel import build_evaluate
 from ui.train.own_presets import build_own_presets
@@ -61,6 +62,7 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Row(elem_classes="buttons"):
                 buttons = {action: _button(action) for action in Action}
             reasons = gr.HTML(elem_id="train-reasons")
+            build_cautions(context, live, form)
             build_resume_form(context, live)
             build_verdict(context, live)
             build_watch(context, live)
@@ -97,7 +99,7 @@ def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> 
 
         def start(*values: Any) -> None:
             form.remember(*values)
-            context.start_training()
+            start_or_ask(context)
 
         return start
     if action is Action.RESUME:

@@ -11,7 +11,7 @@ import gradio as gr
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore
 from engine.errors import UserError
-from engine.evaluation.causes import Cause, Facts, verdict_facts
+from engine.evaluation.causes import Facts, verdict_facts
 from engine.evaluation.verdict import Kind, Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs.run import Run
@@ -20,6 +20,7 @@ from ui.page.live import Live
 from ui.page.view import View
 from ui.train.chart import FOLLOWS, line_chart
 from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows, step_axis
+from ui.train.places import place_button
 
 SIGNS: dict[Kind, tuple[str, str]] = {
     "too_early": ("…", ""),
@@ -33,17 +34,6 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "overfitting": ("!", "warning"),
     "drifting": ("!", "warning"),
 }
-PLACES = {
-    "doctor": ("Check the dataset", ("tab-dataset", "dataset-check")),
-    "settings": ("Open the settings", ("tab-train",)),
-    "dataset": ("Add images", ("tab-dataset",)),
-}
-"""Where to look into a cause: the text of the button, and the ids of the tabs that it opens."""
-UNFOLD = (
-    "const form=document.getElementById('resume-settings'),fold=form?.querySelector('button');"
-    "if(fold&&!fold.classList.contains('open'))fold.click();form?.scrollIntoView({block:'center'});"
-)
-"""Opens the form of settings with which the shown run can be resumed, if it is there."""
 GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
 LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
@@ -96,23 +86,13 @@ def _dataset_facts(folder: Path) -> tuple[int, dict[str, int] | None]:
 def verdict_html(verdict: Verdict) -> str:
     """Return the sentence with its sign, and below it evidence and likely causes."""
     sign, kind = SIGNS[verdict.kind]
-    causes = "".join(f"<li>{escape(cause.text)}{_link(cause)}</li>" for cause in verdict.causes)
+    causes = "".join(f"<li>{escape(cause.text)}{place_button(cause.look)}</li>" for cause in verdict.causes)
     listed = f"<p class='hint'>Likely causes. Check them in this order:</p><ul class='problems'>{causes}</ul>"
     return (
         f"<div class='verdict {kind}' role='status'><p class='sentence'><span aria-hidden='true'>{sign}</span> "
         f"{escape(verdict.sentence)}</p><p class='hint'>{escape(' '.join(verdict.evidence))}</p>"
         f"{listed if causes else ''}</div>"
     )
-
-
-def _link(cause: Cause) -> str:
-    """Return a button that opens the place where the user can look into a cause."""
-    if cause.look not in PLACES:
-        return ""
-    text, tabs = PLACES[cause.look]
-    clicks = "".join(f"document.getElementById('{name}-button')?.click();" for name in tabs)
-    clicks += UNFOLD if cause.look == "settings" else ""
-    return f' <button type="button" class="look" onclick="{clicks}">{escape(text)}</button>'
 
 
 def marks_of(history: JobSnapshot, verdict: Verdict | None) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,72 @@
+"""Whether a new run can start, what it would take, and what speaks against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.estimate.estimate import estimate
+from engine.families.files import made_for
+from engine.machine.hardware import Hardware
+from engine.runs.known_bases import known_schedule
+from engine.training.cautions import cautions
+from engine.training.job import missing
+from engine.training.start_facts import start_facts
+from engine.workspace.paths import Workspace
+from ui.page.states import Readiness
+
+
+def check_readiness(
+    workspace: Workspace, make_config: Callable[[], RunConfig], hardware: Hardware, libraries_loaded: bool
+) -> Readiness:
+    """Look at files only. Takes some hundredths of a second, so it is called when something has changed.
+
+    Args:
+        libraries_loaded: torch is there, so that the base can be described.
+    """
+    try:
+        if not workspace.dataset_names():
+            return Readiness("There is no dataset yet. Make one on the Dataset tab.")
+        config = make_config()
+        sentences = missing(workspace, config)
+        if sentences:
+            return Readiness(" ".join(sentences))
+        base = about_base(workspace, config) if libraries_loaded else ""
+        return Readiness(
+            summary=f"{estimate(config, workspace, hardware)}. {base}".strip(),
+            cautions=cautions(config, start_facts(workspace, config, hardware)),
+        )
+    except UserError as error:
+        return Readiness(f"{error.what} {error.why} {error.try_this}")
+
+
+def about_base(workspace: Workspace, config: RunConfig) -> str:
+    """How the base was recognised, and a warning if the resolution does not suit it where no caution can say so."""
+    located = workspace.locate_base(config.model.base)
+    if not Path(located).exists():
+        return ""  # on the hub: nothing is downloaded for a hint
+    from engine.families.registry import describe
+    from engine.families.registry import detect as detect_family
+
+    known = f"Base model: {describe(located, known_schedule(workspace, located))}."
+    side = detect_family(located).default_resolution(located)
+    if config.data.resolution == side or made_for(located):
+        return known
+    return f"{known} Careful: it was trained at {side} px, and the resolution is {config.data.resolution} px."
+
+
+def stamp(dataset: Path) -> tuple[tuple[str, int, int], ...]:
+    """Changes when a file of a dataset's folder does: its description, index, captions, decisions or check.
+
+    Reading a database may leave an empty log and an index of it behind, which do not count.
+    """
+    try:
+        with os.scandir(dataset) as entries:
+            files = [entry for entry in entries if entry.is_file() and not entry.name.endswith("-shm")]
+            facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files]
+    except OSError:
+        return ()  # not there, or being written: the next look sees it
+    return tuple(sorted(one for one in facts if one[1] or not one[0].endswith("-wal")))
