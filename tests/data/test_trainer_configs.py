@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def test_simpletuner(tmp_path: Path) -> None:
         "a_red_bird.png": ("a red bird", "a_red_bird.png"),
     }
     assert report.source == data and adds_up(report) and not report.problems
-    for words in ("repeats", "crop", "off is disabled", "aws", "several conditioning_data", "off/x.png"):
+    for words in ("repeats", "crop", "off is disabled", "aws", "several kinds of maps", "off/x.png"):
         assert words in said(report)
 
 
@@ -264,8 +265,54 @@ def test_ai_toolkit(tmp_path: Path) -> None:
     report = scan_folder(tmp_path / "train.yaml")
     assert pairs(report) == {"1.png": ("c1", "1.png"), "2.png": ("a photo", "2.png")}
     assert adds_up(report) and not report.problems
-    for words in ("trigger_word", "flip_x", "resolution", "masks/1.png"):
+    for words in ("trigger_word", "flip_x", "resolution", "mask_path"):
         assert words in said(report)
+
+
+def test_ai_toolkit_with_several_kinds_of_maps(tmp_path: Path) -> None:
+    """None of them is taken for an image, though they lie in the folder of images."""
+    for name in "12":
+        photo(tmp_path / "pics" / f"{name}.png", tmp_path / "pics" / "holes" / f"{name}.png")
+        drawn(tmp_path / "pics" / "pose" / f"{name}.png", tmp_path / "pics" / "depth" / f"{name}.png")
+    entry = {"folder_path": "pics", "control_path_1": "pics/pose", "control_path_2": "pics/depth"}
+    elsewhere = str(tmp_path.parent)
+    more = {
+        "inpaint_path": "pics/holes",
+        "mask_path": "pics/gone",
+        "clip_image_path": elsewhere,
+        "control_path_3": None,
+    }
+    write(tmp_path / "job.json", {"config": {"process": [{"datasets": [{**entry, **more}]}]}})
+    report = scan_folder(tmp_path / "job.json")
+    assert [s.condition and s.condition.parent.name for s in report.samples] == ["pose", "pose"] and adds_up(report)
+    assert report.source == tmp_path / "pics"
+    assert "only the first, pics/pose" in said(report) and "pics/gone" not in said(report)
+    assert "4 images that are masks or further maps" in said(report)
+
+
+def test_diffusion_pipe(tmp_path: Path) -> None:
+    images_and_maps(tmp_path)
+    write(tmp_path / "dogs" / "1.txt", "c1")
+    write(
+        tmp_path / "dataset.toml",
+        "resolutions = [512]\n[[directory]]\npath = 'dogs'\ncontrol_path = 'edges'\nnum_repeats = 5",
+    )
+    write(tmp_path / "main.toml", "output_dir = '/data/runs'\ndataset = 'dataset.toml'\nepochs = 10")
+    report = scan_folder(tmp_path / "main.toml")
+    assert pairs(report) == {"1.png": ("c1", "1.png"), "2.png": ("", "2.png")} and adds_up(report)
+    assert "resolutions" in said(report) and "num_repeats" in said(report)
+
+
+def test_one_image_with_several_maps_is_told(tmp_path: Path) -> None:
+    images_and_maps(tmp_path)
+    drawn(tmp_path / "edges" / "other.png")
+    rows(
+        tmp_path / "a.jsonl", *({"image_path": "dogs/1.png", "control_path": f"edges/{n}.png"} for n in ("1", "other"))
+    )
+    write(tmp_path / "c.toml", "[[datasets]]\nimage_jsonl_file = 'a.jsonl'")
+    report = scan_folder(tmp_path / "c.toml")
+    assert pairs(report) == {"1.png": ("", "1.png")} and adds_up(report)
+    assert "names 1.png with several maps" in said(report) and "other.png is left out" in said(report)
 
 
 def test_a_config_of_a_whole_training_leads_to_its_dataset(tmp_path: Path) -> None:
@@ -432,3 +479,65 @@ def test_lists_that_are_no_configs_are_read_as_before(tmp_path: Path) -> None:
     write(tmp_path / "data.json", json.dumps(listed))
     report = scan_folder(tmp_path)
     assert report.layout == "listed" and report.paired and adds_up(report)
+
+
+VALUES = [
+    None,
+    True,
+    0,
+    1.5,
+    "",
+    ".",
+    "/",
+    "maps",
+    "gone",
+    "\x00",
+    "x" * 5000,
+    [],
+    {},
+    ["maps"],
+    [None],
+    {"a": 1},
+]
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """The same config with about one value in eight replaced by another, perhaps of a wrong type."""
+    if chance.random() < 0.08:
+        return chance.choice(VALUES)
+    if isinstance(value, dict):
+        return {key: changed(one, chance) for key, one in value.items()}
+    return [changed(one, chance) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_a_config_says_it_is_read_or_refused_in_words(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    for folder in ("pics", "pics/in", "maps", "reg"):
+        for name in "123":
+            (drawn if folder == "maps" else photo)(tmp_path / folder / f"{name}.png")
+    rows(tmp_path / "list.jsonl", {"image_path": "pics/1.png", "control_path": "maps/1.png"}, {"image_path": 5})
+    kohya = {"image_dir": "pics", "conditioning_data_dir": "maps"}
+    local = {"type": "local", "caption_strategy": "textfile"}
+    usual: list[Any] = [
+        {"general": {}, "datasets": [{"subsets": [kohya, {"image_dir": "reg", "is_reg": True}]}]},
+        {"general": {}, "datasets": [{"image_directory": "pics", "control_directory": "maps"}]},
+        {"datasets": [{"image_jsonl_file": "list.jsonl"}, {"image_directory": "reg"}]},
+        {"config": {"process": [{"datasets": [{"folder_path": "pics", "control_path": ["maps", "reg"]}]}]}},
+        {"directory": [{"path": "pics", "control_path": "maps", "mask_path": "reg"}]},
+        concepts({"path": "pics", "include_subdirectories": True}, {"path": "reg"}),
+        [
+            {**local, "id": "a", "instance_data_dir": "pics", "conditioning_data": "b"},
+            {**local, "id": "b", "instance_data_dir": "maps", "dataset_type": "conditioning"},
+        ],
+        {"1": {"caption": "c"}, "pics/2.png": {"tags": ["t"]}},
+    ]
+    for content in usual:
+        write(tmp_path / "c.json", changed(content, chance))
+        try:
+            report = scan_folder(tmp_path / "c.json")
+        except UserError as error:
+            assert error.what and error.why and error.try_this
+        else:
+            assert adds_up(report) or tmp_path not in (report.source, *report.source.parents)
+            assert not report.paired or not any("maps" in sample.key for sample in report.samples)

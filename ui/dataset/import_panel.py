@@ -32,8 +32,8 @@ LAYOUTS = (
     "<li>images with a list (<code>metadata.jsonl</code>, <code>.csv</code>, <code>.json</code>), also in "
     "<code>train/</code></li>"
     "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li>"
-    "<li>a dataset config of kohya's sd-scripts, OneTrainer, SimpleTuner, musubi-tuner or ai-toolkit: its path, or the "
-    "folder in which it lies beside its folders</li></ul></details>"
+    "<li>a dataset config of kohya's sd-scripts, OneTrainer, SimpleTuner, musubi-tuner, ai-toolkit or diffusion-pipe: "
+    "its path, or the folder in which it lies beside its folders</li></ul></details>"
 )
 
 

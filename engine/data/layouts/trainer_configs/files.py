@@ -17,8 +17,8 @@ TOML, YAML = (".toml",), (".yaml", ".yml")
 ENDINGS = (*TOML, ".json", *YAML)
 UNDERSTOOD = (
     "kohya's sd-scripts (a .toml or .json with datasets and subsets, or its metadata .json), OneTrainer "
-    "(concepts.json), SimpleTuner (multidatabackend.json), musubi-tuner (.toml with image_directory) and ai-toolkit "
-    "(.yaml with folder_path)"
+    "(concepts.json), SimpleTuner (multidatabackend.json), musubi-tuner (.toml with image_directory), ai-toolkit "
+    "(.yaml with folder_path) and diffusion-pipe (.toml with directory)"
 )
 _LARGEST = {".json": 256 << 20}  # bytes; a list of captions may be long
 _LARGEST_OTHER = 1 << 20

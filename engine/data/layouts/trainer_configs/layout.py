@@ -40,9 +40,13 @@ def recognise_config(path: Path, asked: Mapping[str, str]) -> tuple[FolderLayout
     problems: list[Problem] = []
     here = existing(config, problems)
     root, subsets = together(config, here)
-    named = [place for subset in subsets for place in subset.folders]
+    named = [place for subset in subsets for place in (*subset.folders, *subset.others) if _in(place, root)]
     reading = Reading(root, inventory_of(root, named, config, problems), asked, problems)
     return _layout(config), _read(config, subsets, reading), reading
+
+
+def _in(place: Path, root: Path) -> bool:
+    return place == root or root in place.parents
 
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
@@ -85,6 +89,7 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
             reading.notes.append(f"{path.name} was not used, since none of the images that it names can be.")
             continue
         reading.accept(trial)
+        reading.notes.append(f"{path.name}, a dataset config of {config.tool}, says what is what.")
         reading.problems += problems
         if len(subsets) < len(here):
             kept = {subset.title for subset in subsets}
@@ -115,7 +120,7 @@ def _configs_in(folder: Path, reading: Reading) -> Iterator[Path]:
 
 def _read(config: Config, subsets: list[Subset], reading: Reading) -> list[FoundImage]:
     """The images of all subsets. Raises UserError if other roles were asked for than the config gives."""
-    subsets = [_as_asked(subset, config, reading) for subset in subsets]
+    subsets = [_as_asked(_with_others_in(subset, reading.root), config, reading) for subset in subsets]
     in_pairs = any(_has_maps(subset, reading) for subset in subsets if not subset.why_not)
     taken: dict[Path, FoundImage] = {}
     again, used_maps = 0, set()
@@ -132,7 +137,10 @@ def _read(config: Config, subsets: list[Subset], reading: Reading) -> list[Found
         elif not found:
             reading.problems.append(_empty(subset, subset.images, config))
         for item in found:
-            if item.image in taken:
+            before = taken.get(item.image)
+            if before is not None and before.condition != item.condition and item.condition is not None:
+                reading.problems.append(_second_map(item, item.condition, before, config))
+            elif before is not None:
                 again += 1
             elif in_pairs and item.condition is None:
                 reading.problems.append(_no_map(item, subset, config))
@@ -170,7 +178,18 @@ def _as_asked(subset: Subset, config: Config, reading: Reading) -> Subset:
         ignored += [folder] if given == IGNORED else []
     if subset.images in ignored:
         return replace(subset, why_not="is ignored, as you said")
-    return replace(subset, maps=None, masks=subset.maps) if subset.maps in ignored and subset.maps else subset
+    return (
+        replace(subset, maps=None, others=(*subset.others, subset.maps))
+        if subset.maps in ignored and subset.maps
+        else subset
+    )
+
+
+def _with_others_in(subset: Subset, root: Path) -> Subset:
+    """The subset without folders of masks that lie outside of the root, or that hold the images as well."""
+    images = subset.images
+    others = [place for place in subset.others if _in(place, root) and not (images and _in(images, place))]
+    return replace(subset, others=tuple(others))
 
 
 def _has_maps(subset: Subset, reading: Reading) -> bool:
@@ -201,13 +220,13 @@ def _tell_of_the_rest(
                 own = [path for path in below(reading.inventory.images, subset.images) if path not in gone]
                 reading.leave_out(f"in {subset.images.name}, which {subset.why_not}", own)
                 gone.update(own)
-        if subset.masks or subset.mask_ending:
-            inside = list(below(reading.inventory.images, subset.masks)) if subset.masks else []
+        if subset.others or subset.mask_ending:
+            inside = [path for place in subset.others for path in below(reading.inventory.images, place)]
             ending = subset.mask_ending
             if ending and subset.images:
                 inside += [p for p in below(reading.inventory.images, subset.images) if p.stem.endswith(ending)]
-            masks = [path for path in inside if path not in gone]
-            reading.leave_out("that are masks, or maps that were ignored", masks)
+            masks = [path for path in dict.fromkeys(inside) if path not in gone]
+            reading.leave_out("that are masks or further maps", masks)
             gone.update(masks)
         if subset.maps and subset.images and not subset.why_not:
             lonely = [path for path in below(reading.inventory.images, subset.maps) if path not in gone]
@@ -225,6 +244,15 @@ def _empty(subset: Subset, folder: Path, config: Config) -> Problem:
         + ("." if subset.deep else ", without the folders in it.")
         + (" None of the images in its list is there." if subset.only_listed else ""),
         "Correct the path, and read it again.",
+    )
+
+
+def _second_map(item: FoundImage, map: Path, before: FoundImage, config: Config) -> Problem:
+    return Problem(
+        map,
+        f"{config.path.name} names {item.image.name} with several maps.",
+        f"{before.condition} is used; {map} is left out.",
+        "Make a copy of the image under another name for the second map.",
     )
 
 

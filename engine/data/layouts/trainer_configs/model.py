@@ -18,7 +18,8 @@ class Subset:
     title: str
     images: Path | None = None
     maps: Path | None = None
-    masks: Path | None = None
+    others: tuple[Path, ...] = ()
+    """Folders of masks and of further maps, which are not used and hold no images of the subset."""
     deep: bool = False
     """Whether the images in the folder's own folders belong to it."""
     map_ending: str = ""
@@ -47,8 +48,8 @@ class Subset:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders of images, maps and masks."""
-        return [folder for folder in (self.images, self.maps, self.masks) if folder is not None]
+        """The folders of images and maps."""
+        return [folder for folder in (self.images, self.maps) if folder is not None]
 
 
 @dataclass
@@ -74,12 +75,16 @@ class Config:
         found = [self.places.find(path) if path else None for path in written]
         return found, tuple(path for path, place in zip(written, found, strict=True) if path and place is None)
 
-    def first(self, entry: Mapping[str, Any], key: str, title: str) -> str:
-        """The first of one or several paths, with a note on the others."""
-        paths = texts_of(entry, key, self.path)
-        if len(paths) > 1:
-            self.notes.append(f"{title} has several {key}; only the first, {paths[0]}, is used.")
-        return paths[0] if paths else ""
+    def several(self, entry: Mapping[str, Any], keys: str, title: str) -> list[str]:
+        """The values of keys that have one or several texts each, with a note if there are more than one."""
+        found = [text for key in keys.split() for text in texts_of(entry, key, self.path)]
+        if len(found) > 1:
+            self.notes.append(f"{title} has several kinds of maps; only the first, {found[0]}, is used.")
+        return found
+
+    def present(self, *written: str) -> tuple[Path, ...]:
+        """Those of the folders that are here, of which others do not matter."""
+        return tuple(place for place in self.folders(*written)[0] if place is not None and place.is_dir())
 
     def not_used(self, entry: Mapping[str, Any], used: str) -> None:
         """Note the settings that have a value, without those in ``used`` (names with blanks between them)."""

@@ -65,7 +65,7 @@ def together(config: Config, subsets: list[Subset]) -> tuple[Path, list[Subset]]
     for subset in subsets:
         common = _common([*([root] if root else []), *subset.folders])
         if subset.why_not and (root is None or common != root):
-            kept.append(replace(subset, images=None, maps=None, masks=None))
+            kept.append(replace(subset, images=None, maps=None, others=()))
         elif common is not None:
             root = common
             kept.append(subset)
@@ -111,13 +111,13 @@ def inside(subset: Subset, root: Path) -> Subset | None:
     try:
         for listing in subset.lists:
             listing.resolve().relative_to(root.resolve())
-        images, maps, masks = (
-            place and root / place.resolve().relative_to(root.resolve())
-            for place in (subset.images, subset.maps, subset.masks)
+        images, maps = (
+            place and root / place.resolve().relative_to(root.resolve()) for place in (subset.images, subset.maps)
         )
+        others = tuple(place for place in subset.others if root in place.parents)
     except (ValueError, OSError):
         return None
-    return replace(subset, images=images, maps=maps, masks=masks)
+    return replace(subset, images=images, maps=maps, others=others)
 
 
 def _holds_home(root: Path) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.trainer_configs.files import UNDERSTOOD, Places, load
+from engine.data.layouts.trainer_configs.files import ENDINGS, UNDERSTOOD, Places, load
 from engine.data.layouts.trainer_configs.model import Config
 from engine.data.layouts.trainer_configs.tools import TOOLS, metadata
 from engine.errors import UserError
 
 _REPEATS = frozenset({"num_repeats", "repeats", "balancing"})
 _CHANGES_CAPTIONS = frozenset({"caption_prefix", "caption_suffix", "trigger_word", "prepend_instance_prompt"})
-_REFERENCES = ("dataset_config", "concept_file_name", "data_backend_config")
-"""Entries of training configs that name the dataset config (kohya and musubi-tuner, OneTrainer, SimpleTuner)."""
+_REFERENCES = ("dataset_config", "concept_file_name", "data_backend_config", "dataset")
+"""Entries of training configs that name the dataset config (kohya, OneTrainer, SimpleTuner, diffusion-pipe)."""
 
 
 def read_config(path: Path) -> Config | None:
@@ -31,7 +31,8 @@ def understand(path: Path, content: Any, lists: bool = True) -> Config | None:
     """
     if isinstance(content, dict) and lists:
         for key in _REFERENCES:
-            if isinstance(name := content.get(key), str) and name.strip() and not content.get("concepts"):
+            name = content.get(key)
+            if isinstance(name, str) and name.lower().endswith(ENDINGS) and not content.get("concepts"):
                 return _refer(path, key, name)
     for tool, fits, read in TOOLS:
         if (lists or read is not metadata) and fits(content):

@@ -37,20 +37,21 @@ def simpletuner(content: list[Any], config: Config) -> Iterator[Subset]:
         )
         if entry.get("conditioning"):
             config.notes.append(f"{name}: SimpleTuner makes its maps itself. Make them on the Conditions tab here.")
-        wanted = config.first(entry, "conditioning_data", name) or maps_of.get(name, "")
+        wanted, *more = config.several(entry, "conditioning_data", name) or [maps_of.get(name, "")]
         of_maps = by_name.get(wanted, {})
-        used.add(wanted)
+        used.update((wanted, *more))
         is_mask = config.text(of_maps, "conditioning_type") == "mask"
         (images, maps), missing = config.folders(
             config.text(entry, "instance_data_dir"), config.text(of_maps, "instance_data_dir")
         )
+        masks = (maps,) if is_mask and maps else ()
         if wanted and not of_maps:
             missing += (f"the dataset {wanted}, which {name} names as conditioning_data",)
         yield Subset(
             name,
             images,
             None if is_mask else maps,
-            maps if is_mask else None,
+            (*masks, *config.present(*(config.text(by_name.get(one, {}), "instance_data_dir") for one in more))),
             deep=True,
             why_not=_why_not(entry, kind),
             missing=missing,

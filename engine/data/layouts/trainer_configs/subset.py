@@ -24,26 +24,19 @@ def images_of(subset: Subset, subsets: Sequence[Subset], reading: Reading) -> li
     maps = _Maps(subset, reading)
     found = []
     for number, path in enumerate(paths):
-        entry = entries.of.get(path)
-        if entry is None and subset.only_listed:
+        listed = entries.of.get(path, ())
+        if not listed and subset.only_listed:
             continue
         written = subset.extension and path.with_name(path.stem + subset.extension)
         file = written if isinstance(written, Path) and written in maps.files else None
-        caption = entry.caption if entry else ""
+        caption = next((entry.caption for entry in listed if entry.caption), "")
         if not caption:
             caption = subset.caption or (subset.from_names(path.stem) if subset.from_names else "")
         if not caption and subset.captions:
             caption = subset.captions[number % len(subset.captions)]
-        found.append(
-            FoundImage(
-                key(path, reading.root),
-                path,
-                caption,
-                None if caption else file,
-                maps.of(path, entry),
-                otherwise=subset.otherwise,
-            )
-        )
+        name, beside = key(path, reading.root), None if caption else file
+        for map in dict.fromkeys(maps.of(path, entry) for entry in listed or (None,)):
+            found.append(FoundImage(name, path, caption, beside, map, otherwise=subset.otherwise))
     return found
 
 
@@ -51,7 +44,7 @@ def _own_images(subset: Subset, folder: Path, subsets: Sequence[Subset], reading
     others = {
         place
         for other in subsets
-        for place in (other.maps, other.masks, other.images if other.why_not else None)
+        for place in (other.maps, *other.others, other.images if other.why_not else None)
         if place is not None and folder in place.parents
     }
     for path in below(reading.inventory.images, folder):
@@ -68,11 +61,11 @@ class _Entries:
     """What a list says of each image."""
 
     def __init__(self, paths: Sequence[Path], folder: Path, entries: Sequence[Entry]) -> None:
-        self.of: dict[Path, Entry] = {}
+        self.of: dict[Path, list[Entry]] = {}
         find = _Finder(paths, folder) if entries else None
         for entry in entries:
             if find and (path := find(entry.name)) is not None:
-                self.of.setdefault(path, entry)
+                self.of.setdefault(path, []).append(entry)
 
 
 class _Finder:

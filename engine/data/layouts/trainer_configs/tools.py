@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.trainer_configs.files import as_tables, load
+from engine.data.layouts.trainer_configs.files import as_tables, load, texts_of
 from engine.data.layouts.trainer_configs.lists import Entry, kohya_metadata, rows_of_jsonl
 from engine.data.layouts.trainer_configs.model import Config, Subset
 from engine.data.layouts.trainer_configs.simpletuner import is_simpletuner, simpletuner
@@ -18,6 +18,9 @@ from engine.disk.text import read_text
 from engine.errors import UserError
 
 _LARGEST_PROMPTS = 16 << 20  # bytes
+_MAPS = "control_path control_path_1 control_path_2 control_path_3"
+_NO_MAPS = ("mask_path", "inpaint_path", "unconditional_path", "clip_image_path")
+"""Entries of ai-toolkit that name folders of maps, and of other images that go with the images."""
 _LOOKED_AT = 200
 """Entries of a list that tell where its images lie."""
 
@@ -169,25 +172,41 @@ def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
             config.unused.add("trigger_word")
         for number, entry in enumerate(config.tables(process, "datasets"), 1):
             key = "folder_path" if entry.get("folder_path") else "dataset_path"
-            config.not_used(
-                entry, "folder_path dataset_path control_path caption_ext caption_type default_caption mask_path is_reg"
-            )
+            config.not_used(entry, f"folder_path dataset_path caption_ext caption_type default_caption is_reg {_MAPS}")
             written = config.text(entry, key)
             title = written or f"dataset {number}"
-            (images, maps, masks), missing = config.folders(
-                written, config.first(entry, "control_path", title), config.text(entry, "mask_path")
-            )
+            paths = config.several(entry, _MAPS, title)
+            (images, maps), missing = config.folders(written, paths[0] if paths else "")
+            further = [path for key in _NO_MAPS for path in texts_of(entry, key, config.path)]
+            if entry.get("controls") and not paths:
+                config.notes.append(f"{title}: ai-toolkit makes its maps itself. Make them on the Conditions tab here.")
             yield Subset(
                 title,
                 images,
                 maps,
-                masks,
+                config.present(*paths[1:], *further),
                 deep=True,
                 extension=_dotted(config.text(entry, "caption_ext") or config.text(entry, "caption_type")),
                 otherwise=config.text(entry, "default_caption"),
                 why_not="holds regularization images" if entry.get("is_reg") else "",
                 missing=missing,
             )
+
+
+def _diffusion_pipe(content: dict[str, Any], config: Config) -> Iterator[Subset]:
+    config.not_used(content, "directory enable_ar_bucket min_ar max_ar num_ar_buckets")
+    for number, entry in enumerate(config.tables(content, "directory"), 1):
+        config.not_used(entry, "path mask_path control_path")
+        written = config.text(entry, "path")
+        (images, maps), missing = config.folders(written, config.text(entry, "control_path"))
+        yield Subset(
+            written or f"directory {number}",
+            images,
+            maps,
+            config.present(config.text(entry, "mask_path")),
+            extension=".txt",
+            missing=missing,
+        )
 
 
 def _dotted(ending: str) -> str:
@@ -213,6 +232,10 @@ def _is_ai_toolkit(content: Any) -> bool:
     return any(isinstance(process, dict) and "datasets" in process for process in processes)
 
 
+def _is_diffusion_pipe(content: Any) -> bool:
+    return any(isinstance(entry, dict) and "path" in entry for entry in _entries(content, "directory"))
+
+
 def _is_onetrainer(content: Any) -> bool:
     marks = {"include_subdirectories", "image_variations", "text_variations", "validation_concept"}
     concepts = content if isinstance(content, list) else _entries(content, "concepts")
@@ -230,6 +253,7 @@ TOOLS: tuple[tuple[str, Callable[[Any], bool], Callable[[Any, Config], Iterator[
     ("kohya's sd-scripts", _is_kohya, _kohya),
     ("musubi-tuner", _is_musubi, _musubi),
     ("ai-toolkit", _is_ai_toolkit, _ai_toolkit),
+    ("diffusion-pipe", _is_diffusion_pipe, _diffusion_pipe),
     ("OneTrainer", _is_onetrainer, _onetrainer),
     ("SimpleTuner", is_simpletuner, simpletuner),
     ("kohya's sd-scripts", _is_kohya_metadata, metadata),  # the least specific one last
