@@ -143,6 +143,20 @@ def other_forms_of_letters(root: Path) -> None:
         write(root / "images" / (unicodedata.normalize("NFC", name) + ".txt"), names[name])
 
 
+def pairs_named(map: str, image: str, other: str = "") -> Build:
+    """Pairs by patterns of their paths, and images that are kept for tests."""
+
+    def build(root: Path) -> None:
+        for n in "12":
+            photo(root / f"{image.format(n=n)}.png")
+            drawn(root / f"{map.format(n=n)}.png")
+            write(root / f"{image.format(n=n)}.txt", f"c{n}")
+            if other:
+                photo(root / f"{other.format(n=f'x{n}')}.png")
+
+    return build
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -174,6 +188,23 @@ def other_forms_of_letters(root: Path) -> None:
         suffix_in_the_other_folder,
         lists_without_maps,
         other_forms_of_letters,
+        pairs_named("canny_{n}", "{n}"),
+        pairs_named("depth_{n}", "img_{n}"),
+        pairs_named("{n}_depth", "{n}_rgb"),
+        pairs_named("{n}_openpose_full", "{n}"),
+        pairs_named("canny_0000{n}_", "photo_0000{n}_"),
+        pairs_named("depth/depth_{n}", "images/img_{n}"),
+        pairs_named("masks/{n}_mask", "images/{n}_image"),
+        pairs_named("canny/{n}.jpg", "images/{n}"),
+        pairs_named("conditions/canny/{n}", "images/{n}"),
+        pairs_named("s{n}/depth", "s{n}/image"),
+        pairs_named("xyz/{n}", "{n}"),
+        pairs_named("a/b/c/d/e/depth/{n}", "a/b/c/d/e/images/{n}"),
+        pairs_named("trainB/{n}", "trainA/{n}", "testA/{n}"),
+        pairs_named("train_masks/{n}", "train_images/{n}", "test_images/{n}"),
+        pairs_named("masks/train/{n}", "images/train/{n}"),
+        pairs_named("output/{n}", "input/{n}"),  # the reverse of the usual; what they hold tells
+        pairs_named("target/{n}", "source/{n}"),
     ],
 )
 def test_pairs_are_found_and_no_map_is_taken_for_an_image(tmp_path: Path, build: Build) -> None:
@@ -437,3 +468,61 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     report = scan_folder(tmp_path)
     assert len(report.samples) == 1 and len(report.problems) == 4 and adds_up(report)
+
+
+def seldom_with_masks(root: Path) -> None:
+    photo(*(root / f"{n}.png" for n in "12345"))
+    drawn(root / "1_mask.png", root / "2_mask.png")
+
+
+def twice_the_name(root: Path) -> None:
+    for n in "12":
+        photo(root / f"{n}.webp")
+        drawn(root / f"{n}.png")
+
+
+def cityscapes(root: Path) -> None:
+    for n in "12":
+        photo(root / "leftImg8bit" / "train" / f"a_{n}_leftImg8bit.png")
+        drawn(root / "gtFine" / "train" / f"a_{n}_gtFine_labelIds.png")
+
+
+def other_names(root: Path) -> None:
+    photo(*(root / "images" / f"{n}.png" for n in "12"))
+    drawn(*(root / "depth" / f"000{n}.png" for n in "12"))
+
+
+def masks_in_kohyas_folder(root: Path) -> None:
+    for n in "12":
+        photo(root / "10_cat" / f"{n}.png")
+        drawn(root / "10_cat" / "mask" / f"{n}.png")
+
+
+@pytest.mark.parametrize("build", [seldom_with_masks, twice_the_name, cityscapes, other_names, masks_in_kohyas_folder])
+def test_where_names_do_not_tell_the_user_is_asked(tmp_path: Path, build: Build) -> None:
+    build(tmp_path)
+    report = scan_folder(tmp_path)
+    assert report.doubts and report.samples and adds_up(report)
+
+
+def test_some_images_with_masks_can_be_read_with_them(tmp_path: Path) -> None:
+    seldom_with_masks(tmp_path)
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 5 and not report.paired and not report.problems
+    paired = scan_folder(tmp_path, asked={"_mask": "map"})
+    assert len(paired.samples) == 2 and paired.paired and adds_up(paired)
+
+
+def test_ordinary_folders_of_images_are_not_asked_about(tmp_path: Path) -> None:
+    photo(*(tmp_path / "photos" / kind / f"{kind}_of_canny_islands {n}.png" for kind in ("cat", "dog") for n in "12"))
+    assert not scan_folder(tmp_path / "photos").doubts
+    drawn(*(tmp_path / "lines" / f"{n}.png" for n in "12"))
+    assert not scan_folder(tmp_path / "lines").doubts, "a dataset of drawings"
+
+
+def test_validation_beside_training_is_left_out_of_images_too(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        photo(*(tmp_path / "set" / split / "cat" / f"{split}{n}.png" for n in "12"))
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 2 and "val2017 was left out" in " ".join(report.doubts) and adds_up(report)
+    assert len(scan_folder(tmp_path, asked={"val2017": "image"}).samples) == 4

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.data.layouts.captions import CaptionFinder
-from engine.data.layouts.endings import ENDINGS
-from engine.data.layouts.folders import PAIRED, PLAIN, groups_of
+from engine.data.layouts.doubts import ask_about_maps, without_validation
+from engine.data.layouts.endings import ENDINGS, find_few
+from engine.data.layouts.folders import PAIRED, PLAIN
+from engine.data.layouts.groups import groups_of
 from engine.data.layouts.img2dataset import IMG2DATASET
 from engine.data.layouts.inventory import take_inventory
 from engine.data.layouts.kohya import KOHYA
@@ -49,8 +51,13 @@ def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[Fol
     reading = Reading(folder, take_inventory(folder, problems), asked or {}, problems)
     found = _recognise(folder, reading, 0)
     if found is None:
-        found = PLAIN, PLAIN.find(folder, reading) or []
+        found = PLAIN, find_few(folder, reading) or PLAIN.find(folder, reading) or []
     layout, images = found
+    if layout not in LISTS:
+        images = without_validation(images, reading)
+    if not any(item.condition for item in images):
+        reading.doubts += [doubt for doubt in dict.fromkeys(reading.doubts_without_maps) if doubt not in reading.doubts]
+    ask_about_maps(images, reading)
     return layout, _with_captions(images, reading), reading
 
 
@@ -59,7 +66,7 @@ def _recognise(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout
     for layout in ORDER[:-1]:
         attempt = reading.attempt()
         images = layout.find(folder, attempt)
-        reading.accept(attempt)
+        reading.accept(attempt, fits=images is not None)
         if images is not None:
             return layout, images
     if depth == _DEEPEST:
@@ -82,7 +89,7 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
         if reading.role(group.name, IMAGE) == IGNORED:
             trial.leave_out("ignored, as you said", group.images)
             continue
-        inner = _recognise(group.folder, trial, depth + 1)
+        inner = _recognise(group.folder, trial, depth + (len(groups) > 1))  # a single folder is a wrapper
         if inner is None:
             unlike.append(group)
             continue

@@ -1,53 +1,118 @@
-"""Images and maps in one folder, told apart by the end of their names: a.jpg and a-condlabel.png (OneTrainer)."""
+"""Images and maps in one folder, told apart by their names: a.jpg and a-condlabel.png (OneTrainer), canny_a.png."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.data.layouts.looks import looks_like_maps
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
-from engine.data.layouts.words import IGNORED, IMAGE, MAP, is_clear_map, is_mask, map_endings, same_name
+from engine.data.layouts.words import (
+    IGNORED,
+    IMAGE,
+    MAP,
+    image_bases,
+    is_clear_map,
+    is_mask,
+    map_bases,
+    same_name,
+)
 
 PLAIN_NAME = "(no ending)"
 """The name of the part with the images whose names have no such ending."""
 
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
-    """The images with their maps; None unless most names with such an ending belong to an image beside them."""
+    """The images with their maps; None unless most images have one beside them."""
+    return _find(folder, reading, few=False)
+
+
+def find_few(folder: Path, reading: Reading) -> list[FoundImage] | None:
+    """The images where only some have a map beside them: without those maps, unless the user says otherwise."""
+    return _find(folder, reading, few=True)
+
+
+def _find(folder: Path, reading: Reading, few: bool) -> list[FoundImage] | None:
     paths = reading.inventory.images_below(folder)
-    bases = {same_name(path.relative_to(folder)): path for path in paths}
-    by_ending: dict[str, dict[Path, Path]] = {}  # ending -> image -> map
-    for path in paths:
-        for base, ending in map_endings(path.stem):
-            image = bases.get(same_name((path.relative_to(folder).parent / base).as_posix()))
-            if image is not None and image != path:
-                by_ending.setdefault(ending.lower(), {})[image] = path
-                break
+    by_ending = _by_ending(paths) or _by_type(paths)
     partners = {map for pairs in by_ending.values() for map in pairs.values()}
     images = [path for path in paths if path not in partners]
-    if not by_ending or len({image for pairs in by_ending.values() for image in pairs}) < 0.5 * len(images):
+    if not by_ending:
+        return None
+    if few != (len({image for pairs in by_ending.values() for image in pairs}) < 0.5 * len(images)):
         return None
     counts = Counter({ending: len(pairs) for ending, pairs in by_ending.items()})
     ranked = sorted(counts, key=lambda ending: (is_mask(ending), not is_clear_map(ending), -counts[ending], ending))
-    roles = {ending: reading.role(ending, MAP if ending == ranked[0] else IGNORED) for ending in ranked}
+    asked = any(ending in reading.asked for ending in ranked)
+    if few and not asked and not any(map(is_clear_map, ranked)):
+        return None
+    roles = {ending: reading.role(ending, MAP if ending == ranked[0] and not few else IGNORED) for ending in ranked}
     chosen = next((ending for ending in ranked if roles[ending] == MAP), None)
-    if len(ranked) > 1 and not any(ending in reading.asked for ending in ranked):
-        reading.doubts.append(
-            f"Several endings may mark the condition maps: {', '.join(ranked)}. {ranked[0]} was taken."
-        )
+    if not asked:
+        _ask(ranked, few, len(partners), reading)
     reading.add(Part(PLAIN_NAME, "ending", IMAGE, len(images), tuple(map(str, images[:3]))))
     for ending in ranked:
         examples = tuple(str(path) for path in list(by_ending[ending].values())[:3])
         reading.add(Part(ending, "ending", roles[ending], counts[ending], examples))
         if ending != chosen and roles[ending] != IMAGE:
-            reading.leave_out(
-                f"ending in {ending}, which were not chosen as the maps", list(by_ending[ending].values())
-            )
+            why = f"with {ending} in their names, which were not chosen as the maps"
+            reading.leave_out(why, list(by_ending[ending].values()))
         elif ending != chosen:
             images += by_ending[ending].values()
     if chosen is None:
         return [FoundImage(key(path, reading.root), path) for path in sorted(images)]
-    maps, found = by_ending[chosen], []
+    return _paired(images, by_ending[chosen], chosen, reading)
+
+
+def _by_ending(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
+    """Ending (or beginning) -> image -> its map in the same folder."""
+    bases: dict[tuple[Path, str], Path] = {}
+    for path in paths:
+        for base in image_bases(path.stem):
+            bases.setdefault((path.parent, same_name(base)), path)
+    found: dict[str, dict[Path, Path]] = {}
+    for path in paths:
+        for base, ending in map_bases(path.stem):
+            image = bases.get((path.parent, same_name(base)))
+            if image is not None and image != path:
+                found.setdefault(ending.lower(), {})[image] = path
+                break
+    return found
+
+
+def _by_type(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
+    """The same for a.jpg and a.png, if the files of one type look like maps and those of the other do not."""
+    types: dict[str, dict[Path, Path]] = {}
+    for path in paths:
+        types.setdefault(path.suffix.lower(), {})[path.with_suffix("")] = path
+    if len(types) != 2:
+        return {}
+    (one, first), (other, second) = types.items()
+    both = first.keys() & second.keys()
+    for ending, images, maps in ((other, first, second), (one, second, first)):
+        if both and looks_like_maps([maps[name] for name in sorted(both)], [images[name] for name in sorted(both)]):
+            return {ending: {images[name]: maps[name] for name in both}}
+    return {}
+
+
+def _ask(ranked: Sequence[str], few: bool, count: int, reading: Reading) -> None:
+    if few:
+        reading.doubts.append(
+            f"{count:,} images are called maps of others by {', '.join(ranked)}, but most images have none: they were "
+            "left out, and the others are read without maps."
+        )
+    elif len(ranked) > 1:
+        reading.doubts.append(
+            f"Several endings may mark the condition maps: {', '.join(ranked)}. {ranked[0]} was taken."
+        )
+    elif not is_clear_map(ranked[0]):
+        reading.doubts.append(f"The images with {ranked[0]} in their names were taken for the condition maps.")
+
+
+def _paired(images: Sequence[Path], maps: Mapping[Path, Path], ending: str, reading: Reading) -> list[FoundImage]:
+    """Images with their maps. An image without one becomes a problem."""
+    found = []
     for path in images:
         if path in maps:
             found.append(FoundImage(key(path, reading.root), path, condition=maps[path]))
@@ -55,7 +120,7 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
             reading.problems.append(
                 image_without_map(
                     path,
-                    f"There is no {path.stem}{chosen} beside it.",
+                    f"There is no {path.stem}{ending} beside it.",
                     "Add the map under this name, or read a folder without maps and make all of them here.",
                 )
             )

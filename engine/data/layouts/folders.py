@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
+from engine.data.layouts.groups import HERE, Group, groups_of, maps_parted, shared
+from engine.data.layouts.looks import evenly, look_drawn, looks_like_maps, same_shapes
 from engine.data.layouts.model import (
     FolderLayout,
     FoundImage,
@@ -24,62 +25,39 @@ from engine.data.layouts.words import (
     is_clear_map,
     is_mask,
     is_split,
-    map_endings,
     role_of,
-    same_name,
+    validation_names,
 )
-from engine.disk.images import load_rgb
 from engine.errors import UserError
 
-HERE = "."
-"""The name of the part with the images that lie in the folder itself."""
 ENOUGH = 0.5  # of the smaller folder's names are those of the other one's
-SAMPLES = 4
-
-
-@dataclass(frozen=True)
-class Group:
-    """The images of one folder."""
-
-    name: str
-    folder: Path
-    images: list[Path]
-
-    def by_name(self) -> dict[str, Path]:
-        """The images by what they and their partners have in common."""
-        return {same_name(path.relative_to(self.folder)): path for path in self.images}
-
-
-def groups_of(folder: Path, reading: Reading) -> list[Group]:
-    """The images directly in a folder, and those of each of its folders."""
-    found: dict[str, Group] = {}
-    for path in reading.inventory.images_below(folder):
-        parts = path.relative_to(folder).parts
-        name = parts[0] if len(parts) > 1 else HERE
-        if name not in found:
-            found[name] = Group(name, folder if name == HERE else folder / name, [])
-        found[name].images.append(path)
-    return list(found.values())
+_MOST_NAMESAKES = 8
+"""Folders with the same name in them that are compared with one another."""
 
 
 def find_pairs(folder: Path, reading: Reading) -> list[FoundImage] | None:
     """The images with their maps; None if no folder holds maps of the images in another."""
-    groups = groups_of(folder, reading)
-    roles = _roles(groups, reading)
+    groups = maps_parted(groups_of(folder, reading))
+    kept = validation_names(group.name for group in groups if not is_split(group.name))
+    kept = {name for name in kept if name not in reading.asked}
+    roles = _roles([group for group in groups if group.name not in kept], reading)
     if roles is None:
         return None
+    for group in groups:
+        if group.name in kept:
+            roles[group.name] = IGNORED
+            reading.doubts.append(f"{group.name} was left out: it is kept for validation.")
     for group in groups:
         reading.add(Part(group.name, "folder", roles[group.name], len(group.images), _examples(group)))
     images = [group for group in groups if roles[group.name] == IMAGE]
     maps = [group for group in groups if roles[group.name] == MAP]
     for group in groups:
         if roles[group.name] == IGNORED:
-            asked = group.name in reading.asked
-            why = (
-                "ignored, as you said"
-                if asked
-                else f"in {group.name}, which is neither the images' nor the maps' folder"
-            )
+            why = f"in {group.name}, which is neither the images' nor the maps' folder"
+            if group.name in reading.asked:
+                why = "ignored, as you said"
+            elif group.name in kept:
+                why = f"in {group.name}, which is kept for validation"
             reading.leave_out(why, group.images)
     if not maps:
         return [FoundImage(key(path, reading.root), path) for group in images for path in group.images]
@@ -122,14 +100,27 @@ def _choose(
     groups: Sequence[Group], images: Sequence[Group], maps: Sequence[Group], reading: Reading
 ) -> dict[str, str]:
     """Roles where names say what is what. With several folders of maps, the first clear one is taken."""
-    ranked = sorted(maps, key=lambda group: (-round(_shared(images, group), 1), is_mask(group.name), group.name))
+    ranked = sorted(maps, key=lambda group: (-round(shared(images, group), 1), is_mask(group.name), group.name))
     chosen = ranked[0]
+    if shared(images, chosen) == 0:
+        reading.doubts.append(
+            f"No file in {chosen.name} has the name of an image in {images[0].name}: the images were read without maps."
+        )
+        return {group.name: IMAGE if group in images else IGNORED for group in groups}
     if len(maps) > 1:
         names = ", ".join(group.name for group in ranked)
         reading.doubts.append(f"Several folders may hold the condition maps: {names}. {chosen.name} was taken.")
     if len(images) > 1:
         names = ", ".join(group.name for group in images)
         reading.doubts.append(f"Several folders hold images: {names}.")
+    if len(images) == len(maps) == 1 and not is_clear_map(chosen.name):
+        if looks_like_maps(images[0].images, chosen.images):
+            chosen, images = images[0], [chosen]
+            reading.doubts.append(
+                f"By their contents, {chosen.name} holds the condition maps, and {images[0].name} the images."
+            )
+        elif not look_drawn(chosen.images):
+            reading.doubts.append(f"{chosen.name} was taken for the condition maps: by its name, not by its contents.")
     return {group.name: MAP if group is chosen else IMAGE if group in images else IGNORED for group in groups}
 
 
@@ -139,9 +130,9 @@ def _maps_beside_others(
     """Roles where a folder is called maps, but none images: the maps' partners are found by their names."""
     loose = [group for group in others if group.name == HERE]
     for chosen in sorted(maps, key=lambda group: (is_mask(group.name), not is_clear_map(group.name), group.name)):
-        if loose and _shared(loose, chosen) > 0:
+        if loose and shared(loose, chosen) > 0:
             return {group.name: MAP if group is chosen else IGNORED if group in maps else IMAGE for group in groups}
-        partners = [group for group in [*others, *maps] if group is not chosen and _shared([group], chosen) >= ENOUGH]
+        partners = [group for group in [*others, *maps] if group is not chosen and shared([group], chosen) >= ENOUGH]
         named = [group for group in partners if group in others] or [
             group for group in partners if not is_clear_map(group.name)
         ]
@@ -155,23 +146,41 @@ def _maps_beside_others(
 
 def _equal_names(groups: Sequence[Group], reading: Reading) -> dict[str, str] | None:
     """Roles of two folders that have the same names, whatever they are called. Their content decides, or the user."""
-    folders = [group for group in groups if group.name != HERE and not is_split(group.name) and not _has_roles(group)]
-    for number, one in enumerate(folders):
-        for other in folders[number + 1 :]:
-            alike = min(len(one.images), len(other.images)) >= 2 and _shared([one], other) >= 0.9
-            if not alike or not _same_sizes(one, other):
-                continue
-            pair = next(((a, b) for a, b in ((one, other), (other, one)) if looks_like_maps(b.images, a.images)), None)
-            if pair is None:
-                reading.doubts.append(
-                    f"{one.name} and {other.name} have the same names. If one of them holds the maps, say which."
-                )
-                return None
+    for one, other in _namesakes([group for group in groups if not is_split(group.name) and not _has_roles(group)]):
+        partners = other.by_name
+        pairs = [(path, partners[name]) for name, path in sorted(one.by_name.items()) if name in partners]
+        if not same_shapes(evenly(pairs)):
+            continue
+        pair = next(((a, b) for a, b in ((one, other), (other, one)) if looks_like_maps(b.images, a.images)), None)
+        if pair is None:
             reading.doubts.append(
-                f"{pair[1].name} has the same names as {pair[0].name} and looks like its condition maps."
+                f"{_title(one)} and {_title(other)} have the same names. If one of them holds the maps, say which."
             )
-            return {group.name: IMAGE if group is pair[0] else MAP if group is pair[1] else IGNORED for group in groups}
+            return None
+        reading.doubts.append(
+            f"{_title(pair[1])} has the same names as {_title(pair[0])} and looks like its condition maps."
+        )
+        return {group.name: IMAGE if group is pair[0] else MAP if group is pair[1] else IGNORED for group in groups}
     return None
+
+
+def _namesakes(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """Pairs of groups of which nearly all names, of the smaller one, are the same. Quick for thousands of groups."""
+    holders: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        for name in group.by_name:
+            holders.setdefault(name, []).append(number)
+    common: Counter[tuple[int, int]] = Counter()
+    for numbers in holders.values():
+        common.update(combinations(numbers[:_MOST_NAMESAKES], 2))
+    for (first, second), count in sorted(common.items()):
+        smaller = min(len(groups[first].images), len(groups[second].images))
+        if smaller >= 2 and count >= 0.9 * smaller:
+            yield groups[first], groups[second]
+
+
+def _title(group: Group) -> str:
+    return group.folder.name
 
 
 def _has_roles(group: Group) -> bool:
@@ -180,56 +189,12 @@ def _has_roles(group: Group) -> bool:
     return any(role_of(part) in (IMAGE, MAP) for part in inner)
 
 
-def _shared(images: Sequence[Group], maps: Group) -> float:
-    """The fraction of names, of the smaller side, that images and maps have in common."""
-    wanted = {name for group in images for name in group.by_name()}
-    present = set(maps.by_name()) | {same_name(base) for path in maps.images for base, _ in map_endings(path.stem)}
-    return len(wanted & present) / max(1, min(len(wanted), len(maps.images)))
-
-
-def _same_sizes(one: Group, other: Group) -> bool:
-    """Whether a few images of one folder have the shapes of their namesakes in the other."""
-    partners = other.by_name()
-    pairs = [(path, partners[name]) for name, path in sorted(one.by_name().items()) if name in partners][:SAMPLES]
-    try:
-        return all(_shape(a) == _shape(b) for a, b in pairs)
-    except UserError:
-        return False
-
-
-def _shape(path: Path) -> float:
-    image = load_rgb(path, at_least=64)
-    return round(image.width / image.height, 1)
-
-
-def looks_like_maps(paths: Sequence[Path], partners: Sequence[Path]) -> bool:
-    """Whether a few images are grey or flat, as condition maps are, and their partners are not."""
-    return _drawn(paths) and not _drawn(partners)
-
-
-def _drawn(paths: Sequence[Path]) -> bool:
-    """Whether a few images, chosen evenly, are grey or have few colours."""
-    votes = []
-    for path in list(paths)[:: max(1, len(paths) // SAMPLES)][:SAMPLES]:
-        try:
-            pixels = np.asarray(load_rgb(path, at_least=64).resize((64, 64), resample=0)).astype(np.int16)
-        except UserError:
-            continue  # the import tells of it
-        grey = float((pixels.max(axis=2) - pixels.min(axis=2)).mean()) < 6
-        votes.append(grey or len(np.unique(pixels.reshape(-1, 3), axis=0)) <= 48)
-    return bool(votes) and sum(votes) > len(votes) / 2
-
-
 def _pair(images: Sequence[Group], maps: Group, reading: Reading) -> list[FoundImage]:
     """Images with the maps of their names. What has no partner becomes a problem."""
-    by_name = maps.by_name()
-    for path in maps.images:  # 1_canny.png is the map of 1.png
-        for base, _ in map_endings(path.stem):
-            by_name.setdefault(same_name((path.relative_to(maps.folder).parent / base).as_posix()), path)
     found, used = [], set()
     for group in images:
         for path in group.images:
-            map = by_name.get(same_name(path.relative_to(group.folder)))
+            map = maps.map_of(path, group)
             if map is None:
                 reading.problems.append(
                     image_without_map(

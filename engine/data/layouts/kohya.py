@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.data.layouts.model import FolderLayout, FoundImage, Reading, image_without_map, key, map_without_image
-from engine.data.layouts.words import IMAGE, MAP, role_of, same_name
+from engine.data.layouts.words import IMAGE, MAP, is_clear_map, role_of, same_name
 
 REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's folder tree
 _REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_summer is a year
@@ -22,6 +22,12 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     below_base = reading.inventory.images_below(base)
     conditions = _maps_folder(folder, reading) or _maps_folder(base, reading)
     images = [path for path in below_base if _REPEATS.fullmatch(path.relative_to(base).parts[0])]
+    inside = [path for path in images if any(is_clear_map(name) for name in path.relative_to(base).parts[1:-1])]
+    if inside:  # 10_cat/mask/1.png
+        within = inside[0].parent.name
+        images = sorted(set(images).difference(inside))
+        reading.leave_out(f"in folders such as {within} inside the 10_name folders", inside)
+        reading.doubts.append(f"{len(inside):,} images in folders such as {within} were left out: they may be maps.")
     maps = {}
     if conditions:
         maps = {_name(path, conditions): path for path in reading.inventory.images_below(conditions)}

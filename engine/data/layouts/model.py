@@ -54,6 +54,8 @@ class Reading:
     parts: dict[str, Part] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     """Why the user should look at the roles, as sentences."""
+    doubts_without_maps: list[str] = field(default_factory=list)
+    """Those that count only if no layout finds maps."""
     notes: list[str] = field(default_factory=list)
     """What else the user should know, as sentences."""
     lists: list[Path] = field(default_factory=list)
@@ -85,9 +87,13 @@ class Reading:
         """A copy for a layout that may turn out not to fit."""
         return Reading(self.root, self.inventory, self.asked)
 
-    def accept(self, attempt: Reading) -> None:
-        """Take over what an attempt found out."""
+    def accept(self, attempt: Reading, fits: bool = True) -> None:
+        """Take over what an attempt found out. ``fits``: False for a layout that turned out not to fit."""
         self.problems += attempt.problems
+        self.doubts_without_maps += attempt.doubts_without_maps
+        if not fits:
+            self.doubts_without_maps += attempt.doubts
+            attempt.doubts = []
         self.doubts += [doubt for doubt in attempt.doubts if doubt not in self.doubts]
         self.notes += attempt.notes
         self.lists += attempt.lists

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
+from engine.disk.image_formats import EXTENSIONS
+
 IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
 ROLES = (IMAGE, MAP, CAPTION, IGNORED)
 """What a folder, a column or an ending can be."""
@@ -108,13 +110,46 @@ def caption_endings(stem: str) -> list[str]:
     return [match[1]] if match and match[2].lower() in _CAPTIONS else []
 
 
-def map_endings(stem: str) -> Iterator[tuple[str, str]]:
-    """Ways to part a name into that of an image and words that call it a map: ("a", "-condlabel"). Shortest first."""
-    for cut in reversed(list(re.finditer(r"[-_. ]+", stem))):
-        base, tail = stem[: cut.start()], stem[cut.start() :]
-        found = words(tail)
-        known = all(word in _CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS | _IMAGES for word in found)
-        if not (base and found and known) or any(letter.isdigit() for letter in tail):
-            return
-        if role_of(tail) == MAP:
-            yield base, tail
+def map_bases(stem: str) -> Iterator[tuple[str, str]]:
+    """Ways to part the name of a map into an image's name and the rest, the shortest rest first.
+
+    ("a", "-condlabel"), ("1", "canny_"), ("", "depth") for a name that is nothing else, ("1", ".jpg") for 1.jpg.png.
+    """
+    inner = PurePath(stem)
+    if inner.suffix.lower() in EXTENSIONS and inner.stem:
+        yield inner.stem, inner.suffix
+    cuts = list(re.finditer(r"[-_. ]+", stem))
+    for cut in reversed(cuts):
+        if cut.start() and _is_mark(stem[cut.start() :]):
+            yield stem[: cut.start()], stem[cut.start() :]
+    for cut in cuts:
+        if cut.start() and cut.end() < len(stem) and _is_mark(stem[: cut.start()]):
+            yield stem[cut.end() :], stem[: cut.end()]
+    if _is_mark(stem) and not any(letter.isdigit() for letter in stem):
+        yield "", stem
+
+
+def image_bases(stem: str) -> Iterator[str]:
+    """What is left of an image's name without words such as "rgb" at its end or start; first the name itself."""
+    yield stem
+    cuts = list(re.finditer(r"[-_. ]+", stem))
+    if cuts and cuts[-1].start() and _are_images(stem[cuts[-1].start() :]):
+        yield stem[: cuts[-1].start()]
+    if cuts and cuts[0].start() and cuts[0].end() < len(stem) and _are_images(stem[: cuts[0].start()]):
+        yield stem[cuts[0].end() :]
+    if _are_images(stem) and not any(letter.isdigit() for letter in stem):
+        yield ""
+
+
+def _are_images(text: str) -> bool:
+    found = words(text)
+    return bool(found) and all(word in _IMAGES for word in found)
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a part of a file's name calls it a map: known words only, or up to three with a clear one."""
+    found = words(text)
+    if all(word in _CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS | _IMAGES for word in found):
+        digits = any(letter.isdigit() for letter in text)
+        return role_of(text) == MAP and (not digits or is_clear_map(text))
+    return len(found) <= 3 and (found[0] in _CLEAR_MAPS | _MASKS or found[-1] in _CLEAR_MAPS | _MASKS)

@@ -10,7 +10,7 @@ from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FoundImage, Reading, key
 from engine.data.layouts.trainer_configs.lists import Entry
 from engine.data.layouts.trainer_configs.model import Subset
-from engine.data.layouts.words import map_endings, same_name
+from engine.data.layouts.words import map_bases, same_name
 
 _NUMBERED = ("_0", "_00", "_000", "_0000")
 """Endings of the first of several maps of an image (musubi-tuner)."""
@@ -116,7 +116,7 @@ class _Maps:
             paths = list(below(inventory.images, subset.maps))
             exact = {same_name(path.relative_to(subset.maps)): path for path in paths}
             for path in paths:  # 1_canny.png is the map of 1.png
-                for base, _ in map_endings(path.stem):
+                for base, _ in map_bases(path.stem):
                     relative = path.relative_to(subset.maps).parent / base
                     self._by_name.setdefault(same_name(relative.as_posix()), path)
             self._by_name |= exact

@@ -1,0 +1,78 @@
+"""What the user should look at when a folder was recognized: images that look like condition maps, or the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from engine.data.layouts.looks import evenly, looks_drawn, looks_like_maps
+from engine.data.layouts.model import FoundImage, Part, Reading
+from engine.data.layouts.words import IGNORED, IMAGE, is_clear_map, validation_names, words
+
+SAMPLE = 24
+FEW = 0.1  # of the images that are looked at
+
+
+def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
+    """Add a doubt if images may be condition maps, or if images and maps seem to have changed places."""
+    pairs = [(item.image, item.condition) for item in images if item.condition is not None]
+    if pairs:
+        drawn, photos = zip(*evenly(pairs), strict=True)
+        if not reading.doubts and not reading.asked and looks_like_maps(drawn, photos):
+            reading.doubts.append(
+                f"The images, like {drawn[0].name}, look like condition maps, and the maps do not: look at the pairs."
+            )
+        return
+    if reading.asked:
+        return
+    paths = [item.image for item in images]
+    called = list(islice((path for path in paths if _is_called_a_map(path, reading.root)), len(paths)))
+    if 0 < len(called) < len(paths):
+        reading.doubts.append(
+            f"{len(called):,} of the {len(paths):,} images have names of condition maps, such as {called[0].name}. "
+            "They were read as images: no image has their names."
+        )
+        return
+    looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := looks_drawn(path)) is not None]
+    maps = [path for path, look in looks if look]
+    if FEW * len(looks) < len(maps) < len(looks):
+        reading.doubts.append(
+            f"{len(maps)} of {len(looks)} images that were looked at are grey or have few colours, as condition maps "
+            f"do, such as {maps[0].relative_to(reading.root)}. All were read as images."
+        )
+
+
+def _is_called_a_map(path: Path, root: Path) -> bool:
+    *folders, _ = path.relative_to(root).parts
+    ends = words(path.stem)
+    return any(map(is_clear_map, folders)) or any(map(is_clear_map, (*ends[:1], *ends[-1:])))
+
+
+def without_validation(images: list[FoundImage], reading: Reading) -> list[FoundImage]:
+    """The images without those in folders such as "val" beside one such as "train", unless the user said so."""
+    beside: dict[Path, set[str]] = {}
+    holders = {item.image.parent for item in images}
+    for folder in {above for holder in holders for above in (holder, *holder.parents) if above != reading.root}:
+        beside.setdefault(folder.parent, set()).add(folder.name)
+    kept = {place / name for place, names in beside.items() for name in validation_names(names)}
+    if not kept:
+        return images
+    found: list[FoundImage] = []
+    left: dict[str, list[FoundImage]] = {}
+    for item in images:
+        inside = next((parent for parent in item.image.parents if parent in kept), None)
+        if inside is None or reading.role(inside.name, IGNORED) == IMAGE:
+            found.append(item)
+        if inside is not None:
+            left.setdefault(inside.name, []).append(item)
+    for name, items in left.items():
+        role = reading.role(name, IGNORED)
+        files = [path for item in items for path in (item.image, item.condition) if path is not None]
+        reading.parts.pop(name, None)
+        reading.add(Part(name, "split", role, len(items), tuple(str(item.image) for item in items[:3])))
+        if role != IMAGE:
+            reading.leave_out(f"in {name}, which is kept for validation", files)
+        if name not in reading.asked:
+            reading.doubts.append(f"{name} was left out: it is kept for validation.")
+    return found

@@ -1,0 +1,54 @@
+"""What a few images look like: drawn, as most condition maps are, or photographed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from engine.disk.images import load_rgb
+from engine.errors import UserError
+
+SAMPLES = 4
+T = TypeVar("T")
+
+
+def evenly(items: Sequence[T], count: int = SAMPLES) -> list[T]:
+    """So many of the items, chosen evenly."""
+    return list(items)[:: max(1, -(-len(items) // count))][:count]
+
+
+def looks_drawn(path: Path) -> bool | None:
+    """Whether an image is grey or has few colours. None if it cannot be read."""
+    try:
+        pixels = np.asarray(load_rgb(path, at_least=64).resize((64, 64), resample=0)).astype(np.int16)
+    except UserError:
+        return None  # the import tells of it
+    grey = float((pixels.max(axis=2) - pixels.min(axis=2)).mean()) < 6
+    return grey or len(np.unique(pixels.reshape(-1, 3), axis=0)) <= 48
+
+
+def look_drawn(paths: Sequence[Path]) -> bool:
+    """Whether most of a few images, chosen evenly, are grey or have few colours."""
+    votes = [vote for path in evenly(paths) if (vote := looks_drawn(path)) is not None]
+    return bool(votes) and sum(votes) > len(votes) / 2
+
+
+def looks_like_maps(paths: Sequence[Path], partners: Sequence[Path]) -> bool:
+    """Whether a few images look drawn, as condition maps do, and their partners do not."""
+    return look_drawn(paths) and not look_drawn(partners)
+
+
+def same_shapes(pairs: Sequence[tuple[Path, Path]]) -> bool:
+    """Whether the images of each pair have the same shape. False if one cannot be read."""
+    try:
+        return all(_shape(one) == _shape(other) for one, other in pairs)
+    except UserError:
+        return False
+
+
+def _shape(path: Path) -> float:
+    image = load_rgb(path, at_least=64)
+    return round(image.width / image.height, 1)
