@@ -26,6 +26,7 @@ FIELDS = (
     ("dataset-folder", f"{PLACE}; or a Hugging Face id, downloaded when Read is pressed"),
     ("import-path", f"{PLACE}; weights as safetensors or with `weights_only=True`"),
     ("import-base|set-model-base|set-model-controlnet", f"{PLACE}; or the name of a base"),
+    ("bases-folder", f"{PLACE}; only the headers and configs of models are read"),
     (r"param-\w+-(model|detector)|captions-model", f"{PLACE}; or a Hugging Face id, downloaded by its button"),
     ("param-external-program", "a Python file of the user's, run in a separate process with the user's rights"),
     (r"deliver-\w+-folder", f"{PLACE}; the exported file is copied there"),

@@ -35,6 +35,8 @@ class JobKind(StrEnum):
     TRAIN = "train"
     TRIAL = "trial"
     """Three steps and one set of preview images, to measure time and memory."""
+    BASES = "bases"
+    """A base model is downloaded, or those on this computer are looked for."""
     DATASET = "dataset"
     CAPTIONS = "captions"
     CHECK = "doctor"

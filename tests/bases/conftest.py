@@ -7,23 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bases.hub import LocalHub, serving
-
-BASE = "anna/tiny-base"
-NOT_NEEDED = (
-    "README.md",
-    "tiny.safetensors",
-    "safety_checker/config.json",
-    "safety_checker/model.safetensors",
-    "feature_extractor/preprocessor_config.json",
-    "unet/diffusion_pytorch_model.bin",
-    "unet/diffusion_pytorch_model.non_ema.safetensors",
-    "vae_encoder/model.onnx",
-    "text_encoder/model.onnx",
-    "text_encoder/flax_model.msgpack",
-    "text_encoder/openvino_config.json",
-    "../escape.json",
-)
+from tests.bases.hub import BASE, NOT_NEEDED, LocalHub, serving
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,22 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "c" * 40
+BASE = "anna/tiny-base"
+NOT_NEEDED = (
+    "README.md",
+    "tiny.safetensors",
+    "safety_checker/config.json",
+    "safety_checker/model.safetensors",
+    "feature_extractor/preprocessor_config.json",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "vae_encoder/model.onnx",
+    "text_encoder/model.onnx",
+    "text_encoder/flax_model.msgpack",
+    "text_encoder/openvino_config.json",
+    "../escape.json",
+)
+"""Files of the repository that training does not need."""
 
 
 class LocalHub:

@@ -16,8 +16,7 @@ from engine.cli.main import main
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
-from tests.bases.conftest import BASE, NOT_NEEDED
-from tests.bases.hub import LocalHub
+from tests.bases.hub import BASE, NOT_NEEDED, LocalHub
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 

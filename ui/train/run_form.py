@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from engine import config
+from engine.bases.listed import listed_bases
 from engine.config import RunConfig
 from engine.config.presets import flatten
 from engine.jobs.control import Token
@@ -18,6 +19,7 @@ from ui.page.live import Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
 from ui.page.view import Draft, View
+from ui.train.bases_panel import build_bases
 
 FIRST = ("data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
@@ -44,6 +46,7 @@ class RunForm:
             elem_id="train-preset",
         )
         self.settings = {"data.dataset": self._dataset(), "model.base": self._base(str(values["model.base"]))}
+        build_bases(context, live)
         steps = config.fields("train")["steps"]
         self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
         self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
@@ -68,11 +71,20 @@ class RunForm:
 
     def _base(self, value: str) -> Any:
         about = describe(config.fields("model")["base"])
-        folder = self._context.workspace.models
-        names = ["demo", *sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))]
         return gr.Dropdown(
-            names, value=value, allow_custom_value=True, label=about.label, info=about.hint, elem_id="set-model-base"
+            self._bases(),
+            value=value,
+            allow_custom_value=True,
+            label=about.label,
+            info=about.hint,
+            elem_id="set-model-base",
         )
+
+    def _bases(self) -> list[str]:
+        """Return the demo base and what is in the workspace's models. Downloaded bases go by their hub id."""
+        names = (path.name for path in self._context.workspace.models.iterdir() if not path.name.startswith("."))
+        ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
+        return ["demo", *sorted(ids.get(name, name) for name in names)]
 
     def _wire(self, live: Live) -> None:
         for box in (self.name, *self.settings.values()):
@@ -128,6 +140,7 @@ class RunForm:
         values = self._values()
         filled = [values[dotted] for dotted in self.settings]
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
+        filled[1] = gr.Dropdown(self._bases(), value=values["model.base"])
         preset = gr.Dropdown(self._presets(), value=self._context.preset_of(view.draft).name)
         return [preset, values["name"], *filled]
 

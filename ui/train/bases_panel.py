@@ -1,0 +1,160 @@
+"""Getting a base model: those on offer, with one click to download one, and those that other programs have."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.bases.listed import ListedBase, hub_id, listed_bases, state_of
+from engine.families.facts import FACTS
+from engine.jobs.control import Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import format_bytes, format_memory
+from engine.workspace.paths import Workspace
+from ui.page.context import AppContext
+from ui.page.jobs import job_controls, progress_events
+from ui.page.live import Live
+from ui.page.messages import counted, note
+from ui.page.view import View
+
+KIND = JobKind.BASES
+
+
+def build_bases(context: AppContext, live: Live) -> None:
+    """Build the folded panel below the base's field."""
+    offered = listed_bases()
+    with gr.Accordion("Get a base model", open=False, elem_id="bases"):
+        gr.HTML(
+            note(
+                "A ControlNet is trained for a base model, which has to know images like yours. The demo base knows "
+                "only coloured shapes."
+            )
+        )
+        table = gr.HTML(elem_id="bases-list")
+        chosen = gr.Dropdown(
+            [(base.title, base.name) for base in offered],
+            value=offered[0].name,
+            label="Base to download",
+            info="From huggingface.co, only what training needs. A download that was interrupted goes on where it was.",
+            elem_id="bases-choice",
+        )
+        about = gr.HTML(about_base(offered[0]), elem_id="bases-about")
+        download = gr.Button("Download and use it", elem_id="bases-download")
+        folder = gr.Textbox(
+            label="Folder to look into",
+            info="Bases of ComfyUI, AUTOMATIC1111 and others are used where they are. Empty: the usual places.",
+            max_lines=1,
+            elem_id="bases-folder",
+        )
+        find = gr.Button("Find bases on this computer", elem_id="bases-find")
+        cancel = gr.Button("Cancel", visible=False, elem_id="bases-cancel")
+        progress = gr.HTML(elem_id="bases-progress")
+        message = gr.HTML(elem_id="bases-message")
+        found = gr.Dropdown([], label="Found: choose one to use it", visible=False, elem_id="bases-found")
+
+    def start_download(name: str) -> None:
+        base = hub_id(name, offered)
+        context.start_job(KIND, f"Downloading {base}", download_job(context, base))
+
+    def start_search(folder: str) -> None:
+        context.start_job(KIND, "Looking for bases", find_job(context, folder or ""))
+
+    described = {base.name: about_base(base) for base in offered}
+    live.on(chosen.change, lambda name: described[name], [chosen], [about])
+    live.on(download.click, start_download, [chosen])
+    live.on(find.click, start_search, [folder])
+    live.on(found.input, lambda path: choose_base(context, path) if path else None, [found])
+    job_controls(live, KIND, [download, find], cancel, progress)
+    live.outputs([table], _files_key, lambda view: [list_of_bases(context.workspace, offered)])
+    live.outputs([message, found], lambda view: view.results.get(KIND), _render_result)
+
+
+def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
+    """The bases on offer as HTML, and whether each is there."""
+    rows = []
+    for base in offered:
+        state = state_of(workspace, base.id)
+        part = (
+            f", {format_bytes(state.have)} of about {base.download_gb:.1f} GB" if state.kind == "partly there" else ""
+        )
+        rows.append(f"<li><b>{escape(base.title)}</b>: {state.kind}{part}</li>")
+    return f"<ul class='reasons'>{''.join(rows)}</ul>"
+
+
+def about_base(base: ListedBase) -> str:
+    """What a base is for, what it takes, and its licence, as HTML."""
+    takes = (
+        f"{base.resolution} px, for graphics cards of {format_memory(base.min_vram_gib)} or more. The download is "
+        f"about {base.download_gb:.1f} GB."
+    )
+    return note(base.use) + note(takes) + note(f"Licence {base.licence}: {base.licence_means}")
+
+
+def choose_base(context: AppContext, base: str) -> None:
+    """Put a base into the form of the next run."""
+    draft = context.draft
+    model = {**draft.changes.get("model", {}), "base": base}
+    context.set_draft(draft.preset, {**draft.changes, "model": model}, refresh_forms=True)
+
+
+def download_job(context: AppContext, base: str) -> Work:
+    """Return the job that downloads a base of the hub, and then chooses it."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.bases.download import ask, download
+
+        context.clear_result(KIND)
+        if (state := state_of(context.workspace, base)).kind != "there":
+            offer = ask(context.workspace, base, token)
+            emit(Message(f"{base}: {len(offer.files)} files, {format_bytes(offer.bytes)}."))
+            where = download(context.workspace, offer, token, progress_events(emit))
+        else:
+            assert state.where is not None
+            where = state.where
+        choose_base(context, base)
+        context.set_result(KIND, note=f"{base} is there and chosen for the next run: {where}")
+        return "completed"
+
+    return work
+
+
+def find_job(context: AppContext, folder: str) -> Work:
+    """Return the job that looks for bases in a folder, which is remembered; without one, in the usual places."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.bases.found_bases import find_everywhere, find_in
+
+        context.clear_result(KIND)
+        named = folder.strip()
+        search = find_in(context.workspace, named, token) if named else find_everywhere(context.workspace, token)
+        titles = {facts.name: facts.title for facts in FACTS}
+        facts = tuple(
+            (f"{base.name} ({titles.get(family, 'family not read yet')}, {base.whose})", str(base.path))
+            for family, bases in search.by_family().items()
+            for base in bases
+        )
+        parts = [f"{counted(len(facts), 'base', 'bases')} found."]
+        parts += [f"Left out: {count:,} × {what}." for what, count in sorted(search.others.items())]
+        parts += [f"{path} is not there now." for path in search.missing]
+        if search.ended == "time is up":
+            parts.append("The search took too long and was ended: give the folder.")
+        context.set_result(KIND, note=" ".join(parts), facts=facts)
+        return "completed"
+
+    return work
+
+
+def _files_key(view: View) -> Any:
+    job = view.snapshot
+    return job.kind == KIND and (job.alive, job.outcome), view.results.get(KIND)
+
+
+def _render_result(view: View) -> list[Any]:
+    result = view.results.get(KIND)
+    if result is None:
+        return ["", gr.Dropdown([], value=None, visible=False)]
+    return [note(result.note), gr.Dropdown(list(result.facts), value=None, visible=bool(result.facts))]
