@@ -377,6 +377,26 @@ def test_paths_of_another_machine_are_looked_for_beside_the_config(tmp_path: Pat
     assert r"D:\train\data\dogs is not here" in said(report)
 
 
+def test_links_lead_to_the_folders(tmp_path: Path) -> None:
+    """A search for images skips linked folders, but these are named."""
+    real, linked = tmp_path / "disk" / "set", tmp_path / "linked"
+    images_and_maps(real, images="pics", maps="lines")
+    linked.mkdir()
+    try:
+        (linked / "dogs").symlink_to(real / "pics", target_is_directory=True)
+        (linked / "edges").symlink_to(real / "lines", target_is_directory=True)
+        (tmp_path / "way").symlink_to(real, target_is_directory=True)
+    except OSError:
+        pytest.skip("this user may not make links")
+    for folder, names in ((linked, ("dogs", "edges")), (tmp_path / "way", ("pics", "lines"))):
+        write(folder / "c.toml", "[[datasets]]\nimage_directory = '{}'\ncontrol_directory = '{}'".format(*names))
+        report = scan_folder(folder / "c.toml")
+        assert report.source == real and len(report.samples) == 2 and report.paired
+    assert adds_up(report)
+    chosen = scan_folder(tmp_path / "way")
+    assert chosen.source == tmp_path / "way" and chosen.layout == "trainer_config" and adds_up(chosen)
+
+
 def test_folders_without_a_common_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is read, and the rest is told. Only the folders that are named are searched."""
     images_and_maps(tmp_path / "a")

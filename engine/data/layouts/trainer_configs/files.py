@@ -110,7 +110,7 @@ class Places:
         """What was found in another place than the one written, by what is written."""
 
     def find(self, written: str) -> Path | None:
-        """The file or folder of a path in the config, without ``..``. None if it is not here.
+        """The file or folder of a path in the config, without ``..`` and links. None if it is not here.
 
         Relative paths start at the config, or at a folder above it. Of a path that does not exist here, the ends are
         looked for beside the config, the longest first: for /home/me/data/dogs this is data/dogs, then dogs.
@@ -128,9 +128,18 @@ class Places:
         return None
 
 
+def without_links(path: Path) -> Path:
+    """The absolute path of something that exists. Links, which a search for images skips, are followed.
+
+    Other paths stay as they are: resolving one on a network drive of Windows changes it as well.
+    """
+    plain = Path(os.path.normpath(path.absolute()))
+    return path.resolve() if any(place.is_symlink() for place in (plain, *plain.parents)) else plain
+
+
 def _existing(path: Path) -> Path | None:
     try:
         usable = path.is_dir() or path.is_file()  # no device or pipe, which may have no end
-        return Path(os.path.normpath(path)) if usable else None
+        return without_links(path) if usable else None
     except (OSError, ValueError):  # a name that the system does not take, such as one that is too long
         return None

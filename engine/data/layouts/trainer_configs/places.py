@@ -109,15 +109,15 @@ def inside(subset: Subset, root: Path) -> Subset | None:
     Nor may its lists, since the config may have come with the folder from somebody else.
     """
     try:
-        for listing in subset.lists:
-            listing.resolve().relative_to(root.resolve())
+        lists = tuple(root / listing.resolve().relative_to(root.resolve()) for listing in subset.lists)
         images, maps = (
             place and root / place.resolve().relative_to(root.resolve()) for place in (subset.images, subset.maps)
         )
-        others = tuple(place for place in subset.others if root in place.parents)
+        real = [place.resolve() for place in subset.others]
+        others = tuple(root / place.relative_to(root.resolve()) for place in real if root.resolve() in place.parents)
     except (ValueError, OSError):
         return None
-    return replace(subset, images=images, maps=maps, others=others)
+    return replace(subset, images=images, maps=maps, others=others, lists=lists)
 
 
 def _holds_home(root: Path) -> bool:

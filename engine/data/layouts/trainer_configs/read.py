@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.trainer_configs.files import ENDINGS, UNDERSTOOD, Places, load
+from engine.data.layouts.trainer_configs.files import ENDINGS, UNDERSTOOD, Places, load, without_links
 from engine.data.layouts.trainer_configs.model import Config
 from engine.data.layouts.trainer_configs.tools import TOOLS, metadata
 from engine.errors import UserError
@@ -21,7 +21,7 @@ def read_config(path: Path) -> Config | None:
 
     Raises UserError if it is damaged.
     """
-    return understand(path.absolute(), load(path))
+    return understand(without_links(path.absolute().parent) / path.name, load(path))
 
 
 def understand(path: Path, content: Any, lists: bool = True) -> Config | None:
