@@ -19,7 +19,7 @@ from engine.bases.usual_places import Place, entered, name_folder, usual_places
 from engine.disk.space import folder_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
-from engine.families.facts import of_config
+from engine.families.facts import of_class, of_config
 from engine.families.file_kinds import NoBase, family_of_tensors
 from engine.families.files import SINGLE_FILES, shapes_of
 from engine.families.unsuitable import BaseParts, why_not
@@ -43,7 +43,7 @@ class FoundBase:
     path: Path
     """The file, or the folder in diffusers layout. It is what the setting *Base model* takes."""
     family: str
-    """A name of ``FamilyFacts``; empty for a .ckpt, which is read only when it is chosen."""
+    """A name of ``FamilyFacts``; empty for a .ckpt, which is read only when it is chosen, and for sizes of its own."""
     whose: str
     """The program it was found with."""
     bytes: int
@@ -178,14 +178,14 @@ def _add_folder(folder: Path, place: Place, search: Search) -> None:
         _json(folder / name) for name in (INDEX, "scheduler/scheduler_config.json", "vae/config.json")
     )
     denoiser = next((found for part in DENOISERS if (found := _json(folder / part / "config.json"))), {})
-    facts = of_config(denoiser) if denoiser else None
-    if facts is None:
+    if not denoiser or not of_class(denoiser):
         return _count(search, "models of another kind")
+    facts = of_config(denoiser)  # None: a base with sizes of its own, such as the demo base
     if not is_complete(folder):
         return _count(search, "bases that are not complete")
     if why_not(BaseParts(index, denoiser, scheduler, vae)):
         return _count(search, "bases of a kind that is not trained for, such as inpainting")
-    search.bases.append(FoundBase(folder, facts.name, place.whose, folder_bytes(folder)))
+    search.bases.append(FoundBase(folder, facts.name if facts else "", place.whose, folder_bytes(folder)))
 
 
 def _add_file(path: Path, place: Place, search: Search) -> None:

@@ -100,7 +100,7 @@ def _find(folder: str | None, forget: bool, workspace: Workspace, control: Contr
     search = find_in(workspace, folder, token) if folder else find_everywhere(workspace, token)
     titles = {facts.name: facts.title for facts in FACTS}
     for family, bases in search.by_family().items():
-        console.say(titles.get(family, "Of a family that is read when they are chosen (.ckpt)"))
+        console.say(titles.get(family, "Whose family is read when they are chosen"))
         for base in bases:
             console.say(f"  {base.name} ({base.whose}, {format_bytes(base.bytes)})\n    {base.path}")
     for what, count in sorted(search.others.items()):

@@ -74,7 +74,8 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
     return UserError(
         f"The model {base} could not be downloaded.",
         f"The download from the Hugging Face hub failed: {type(error).__name__}.",
-        "Check the name and the connection, or put its folder into the workspace's models folder and choose it.",
+        f"Check the name and the connection. A download that goes on where it stopped: python -m engine.cli bases get "
+        f"{base}. Or put its folder into the workspace's models folder and choose it.",
     )
 
 

@@ -139,7 +139,7 @@ class Workspace:
         raise UserError(
             f"The base model {base or '(none given)'} was not found.",
             f"It is neither a folder nor a name in {self.models}, nor a Hugging Face id such as owner/name.",
-            "Put the model's folder there, or give its full path.",
+            "Put the model's folder there, give its full path, or download one: Get a base model, on the Train tab.",
         )
 
     def free_bytes(self) -> int:

@@ -18,7 +18,7 @@ from engine.bases.usual_places import Place, named_folders, program_of, search_r
 from engine.cli.main import main
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace.paths import Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 UNET = "model.diffusion_model."
 SD1 = {
@@ -123,6 +123,10 @@ def test_a_found_base_is_used_where_it_is(workspace: Workspace, home: Path, sd1_
     assert workspace.locate_base(str(base.path)) == str(folder) and base.bytes > 100_000
     assert detect(str(base.path)).facts.name == base.family
     assert sorted(path for path in home.rglob("*")) == before and not list(workspace.models.iterdir())
+
+
+def test_the_demo_base_has_sizes_of_its_own_and_is_listed(workspace: Workspace, home: Path) -> None:
+    assert by_name(find_in(workspace, DEMO_BASE.parent)) == {"base": ("", "your folder")}
 
 
 def test_what_is_no_base_is_counted_and_left_out(workspace: Workspace, home: Path, sd1_folder: Path) -> None:
