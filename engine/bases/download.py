@@ -249,7 +249,17 @@ def _size(path: Path) -> int:
 
 
 def _adopt(folder: Path, partial: Path) -> None:
-    """Use the files of an incomplete folder that a person has copied: those with the right hash are not fetched."""
+    """Use the files of an incomplete folder that a person has copied: those with the right hash are not fetched.
+
+    Raises:
+        UserError: it is a link. The files belong to another program.
+    """
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is not complete.",
+            "It is a link to a folder in another place, where nothing is changed.",
+            "Remove the link and download it again, or complete that folder.",
+        )
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         place = partial / path.relative_to(folder)
         if not place.exists():

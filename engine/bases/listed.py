@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.families.facts import FACTS, NAMES
 from engine.families.files import TEXT_ENCODERS
 from engine.families.unsuitable import is_left_out
-from engine.families.weight_files import variant_of
+from engine.families.weight_files import variant_of, weight_files
 from engine.machine.units import GIB
 from engine.workspace.paths import Workspace, in_hub_cache
 
@@ -109,7 +109,14 @@ def is_complete(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     parts = [part for part in WITH_WEIGHTS if part in index and not is_left_out(index, part)]
-    return any(part in DENOISERS for part in parts) and all(variant_of(folder / part) is not None for part in parts)
+    return any(part in DENOISERS for part in parts) and all(_has_weights(folder / part) for part in parts)
+
+
+def _has_weights(part: Path) -> bool:
+    """Whether weights are there, and if they are in shards, all of them."""
+    files = weight_files(part)
+    counts = [int(match[1]) for file in files if (match := re.search(r"-of-(\d{5})\.", file.name))]
+    return variant_of(part) is not None and (not counts or len(files) == max(counts))
 
 
 def expected_bytes(base_id: str, bases: list[ListedBase] | None = None) -> int | None:

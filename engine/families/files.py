@@ -49,6 +49,7 @@ def bases_in(folder: Path) -> list[str]:
     found = [
         p
         for p in sorted(folder.iterdir())
+        if not p.name.startswith(".")  # among them downloads that are not complete
         if (in_hub_cache(p) / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
     ]
     return [str(path) for path in found]

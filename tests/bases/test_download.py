@@ -14,6 +14,7 @@ from engine.bases.download import ask, download
 from engine.bases.listed import state_of
 from engine.cli.main import main
 from engine.errors import UserError
+from engine.families.files import bases_in
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from tests.bases.hub import BASE, NOT_NEEDED, LocalHub
@@ -73,6 +74,9 @@ def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: Lo
         download(workspace, offer, control.token, progress)
     state = state_of(workspace, BASE)
     assert state.kind == "partly there" and state.have > 0
+    # The index comes last, but a folder that somebody has copied may have it.
+    (workspace.partial_base(BASE) / "model_index.json").write_bytes(hub.files["model_index.json"])
+    assert bases_in(workspace.models) == []
     assert not workspace.downloaded_base(BASE).exists() and workspace.locate_base(BASE) == BASE
     fetched = {name for name in hub.files if (workspace.partial_base(BASE) / name).is_file()}
     assert fetched and seen[-1][2] == "Downloading, MB"
@@ -122,6 +126,16 @@ def test_an_incomplete_folder_that_somebody_copied_is_completed(workspace: Works
     assert state_of(workspace, BASE).kind == "partly there"
     get(workspace)
     assert hub.sent(UNET) == [] and state_of(workspace, BASE).kind == "there"
+
+
+def test_files_behind_a_link_are_left_alone(workspace: Workspace, hub: LocalHub, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "unet").mkdir(parents=True)
+    (other / UNET).write_bytes(hub.files[UNET])
+    workspace.downloaded_base(BASE).symlink_to(other)
+    with pytest.raises(UserError, match="is a link to a folder in another place"):
+        get(workspace)
+    assert (other / UNET).is_file()
 
 
 INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}

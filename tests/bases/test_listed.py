@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,17 @@ def test_a_folder_without_the_weights_of_a_part_is_not_complete(tmp_path: Path, 
     assert not is_complete(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({}), encoding="utf-8")
     assert not is_complete(tmp_path)
+
+
+def test_a_folder_without_one_of_its_shards_is_not_complete(tmp_path: Path, tiny_base: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    first, second = (weights.with_name(f"diffusion_pytorch_model-0000{n}-of-00002.safetensors") for n in (1, 2))
+    weights.rename(first)
+    assert not is_complete(folder)
+    second.write_bytes(first.read_bytes())
+    assert is_complete(folder)
 
 
 def test_half_precision_is_taken_part_by_part_where_it_is_there() -> None:
