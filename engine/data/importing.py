@@ -20,11 +20,13 @@ from engine.data.dataset import Dataset
 from engine.data.description import DESCRIPTION
 from engine.data.import_config import ImportConfig
 from engine.data.index import IndexWriter
+from engine.data.layouts.folders import PLAIN
 from engine.data.layouts.inventory import checked_search
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.trainer_configs.files import UNDERSTOOD, is_config
+from engine.data.layouts.words import IMAGE
 from engine.data.samples import Problem, Sample
-from engine.data.scan import caption_of_found, read_images, recognize_folder
+from engine.data.scan import RecognizedFolder, caption_of_found, read_images, recognize_folder
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
@@ -184,6 +186,8 @@ def _index(
 ) -> ImportResult:
     asked = config.asked or _roles_before(workspace, name)
     recognized = recognize_folder(folder, asked)
+    if not asked and (asked := _as_before(workspace, name, recognized)):
+        recognized = recognize_folder(folder, asked)
     _refuse_unknown(config.asked, recognized.reading)
     captioned, any_map = 0, False
     books = Bookkeeper(recognized.reading, recognized.found)
@@ -235,6 +239,15 @@ def _roles_before(workspace: Workspace, name: str) -> dict[str, str]:
     """What the user said when the dataset was read before."""
     folder = workspace.dataset_folder(name)
     return Dataset.open(folder).roles if (folder / DESCRIPTION).exists() else {}
+
+
+def _as_before(workspace: Workspace, name: str, recognized: RecognizedFolder) -> dict[str, str]:
+    """Roles for folders of images that an earlier version read, when it did not know splits yet."""
+    folder = workspace.dataset_folder(name)
+    before = Dataset.open(folder) if (folder / DESCRIPTION).exists() else None
+    if before is None or before.account is not None or not before.layout == recognized.layout.name == PLAIN.name:
+        return {}
+    return {part.name: IMAGE for part in recognized.reading.parts.values() if part.kind == "split"}
 
 
 def _refuse_unknown(asked: Mapping[str, str], reading: Reading) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig, parse_import
 from engine.data.importing import import_source
+from engine.data.layouts import folders, recognise
 from engine.data.layouts.inventory import is_hidden
 from engine.data.scan import ScanReport, scan_folder
 from engine.errors import UserError
@@ -451,7 +452,9 @@ def test_one_of_several_captions_is_taken_and_told(tmp_path: Path) -> None:
         write(tmp_path / kind / "1.txt", kind)
     report = scan_folder(tmp_path)
     assert pairs(report)["1.png"][0] == "captions_long" and "captions_short" in report.doubts[0] and adds_up(report)
-    assert pairs(scan_folder(tmp_path, asked={"captions_short": "caption"}))["1.png"][0] == "captions_short"
+    for asked in ({"captions_short": "caption"}, {"captions_long": "ignored", "captions_short": "caption"}):
+        assert pairs(scan_folder(tmp_path, asked=asked))["1.png"][0] == "captions_short"
+        assert asked.keys() <= recognise(tmp_path, asked)[2].parts.keys()
 
 
 def test_a_caption_is_never_that_of_another_image(tmp_path: Path) -> None:
@@ -503,6 +506,8 @@ def test_where_names_do_not_tell_the_user_is_asked(tmp_path: Path, build: Build)
     build(tmp_path)
     report = scan_folder(tmp_path)
     assert report.doubts and report.samples and adds_up(report)
+    parts = {part.name: part.role for part in recognise(tmp_path)[2].parts.values()}
+    assert pairs(scan_folder(tmp_path, asked=parts)) == pairs(report), "what is preselected is what is guessed"
 
 
 def test_some_images_with_masks_can_be_read_with_them(tmp_path: Path) -> None:
@@ -526,3 +531,26 @@ def test_validation_beside_training_is_left_out_of_images_too(tmp_path: Path) ->
     report = scan_folder(tmp_path)
     assert len(report.samples) == 2 and "val2017 was left out" in " ".join(report.doubts) and adds_up(report)
     assert len(scan_folder(tmp_path, asked={"val2017": "image"}).samples) == 4
+
+
+def test_what_an_earlier_version_read_stays(workspace: Workspace, tmp_path: Path) -> None:
+    photo(*(tmp_path / "set" / split / f"{split}.png" for split in ("train", "val")))
+    made = import_source(workspace, str(tmp_path / "set"))
+    assert made.pictures == 1
+    description = Path(made.folder) / "dataset.json"
+    old = json.loads(description.read_text(encoding="utf-8"))
+    for new in ("roles", "account"):
+        del old[new]
+    description.write_text(json.dumps(old), encoding="utf-8")
+    assert import_source(workspace, str(tmp_path / "set")).pictures == 2, "it knew no splits"
+    assert import_source(workspace, str(tmp_path / "set")).pictures == 2
+
+
+def test_many_folders_are_not_compared_with_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(40):
+        for name in (f"pose_{n}/p{n}", f"model_{n}/m{n}"):
+            write(tmp_path / f"{name}.png", "x")
+    compared: list[str] = []
+    monkeypatch.setattr(folders, "shared", lambda images, maps: compared.append(maps.name) or 0.0)
+    recognise(tmp_path)
+    assert len(compared) < 100

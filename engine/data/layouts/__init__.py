@@ -15,7 +15,7 @@ from engine.data.layouts.endings import ENDINGS, find_few
 from engine.data.layouts.folders import PAIRED, PLAIN
 from engine.data.layouts.groups import groups_of
 from engine.data.layouts.img2dataset import IMG2DATASET
-from engine.data.layouts.inventory import take_inventory
+from engine.data.layouts.inventory import check_search, take_inventory
 from engine.data.layouts.kohya import KOHYA
 from engine.data.layouts.listed import LISTS
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading
@@ -64,6 +64,7 @@ def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[Fol
 def _recognise(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
     """The layout of a folder, or of all its folders. None: it holds images in no particular order."""
     for layout in ORDER[:-1]:
+        check_search()
         attempt = reading.attempt()
         images = layout.find(folder, attempt)
         reading.accept(attempt, fits=images is not None)

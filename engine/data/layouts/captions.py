@@ -40,7 +40,7 @@ class CaptionFinder:
 
     def listed_for(self, image: Path) -> str:
         """The caption of an image in a list for all images, or ""."""
-        for name in names_of(image, self._folder):
+        for name in names_of(image, self._folder) if self._listed else ():
             if name in self._listed:
                 caption, listing = self._listed[name]
                 self.lists[listing] = self.lists.get(listing, 0) + 1
@@ -108,8 +108,10 @@ class CaptionFinder:
         apart: dict[str, list[Path]] = {}
         for path in sorted(self._files):
             if path.parent not in with_images and path.suffix.lower() in (*TEXTS, ".json"):
-                ignored = self._reading.asked.get(self._name(path.parent)) == IGNORED
-                for name in [] if ignored else dict.fromkeys((path.stem, *caption_endings(path.stem))):
+                said = self._reading.asked.get(self._name(path.parent), "")
+                if said:
+                    self._reading.add(Part(self._name(path.parent), "captions", said, 1))
+                for name in [] if said == IGNORED else dict.fromkeys((path.stem, *caption_endings(path.stem))):
                     apart.setdefault(same_name(name), []).append(path)
         return apart
 
@@ -129,7 +131,8 @@ class CaptionFinder:
         )  # fmt: skip
         for number, folder in enumerate(ranked):
             role = IGNORED if number else CAPTION
-            self._reading.add(Part(self._name(folder), "captions", role, counts[folder]))
+            if self._name(folder) not in asked:
+                self._reading.add(Part(self._name(folder), "captions", role, counts[folder]))
         if ranked and not any(self._name(folder) in asked for folder in ranked):
             names = ", ".join(map(self._name, ranked))
             self._reading.doubts.append(f"Several folders hold captions: {names}. {self._name(ranked[0])} was taken.")
@@ -146,16 +149,18 @@ class CaptionFinder:
     @cached_property
     def _listed(self) -> dict[str, tuple[str, Path]]:
         """Captions by the names of images, of every file that lists some."""
-        names = Counter(name for item in self._images for name in set(names_of(item.image, self._folder)))
-        known = {name for name, count in names.items() if count == 1}
         stems = {same_name(path.stem) for path in self._reading.inventory.images}
-        found: dict[str, tuple[str, Path]] = {}
-        several: Counter[Path] = Counter()
         candidates = [
             path
             for path in sorted(self._files - self.used)
             if path.suffix.lower() in (*TEXTS, *LISTS) and same_name(path.stem) not in stems
         ]
+        if not candidates:
+            return {}
+        names = Counter(name for item in self._images for name in set(names_of(item.image, self._folder)))
+        known = {name for name, count in names.items() if count == 1}
+        found: dict[str, tuple[str, Path]] = {}
+        several: Counter[Path] = Counter()
         for path in candidates[:_MOST_LISTS]:
             for name, caption in captions_in(path, known):
                 forms = known.intersection(written(name))

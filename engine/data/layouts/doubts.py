@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from engine.data.layouts.looks import evenly, looks_drawn, looks_like_maps
@@ -27,7 +26,8 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
     if reading.asked:
         return
     paths = [item.image for item in images]
-    called = list(islice((path for path in paths if _is_called_a_map(path, reading.root)), len(paths)))
+    folders = {folder: _is_below_maps(folder, reading.root) for folder in {path.parent for path in paths}}
+    called = [path for path in paths if folders[path.parent] or _is_called_a_map(path.stem)]
     if 0 < len(called) < len(paths):
         reading.doubts.append(
             f"{len(called):,} of the {len(paths):,} images have names of condition maps, such as {called[0].name}. "
@@ -43,10 +43,13 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
         )
 
 
-def _is_called_a_map(path: Path, root: Path) -> bool:
-    *folders, _ = path.relative_to(root).parts
-    ends = words(path.stem)
-    return any(map(is_clear_map, folders)) or any(map(is_clear_map, (*ends[:1], *ends[-1:])))
+def _is_below_maps(folder: Path, root: Path) -> bool:
+    return any(map(is_clear_map, folder.relative_to(root).parts))
+
+
+def _is_called_a_map(stem: str) -> bool:
+    ends = words(stem) if is_clear_map(stem) else []
+    return any(map(is_clear_map, (*ends[:1], *ends[-1:])))
 
 
 def without_validation(images: list[FoundImage], reading: Reading) -> list[FoundImage]:

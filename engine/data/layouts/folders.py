@@ -129,10 +129,15 @@ def _maps_beside_others(
 ) -> dict[str, str] | None:
     """Roles where a folder is called maps, but none images: the maps' partners are found by their names."""
     loose = [group for group in others if group.name == HERE]
+    holders: dict[str, list[Group]] = {}
+    for group in [*others, *maps]:
+        for name in group.names:
+            holders.setdefault(name, []).append(group)
     for chosen in sorted(maps, key=lambda group: (is_mask(group.name), not is_clear_map(group.name), group.name)):
         if loose and shared(loose, chosen) > 0:
             return {group.name: MAP if group is chosen else IGNORED if group in maps else IMAGE for group in groups}
-        partners = [group for group in [*others, *maps] if group is not chosen and shared([group], chosen) >= ENOUGH]
+        alike = {group.name for name in chosen.names for group in holders[name][:_MOST_NAMESAKES]} - {chosen.name}
+        partners = [group for group in [*others, *maps] if group.name in alike and shared([group], chosen) >= ENOUGH]
         named = [group for group in partners if group in others] or [
             group for group in partners if not is_clear_map(group.name)
         ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,16 +26,35 @@ class Group:
     @cached_property
     def by_name(self) -> dict[str, Path]:
         """The images by their paths in the folder, without endings."""
-        return {same_name(path.relative_to(self.folder)): path for path in self.images}
+        return {same_name(inner): path for path, inner in self._inner()}
+
+    def _inner(self) -> Iterator[tuple[Path, str]]:
+        """Each image with its path in the folder, without ending, with forward slashes."""
+        start = len(str(self.folder).rstrip(os.sep)) + 1
+        for path in self.images:
+            name = str(path)[start:].replace(os.sep, "/")
+            yield path, name[: len(name) - len(path.suffix)]
 
     @cached_property
     def by_base(self) -> dict[str, Path]:
         """As maps: "1" for 1_canny.png, canny_1.png and 1.jpg.png."""
         found: dict[str, Path] = {}
-        for path in self.images:
-            for base, _ in map_bases(path.stem):
-                found.setdefault(same_name((path.relative_to(self.folder).parent / base).as_posix()), path)
+        for path, inner in self._inner():
+            place, slash, stem = inner.rpartition("/")
+            for base, _ in map_bases(stem):
+                found.setdefault(same_name(place + slash + base), path)
         return found
+
+    @cached_property
+    def names(self) -> set[str]:
+        """All names by which images and maps of this group may belong to those of another."""
+        bases = {
+            same_name(place + slash + base)
+            for _, inner in self._inner()
+            for place, slash, stem in (inner.rpartition("/"),)
+            for base in image_bases(stem)
+        }
+        return bases.union(self.by_name, self.by_base)
 
     def map_of(self, image: Path, images: Group) -> Path | None:
         """This group's map of an image of another group, whose name is the same, or is but for words like "canny"."""
@@ -50,9 +70,10 @@ class Group:
 def groups_of(folder: Path, reading: Reading) -> list[Group]:
     """The images directly in a folder, and those of each of its folders."""
     found: dict[str, Group] = {}
+    depth = len(folder.parts)
     for path in reading.inventory.images_below(folder):
-        parts = path.relative_to(folder).parts
-        name = parts[0] if len(parts) > 1 else HERE
+        parts = path.parts
+        name = parts[depth] if len(parts) > depth + 1 else HERE
         if name not in found:
             found[name] = Group(name, folder if name == HERE else folder / name, [])
         found[name].images.append(path)
@@ -61,6 +82,8 @@ def groups_of(folder: Path, reading: Reading) -> list[Group]:
 
 def maps_parted(groups: Sequence[Group]) -> list[Group]:
     """The groups, with conditions/canny and conditions/depth as two, unless the images have such folders, too."""
+    if not any(group.name != HERE and role_of(group.name) == MAP for group in groups):
+        return list(groups)
     inner = {group.name: {path.relative_to(group.folder).parts[0] for path in group.images} for group in groups}
     others = {name for group in groups if role_of(group.name) != MAP for name in inner[group.name]}
     found: list[Group] = []

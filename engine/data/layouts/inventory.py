@@ -141,7 +141,12 @@ def below(paths: Iterable[Path], folder: Path) -> Iterator[Path]:
 
 
 _SEARCH_CHECK: ContextVar[Callable[[], None]] = ContextVar("search_check", default=lambda: None)
-"""Called for every folder that a search enters. It ends the search by raising an exception."""
+"""Called for every folder that a search enters, and while its layout is recognized. It may raise an exception."""
+
+
+def check_search() -> None:
+    """Raises an exception if the search was cancelled, or takes too long."""
+    _SEARCH_CHECK.get()()
 
 
 @contextmanager

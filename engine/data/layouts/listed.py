@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.data.layouts.columns import IMAGE_COLUMNS, SAMPLE, columns_of, roles_of
 from engine.data.layouts.folders import find_pairs
+from engine.data.layouts.inventory import check_search
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
 from engine.data.layouts.named_files import NamedFiles, name_in
 from engine.data.layouts.rows import rows_of
@@ -118,6 +119,8 @@ def _images(
     bad: list[tuple[int, str]] = []
     several = again = 0
     for number, row in rows_of(listing):
+        if number % 1000 == 0:
+            check_search()
         try:
             name, item = _item(row, image, map, caption, folder, files, reading)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

@@ -110,14 +110,20 @@ def caption_endings(stem: str) -> list[str]:
     return [match[1]] if match and match[2].lower() in _CAPTIONS else []
 
 
+_SOME_MAP = re.compile("|".join(sorted(_CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS)), re.IGNORECASE)
+_SOME_IMAGE = re.compile("|".join(sorted(_IMAGES)), re.IGNORECASE)
+"""Parts of names without which these need not be taken apart, which takes longer."""
+
+
 def map_bases(stem: str) -> Iterator[tuple[str, str]]:
     """Ways to part the name of a map into an image's name and the rest, the shortest rest first.
 
     ("a", "-condlabel"), ("1", "canny_"), ("", "depth") for a name that is nothing else, ("1", ".jpg") for 1.jpg.png.
     """
-    inner = PurePath(stem)
-    if inner.suffix.lower() in EXTENSIONS and inner.stem:
+    if "." in stem and (inner := PurePath(stem)).suffix.lower() in EXTENSIONS and inner.stem:
         yield inner.stem, inner.suffix
+    if not _SOME_MAP.search(stem):
+        return
     cuts = list(re.finditer(r"[-_. ]+", stem))
     for cut in reversed(cuts):
         if cut.start() and _is_mark(stem[cut.start() :]):
@@ -132,6 +138,8 @@ def map_bases(stem: str) -> Iterator[tuple[str, str]]:
 def image_bases(stem: str) -> Iterator[str]:
     """What is left of an image's name without words such as "rgb" at its end or start; first the name itself."""
     yield stem
+    if not _SOME_IMAGE.search(stem):
+        return
     cuts = list(re.finditer(r"[-_. ]+", stem))
     if cuts and cuts[-1].start() and _are_images(stem[cuts[-1].start() :]):
         yield stem[: cuts[-1].start()]
