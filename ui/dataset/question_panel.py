@@ -21,8 +21,13 @@ PAIRS = 3
 SIDE = 256
 ROLES = [("Image", "image"), ("Condition map", "map"), ("Caption", "caption"), ("Ignored", "ignored")]
 KINDS = {
-    "folder": "Folder", "column": "Column", "ending": "Ending", "split": "Folder", "list": "List", "captions": "Captions in"
-}  # fmt: skip
+    "folder": "Folder",
+    "column": "Column",
+    "ending": "Ending",
+    "split": "Folder",
+    "list": "List",
+    "captions": "Captions in",
+}
 
 
 class QuestionPanel:
