@@ -57,7 +57,7 @@ def resolution(config: RunConfig, facts: StartFacts) -> Caution | None:
         f"The base was made for {side} px, and the resolution is {chosen} px.",
         "A base draws best at its own size, and a net works best at the size of its training.",
         f"Set the resolution to {side} px.",
-        Remedy(f"Resolution {side} px", {"data.resolution": side}) if side % 64 == 0 and 64 <= side <= 2048 else None,
+        Remedy(f"Set {side} px", {"data.resolution": side}) if side % 64 == 0 and 64 <= side <= 2048 else None,
     )
 
 
@@ -79,7 +79,7 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
     times = rate / usual if usual else 1.0
     if LOW_RATE / USUAL_RATE <= times < TOO_HIGH * (1 - 1e-9):  # rounding: 1e-4 / 1e-5 is below 10
         return None
-    remedy = Remedy(f"Learning rate {number(usual)}", {"optim.learning_rate": usual})
+    remedy = Remedy(f"Set {number(usual)}", {"optim.learning_rate": usual})
     try_this = f"Set it to {number(usual)}."
     if times < 1:
         why = "The net would show no effect for many hours."
@@ -104,7 +104,7 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
             "Each step sees a single image.",
             "Steps then contradict one another, and the net learns late or not at all; 4 are usual.",
             "Set gradient accumulation to 4: it needs no more memory.",
-            Remedy("Gradient accumulation 4", {"train.accumulation": 4}),
+            Remedy("Set 4", {"train.accumulation": 4}),
         )
     if per_step > MOST_PER_STEP or 0 < facts.images < per_step:
         return Caution(
@@ -127,7 +127,7 @@ def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
         f"The run is short: {config.train.steps:,} steps show the net {shown:,} images.",
         f"Nets begin to follow their control images after about {FIRST_SIGN[0]:,} to {FIRST_SIGN[1]:,}.",
         f"Train {steps:,} steps.",
-        Remedy(f"{steps:,} steps", {"train.steps": steps}),
+        Remedy(f"Set {steps:,} steps", {"train.steps": steps}),
     )
 
 
@@ -167,7 +167,7 @@ def first_sign(config: RunConfig, facts: StartFacts) -> Caution | None:
         return None
     soonest, latest = (images * facts.seconds_per_image for images in FIRST_SIGN)
     source = "as measured on this machine" if facts.measured else "by a rough estimate"
-    what = f"The first sign of control comes after {format_duration(soonest)} to {format_duration(latest)}, {source}."
+    what = f"The net should begin to follow after {format_duration(soonest)} to {format_duration(latest)}, {source}."
     if soonest < LONG_WAIT:
         why = "Until then previews ignore the control image, then they follow it suddenly."
         return Caution("note", what, why, "Judge the run after that.")

@@ -80,7 +80,7 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
             "yellow", f"{facts.images:,} images are few.", f"{expected}.", "Add images if you can.", look="dataset"
         )
     rank = Remedy(
-        f"Control-LoRA, rank {USUAL_RANK}",
+        "Use a Control-LoRA",
         {"model.control_lora_rank": USUAL_RANK, "optim.learning_rate": LOW_RANK_RATE},
     )
     return Caution(

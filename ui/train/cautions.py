@@ -19,6 +19,9 @@ from ui.train.run_form import RunForm
 
 SIGNS: dict[Level, tuple[str, str]] = {"red": ("!", "Serious"), "yellow": ("!", "Caution"), "note": ("i", "Note")}
 """The sign of a line, and what a screen reader says for it."""
+AFTER_BLUR = 300
+"""Milliseconds between the click and its remedy: a box of the form that loses the focus by this click still sends the
+form's old values, which must not come after it."""
 NOT_STARTED = "Training has not started. Read the line marked red, then decide:"
 
 
@@ -86,7 +89,7 @@ def cautions_html(cautions: tuple[Caution, ...], asked: bool = False) -> str:
 
 def _line(caution: Caution) -> str:
     sign, spoken = SIGNS[caution.level]
-    press = f"document.getElementById('caution-{caution.rule}').click()"
+    press = f"setTimeout(()=>document.getElementById('caution-{caution.rule}').click(),{AFTER_BLUR})"
     offer = caution.offer
     button = f' <button type="button" class="look" onclick="{press}">{escape(offer.title)}</button>' if offer else ""
     return (
