@@ -20,7 +20,7 @@ from ui.train.run_form import RunForm
 SIGNS: dict[Level, tuple[str, str]] = {"red": ("!", "Serious"), "yellow": ("!", "Caution"), "note": ("i", "Note")}
 """The sign of a line, and what a screen reader says for it."""
 AFTER_BLUR = 300
-"""Milliseconds between the click and its remedy: a box of the form that loses the focus by this click still sends the
+"""Milliseconds from the click to its remedy: a box of the form that loses the focus by this click may still send the
 form's old values, which must not come after it."""
 NOT_STARTED = "Training has not started. Read the line marked red, then decide:"
 
