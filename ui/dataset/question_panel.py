@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ MOST = 12
 PAIRS = 3
 SIDE = 256
 ROLES = [("Image", "image"), ("Condition map", "map"), ("Caption", "caption"), ("Ignored", "ignored")]
+COUNTED = {"column": "rows", "captions": "texts"}
 KINDS = {
     "folder": "Folder",
     "column": "Column",
@@ -126,7 +128,8 @@ class QuestionPanel:
 def _dropdown(part: Part | None) -> Any:
     if part is None:
         return gr.Dropdown(visible=False)
-    count = f"{part.count:,} {'rows' if part.kind == 'column' else 'images'}"
-    example = f": {part.examples[0].rsplit('/', 1)[-1][:40]}" if part.examples else ""
+    count = f"{part.count:,} {COUNTED.get(part.kind, 'images')}"
+    example = re.split(r"[/\\\\]", part.examples[0])[-1] if part.examples else ""
+    example = f": {example[:39]}…" if len(example) > 40 else f": {example}" if example else ""
     here = "The folder itself" if part.name == "." else f"{KINDS[part.kind]} {part.name}"
     return gr.Dropdown(visible=True, label=here, info=f"{count}{example}", value=part.role)
