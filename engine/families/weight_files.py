@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,12 +13,16 @@ _NAME = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+?))?(?:-\d{5}-of-\d{5})?"
     r"\.(?P<kind>safetensors|bin)"
 )
+_INDEX = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json"
+)
+"""Lists the files that weights are split into, whatever these are called."""
 _OTHERS = {".msgpack": "Flax", ".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TensorFlow", ".gguf": "GGUF"}
 
 
 def weight_name(name: str) -> tuple[str, str] | None:
-    """(variant, ending) of a weight file's name, as ("fp16", "safetensors"); None for any other file."""
-    match = _NAME.fullmatch(name)
+    """(variant, ending) of a weight file, or of a list of shards, as ("fp16", "safetensors"); None for other files."""
+    match = _NAME.fullmatch(name) or _INDEX.fullmatch(name)
     return (match["variant"] or "", match["kind"]) if match else None
 
 
@@ -34,9 +39,23 @@ def variant_of(folder: Path) -> str | None:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of the variant that is loaded, sorted: one, or all shards."""
     variant = variant_of(folder)
+    if listed := _listed(folder, variant or ""):
+        return listed
     return [
         path for path in sorted(folder.glob("*.safetensors")) if (kind := weight_name(path.name)) and kind[0] == variant
     ]
+
+
+def _listed(folder: Path, variant: str) -> list[Path]:
+    """The shards that a variant's list of safetensors files names; none without such a list."""
+    for path in sorted(folder.glob("*.safetensors.index*.json")):
+        if weight_name(path.name) == (variant, "safetensors"):
+            try:
+                names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return []  # a damaged list is reported when the weights are loaded
+            return sorted(folder / str(name) for name in names if (folder / str(name)).is_file())
+    return []
 
 
 def _found(folder: Path) -> set[tuple[str, str]]:

@@ -412,8 +412,10 @@ def test_folders_without_a_common_one(tmp_path: Path, monkeypatch: pytest.Monkey
         tmp_path / "two.toml",
         "[[datasets]]\nimage_directory = 'a/dogs'\n[[datasets]]\nimage_directory = 'b'",
     )
-    real = places._common
-    monkeypatch.setattr(places, "_common", lambda folders: None if real(folders) == tmp_path else real(folders))
+    real = places.folder_in_common
+    monkeypatch.setattr(
+        places, "folder_in_common", lambda folders: None if real(folders) == tmp_path else real(folders)
+    )
     report = scan_folder(tmp_path / "two.toml")
     assert len(report.samples) == 2 and f"{tmp_path / 'b'}: left out" in said(report)
     write(tmp_path / "one.toml", "[[datasets]]\nimage_directory = 'a/dogs'\ncontrol_directory = 'b'")

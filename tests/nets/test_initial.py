@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,8 @@ from tests.families.ldm_file import write_single_file
 
 def sharded(base: Path, folder: Path) -> Path:
     """The same base with its denoiser in two files."""
-    (folder / "unet").mkdir(parents=True)
-    for path in (base / "model_index.json", base / "unet" / "config.json"):
-        (folder / path.relative_to(base)).write_bytes(path.read_bytes())
+    shutil.copytree(base, folder)
+    (folder / "unet" / WEIGHTS).unlink()
     tensors = load_file(base / "unet" / WEIGHTS)
     halves = {f"part-{half}.safetensors": sorted(tensors)[half::2] for half in (0, 1)}
     for file, names in halves.items():

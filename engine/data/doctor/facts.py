@@ -61,8 +61,6 @@ class MapFacts(_Stored):
     background_share: float
     pure_share: float
     """Fraction of pixels that are exactly black or exactly white, whichever is more frequent."""
-    brightest: int
-    """The grey value that 99.8 % of the pixels do not exceed, 0..255."""
     noise: float
     """Of the pixels that are not background, the fraction within 30 grey values of it."""
     grid: float
@@ -75,6 +73,8 @@ class MapFacts(_Stored):
     phash: str
     thumb: str
     """The map at 16 x 16, grey, as hexadecimal digits."""
+    brightest: int = 255
+    """The grey value that 99.8 % of the pixels do not exceed, 0..255. 255 where an earlier version has measured."""
 
     @property
     def lines(self) -> bool:

@@ -63,7 +63,7 @@ def together(config: Config, subsets: list[Subset]) -> tuple[Path, list[Subset]]
     root: Path | None = None
     kept: list[Subset] = []
     for subset in subsets:
-        common = _common([*([root] if root else []), *subset.folders])
+        common = folder_in_common([*([root] if root else []), *subset.folders])
         if subset.why_not and (root is None or common != root):
             kept.append(replace(subset, images=None, maps=None, others=()))
         elif common is not None:
@@ -94,7 +94,7 @@ def _titles(subsets: list[Subset]) -> set[str]:
     return {subset.title for subset in subsets}
 
 
-def _common(folders: list[Path]) -> Path | None:
+def folder_in_common(folders: list[Path]) -> Path | None:
     """The folder that holds all of these. None for a whole disk, or for folders on several disks."""
     try:
         common = Path(os.path.commonpath(folders))
