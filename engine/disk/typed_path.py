@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 _QUOTES = "\"'`“”„‘’«»"
@@ -27,15 +28,32 @@ def typed_path(text: str | os.PathLike[str]) -> str:
     bare = bare.replace("\u00a0", " ").strip()
     while len(bare) >= 2 and bare[0] in _QUOTES and bare[-1] in _QUOTES:
         bare = bare[1:-1].strip()
-    if bare.lower().startswith("file:"):
-        parts = urlsplit(bare)
+    if bare.lower().startswith("file:") and (parts := _address(bare)) is not None:
         host = f"//{parts.netloc}" if parts.netloc not in ("", "localhost") else ""
         bare = url2pathname(host + parts.path)
     bare = _LONG_FORM.sub(lambda match: "\\\\" if match[1] else "", bare)
     if "$" in bare or "%" in bare:
         filled = _WINDOWS_VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), os.path.expandvars(bare))
         bare = bare if _exists(bare) else filled
-    return str(Path(bare).expanduser()) if bare.startswith("~") else bare
+    if bare.startswith("~"):
+        bare = os.path.expanduser(bare)  # noqa: PTH111 - Path's raises an error for unknown users
+    return bare if not bare or _exists(bare) else next(filter(_exists, _other_forms(bare)), bare)
+
+
+def _address(text: str) -> SplitResult | None:
+    try:
+        return urlsplit(text)
+    except ValueError:  # for example "file://[::1"
+        return None
+
+
+def _other_forms(text: str) -> Iterator[str]:
+    """What a text may mean that does not exist as it stands; only what exists counts."""
+    yield re.sub(r"\\(.)", r"\1", text)  # as terminals write a path that is dropped on them
+    yield text.strip(_QUOTES + "<>[]() ")  # quotation marks on one side, or brackets
+    yield text.rstrip("\\/,;. ")
+    if match := re.fullmatch(r"""[rRfFbBuU]?(["'])(.*)\1[,;]?""", text):  # copied from a program
+        yield match[2]
 
 
 def path_of(text: str) -> Path:

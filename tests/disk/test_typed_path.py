@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,25 @@ def test_what_exists_or_is_no_path_stays(tmp_path: Path) -> None:
     assert typed_path("\\\\?\\UNC\\server\\share") == "\\\\server\\share"
     with pytest.raises(ValueError):
         path_of(" '' ")
+
+
+@pytest.mark.parametrize("form", ['"{}', "<{}>", 'r"{}"', "{}\\", "{},", "'{}',"])
+def test_forms_that_only_mean_what_exists(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "my set"
+    folder.mkdir()
+    assert Path(typed_path(form.format(folder))) == folder
+    missing = form.format(tmp_path / "none")
+    assert "none" in typed_path(missing)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="backslashes part folders on Windows")
+def test_a_path_as_a_terminal_writes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "it's (my) set"
+    folder.mkdir()
+    written = re.sub(r"([ '()])", r"\\\1", str(folder))
+    assert typed_path(written) == str(folder)
+
+
+@pytest.mark.parametrize("text", ["file://[::1", "~nosuchuser/x", "~" * 5000, "a\0b", '"', "file:", "\ud800x"])
+def test_nothing_typed_is_an_error(text: str) -> None:
+    typed_path(text)
