@@ -42,7 +42,8 @@ def decode(data: bytes, cut: bool = False) -> Text:
             return _text(data[len(mark) :].decode(encoding, "replace"), encoding, True)
     if data.count(0) > len(data) // 5:
         even = data[1::2].count(0) >= data[::2].count(0)
-        return _text(data.decode("utf-16-le" if even else "utf-16-be", "replace"), "utf-16", False)
+        encoding = "utf-16-le" if even else "utf-16-be"
+        return _text(data.decode(encoding, "replace"), encoding, False)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

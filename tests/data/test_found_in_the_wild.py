@@ -265,6 +265,7 @@ def test_what_was_left_out_is_told(tmp_path: Path) -> None:
         lambda root: write(root / "metadata.jsonl", json.dumps(
             {"data": [{"file_name": f"{n}.png", "text": f"c{n}"} for n in "12"]})),
         lambda root: write(root / "metadata.csv", 'file_name , text\n"1.png" , "c1"\n"2.png" , "c2"'),
+        lambda root: write(root / "metadata.csv", "file_name,text\n1.png,c1\n2.png,c2", "utf-16-le"),  # no mark
         lambda root: write(root / "captions.csv", '1.png,"c1"\n2.png,"c2"'),  # without a line of names
         lambda root: write(root / "data.csv", "sep=;\nimage;caption\n1.png;c1\n2.png;c2"),
         lambda root: write(root / "styles.csv", "id,title\n1,c1\n2,c2"),

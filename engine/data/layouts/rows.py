@@ -35,7 +35,7 @@ def rows_of(path: Path) -> Iterator[Row]:
         with path.open(encoding=_codec(start.encoding), errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, _value(line)
+                    yield number, _value(line.lstrip("\ufeff"))
         return
     yield from _json_rows(read_text(path).text)
 
@@ -50,8 +50,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _codec(encoding: str) -> str:
-    """The codec that also skips a byte order mark."""
-    return {"utf-8": "utf-8-sig", "utf-16-le": "utf-16", "utf-16-be": "utf-16"}.get(encoding, encoding)
+    """The codec. A mark in UTF-16, which need not be there, is taken off the first line."""
+    return "utf-8-sig" if encoding == "utf-8" else encoding
 
 
 def _parse_csv(file: Any, start: str) -> Iterator[Row]:
