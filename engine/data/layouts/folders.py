@@ -135,6 +135,9 @@ def _maps_beside_others(
             holders.setdefault(name, []).append(group)
     for chosen in sorted(maps, key=lambda group: (is_mask(group.name), not is_clear_map(group.name), group.name)):
         if loose and shared(loose, chosen) > 0:
+            if len(others) > 1:
+                names = ", ".join(group.name for group in others if group.name != HERE)
+                reading.doubts.append(f"{chosen.name} was taken for the condition maps; {names} for images, too.")
             return {group.name: MAP if group is chosen else IGNORED if group in maps else IMAGE for group in groups}
         alike = {group.name for name in chosen.names for group in holders[name][:_MOST_NAMESAKES]} - {chosen.name}
         partners = [group for group in [*others, *maps] if group.name in alike and shared([group], chosen) >= ENOUGH]
