@@ -65,7 +65,7 @@ def train_the_demo(page: Any, app: Studio, slow: Path) -> DemoRun:
         slow: file that slows the training down; removed once nothing more is done with the run in progress.
     """
     seen = DemoRun(app, foreign=watch_foreign_requests(page, app.address))
-    page.on("pageerror", lambda error: seen.faults.append(str(error)))
+    page.on("pageerror", lambda error: seen.faults.append(f"{error} {error.stack}"))
     set_up(page, app)
     _cancel_while_it_prepares(page, seen)
     known = set((app.workspace / "runs").iterdir())
@@ -144,7 +144,7 @@ def _pause_and_look_from_two_pages(page: Any, seen: DemoRun) -> Any:
     wait_for(page, "#train-status", "safe to close")
     seen.paused = page.locator("#train-status").inner_text()
     second = page.context.new_page()
-    second.on("pageerror", lambda error: seen.faults.append(str(error)))
+    second.on("pageerror", lambda error: seen.faults.append(f"{error} {error.stack}"))
     open_page(second, seen.app)
     open_tab(second, "Train")
     wait_for(second, "#train-status", "Paused")

@@ -60,7 +60,7 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(browser: Any, app
     images = messy.readable - len(LEFT_OUT)
     with page_of(browser) as page:
         faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
         open_page(page, app)
         fill(page, "#dataset-folder textarea, #dataset-folder input", str(messy.folder))
         wait_for(page, "#dataset-found", "a folder of images")

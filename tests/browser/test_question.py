@@ -31,7 +31,7 @@ def test_the_page_asks_what_is_what_and_reads_it_so(app: Studio, browser: Any, t
         write(source / "image" / f"{n}.txt", f"noise number {n}")
     with page_of(browser) as page:
         faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
         open_page(page, app)
         fill(page, "#dataset-folder textarea, #dataset-folder input", str(source))
         wait_for(page, "#dataset-found", "images and condition maps in two folders")
