@@ -16,6 +16,7 @@ from engine.workspace.paths import Workspace
 from ui.server import gradio_patches
 from ui.server.files import remove_old_uploads
 from ui.server.guard import LOOPBACK_NAMES, LocalGuard, RequestFilter, machine_names
+from ui.server.list_script import MendedLists
 from ui.server.routes import POLL
 
 FIRST_PORT = 7860
@@ -158,7 +159,7 @@ def serve(
             # Only images that the app made: a dataset's folder may hold HTML files, which would be served as pages.
             allowed_paths=[str(workspace.thumbnails), str(workspace.outputs)],
             blocked_paths=[str(workspace.datasets), str(workspace.models), str(workspace.cache)],
-            app_kwargs={"middleware": [guard, poll]},
+            app_kwargs={"middleware": [guard, poll, Middleware(MendedLists)]},
             max_file_size=MAX_UPLOAD,
             state_session_capacity=max_pages,
             enable_monitoring=False,
