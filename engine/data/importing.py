@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -91,14 +92,8 @@ def describe_source(place: str) -> str:
         UserError: it is not a source that can be imported.
     """
     place = _clean(place)
-    end = time.monotonic() + RECOGNITION_SECONDS
-
-    def ask() -> None:
-        if time.monotonic() > end:
-            raise _TooLarge
-
     try:
-        with checked_search(ask):
+        with _for_a_few_seconds():
             source = source_of(place)
             if source is not None:
                 return source.title
@@ -278,14 +273,8 @@ def question(place: str, config: ImportConfig | None = None) -> Reading | None:
     place = _clean(place)
     if source_of(place) is not None or not Path(place).expanduser().is_dir():
         return None
-    end = time.monotonic() + RECOGNITION_SECONDS
-
-    def ask() -> None:
-        if time.monotonic() > end:
-            raise _TooLarge
-
     try:
-        with checked_search(ask):
+        with _for_a_few_seconds():
             reading = recognize_folder(place, (config or ImportConfig()).asked).reading
     except _TooLarge:
         return None  # it is read as far as names tell, and the result says what was guessed
@@ -353,6 +342,19 @@ def _refuse_archive(place: str) -> None:
             f"Files that can be imported are {kinds}.",
             "Choose the folder with your images, or such a file.",
         )
+
+
+@contextmanager
+def _for_a_few_seconds() -> Iterator[None]:
+    """Inside this context, a search that takes longer than RECOGNITION_SECONDS raises _TooLarge."""
+    end = time.monotonic() + RECOGNITION_SECONDS
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise _TooLarge
+
+    with checked_search(check):
+        yield
 
 
 class _TooLarge(Exception):
