@@ -29,7 +29,8 @@ from engine.jobs.events import Message, StepDone
 from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run
 from engine.training.faults import take_step
-from engine.training.job import create_run, training_job
+from engine.training.job import training_job
+from engine.training.new_run import create_run
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace

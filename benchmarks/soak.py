@@ -28,7 +28,7 @@ from engine.config import RunConfig
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.runs.run import Run
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests import tiny_bases
 from tests.browser.studio import Studio, browser_page, open_tab, studio

@@ -18,7 +18,7 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.shapes import draw, random_scene, shape_mask
 from engine.runs.run import Run
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
 from tests.forked import Forks

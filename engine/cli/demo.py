@@ -27,7 +27,8 @@ from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
 from engine.machine.units import format_duration
 from engine.runs.run import PreviewRecord, Run
-from engine.training.job import create_run, training_job
+from engine.training.job import training_job
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 
 # What the demo has to reach on two processor cores.

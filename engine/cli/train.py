@@ -79,7 +79,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     from engine.machine import cards
     from engine.machine.hardware import detect
     from engine.training.cautions import cautions
-    from engine.training.job import create_run
+    from engine.training.new_run import create_run
     from engine.training.start_facts import start_facts
 
     preset = None

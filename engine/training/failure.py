@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from engine.errors import DataGone, UserError
 from engine.jobs.faults import error_chain, lost_card_words
 from engine.machine.errors import is_device_lost
-from engine.runs.run import Recorder, Run
+from engine.runs.recorder import Recorder
+from engine.runs.run import Run
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer

@@ -23,7 +23,7 @@ from engine.workspace.paths import DEMO_BASE, Workspace
 
 
 def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> StartFacts:
-    """The facts about a run that could start (see ``engine.training.job.missing``). Takes some hundredths of a second.
+    """The facts about a run that could start (see ``new_run.missing``). Takes some hundredths of a second.
 
     Raises:
         UserError: the dataset or the base is gone.

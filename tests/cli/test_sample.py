@@ -14,7 +14,7 @@ from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.inference.image_info import read_settings
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 
 

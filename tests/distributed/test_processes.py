@@ -27,7 +27,7 @@ from engine.families.registry import detect
 from engine.nets.fp8 import quantize_fp8
 from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests import whole_denoiser
 from tests.conditions import tiny_models

@@ -21,7 +21,8 @@ from engine.estimate.trials import Measured, read, write
 from engine.families.files import denoiser_parameters
 from engine.jobs.events import StepDone
 from engine.machine.hardware import Hardware
-from engine.runs.run import Recorder, Run, write_run
+from engine.runs.recorder import Recorder
+from engine.runs.run import Run, write_run
 from engine.workspace.paths import Workspace
 
 CPU = Hardware("cpu", "x", None, 16, 8)

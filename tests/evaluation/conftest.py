@@ -14,7 +14,7 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.circles import make_circles
 from engine.runs.run import Run
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 
 

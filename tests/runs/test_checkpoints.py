@@ -34,7 +34,7 @@ from engine.runs.checkpoints import (
 from engine.runs.cleanup import checkpoints_to_keep, clean_up, prune, star, trim
 from engine.runs.run import Run
 from engine.training import checkpoint as checkpoint_module
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.training.resume import open_run
 from engine.tuning.controlnet import WholeControlNet
 from engine.tuning.trainable import Placement

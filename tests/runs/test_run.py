@@ -14,7 +14,8 @@ from engine.errors import UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.runs.metrics import BLOCK, TAIL, drop_after, last_status, newest_step
-from engine.runs.run import Recorder, Run, last_lines, write_run
+from engine.runs.recorder import Recorder
+from engine.runs.run import Run, last_lines, write_run
 from engine.workspace.paths import Workspace, safe_name
 
 

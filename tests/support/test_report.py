@@ -19,10 +19,11 @@ from engine.errors import UserError
 from engine.jobs.events import Message, PreviewMade
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import Failure, JobSnapshot, fold
-from engine.runs.run import Recorder, Run
+from engine.runs.recorder import Recorder
+from engine.runs.run import Run
 from engine.support.report import compose
 from engine.support.scrub import caption_in, scrub
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import APP_FOLDER, Workspace
 
 HOME = "/home/erika.mustermann"

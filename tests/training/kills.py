@@ -193,7 +193,7 @@ def prepare(root: Path, steps: int, every: int = 2) -> tuple[Path, Path, Path]:
     from engine.data.dataset import Dataset
     from engine.data.scan import scan_folder
     from engine.demo.circles import make_circles
-    from engine.training.job import create_run
+    from engine.training.new_run import create_run
     from engine.workspace.paths import Workspace
     from tests import tiny_bases
 

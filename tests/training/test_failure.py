@@ -21,7 +21,8 @@ from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
 from engine.training import failure, faults, hooks, trainer
-from engine.training.job import create_run, missing, resume_training
+from engine.training.job import resume_training
+from engine.training.new_run import create_run, missing
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, train

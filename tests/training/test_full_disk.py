@@ -29,7 +29,7 @@ from engine.jobs.runner import Emit
 from engine.machine.clock import active_time
 from engine.machine.errors import as_os_error, is_disk_full
 from engine.training import checkpointer
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, Trained, train

@@ -19,8 +19,9 @@ from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
 from engine.nets.master_weights import MasterWeightSync
 from engine.runs.run import Run, write_run
 from engine.training import fixed_losses
-from engine.training.job import build_trainer, create_run
+from engine.training.job import build_trainer
 from engine.training.loss_checks import Schedule
+from engine.training.new_run import create_run
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace

@@ -25,8 +25,9 @@ from engine.inference.request import LIVE, TryRequest
 from engine.jobs.control import Control
 from engine.nets.ema import ema_names
 from engine.runs.run import Run
-from engine.training.job import build_trainer, create_run
+from engine.training.job import build_trainer
 from engine.training.lending import borrowing
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests import whole_denoiser
 from tests.compare_runs import assert_same_run, losses

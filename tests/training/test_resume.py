@@ -23,8 +23,9 @@ from engine.jobs.events import Message, PhaseChanged, Progress, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
-from engine.training.job import build_trainer, create_run, resume_training
+from engine.training.job import build_trainer, resume_training
 from engine.training.loss_scale import LossScale
+from engine.training.new_run import create_run
 from engine.training.setup import resume_from
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.compare_runs import assert_same_checkpoint, assert_same_run, tensors

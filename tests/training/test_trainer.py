@@ -27,7 +27,8 @@ from engine.machine.hardware import Hardware
 from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run, read_preview
 from engine.training import job
-from engine.training.job import create_run, missing, resume_training, start_training
+from engine.training.job import resume_training, start_training
+from engine.training.new_run import create_run, missing
 from engine.workspace.paths import Workspace
 from tests.compare_runs import step_gradients, tensors
 from tests.short_runs import RunFactory, train

@@ -7,7 +7,7 @@ import pytest
 from engine.demo.sets import make_demo_set
 from engine.jobs.events import Checked, Message, PhaseChanged, PreviewMade, Progress
 from engine.machine.hardware import Hardware
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests.short_runs import train
 from ui.page.context import AppContext, Draft

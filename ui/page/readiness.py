@@ -13,7 +13,7 @@ from engine.families.files import made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_schedule
 from engine.training.cautions import cautions
-from engine.training.job import missing
+from engine.training.new_run import missing
 from engine.training.start_facts import start_facts
 from engine.workspace.paths import Workspace
 from ui.page.states import Readiness

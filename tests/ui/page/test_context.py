@@ -17,7 +17,8 @@ from PIL import Image
 from engine.demo.sets import make_demo_set
 from engine.errors import UserError
 from engine.jobs.runner import Busy
-from engine.training.job import create_run, start_training
+from engine.training.job import start_training
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests.disk.in_use import open_elsewhere
 from ui.dataset.import_jobs import import_images

@@ -10,7 +10,8 @@ import pytest
 
 from engine.config import RunConfig
 from engine.jobs.events import StepDone
-from engine.runs.run import Recorder, write_run
+from engine.runs.recorder import Recorder
+from engine.runs.run import write_run
 from engine.workspace.paths import Workspace
 from tests.runs.test_run import make_checkpoint
 from ui.app import build_app

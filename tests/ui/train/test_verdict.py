@@ -16,7 +16,7 @@ from engine.evaluation.causes import Cause
 from engine.evaluation.verdict import Kind, Verdict
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
-from engine.training.job import create_run
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from ui.train.chart import CHANGED, FOLLOWS, PAUSED, SAVED
 from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows

@@ -25,7 +25,8 @@ from engine.jobs.events import StepDone
 from engine.jobs.runner import Busy
 from engine.jobs.snapshot import JobKind
 from engine.runs.run import Run
-from engine.training.job import create_run, training_job
+from engine.training.job import training_job
+from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from ui.page.choices import NEWEST
 from ui.page.context import AppContext

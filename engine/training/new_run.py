@@ -1,0 +1,88 @@
+"""Create a run: what it needs that is missing, then its folder with run.json. Nothing is trained here."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.data.description import ConditionSpec
+from engine.data.moved import missing_source
+from engine.errors import UserError
+from engine.machine.units import format_bytes
+from engine.runs.run import Run, write_run
+from engine.training import failure
+from engine.tuning.facts import facts_of
+from engine.version import VERSION
+from engine.workspace.paths import Workspace
+
+MIN_FREE_BYTES = 256 * 2**20
+VERSIONS = ("torch", "diffusers", "transformers", "accelerate")
+
+
+def missing(workspace: Workspace, config: RunConfig) -> list[str]:
+    """Sentences about what is missing; empty if a run can start. Looks at files only."""
+    sentences = []
+    names = workspace.dataset_names()
+    if not config.data.dataset:
+        sentences.append("Choose a dataset.")
+    elif config.data.dataset not in names:
+        sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
+    else:
+        dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+        needs_maps = facts_of(config).needs_condition_maps
+        if dataset.condition is None and needs_maps:
+            sentences.append("Make the condition maps on the Conditions tab.")
+        elif gone := missing_source(dataset.name, dataset.source):
+            sentences.append(gone)
+        elif (ready := dataset.count(ready=needs_maps)) < 2:
+            have = "have a condition map" if needs_maps else "can be used"
+            sentences.append(f"{ready} of {dataset.count()} images {have}; at least 2 are needed.")
+    try:
+        workspace.locate_base(config.model.base)
+    except UserError as error:
+        sentences.append(f"{error.what} {error.try_this}")
+    start = config.model.controlnet
+    if start and not Path(start).expanduser().exists():
+        sentences.append(f"The ControlNet to start from, {start}, is not there.")
+    if lost := failure.lost_card():
+        sentences.append(lost)
+    if (free := workspace.free_bytes()) < MIN_FREE_BYTES:
+        sentences.append(
+            f"The disk of {workspace.root} has {format_bytes(free)} free, and a run needs at least "
+            f"{format_bytes(MIN_FREE_BYTES)}: free some space, or choose another workspace."
+        )
+    return sentences
+
+
+def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Run:
+    """The run's folder with its run.json; nothing is trained yet.
+
+    Raises:
+        UserError: something is missing (see ``missing``).
+    """
+    sentences = missing(workspace, config)
+    if sentences:
+        raise UserError("Training cannot start.", " ".join(sentences), "Then press Start again.")
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    spec = dataset.condition if facts_of(config).needs_condition_maps else None
+    config = config.model_copy(update={"name": config.name or config.data.dataset})
+    folder = workspace.new_run(config.name)
+    about = {
+        "config": config.model_dump(mode="json"),
+        "origins": origins,
+        "condition": _condition(dataset, spec) if spec is not None else {},
+        "dataset_fingerprint": dataset.fingerprint,
+        "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
+    }
+    write_run(folder, about)
+    return Run(folder)
+
+
+def _condition(dataset: Dataset, spec: ConditionSpec) -> dict[str, Any]:
+    """What run.json keeps of the maps, so that those of other images are made alike."""
+    side = spec.resolution or dataset.usual_side()
+    return {"type": spec.type, "parameters": spec.parameters, "side": side, "varied": spec.varied}
