@@ -91,7 +91,7 @@ def test_only_its_own_methods_change_the_state_of_a_run() -> None:
         "trainer.state.config = config",
         "state.trainable.weights.stale = True",
         "state.about['x'] = 1",
-        "net, state.wrapped_net = 1, 2",
+        "net, state.nets.net = 1, 2",
         "setattr(state, 'step', 3)",
         "del state.ema",
     ],

@@ -5,8 +5,8 @@ Shapes: B images of H x W pixels, latents (B, C, h, w). What is known of a famil
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,28 +15,24 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL
 
-from engine.families.facts import FamilyFacts
 from engine.families.latents import LatentSpace
 from engine.families.layers import Layers
 from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part, read_component_config
+from engine.families.text_encoding import Text, TextEncoding
 from engine.families.unsuitable import BaseParts
 from engine.machine.memory import free_memory, none_if_out_of_memory
 
-Text = Mapping[str, torch.Tensor]
-"""Encoded captions: tensors by name, B in front. Only the family knows the names."""
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 TILE = 512  # pixels
 
 
-class Family(ABC):
+class Family(TextEncoding):
     """How the bases of one family are loaded, trained under control, and sampled from.
 
     The methods that are not abstract suit every base with an ``AutoencoderKL`` and a ControlNet pipeline in diffusers.
     """
 
-    facts: FamilyFacts
-    """Everything that is known without torch."""
     pipeline_class: Any
     """The diffusers pipeline for sampling with a ControlNet."""
     image_pipeline_class: Any
@@ -69,75 +65,6 @@ class Family(ABC):
     def unsuitable(self, parts: BaseParts) -> str:
         """Why a base that matches cannot be trained for all the same, as a sentence for people; "" if it can be."""
         return ""
-
-    # Text
-
-    @abstractmethod
-    def load_tokenizer(self, base: str) -> Any:
-        """The tokenizer (or several)."""
-
-    @abstractmethod
-    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
-        """The text encoder (or several in one module), frozen."""
-
-    @abstractmethod
-    def encode_text(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], clip_skip: int = 1
-    ) -> dict[str, torch.Tensor]:
-        """Encode captions, cut to the tokens that the encoder reads at once. ``clip_skip``: see ``skipped_layers``.
-
-        Raises:
-            UserError: the text encoder has fewer layers.
-        """
-
-    @abstractmethod
-    def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
-    ) -> dict[str, torch.Tensor]:
-        """``encode_text`` of captions of any length, in ``chunks`` chunks; what is beyond them is cut off."""
-
-    def skipped_layers(self, clip_skip: int) -> int:
-        """How many layers earlier than usual the text encoder is read.
-
-        Args:
-            clip_skip: the layer, counted from the last as AUTOMATIC1111 does; the usual one for layers behind it.
-        """
-        return max(0, clip_skip - self.facts.text_layer)
-
-    @abstractmethod
-    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
-        """Number of chunks in which the text encoder reads each of the captions."""
-
-    def count_chunks(self, tokenizer: Any, captions: Sequence[str]) -> int:
-        """Number of chunks in which the text encoder reads the longest of the captions."""
-        return max(self.chunk_counts(tokenizer, captions))
-
-    @abstractmethod
-    def text_length(self, text: Text) -> int:
-        """Tokens of an encoded text, with or without B in front."""
-
-    @abstractmethod
-    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
-        """An encoded text (B, ...) repeated up to ``tokens`` tokens, a multiple of its length.
-
-        The negative prompt has to be as long as a prompt that was read in chunks.
-        """
-
-    def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Inputs of the denoiser made from the images' sizes, by name; none by default.
-
-        Args:
-            sizes: (B, 6), from ``engine.data.crop.size_numbers``.
-        """
-        return {}
-
-    def conditioning(self, text: Text, sizes: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The argument ``text`` of ``predict``: the encoded captions in ``dtype``, and the images' sizes.
-
-        Args:
-            sizes: (B, 6), from ``engine.data.crop.size_numbers``, on the device of ``text``.
-        """
-        return {name: rows.to(dtype) for name, rows in text.items()} | self.size_conditions(sizes)
 
     # Latents
 

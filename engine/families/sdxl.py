@@ -13,10 +13,10 @@ import torch
 from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from engine.families.base import Text
 from engine.families.facts import SDXL
 from engine.families.parts import load_part
 from engine.families.stable_diffusion import StableDiffusion
+from engine.families.text_encoding import Text
 
 
 class TwoTextEncoders(torch.nn.Module):

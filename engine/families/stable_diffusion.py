@@ -22,11 +22,12 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import UserError
-from engine.families.base import Family, Text
+from engine.families.base import Family
 from engine.families.distilled import recognise
 from engine.families.facts import SD1, SD2
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
+from engine.families.text_encoding import Text
 from engine.families.unet_sizes import control_channels
 from engine.families.unsuitable import BaseParts, why_not
 

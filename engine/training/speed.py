@@ -68,7 +68,7 @@ def compile_nets(state: TrainState) -> None:
         return None if net is None else torch.compile(net, mode=MODES[mode])
 
     try:
-        state.use_compiled_nets(compiled(state.wrapped_net), compiled(state.wrapped_denoiser))
+        state.nets.use_compiled(compiled(state.nets.net), compiled(state.nets.denoiser))
     except Exception as error:  # torch rejects this Python or system; the compiler fails at the first step
         _use_plain_nets(state, error)
 
@@ -81,7 +81,7 @@ def mark_cuda_graph_step(state: TrainState) -> None:
 
 def is_compiled(state: TrainState) -> bool:
     """Whether steps call compiled nets at the moment."""
-    return state.compiled
+    return state.nets.compiled
 
 
 def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
@@ -93,7 +93,7 @@ def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
 
 
 def _use_plain_nets(state: TrainState, error: BaseException) -> None:
-    state.use_plain_nets()
+    state.nets.use_plain()
     lines = str(error).strip().splitlines()
     why = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
     _warn(state, f"The nets could not be compiled ({why}); the run continues uncompiled.")

@@ -32,6 +32,7 @@ from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer, set_learning_rate, updated_parameters
+from engine.training.step_nets import StepNets
 from engine.tuning.trainable import Trainable
 
 
@@ -47,7 +48,7 @@ class TrainState:
     - ``trainable.master``: fp32 weights, which the optimizer updates
     - ``trainable.weights.compute``: the compute copy, in the run's precision; ``trainable.control_net`` is the same
       where a ControlNet learns
-    - ``wrapped_net``, ``wrapped_denoiser``: what a step calls, wrapped by accelerate and compiled by torch
+    - ``nets``: what a step calls, wrapped by accelerate and compiled by torch
     """
 
     # The run.
@@ -103,13 +104,10 @@ class TrainState:
     parallel: Parallel = field(init=False)
     """How the processes share a step."""
     batches: Batches = field(init=False)
-    wrapped_denoiser: Any = field(init=False)
-    wrapped_net: Any = field(init=False)
-    """None where the denoiser alone computes."""
+    nets: StepNets = field(default_factory=StepNets, init=False)
+    """What a step calls."""
     updating_weights: bool = field(default=False, init=False)
     """The optimizer is in the middle of a step, or failed there: some weights may have been updated."""
-    _plain_nets: tuple[Any, Any] = field(default=(None, None), init=False)
-    """What a step calls where nothing is compiled."""
     memory_freed_at: int | None = field(default=None, init=False)
     """Step at which memory had run out and was freed without a change of settings, the last time."""
     _updated: set[nn.Parameter] = field(default_factory=set, init=False)
@@ -145,18 +143,13 @@ class TrainState:
         """How many samples are trained on."""
         return len(self.samples) - len(self.held_out)
 
-    @property
-    def compiled(self) -> bool:
-        """A step calls compiled nets at the moment."""
-        return self.wrapped_denoiser is not self._plain_nets[1]
-
     # Set-up.
 
     def connect(self, parallel: Parallel) -> None:
         """Wrap what a step calls, so that the processes share the step from now on."""
         self.parallel = parallel
         parallel.prepare()
-        self.use_nets(*self.trainable.nets_of_step(parallel.net, self.denoiser))
+        self.nets.use(*self.trainable.nets_of_step(parallel.net, self.denoiser))
 
     def train_on(self, batches: Batches) -> None:
         """Take the images of each step from these batches."""
@@ -249,22 +242,6 @@ class TrainState:
     def use_noise_process(self, process: NoiseProcess) -> None:
         """What the base was found to predict, before the first step."""
         self.noise_process = process
-
-    def use_nets(self, net: Any, denoiser: Any) -> None:
-        """What a step calls from now on.
-
-        Args:
-            net: the control net; None: there is none.
-        """
-        self._plain_nets = self.wrapped_net, self.wrapped_denoiser = net, denoiser
-
-    def use_compiled_nets(self, net: Any, denoiser: Any) -> None:
-        """Call these compiled nets from now on, until ``use_plain_nets``."""
-        self.wrapped_net, self.wrapped_denoiser = net, denoiser
-
-    def use_plain_nets(self) -> None:
-        """Call the nets of ``use_nets`` again."""
-        self.wrapped_net, self.wrapped_denoiser = self._plain_nets
 
     def memory_was_freed(self) -> None:
         """Note that memory ran out at this step, and was freed without a change of settings."""

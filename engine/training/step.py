@@ -59,7 +59,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         with state.parallel.micro_batch(last=micro + 1 == state.micro_batches):
             # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.
             mark_cuda_graph_step(state)
-            denoiser, net = state.wrapped_denoiser, state.wrapped_net
+            denoiser, net = state.nets.denoiser, state.nets.net
             predicted = family.predict(denoiser, net, noisy, timesteps, text, control)
             loss = denoising_loss(predicted, target, loss_weights) / state.micro_batches
 

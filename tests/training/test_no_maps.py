@@ -115,7 +115,7 @@ def test_what_is_asked_for_is_applied_to_the_denoiser(new_run: Callable[..., Run
     events: list[Any] = []
     trainer = build_trainer(images_only, run, Control().token, events.append)
     state = trainer.state
-    assert state.wrapped_net is None and state.wrapped_denoiser is state.denoiser is state.trainable.weights.compute
+    assert state.nets.net is None and state.nets.denoiser is state.denoiser is state.trainable.weights.compute
     assert state.denoiser.down_blocks[0].gradient_checkpointing
     assert state.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert state.denoiser.dtype == torch.bfloat16 and state.trainable.master.dtype == torch.float32

@@ -1,0 +1,33 @@
+"""The nets that a step calls: as the processes share them, and compiled where the settings ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class StepNets:
+    """Previews and loss checks call the plain nets instead (``TrainState.denoiser``, ``Trainable.control_net``)."""
+
+    net: Any = None
+    """The control net; None where the denoiser alone computes."""
+    denoiser: Any = None
+    _plain: tuple[Any, Any] = (None, None)
+
+    def use(self, net: Any, denoiser: Any) -> None:
+        """Call these from now on, wrapped as the processes share them."""
+        self._plain = self.net, self.denoiser = net, denoiser
+
+    def use_compiled(self, net: Any, denoiser: Any) -> None:
+        """Call these compiled ones from now on, until ``use_plain``."""
+        self.net, self.denoiser = net, denoiser
+
+    def use_plain(self) -> None:
+        """Call the nets of ``use`` again."""
+        self.net, self.denoiser = self._plain
+
+    @property
+    def compiled(self) -> bool:
+        """Compiled nets are called at the moment."""
+        return self.denoiser is not self._plain[1]
