@@ -25,7 +25,7 @@ from PIL import Image  # noqa: E402
 
 from engine.data.dataset import Dataset  # noqa: E402
 from engine.data.importing import import_source  # noqa: E402
-from engine.data.scan import recognize_folder  # noqa: E402
+from engine.data.recognized import recognize_folder  # noqa: E402
 from engine.workspace.paths import Workspace  # noqa: E402
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.data.scan import CONDITION_NOTE, METADATA
+from engine.data.layouts.listed import METADATA
+from engine.data.recognized import CONDITION_NOTE
 from engine.demo.shapes import Scene, draw
 from engine.disk.durable import atomic_write_bytes, atomic_write_text
 from engine.disk.in_use import remove_file

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import scan
+from engine.data import read_images
 from engine.data.dataset import Dataset
-from engine.data.importing import ImportResult, import_source
+from engine.data.import_result import ImportResult
+from engine.data.importing import import_source
 from engine.data.index import Index
 from engine.disk import images
 from engine.disk.durable import atomic_write_bytes
@@ -148,7 +149,7 @@ def test_a_folder_that_disappears_during_the_scan(
             folder.rename(tmp_path / "unplugged")
         return images.inspect(path, min_side)
 
-    monkeypatch.setattr(scan, "inspect", inspect)
+    monkeypatch.setattr(read_images, "inspect", inspect)
     with pytest.raises(UserError) as caught:
         import_source(workspace, str(folder))
     assert "no longer there" in caught.value.what and "remembered" in caught.value.try_this

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import scan
+from engine.data import read_images
 from engine.data.dataset import Dataset
 from engine.data.importing import import_source
 from engine.data.index import Index, IndexWriter
@@ -34,13 +34,13 @@ def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collects the names of the images that are read."""
     names: list[str] = []
-    real = scan.inspect
+    real = read_images.inspect
 
-    def inspect(path: Path, min_side: int) -> scan.Inspected:
+    def inspect(path: Path, min_side: int) -> read_images.Inspected:
         names.append(path.name)
         return real(path, min_side)
 
-    monkeypatch.setattr(scan, "inspect", inspect)
+    monkeypatch.setattr(read_images, "inspect", inspect)
     return names
 
 

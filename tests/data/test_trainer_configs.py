@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from engine.data.before_import import describe_source, question
 from engine.data.dataset import Dataset
-from engine.data.importing import describe_source, import_source, question
+from engine.data.importing import import_source
 from engine.data.layouts.trainer_configs.files import load
 from engine.data.scan import ScanReport, scan_folder
 from engine.errors import UserError

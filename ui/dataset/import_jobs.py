@@ -13,7 +13,7 @@ from ui.page.messages import counted
 
 if TYPE_CHECKING:
     from engine.data.import_config import ImportConfig
-    from engine.data.importing import ImportResult
+    from engine.data.import_result import ImportResult
 
 KIND = JobKind.DATASET
 STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked")
@@ -51,6 +51,6 @@ def _sentences(result: ImportResult) -> list[str]:
 
 def suggested_name(place: str) -> str:
     """Return a name for the dataset of a folder, list or id."""
-    from engine.data.importing import suggest_name
+    from engine.data.before_import import suggest_name
 
     return suggest_name(place or "")

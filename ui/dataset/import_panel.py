@@ -69,7 +69,7 @@ def build(context: AppContext, live: Live) -> None:
         context.start_job(KIND, title, import_images(context, place, name, config))
 
     def start(place: str, name: str, *values: Any) -> list[Any]:
-        from engine.data.importing import question
+        from engine.data.before_import import question
 
         config = config_of(values)
         unclear = None if config.roles or known(context, place, name) else question(place, config)
@@ -130,7 +130,7 @@ def _found(place: str) -> str:
     """Return what the place holds, before it is read."""
     if not (place or "").strip():
         return LAYOUTS
-    from engine.data.importing import describe_source
+    from engine.data.before_import import describe_source
 
     try:
         return note(f"Found: {describe_source(place)}.", "good")

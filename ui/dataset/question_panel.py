@@ -109,7 +109,7 @@ class QuestionPanel:
 
     def _shown(self, place: str, roles: dict[str, str]) -> list[tuple[str, str]]:
         """A few images, each followed by its map, as they would be read with these roles."""
-        from engine.data.importing import first_pairs
+        from engine.data.before_import import first_pairs
         from engine.disk.images import thumbnail
         from engine.errors import UserError
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.before_import import describe_source, suggest_name
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
-from engine.data.importing import describe_source, import_source, suggest_name
+from engine.data.importing import import_source
 from engine.data.sources.hub import explain, hub_id
 from engine.data.sources.tars import safe_member
 from engine.errors import UserError

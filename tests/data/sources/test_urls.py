@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.before_import import describe_source
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig, parse_import
-from engine.data.importing import describe_source, import_source
+from engine.data.importing import import_source
 from engine.data.sources import download
 from engine.data.sources.download import Fetcher, RateLimit, is_public, robots_marks
 from engine.data.sources.image_store import Refused

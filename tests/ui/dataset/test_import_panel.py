@@ -47,7 +47,7 @@ def test_the_box_says_what_a_folder_holds_before_it_is_read(folder: Path) -> Non
 
 
 def test_a_large_folder_is_not_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.importing.RECOGNITION_SECONDS", -1.0)
+    monkeypatch.setattr("engine.data.before_import.RECOGNITION_SECONDS", -1.0)
     assert "a large folder" in import_panel._found(str(folder))
 
 

@@ -1,0 +1,110 @@
+"""Recognizes the layout of a folder, and how its maps were made. No image is opened."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.conditions import registry
+from engine.data.layouts import FolderLayout, FoundImage, Reading, recognise
+from engine.data.layouts.trainer_configs.files import is_config
+from engine.data.samples import Problem
+from engine.disk.image_formats import SUPPORTED
+from engine.errors import UserError
+
+CONDITION_NOTE = "condition.json"
+"""Optional file beside ready-made maps: {"type": NAME, "parameters": {...}} says how they were made."""
+
+
+@dataclass(frozen=True)
+class RecognizedFolder:
+    """A folder whose layout was recognized, and whose images were not read yet."""
+
+    folder: Path
+    layout: FolderLayout
+    found: list[FoundImage]
+    reading: Reading
+    """Roles, doubts and what was left out."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        return self.reading.problems
+
+    def note_file(self) -> list[Path]:
+        """The file that says how the maps were made, if there is one."""
+        note = self.folder / CONDITION_NOTE
+        return [note] if note.is_file() else []
+
+    def condition(self, paired: bool) -> tuple[str | None, dict[str, Any]]:
+        """Type and parameters of the maps that came with the images, if any. A damaged note becomes a problem."""
+        return _read_condition_note(self.folder, self.problems) if paired else (None, {})
+
+
+def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None) -> RecognizedFolder:
+    """Recognizes the layout of a folder, or of the folders that a dataset config of another trainer names.
+
+    ``asked``: roles of its parts, by their names. Raises UserError if the folder itself cannot be used.
+    """
+    folder = Path(folder).expanduser()
+    if not is_config(folder):
+        _check_folder(folder)
+    try:
+        layout, found, reading = recognise(folder, asked)
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} could not be read completely.",
+            f"The system says: {error.strerror or error} ({Path(error.filename or folder).name}).",
+            "Check that its disk is still connected and that you are allowed to open it, then read it again.",
+        ) from error
+    if not found and not reading.problems:
+        raise UserError(f"There are no images in {folder}.", _why_none(reading), "Choose the folder with your images.")
+    return RecognizedFolder(reading.root, layout, found, reading)
+
+
+def _why_none(reading: Reading) -> str:
+    """What lies in a folder without usable images."""
+    unread = [f"{len(paths):,} {kind} files, which are not read" for kind, paths in reading.inventory.unread.items()]
+    if reading.inventory.archives:
+        unread.append(f"{len(reading.inventory.archives):,} archives")
+    if not unread:
+        return f"Neither the folder nor its subfolders contain an image ({SUPPORTED})."
+    return f"It holds {' and '.join(unread)}, but no image in a format that is read here ({SUPPORTED})."
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise UserError(
+            f"The folder {folder} does not exist.", "Nothing was found under this path.", "Check the spelling."
+        )
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file.", "A folder of images is needed.", "Choose the folder that holds it.")
+    try:
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be opened.", f"The system says: {error.strerror}.", "Check its permissions."
+        ) from error
+
+
+def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
+    note = folder / CONDITION_NOTE
+    if note.is_file():
+        try:
+            content = json.loads(note.read_text(encoding="utf-8"))
+            kind = str(content["type"])
+            return kind, registry.stored_parameters(kind, dict(content.get("parameters", {})))
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(
+                Problem(
+                    note,
+                    f"{CONDITION_NOTE} cannot be read.",
+                    f"It should contain a type and its parameters ({type(error).__name__}: {error}).",
+                    "Correct or delete it. Until then, the maps count as your own.",
+                )
+            )
+    return "own", {}
