@@ -20,6 +20,7 @@ LAYERS = (
     "engine.machine",  # clock, hardware, errors of the graphics card
     "engine.jobs",  # one background job: events, cancellation, progress
     "engine.disk",  # durable writes, retries, free space, reading images
+    "engine.hub",  # downloads from the Hugging Face hub
     "engine.workspace",  # where everything lies
     # What a run is: its settings and its folder.
     "engine.families",  # the kinds of base model

@@ -22,6 +22,7 @@ LIGHT = (
     "engine.conditions.registry",
     "engine.install.cli",
     "engine.runs.run",
+    "engine.hub.download",
     "engine.bases.download",
     "engine.bases.found_bases",
     "engine.demo.sets",

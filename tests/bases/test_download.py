@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from engine.bases import download as module
 from engine.bases.download import ask, download
 from engine.bases.listed import state_of
 from engine.cli.main import main
 from engine.errors import UserError
 from engine.families.files import bases_in
+from engine.hub import download as module
+from engine.hub.faults import Repository
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from tests.bases.hub import BASE, NOT_NEEDED, LocalHub
@@ -231,7 +232,10 @@ def test_two_downloads_of_one_base_exclude_each_other(
     workspace: Workspace, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOCK_SECONDS", 0)
-    with module.alone(workspace.partial_base(BASE), BASE), pytest.raises(UserError, match="being downloaded already"):
+    with (
+        module.alone(workspace.partial_base(BASE), Repository(BASE)),
+        pytest.raises(UserError, match="being downloaded already"),
+    ):
         get(workspace)
 
 

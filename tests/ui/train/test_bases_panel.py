@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from engine.bases import usual_places
-from engine.bases.download import Offer
 from engine.bases.listed import listed_bases
 from engine.errors import UserError
+from engine.hub.download import Offer
+from engine.hub.faults import Repository
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.train.bases_panel import KIND, _render_result, about_base, choose_base, download_job, find_job, list_of_bases
@@ -39,10 +40,10 @@ def test_a_downloaded_base_is_listed_as_there_and_chosen(
 ) -> None:
     def arrive(workspace: Workspace, offer: Offer, token: object, progress: Any) -> Path:
         progress(40, 100, "Downloading, MB")
-        shutil.copytree(tiny_base, workspace.downloaded_base(offer.base))
-        return workspace.downloaded_base(offer.base)
+        shutil.copytree(tiny_base, workspace.downloaded_base(offer.repository.id))
+        return workspace.downloaded_base(offer.repository.id)
 
-    monkeypatch.setattr("engine.bases.download.ask", lambda workspace, base, token: Offer(base, "main", ()))
+    monkeypatch.setattr("engine.bases.download.ask", lambda workspace, base, token: Offer(Repository(base), "main", ()))
     monkeypatch.setattr("engine.bases.download.download", arrive)
     assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
     choose_base(context, "demo")

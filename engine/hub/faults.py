@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.errors import UserError
 from engine.machine.errors import is_disk_full
@@ -13,20 +15,43 @@ LOG_IN = (
 )
 
 
-def explain(error: BaseException, base: str, target: Path) -> UserError | None:
+@dataclass(frozen=True)
+class Repository:
+    """What is downloaded."""
+
+    id: str
+    """owner/name."""
+    kind: Literal["model", "dataset"] = "model"
+
+    @property
+    def page(self) -> str:
+        """Its address, for people."""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+    def bring(self, target: Path) -> str:
+        """How it comes here without a connection."""
+        if self.kind == "dataset":
+            return (
+                f"On a computer with a connection, download its files from {self.page}, put them into a folder here, "
+                "and read that folder as your images."
+            )
+        return (
+            f"On a computer with a connection, download the folder from {self.page} and put it into {target}: "
+            "model_index.json and the folders beside it."
+        )
+
+
+def explain(error: BaseException, there: Repository, target: Path) -> UserError | None:
     """The error for people; None for one that is no fault of the hub, the connection or the disk.
 
     Args:
-        base: its hub id.
-        target: the folder where the app looks for it, for those who bring it by other means.
+        target: the folder where the app looks for a base, for those who bring it by other means.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-    what, page = f"{base} could not be downloaded.", _page(base)
-    bring = (
-        f"On a computer with a connection, download the folder from {page} and put it into {target}: model_index.json "
-        "and the folders beside it."
-    )
+    what, page, bring = f"{there.id} could not be downloaded.", there.page, there.bring(target)
     if isinstance(error, UserError) or not isinstance(error, OSError | HTTPError):
         return None
     if isinstance(error, OfflineModeIsEnabled):
@@ -45,7 +70,7 @@ def explain(error: BaseException, base: str, target: Path) -> UserError | None:
     if status in (401, 404):
         return UserError(
             what,
-            f"The hub has no such model, or it is private ({status}).",
+            f"The hub has no such {there.kind}, or it is private ({status}).",
             f"Check the spelling at {page}. If it is yours and private: {LOG_IN}",
         )
     if status == 429:
@@ -77,29 +102,23 @@ def explain(error: BaseException, base: str, target: Path) -> UserError | None:
     )
 
 
-def no_room(base: str, folder: Path, needed: str, free: str) -> UserError:
+def no_room(there: Repository, folder: Path, needed: str, free: str) -> UserError:
     """The error for a disk that is too small for the rest of a download."""
     return UserError(
-        f"{base} was not downloaded.",
+        f"{there.id} was not downloaded.",
         f"It needs {needed} and the disk of {folder} has {free} left.",
         "Free some space, or choose a workspace on another disk with --workspace.",
     )
 
 
-def wrong_hash(base: str, name: str) -> UserError:
+def wrong_hash(there: Repository, name: str) -> UserError:
     """The error for a file that is not the one the hub has."""
     return UserError(
-        f"{base} could not be downloaded.",
+        f"{there.id} could not be downloaded.",
         f"{name} arrived damaged: its hash is not the one that the hub states. The file was thrown away.",
         "Download it again; the other files stay. If it happens again, something between this computer and the hub "
         "changes files, such as a proxy or a mirror (HF_ENDPOINT).",
     )
-
-
-def _page(base: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{base}"
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -1,0 +1,1 @@
+"""Downloads from the Hugging Face hub. Knows neither bases nor datasets. No torch."""
