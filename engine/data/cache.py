@@ -38,10 +38,12 @@ from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
 from engine.families.latents import LatentSpace
 from engine.families.text import USUAL_TEXT, TextOptions
+from engine.families.tiles import in_tiles
 from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20
+IN_TILES = "Memory ran out for one large image: such images are encoded in tiles, and their latents differ a little."
 
 Entries = dict[Size, list[tuple[int, int]]]
 """For each size the crops (row of the sample, variant), in the order of the samples."""
@@ -244,6 +246,8 @@ def encode_latents(
                 means.append(mean)
                 logvars.append(logvar)
                 boxes += cut
+                if in_tiles(vae, max(size)):
+                    batches.tell_once(IN_TILES)
                 progress(before + len(boxes), total, "Encoding images")
             tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
             save_tensors(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})

@@ -34,6 +34,7 @@ class EncoderBatches:
             on_message: called with a sentence when batches become smaller.
         """
         self._what, self._on_message = what, on_message
+        self._told: set[str] = set()
         self._batch = AdaptiveBatch(batch, on_halved=self._halved)
 
     def load(self, load: Callable[[], T]) -> T:
@@ -58,6 +59,12 @@ class EncoderBatches:
             yield from self._batch.over(items, work)
         except MemoryError as error:
             raise self._too_much(f"It ran out even for one of the {self._what} at a time.") from error
+
+    def tell_once(self, words: str) -> None:
+        """Pass a sentence on, the first time."""
+        if words not in self._told:
+            self._told.add(words)
+            self._on_message(words)
 
     def _halved(self, tried: int, size: int) -> None:
         self._on_message(f"Memory ran out with {tried} {self._what} at a time; going on with {size}.")

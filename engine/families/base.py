@@ -20,11 +20,10 @@ from engine.families.layers import Layers
 from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part, read_component_config
 from engine.families.text_encoding import Text, TextEncoding
+from engine.families.tiles import whole_or_in_tiles
 from engine.families.unsuitable import BaseParts
-from engine.machine.memory import free_memory, none_if_out_of_memory
 
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
-TILE = 512  # pixels
 
 
 class Family(TextEncoding):
@@ -77,9 +76,20 @@ class Family(TextEncoding):
         return LatentSpace.from_config(read_component_config(base, "vae", "config.json"))
 
     def encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of the latents of RGB images in -1..1 (B, 3, H, W), both (B, C, h, w), unscaled."""
-        posterior = vae.encode(images).latent_dist
-        return posterior.mean, posterior.logvar
+        """Mean and log-variance of the latents of RGB images in -1..1 (B, 3, H, W), both (B, C, h, w), unscaled.
+
+        One large image that does not fit into memory is encoded in tiles (``tiles.py``).
+        """
+
+        def encode() -> torch.Tensor:
+            posterior = vae.encode(images).latent_dist
+            return torch.stack([posterior.mean, posterior.logvar])
+
+        if len(images) > 1:  # several that do not fit are tried one by one first
+            mean, logvar = encode()
+        else:
+            mean, logvar = whole_or_in_tiles(vae, max(images.shape[-2:]), self.latents.factor, encode)
+        return mean, logvar
 
     def encode_mean(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents (B, C, h, w) of RGB images in -1..1 (B, 3, H, W): the mean of the VAE's posterior."""
@@ -88,23 +98,12 @@ class Family(TextEncoding):
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """RGB images, about -1..1, (B, 3, H, W), from scaled latents (B, C, h, w).
 
-        A large image that does not fit into memory is decoded in overlapping tiles of 512 px.
+        A large image that does not fit into memory is decoded in tiles (``tiles.py``).
         """
         space = LatentSpace.from_config(vae.config)
         unscaled = space.unscaled(latents.to(vae.dtype))
-
-        def decode() -> torch.Tensor:
-            return vae.decode(unscaled).sample
-
-        if max(latents.shape[-2:]) * space.factor <= TILE:
-            return decode()
-        whole = none_if_out_of_memory(decode)
-        if whole is not None:
-            return whole
-        free_memory()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // space.factor
-        vae.enable_tiling()
-        return decode()
+        side = max(latents.shape[-2:]) * space.factor
+        return whole_or_in_tiles(vae, side, space.factor, lambda: vae.decode(unscaled).sample)
 
     # Denoiser and control net
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from engine.families.registry import Family, detect
+from engine.families.tiles import in_tiles
 from engine.inference.img2img import encode_init, keep_outside
 from engine.inference.memory_saving import MAX_BATCH, MemorySaving
 from engine.inference.request import TryRequest, batch_key, prepare, sampling_options, steps_drawn
@@ -265,6 +266,8 @@ class TrySession:
             )
         with saving.on_device(self._vae), saving.tiled(self._vae):
             drawn = decode(family, self._vae, latents, token)
+        if in_tiles(self._vae, max(first.width, first.height)):
+            notes.append("Memory ran out: large images go through the VAE in tiles.")
         return [keep_outside(request, image) for request, image in zip(batch, drawn, strict=True)]
 
     def _encode_prompts(self, batch: Sequence[TryRequest], notes: list[str]) -> tuple[Any, Any]:
