@@ -15,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 from engine.disk.durable import atomic_write
 from engine.disk.images import opened
 from engine.errors import UserError
-from engine.inference.settings import Setting, declared
+from engine.inference.declaration import Setting
+from engine.inference.settings import declared
 from engine.version import VERSION
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from engine.inference.settings import Panel, Setting, declared
+from engine.inference.declaration import Panel, Setting
+from engine.inference.settings import declared
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
