@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,15 @@ def sampling_options(request: TryRequest) -> SamplingOptions:
     """Return the settings that the sampling loop takes."""
     values = {name: getattr(request, name) for name in declared(SamplingOptions)}
     return SamplingOptions(**values | {"strength": strength_of(request)})
+
+
+def batches(requests: Sequence[TryRequest], most: int) -> list[list[TryRequest]]:
+    """Group neighbours that can be drawn together, at most ``most`` in a batch."""
+    grouped: list[list[TryRequest]] = []
+    for request in requests:
+        last = grouped[-1] if grouped else []
+        if last and len(last) < most and batch_key(last[0]) == batch_key(request):
+            last.append(request)
+        else:
+            grouped.append([request])
+    return grouped

@@ -1,21 +1,18 @@
-"""Try it: one pipeline of a base and a ControlNet, kept loaded from one drawing to the next."""
+"""Try it: draws with models that stay loaded from one drawing to the next."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from engine.families.registry import Family, detect
 from engine.families.tiles import in_tiles
 from engine.inference.img2img import encode_init, keep_outside
-from engine.inference.memory_saving import MAX_BATCH, MemorySaving
-from engine.inference.request import TryRequest, batch_key, prepare, sampling_options, steps_drawn
+from engine.inference.loaded_models import LoadedModels
+from engine.inference.request import TryRequest, batches, prepare, sampling_options, steps_drawn
 from engine.inference.sampling import (
     LivePreview,
     SecondControlNet,
@@ -25,143 +22,19 @@ from engine.inference.sampling import (
     long_prompt_note,
 )
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
-from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
-from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.runs.checkpoints import read_checkpoint, require_intact
-from engine.runs.choice import choose_checkpoint
-from engine.runs.known_bases import known_schedule
-from engine.runs.run import Run
-from engine.tuning.unlocked import load_trained_base
-from engine.workspace.paths import Workspace
-
-NetVersion = tuple[Path, int]
-"""A net's folder or file and its time of change: a run may write the same step again."""
+from engine.machine.memory import free_memory, none_if_out_of_memory
 
 
-class TrySession:
-    """Keeps one base and one ControlNet in memory. Call it from one job at a time; ``free`` from any thread.
+class TrySession(LoadedModels):
+    """Draws with the models that it keeps loaded. Call it from one job at a time; ``free`` from any thread."""
 
-    Args:
-        device: default: the graphics card if there is one.
-        dtype: default: fp16 on a card, fp32 without. Images are always decoded in fp32.
-    """
-
-    def __init__(
-        self, workspace: Workspace, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        self._workspace = workspace
-        self._device = torch.device(device) if device else torch_device()
-        self._dtype = dtype or (torch.float16 if self._device.type == "cuda" else torch.float32)
-        self._lock = threading.RLock()
-        self._pipeline: Any = None
-        self._vae: Any = None
-        self._tokenizer: Any = None
-        self._text_encoder: Any = None
-        self._family: Family | None = None
-        self._base, self._base_is_changed = "", False
-        self._controlnet: NetVersion | None = None
-        self._second: tuple[NetVersion, Any] | None = None
-        self.memory_saving = MemorySaving(self._device)
-        """Goes up a level by itself when memory runs out, and stays there."""
-        self.warnings: tuple[str, ...] = ()
-        """Sentences about the last ``generate``: what was rounded, resized or done to save memory."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about the last ``generate``: what was rounded, resized or done to save memory."""
 
     @property
     def step(self) -> int | None:
         """The step of the live weights, in a session that borrows the models of a training; else None."""
         return None
-
-    @property
-    def loaded(self) -> bool:
-        return self._pipeline is not None
-
-    def load(self, base: str, controlnet: Path) -> None:
-        """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
-
-        Raises:
-            UserError: one is missing or broken, or they do not fit each other.
-        """
-        with self._lock:
-            located = self._workspace.locate_base(base)
-            folder, wanted = _version(Path(controlnet))
-            if self.loaded and (located, wanted) == (self._base, self._controlnet):
-                return
-            family = detect(located)
-            self._check(family, located, base, folder, Path(controlnet))
-            if located != self._base or self._base_is_changed:
-                self.free()
-            cap_allocator(self._device)
-            net = self._open(family, folder, located, _display_name(Path(controlnet)))
-            whole = read_checkpoint(folder.parent) if folder.is_dir() else None
-            schedule = whole.noise_schedule if whole else known_schedule(self._workspace, located)
-            self._use(family, located, net, schedule)
-            if folder.is_dir():
-                denoiser = family.denoiser_of(self._pipeline)
-                self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
-            self._controlnet = wanted
-
-    def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
-        if folder.is_dir():  # a file is checked while it is read
-            check_fits(
-                read_config(folder), family.denoiser_config(located), _display_name(controlnet), base, family.facts
-            )
-            require_intact(folder.parent, f"{folder.name}/")
-
-    def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
-        """Load a ControlNet from a folder or from a file of any export format."""
-        if path.is_dir():
-            opened: Any = family.load_controlnet(path, self._dtype)
-        else:
-            from engine.nets.importing import open_controlnet
-
-            opened = open_controlnet(path, family, base, self._dtype)
-        net = opened.to(self._device).eval().requires_grad_(False)
-        check_finite(net, name)
-        return net
-
-    def _use(self, family: Family, located: str, net: Any, schedule: Mapping[str, Any]) -> None:
-        """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet.
-
-        Args:
-            schedule: what the net's run took the base for; empty: what the base's config says.
-        """
-        if self._pipeline is None:
-            denoiser = self._denoiser(family, located)
-            # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
-            alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-            pipeline = family.pipeline(located, net, denoiser.dtype, schedule, **alone)
-            encoder: Any = family.load_text_encoder(located, self._dtype)
-            self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
-            self._vae = family.load_vae(located).to(self._device)
-            self._pipeline, self._family, self._base = pipeline, family, located
-        else:
-            scheduler = family.default_scheduler(located, schedule)
-            self._pipeline.register_modules(controlnet=net, scheduler=scheduler)
-
-    def _denoiser(self, family: Family, located: str) -> Any:
-        denoiser: Any = family.load_denoiser(located, self._dtype)
-        return denoiser.to(self._device)
-
-    def _second_net(self, path: Path) -> Any:
-        """Return the second ControlNet; load it if it is another than before."""
-        assert self._family is not None, "the first one is loaded before it"
-        if (path / "run.json").is_file():  # a run stands for its newest checkpoint
-            path = choose_checkpoint(Run(path))[0].controlnet
-        folder, wanted = _version(path)
-        if self._second is None or self._second[0] != wanted:
-            self._second = None
-            self._check(self._family, self._base, self._base, folder, path)
-            self._second = (wanted, self._open(self._family, folder, self._base, _display_name(path)))
-        return self._second[1]
-
-    def free(self) -> None:
-        """Unload everything and free its memory."""
-        with self._lock:
-            self._pipeline = self._vae = self._family = self._controlnet = self._second = None
-            self._tokenizer = self._text_encoder = None
-            self._base, self._base_is_changed = "", False
-            free_memory()
 
     def generate(
         self,
@@ -196,7 +69,7 @@ class TrySession:
                 if progress:
                     progress(done + step * len(batch), total, "Drawing")
 
-            todo = _batches(prepared, self.memory_saving.batch_size)
+            todo = batches(prepared, self.memory_saving.batch_size)
             while todo:
                 batch = todo.pop(0)
                 if token:
@@ -284,27 +157,3 @@ class TrySession:
                 for texts in (prompts, negatives)
             )
         return text, negative
-
-
-def _version(controlnet: Path) -> tuple[Path, NetVersion]:
-    """Return a ControlNet's own folder or file, and its version."""
-    folder = controlnet if controlnet.is_file() else locate_controlnet(controlnet)
-    dated = folder if folder.is_file() else folder / "config.json"
-    return folder, (folder, dated.stat().st_mtime_ns)
-
-
-def _batches(requests: Sequence[TryRequest], most: int = MAX_BATCH) -> list[list[TryRequest]]:
-    """Group neighbours that can be drawn together, at most ``most`` in a batch."""
-    batches: list[list[TryRequest]] = []
-    for request in requests:
-        last = batches[-1] if batches else []
-        if last and len(last) < most and batch_key(last[0]) == batch_key(request):
-            last.append(request)
-        else:
-            batches.append([request])
-    return batches
-
-
-def _display_name(controlnet: Path) -> str:
-    """Return the checkpoint's name, not that of the folder inside it."""
-    return controlnet.parent.name if controlnet.name.startswith("controlnet") else controlnet.name
