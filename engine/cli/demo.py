@@ -80,9 +80,10 @@ def run_demo(
     Raises:
         UserError, Cancelled.
     """
+    preset = demo_preset()
+    resolve(("demo", preset.values), ("you", overrides or {}))  # wrong settings are an error before anything is drawn
     say(f"1/4  Drawing {count:,} pairs of coloured circles")
     dataset = make_demo_set(workspace, "circles", count, report, token)
-    preset = demo_preset()
     layers = [("demo", preset.values), ("dataset", {"name": "demo", "data": {"dataset": dataset.name}})]
     config, origins = resolve(*layers, ("you", overrides or {}))
     run = create_run(workspace, config, origins)

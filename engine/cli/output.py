@@ -52,7 +52,9 @@ class Console:
             return
         self._last = now
         s = self._snapshot
-        if s.progress is not None:
+        if s.phase == "waiting":
+            text = f"     Step {s.step:,} of {s.total_steps:,}, waiting"
+        elif s.progress is not None:
             text = f"     {s.progress.label}: {s.progress.done:,} of {s.progress.total:,}"
         elif s.last_step is not None:
             text = f"     Step {s.step:,} of {s.total_steps:,}, loss {s.last_step.loss:.4f}"

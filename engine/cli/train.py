@@ -57,14 +57,18 @@ def train(options: argparse.Namespace, workspace: Workspace, control: Control) -
 def resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Go on with a run, with other settings where the options say so. Returns the exit status."""
     from engine.training.job import change_run
+    from engine.training.new_run import require_all
 
     changes = flatten(parse_settings(options.set))
 
-    def change() -> str:
-        return change_run(Run(workspace.run_folder(options.run)), changes, options.from_step).name
+    def prepare() -> str:
+        run = Run(workspace.run_folder(options.run))
+        require_all(workspace, run)
+        if changes or options.from_step is not None:
+            change_run(run, changes, options.from_step)
+        return run.name
 
-    if changes or options.from_step is not None:
-        group.current().broadcast(change)
+    group.current().broadcast(prepare)
     return _train_run(options.run, workspace, control)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from engine.config.data import DataConfig
+from engine.config.invalid import describe
 from engine.config.learning import ObjectiveConfig, OptimConfig
 from engine.config.migrate import migrated
 from engine.config.model import ModelConfig
@@ -159,21 +160,3 @@ def parse(values: dict[str, Any], source: str = "These settings") -> RunConfig:
         raise UserError(
             f"{source} cannot be used.", describe(error), "Correct these values and start again."
         ) from error
-
-
-def describe(error: ValidationError) -> str:
-    """All problems of a validation error, one sentence each.
-
-    A problem of one setting starts with its dotted name; one that lies between settings names them itself.
-    """
-    sentences = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            sentences.append(f"{where} is not a setting.")
-        elif not where:
-            sentences.append(f"{message[:1].upper()}{message[1:].removesuffix('.')}.")
-        else:
-            sentences.append(f"{where}: {message[0].lower()}{message[1:]} (given: {problem['input']!r:.60}).")
-    return " ".join(sentences)

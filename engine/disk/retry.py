@@ -105,4 +105,20 @@ def reason_of(problem: Exception, folder: Path) -> str:
             return "The disk is full."
     if is_in_use(problem):
         return "Another program has one of its files open: a virus scanner, a backup or a viewer."
+    named = Path(problem.filename) if isinstance(problem, FileNotFoundError) and problem.filename else folder
+    if missing := _missing_folder(folder) or _missing_folder(named.parent):
+        return _gone(missing)
     return f"The system says: {getattr(problem, 'strerror', None) or problem}."
+
+
+def _missing_folder(folder: Path) -> Path | None:
+    """The first folder on the way to this one that is not there. None: it is there."""
+    return next((one for one in (*reversed(folder.parents), folder) if not one.exists()), None)
+
+
+def _gone(folder: Path) -> str:
+    """Where a folder was, and what may have become of it."""
+    return (
+        f"The folder {folder.name} is no longer in {folder.parent}: it was renamed, moved or deleted, or its disk was "
+        "disconnected. Give it its name back, or put it back there."
+    )

@@ -150,7 +150,12 @@ class JobSnapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated seconds to the end: from the median of the last steps while training, else from the pace so far."""
+        """Estimated seconds to the end: from the median of the last steps while training, else from the pace so far.
+
+        None while it is not known, and while the run waits: nobody knows how long.
+        """
+        if self.phase == "waiting":
+            return None
         if self.phase in ("running", "saving", "validating") and self.recent_seconds:
             # median_low: with two steps, one during which the machine was held up does not count.
             return statistics.median_low(self.recent_seconds) * (self.total_steps - self.step)

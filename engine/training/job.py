@@ -27,7 +27,7 @@ from engine.runs.recorder import Recorder
 from engine.runs.run import Run, write_run
 from engine.training import failure
 from engine.training.loggers import Loggers
-from engine.training.new_run import create_run, missing
+from engine.training.new_run import create_run, require_all
 from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
@@ -64,9 +64,7 @@ def resume_training(
     if runner.alive:
         runner.start(JobKind.TRAIN, "Training", lambda token, emit: "failed")  # says who is busy
     run = Run(folder)
-    sentences = missing(workspace, run.config)
-    if sentences:
-        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
+    require_all(workspace, run)
     run = change_run(run, changes or {}, from_step)
     runner.start(JobKind.TRAIN, f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
     return run.folder

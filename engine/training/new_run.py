@@ -30,7 +30,10 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     if not config.data.dataset:
         sentences.append("Choose a dataset.")
     elif config.data.dataset not in names:
-        sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
+        sentences.append(
+            f"There is no dataset called {config.data.dataset} in this workspace. If it was renamed or deleted, put it "
+            "back, or read its images again under this name."
+        )
     else:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
         needs_maps = facts_of(config).needs_condition_maps
@@ -58,6 +61,12 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     return sentences
 
 
+def require_all(workspace: Workspace, run: Run) -> None:
+    """Raise UserError if something is missing without which a run cannot go on (see ``missing``)."""
+    if sentences := missing(workspace, run.config):
+        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then resume it again.")
+
+
 def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Run:
     """The run's folder with its run.json; nothing is trained yet.
 
@@ -66,7 +75,7 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str])
     """
     sentences = missing(workspace, config)
     if sentences:
-        raise UserError("Training cannot start.", " ".join(sentences), "Then press Start again.")
+        raise UserError("Training cannot start.", " ".join(sentences), "Then start it again.")
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
     spec = dataset.condition if facts_of(config).needs_condition_maps else None
     config = config.model_copy(update={"name": config.name or config.data.dataset})

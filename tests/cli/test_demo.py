@@ -38,6 +38,14 @@ def test_it_draws_trains_scores_exports_and_prints_a_table(workspace: Workspace,
     assert len(list((result.run_folder / "evaluation").glob("*/*-row.webp"))) == 2
 
 
+@pytest.mark.parametrize("overrides", [{"train": {"steps": 3}}, {"optim": {"learning_rate": 1000}}])
+def test_wrong_settings_are_refused_before_anything_is_drawn(workspace: Workspace, overrides: dict) -> None:
+    lines: list[str] = []
+    with pytest.raises(UserError, match="cannot be used"):
+        run_demo(workspace, Control().token, lambda event: None, lambda *_: None, lines.append, 8, overrides)
+    assert not lines and not workspace.dataset_names()
+
+
 GOOD = DemoResult(0.9, 0.9, 0.2, Path("run"), ())
 
 

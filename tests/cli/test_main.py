@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from engine.cli import output
 from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main
 from engine.cli.options import parse_settings
-from engine.config import changeable
+from engine.config import changeable, parse
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.jobs.events import PhaseChanged, RunOpened, StepDone, Waiting
 from engine.runs.run import Run
 from engine.training import faults
+from engine.training.new_run import create_run
 from engine.training.state import TrainState
 from engine.workspace.paths import Workspace
 from tests.forked import Forks
@@ -85,6 +91,30 @@ def test_a_mistake_is_named_with_what_to_try(root: Path, arguments: list[str], w
     assert words in error
     assert "Try:" in error
     assert "Traceback" not in error
+
+
+def test_a_run_whose_dataset_is_gone_is_not_resumed_and_says_so(
+    root: Path, paired_folder: Path, tiny_base: Path, capsys
+) -> None:
+    workspace = Workspace(root)
+    Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    run = create_run(workspace, parse({"model": {"base": str(tiny_base)}, "data": {"dataset": "pairs"}}), {})
+    workspace.dataset_folder("pairs").rename(root / "elsewhere")
+    assert main(["--workspace", str(root), "resume", run.name]) == EXIT_PROBLEM
+    said = capsys.readouterr().err
+    assert f"{run.name} cannot go on." in said and "no dataset called pairs" in said and "renamed or deleted" in said
+
+
+def test_a_run_that_waits_for_the_disk_shows_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "SECONDS_BETWEEN_LINES", 0.0)
+    out = io.StringIO()
+    console = output.Console(out)
+    console.event(RunOpened(Path("run"), "run", 0, 40, 4))
+    console.event(PhaseChanged("running"))
+    console.event(StepDone(1, 4, 0.5, 1e-5, 1.0))
+    assert "Step 1 of 40, loss 0.5000, about 39 s left" in out.getvalue()
+    console.event(Waiting("The checkpoint of step 1 waits for the disk."))
+    assert out.getvalue().splitlines()[-1] == "     Step 1 of 40, waiting"
 
 
 def test_the_help_of_resume_names_what_may_be_changed(capsys) -> None:

@@ -49,7 +49,9 @@ def test_images_are_drawn_and_carry_their_settings(
     assert (settings["seed"], settings["sampler"], settings["run"], settings["width"]) == (8, "ddim", run, 64)
     assert settings["prompt"]  # the held-out image's caption
     capsys.readouterr()
-    assert main([*common, "--control", str(tmp_path / "photo.png"), "--prompt", "a cup"]) == 0
+    file = tmp_path / "new" / "s.png"
+    assert main([*common, "--control", str(tmp_path / "photo.png"), "--prompt", "a cup", "--out", str(file)]) == 0
+    assert file.is_file() and [path.name for path in file.parent.iterdir()] == ["s.png"]
     assert "does not look like the control images" in capsys.readouterr().out
 
 

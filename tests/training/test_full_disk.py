@@ -254,7 +254,9 @@ def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspac
         away.rename(run.folder)
 
     trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: plug_in})
-    assert trained.outcome == "completed" and "waits for the disk" in " ".join(trained.warnings)
+    warnings = " ".join(trained.warnings)
+    assert trained.outcome == "completed" and "waits for the disk" in warnings
+    assert f"The folder {run.folder.name} is no longer in {run.folder.parent}: it was renamed" in warnings
     assert_same_run(straight, run)
 
 
@@ -271,7 +273,9 @@ def test_a_cache_on_a_disk_that_vanishes_is_waited_for_in_mid_step(
             cache.rename(away)
 
     trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: lambda trained: away.rename(cache)})
-    assert trained.outcome == "completed" and "waits for the disk" in " ".join(trained.warnings)
+    warnings = " ".join(trained.warnings)
+    assert trained.outcome == "completed" and "waits for the disk" in warnings
+    assert f"The folder {cache.name} is no longer in {cache.parent}" in warnings
     assert_same_run(straight, run)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
@@ -21,6 +24,31 @@ async def talk(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text("hello")
     await socket.close()
+
+
+async def read_until_the_page_is_gone(request: Request) -> PlainTextResponse:
+    raise ClientDisconnect
+
+
+def test_a_page_that_is_closed_during_an_upload_is_no_error() -> None:
+    routes = [Route("/upload", read_until_the_page_is_gone, methods=["POST"])]
+    sent: list[object] = []
+
+    async def run() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/upload", "raw_path": b"/upload", "query_string": b"",
+                 "headers": [(b"host", b"127.0.0.1:7860")], "app": None}  # fmt: skip
+        app = Starlette(routes=routes, middleware=[Middleware(LocalGuard)])
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: object) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+    asyncio.run(run())
+    assert not sent, "nobody waits for an answer"
 
 
 def client(**options: object) -> TestClient:
