@@ -49,8 +49,8 @@ def _sentence(problem: Any) -> str:
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         message = f"{where} {words} {_number(problem['ctx'][name])}"
-    elif (words := _KINDS.get(kind.split("_")[0])) is not None:
-        message = f"{where} {words}"
+    elif (kind_of := kind.split("_")[0]) in _KINDS:
+        message = f"{where} {_KINDS[kind_of]}"
     else:
         message = f"{where}: {message[:1].lower()}{message[1:]}"
     return f"{message}; {given} was given." if given else f"{message}."
