@@ -76,7 +76,7 @@ def test_values_that_may_change_are_taken_and_those_as_now_ignored(
         ({"train.steps": 10}, "The warm-up is as long as the whole run"),
         ({"train.batch_size": 3}, "not into parts of 3.*1, 2, 4"),
         ({"train.batch_size": 8}, "not into parts of 8"),
-        ({"optim.learning_rate": -1}, "optim.learning_rate: input should be greater than 0"),
+        ({"optim.learning_rate": -1}, "optim.learning_rate has to be more than 0; -1 was given."),
         ({"optim.rate": 1}, "optim.rate is not a setting.*optim.learning_rate"),
         ({"optim.offload": True, "optim.optimizer": "adamw8bit"}, "8-bit optimizers need their state on the card"),
     ],
