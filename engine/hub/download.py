@@ -7,45 +7,26 @@ which goes on at any byte, and renamed once its hash is right.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
-from engine.disk.in_use import remove_file, rename
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.hub import faults
 from engine.hub.faults import Repository
+from engine.hub.remote_file import Check, RemoteFile, fetch_file, is_whole, part_of, size_of
 from engine.jobs.control import Cancelled, CancelToken, OnProgress
 from engine.machine.units import MIB, format_bytes
 
-PART = ".part"
 LABEL = "Downloading, MB"
 LOCK_SECONDS = 1.0
-_BLOCK = 4 * MIB
 T = TypeVar("T")
-Check = Callable[[], None]
-"""Raises Cancelled when the work should end."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a repository, as the hub describes it."""
-
-    name: str
-    size: int
-    """In bytes; 0 if the hub does not say."""
-    sha256: str
-    """Of a large file; empty for a small one."""
-    git_hash: str
-    """git's hash of a small file; empty if the hub does not say."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +118,8 @@ def _ask(repository: Repository, choose: Callable[[Sequence[str]], list[str]], e
 def _fetch_all(
     offer: Offer, partial: Path, check: Check, progress: OnProgress | None, endpoint: str | None, room: int
 ) -> None:
-    kept = {file.name for file in offer.files if _is_whole(partial / file.name, file, check)}
-    begun = sum(_size(_part(partial, file)) for file in offer.files if file.name not in kept)
+    kept = {file.name for file in offer.files if is_whole(partial / file.name, file, check)}
+    begun = sum(size_of(part_of(partial, file)) for file in offer.files if file.name not in kept)
     needed = sum(file.size for file in offer.files if file.name not in kept) - begun + room
     if (free := free_bytes(partial)) < needed:
         raise faults.no_room(offer.repository, partial.parent, format_bytes(needed), format_bytes(free))
@@ -151,102 +132,9 @@ def _fetch_all(
 
     for file in offer.files:
         if file.name not in kept:
-            _fetch(offer, file, partial, report, endpoint)
+            fetch_file(file, offer.repository, offer.revision, partial, report, endpoint)
             done += file.size
     report(0)
-
-
-def _fetch(offer: Offer, file: RemoteFile, partial: Path, report: Callable[[int], None], endpoint: str | None) -> None:
-    """Fetch one file; once more from the start, if what an earlier call had fetched turns out to be wrong."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    path, target = _part(partial, file), partial / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    there = offer.repository
-    url = hf_hub_url(there.id, file.name, repo_type=there.kind, revision=offer.revision, endpoint=endpoint)
-    # Compressed on the way, a file could not be gone on with at a byte of it.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    while True:
-        resumed = _size(path)
-        if file.size and resumed > file.size:
-            remove_file(path)
-            resumed = 0
-        with path.open("ab") as opened:
-            written = _Reporting(opened, report)
-            report(resumed)
-            http_get(
-                url,
-                written,  # type: ignore[arg-type]
-                resume_size=resumed,
-                headers=headers,
-                expected_size=file.size or None,
-                displayed_filename=file.name,
-                tqdm_class=_Quiet,
-            )
-        if _is_whole(path, file, lambda: report(_size(path))):
-            rename(path, target)
-            return
-        remove_file(path)
-        if not resumed:
-            raise faults.wrong_hash(offer.repository, file.name)
-
-
-class _Quiet(tqdm):  # type: ignore[type-arg]
-    """The library's progress bar, not printed: the app has its own."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "disable": True})
-
-
-class _Reporting:
-    """A file that tells how far it was written, and ends the download when that raises Cancelled."""
-
-    def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
-        self._file, self._report = file, report
-
-    def write(self, data: bytes) -> int:
-        self._report(self._file.tell())
-        count = self._file.write(data)
-        self._report(self._file.tell())
-        return count
-
-    def seek(self, position: int) -> int:
-        return self._file.seek(position)
-
-    def truncate(self) -> int:
-        self._report(self._file.tell())
-        return self._file.truncate()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-def _is_whole(path: Path, file: RemoteFile, check: Check) -> bool:
-    """Whether a file has the size and the hash that the hub states."""
-    if not path.is_file() or (file.size and path.stat().st_size != file.size):
-        return False
-    if not file.sha256 and not file.git_hash:
-        return True
-    # A small file's hash is git's: of its kind, its size and its bytes.
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
-    if not file.sha256:
-        digest.update(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            check()
-            digest.update(block)
-    return digest.hexdigest() == (file.sha256 or file.git_hash)
-
-
-def _part(partial: Path, file: RemoteFile) -> Path:
-    """Where a file is until it is whole. Its hash is in the name: the rest of another version is not gone on with."""
-    return partial / f"{file.name}.{(file.sha256 or file.git_hash)[:12]}{PART}"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 @contextmanager
