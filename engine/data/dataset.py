@@ -6,7 +6,6 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +23,9 @@ from engine.data.description import (
     specify,
     write_description,
 )
-from engine.data.samples import Page, Problem, Sample, Split, add_to_fingerprint, split
-from engine.data.scan import ScanReport, nothing_usable
+from engine.data.indexing import index_source
+from engine.data.samples import Page, Problem, Sample, Split, split
+from engine.data.scan import ScanReport
 from engine.errors import UserError
 
 LONGEST_NAME = 250  # bytes; most systems allow 255
@@ -87,44 +87,8 @@ class Dataset:
         folder = Path(workspace.dataset_folder(name))
         before = cls.check_name(folder, source, origin)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            fingerprint = hashlib.blake2b(digest_size=16)
-            first, paired = None, False
-            with index.Index(folder / INDEX).writing() as writer:
-                try:
-                    for what in read(writer):
-                        writer.add(what)
-                        if isinstance(what, Sample):
-                            add_to_fingerprint(fingerprint, what)
-                            paired = paired or what.condition is not None
-                        else:
-                            first = first or what
-                finally:
-                    writer.save()  # also after an error, so that the next scan does not read these files again
-                if not writer.samples and first is not None:
-                    raise nothing_usable(source, writer.problems, first)
-                type, parameters = made_by(paired)
-                count = writer.samples
-                writer.finish()
-            condition = before.get("condition")
-            if type and (condition is None or condition["provided"]):
-                condition = asdict(specify(type, parameters, provided=True))
-            elif condition and condition["provided"]:
-                condition = None  # the maps that came with the images are gone
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            description = {
-                "name": name,
-                "source": str(source),
-                "origin": origin,
-                "layout": layout,
-                "count": count,
-                "fingerprint": fingerprint.hexdigest(),
-                "condition": condition,
-                "created": before.get("created", now),
-                "updated": now,
-                **about(),
-            }
-            dataset = cls(folder, description)
+            description = index_source(folder, source, layout, read, made_by, before)
+            dataset = cls(folder, {"name": name, **description, "origin": origin, **about()})
             dataset._save()
         except (OSError, sqlite3.Error) as error:
             raise UserError(
