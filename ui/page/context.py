@@ -93,6 +93,11 @@ class AppContext(Problems):
         with self._lock:
             self.draft = Draft(preset, changes, self.draft.number + refresh_forms)
 
+    def edit_draft(self, edit: Callable[[Draft], Draft]) -> None:
+        """Replace the draft by what ``edit`` makes of it, while no one else changes it."""
+        with self._lock:
+            self.draft = edit(self.draft)
+
     def config_of(self, draft: Draft) -> tuple[RunConfig, dict[str, str]]:
         """Return the settings of a draft over its preset, and where each value comes from.
 
@@ -148,9 +153,12 @@ class AppContext(Problems):
     def focus_on(self, dataset: str) -> None:
         """Show a dataset that was just made or chosen on every tab, and use it for the next run."""
         self.focus_dataset = dataset
-        changes = dict(self.draft.changes)
-        changes["data"] = {**changes.get("data", {}), "dataset": dataset}
-        self.draft = replace(self.draft, changes=changes, number=self.draft.number + 1)
+
+        def choose(draft: Draft) -> Draft:
+            data = {**draft.changes.get("data", {}), "dataset": dataset}
+            return replace(draft, changes={**draft.changes, "data": data}, number=draft.number + 1)
+
+        self.edit_draft(choose)
 
     def show_run(self, name: str) -> None:
         """Show a run on the Train tab. An empty name shows the form for a new one."""

@@ -10,7 +10,6 @@ import gradio as gr
 
 from engine import config
 from engine.conditions.declaration import Parameter
-from engine.config.presets import flatten, unflatten
 
 Kind = Literal["text", "integer", "number", "slider", "choice", "switch"]
 
@@ -98,17 +97,6 @@ def parse_value(dotted: str, raw: Any) -> Any:
     if kind in ("number", "slider"):
         return float(raw)
     return str(raw).strip() if kind == "text" else raw
-
-
-def changed_values(given: Mapping[str, Any], base: config.RunConfig) -> dict[str, Any]:
-    """Return the values that differ from ``base``, nested as in a preset file.
-
-    Args:
-        given: values of widgets, by dotted name.
-    """
-    known = flatten(base.model_dump())
-    values = {dotted: parse_value(dotted, raw) for dotted, raw in given.items()}
-    return unflatten({dotted: value for dotted, value in values.items() if value != known[dotted]})
 
 
 def parameter_widget(parameter: Parameter, elem_id: str) -> Any:

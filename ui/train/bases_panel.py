@@ -19,7 +19,7 @@ from ui.page.context import AppContext
 from ui.page.jobs import job_controls, progress_events
 from ui.page.live import Live
 from ui.page.messages import counted, note
-from ui.page.view import View
+from ui.page.view import Draft, View
 
 KIND = JobKind.BASES
 
@@ -96,9 +96,12 @@ def about_base(base: ListedBase) -> str:
 
 def choose_base(context: AppContext, base: str) -> None:
     """Put a base into the form of the next run."""
-    draft = context.draft
-    model = {**draft.changes.get("model", {}), "base": base}
-    context.set_draft(draft.preset, {**draft.changes, "model": model}, refresh_forms=True)
+
+    def choose(draft: Draft) -> Draft:
+        model = {**draft.changes.get("model", {}), "base": base}
+        return Draft(draft.preset, {**draft.changes, "model": model}, draft.number + 1)
+
+    context.edit_draft(choose)
 
 
 def download_job(context: AppContext, base: str) -> Work:

@@ -13,15 +13,15 @@ from engine.training.caution import Caution, Level
 from engine.training.cautions import WITH_REMEDY
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.view import View
+from ui.page.view import Draft, View
 from ui.train.places import place_button
 from ui.train.run_form import RunForm
 
 SIGNS: dict[Level, tuple[str, str]] = {"red": ("!", "Serious"), "yellow": ("!", "Caution"), "note": ("i", "Note")}
 """The sign of a line, and what a screen reader says for it."""
 AFTER_BLUR = 300
-"""Milliseconds from the click to its remedy: a box of the form that loses the focus by this click may still send the
-form's old values, which must not come after it."""
+"""Milliseconds from the click to its remedy: a box of the form that loses the focus by this click may still send what
+was typed into it, which must not come after it."""
 NOT_STARTED = "Training has not started. Read the line marked red, then decide:"
 
 
@@ -35,7 +35,7 @@ def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:
             live.on(hidden.click, functools.partial(apply_remedy, context, rule))
 
     def start_anyway(*values: Any) -> None:
-        form.remember(*values)
+        form.take_all(*values)
         context.start_training()
 
     live.on(anyway.click, start_anyway, form.inputs)
@@ -63,10 +63,14 @@ def start_or_ask(context: AppContext) -> None:
 
 def apply_remedy(context: AppContext, rule: str) -> None:
     """Put the settings that a caution offers into the form."""
-    for caution in context.readiness().cautions:
-        if caution.rule == rule and caution.offer is not None:
-            changes = unflatten({**flatten(context.draft.changes), **caution.offer.settings})
-            context.set_draft(context.draft.preset, changes, refresh_forms=True)
+    found = [caution.offer for caution in context.readiness().cautions if caution.rule == rule and caution.offer]
+
+    def fill(draft: Draft) -> Draft:
+        changes = unflatten({**flatten(draft.changes), **found[0].settings})
+        return Draft(draft.preset, changes, draft.number + 1)
+
+    if found:
+        context.edit_draft(fill)
 
 
 def render(view: View) -> list[Any]:

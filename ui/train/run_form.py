@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -9,18 +11,23 @@ import gradio as gr
 from engine import config
 from engine.bases.listed import listed_bases
 from engine.config import RunConfig
-from engine.config.presets import flatten
+from engine.config.presets import flatten, unflatten
+from engine.config.user_presets import RUN_ONLY
+from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
-from ui.page.form import changed_values, describe, section_widgets, widget
+from ui.page.form import describe, parse_value, section_widgets, widget
 from ui.page.live import Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
 from ui.page.view import Draft, View
 from ui.train.bases_panel import build_bases
+from ui.train.shown_forms import Shown, ShownForms
 
+PRESET = "preset"
+"""Name of the preset among the values of the form."""
 FIRST = ("data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
 OWN_TESTS = (
@@ -37,10 +44,13 @@ class RunForm:
 
     def __init__(self, context: AppContext, live: Live) -> None:
         self._context = context
-        values = self._values()
+        self._forms = ShownForms()
+        values = self._values(context.draft)
+        stamp = self._forms.add(context.draft.number, values)
+        self.stamp = gr.Number(stamp, precision=0, elem_id="form-stamp", elem_classes="pressed-by-script")
         self.preset = gr.Dropdown(
             self._presets(),
-            value=context.suggested_preset,
+            value=values[PRESET],
             label="Preset",
             info=f"Chosen for this computer: {context.hardware.sentence}.",
             elem_id="train-preset",
@@ -62,7 +72,7 @@ class RunForm:
         self.trial = gr.Button("Try three steps", elem_id="train-trial")
         self.trial_progress = gr.HTML(elem_id="train-trial-progress")
         self.trial_cancel = gr.Button("Cancel the trial", visible=False, elem_id="train-trial-cancel")
-        self.inputs = [self.preset, self.name, *self.settings.values()]
+        self.inputs = [self.stamp, self.preset, self.name, *self.settings.values()]
         self._wire(live)
 
     def _dataset(self) -> Any:
@@ -87,10 +97,8 @@ class RunForm:
         return ["demo", *sorted(ids.get(name, name) for name in names)]
 
     def _wire(self, live: Live) -> None:
-        for box in (self.name, *self.settings.values()):
+        for box in (self.preset, self.name, *self.settings.values()):
             live.on(box.input, self.remember, self.inputs)
-        kept = [self.preset, self.name, self.settings["data.dataset"]]
-        live.on(self.preset.input, self._change_preset, kept)
         live.on(self.trial.click, self._start_trial, self.inputs)
         live.on(self.trial_cancel.click, live.job_command("cancel"))
         live.outputs(
@@ -100,16 +108,67 @@ class RunForm:
         )
         live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._render, "form")
 
-    def remember(self, preset: str, name: str, *raw: Any) -> None:
-        """Write the values of the form into the draft."""
-        given = dict(zip(self.settings, raw, strict=True))
-        shown = self._context.base_of(self._context.draft)  # the form shows the preset's values for this base
-        base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
-        reference = self._of_preset(preset, shown)
-        reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
-        changes = changed_values(given, reference)
-        named = {"name": name.strip()} if name.strip() else {}
-        self._context.set_draft(preset, {**changes, **named}, refresh_forms=base != shown)
+    def remember(self, stamp: Any, preset: str, name: str, *raw: Any) -> None:
+        """Write what was changed in a page's form into the draft. Another preset brings all its values.
+
+        Args:
+            stamp: of the rendering that the page shows.
+        """
+        self._take(stamp, preset, name, raw)
+
+    def take_all(self, stamp: Any, preset: str, name: str, *raw: Any) -> None:
+        """Do the same for a button that uses all settings: the page has to show them as they are.
+
+        Raises:
+            UserError: something was changed on another page, and is not shown on this one yet.
+        """
+        if elsewhere := self._take(stamp, preset, name, raw):
+            titles = [field.title or "" for dotted in elsewhere if (field := config.field_of(dotted)) is not None]
+            raise UserError(
+                "Nothing was started.",
+                f"Settings were changed on another page: {', '.join(titles) or 'the preset'}.",
+                "This page shows them now. Look at them, and press the button again.",
+            )
+
+    def _take(self, stamp: Any, preset: str, name: str, raw: Sequence[Any]) -> list[str]:
+        """Write what was changed into the draft. Returns what was changed on another page and is not shown here."""
+        parsed = {dotted: parse_value(dotted, value) for dotted, value in zip(self.settings, raw, strict=True)}
+        given = {PRESET: preset, "name": name.strip(), **parsed}
+        elsewhere: list[str] = []
+
+        def edit(draft: Draft) -> Draft:
+            now = self._values(draft)
+            shown = self._forms.get(stamp) or Shown(draft.number, now)
+            before = dict(shown.values)
+            edited = shown.take(given)
+            if draft.number == shown.number:  # otherwise a redraw is on its way
+                elsewhere.extend(key for key in now if key not in edited and now[key] != before[key])
+            changed = self._edited(draft, edited)
+            moved = changed.preset != draft.preset or self._context.base_of(changed) != self._context.base_of(draft)
+            return replace(changed, number=draft.number + (moved or bool(elsewhere)))
+
+        self._context.edit_draft(edit)
+        return elsewhere
+
+    def _edited(self, draft: Draft, edited: Mapping[str, Any]) -> Draft:
+        """Return a draft with what was changed in the form. A value that is the preset's is no change."""
+        changes, preset = flatten(draft.changes), edited.get(PRESET, draft.preset)
+        if PRESET in edited:  # it brings all its values; dataset and name stay
+            changes = {key: changes[key] for key in RUN_ONLY if changes.get(key)}
+        usual = self._usual_values(Draft(preset, unflatten(changes)))
+        for key, value in edited.items():
+            if key == PRESET:
+                continue
+            if value == usual[key]:
+                changes.pop(key, None)
+            else:
+                changes[key] = value
+        return Draft(preset, unflatten(changes), draft.number)
+
+    def _usual_values(self, draft: Draft) -> dict[str, Any]:
+        """Return the values of a draft's preset, for the draft's base model, by dotted name."""
+        plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
+        return plain | {"model.base": self._context.base_of(Draft(draft.preset))}
 
     def _of_preset(self, preset: str, base: str) -> RunConfig:
         """Return a preset's settings for a base model."""
@@ -117,32 +176,27 @@ class RunForm:
 
     def _start_trial(self, *values: Any) -> None:
         """Measure time and memory of these settings. The line below the buttons then shows them."""
-        self.remember(*values)
+        self.take_all(*values)
         config, _ = self._context.config_of(self._context.draft)
         self._context.free_models()
         self._context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(self._context, config))
 
-    def _change_preset(self, preset: str, name: str, dataset: str | None) -> None:
-        """Take all values from another preset. Name and dataset stay."""
-        changes: dict[str, Any] = {"data": {"dataset": dataset}} if dataset else {}
-        self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, refresh_forms=True)
-
-    def _values(self) -> dict[str, Any]:
-        """Return all values by dotted name: the preset's, overridden by the draft's, which may be out of bounds."""
-        draft = self._context.draft
-        plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
-        return plain | flatten(draft.changes)
+    def _values(self, draft: Draft) -> dict[str, Any]:
+        """Return what the form shows of a draft, by name. Values of the user's may be out of bounds."""
+        preset = self._context.preset_of(draft).name
+        return {PRESET: preset, **self._usual_values(draft), **flatten(draft.changes)}
 
     def _presets(self) -> list[tuple[str, str]]:
         return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]
 
     def _render(self, view: View) -> list[Any]:
-        values = self._values()
+        draft = self._context.draft
+        values = self._values(draft)
         filled = [values[dotted] for dotted in self.settings]
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
         filled[1] = gr.Dropdown(self._bases(), value=values["model.base"])
-        preset = gr.Dropdown(self._presets(), value=self._context.preset_of(view.draft).name)
-        return [preset, values["name"], *filled]
+        preset = gr.Dropdown(self._presets(), value=values[PRESET])
+        return [self._forms.add(draft.number, values), preset, values["name"], *filled]
 
 
 def trial_job(context: AppContext, config: RunConfig) -> Work:

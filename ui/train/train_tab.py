@@ -98,7 +98,7 @@ def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> 
     if action is Action.START:
 
         def start(*values: Any) -> None:
-            form.remember(*values)
+            form.take_all(*values)
             start_or_ask(context)
 
         return start

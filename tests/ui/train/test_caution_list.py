@@ -47,7 +47,7 @@ def context(workspace: Workspace) -> AppContext:
 class Form:
     """The form as it is when nothing was typed."""
 
-    def remember(self, *values: Any) -> None:
+    def take_all(self, *values: Any) -> None:
         pass
 
 
