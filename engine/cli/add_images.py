@@ -46,8 +46,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Import, and print what was found. Raises UserError or Cancelled."""
     from engine.cli.output import Console
-    from engine.data.dataset import Dataset
-    from engine.data.import_config import ImportConfig, parse_import, text_of_roles
+    from engine.data.import_config import ImportConfig, parse_import
     from engine.data.importing import import_source
 
     console = Console(sys.stderr if options.json else sys.stdout)
@@ -59,6 +58,15 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
         return 0
+    say_result(result, console)
+    return 0
+
+
+def say_result(result: Any, console: Any) -> None:
+    """Print what an import (``ImportResult``) has found, guessed and left out."""
+    from engine.data.dataset import Dataset
+    from engine.data.import_config import text_of_roles
+
     console.say(f"{result.name}: {result.pictures:,} images ({result.found}), {result.captioned:,} captions")
     for sentence in [*result.account, *result.notes]:
         console.say(f"  {sentence}")
@@ -71,4 +79,3 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         console.say(f"  {problem.what} {problem.why} {problem.try_this}")
     if result.problems > PROBLEMS_SHOWN:
         console.say(f"  And {result.problems - PROBLEMS_SHOWN:,} more.")
-    return 0

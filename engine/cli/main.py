@@ -3,6 +3,7 @@
 python -m engine.cli demo
 python -m engine.cli import ~/pictures --name birds      (or a list of URLs, archives, a Hugging Face id)
 python -m engine.cli bases list            (bases get sd15: download one)
+python -m engine.cli datasets list         (datasets get fill50k: download one)
 python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
@@ -32,7 +33,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.cli import add_images, bases, captions, check, compare, evaluate, export, processes, sample, train
+from engine.cli import add_images, bases, captions, check, compare, datasets, evaluate, export, processes, sample, train
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
 from engine.config.toml import join_words
@@ -70,6 +71,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_images.add_parser(commands)
 
     bases.add_command(commands)
+
+    datasets.add_command(commands)
 
     check.add_command(commands)
 
@@ -231,6 +234,7 @@ COMMANDS = {
     "import": add_images.run,
     "scan": add_images.run,
     "bases": bases.run,
+    "datasets": datasets.run,
     "check": check.check,
     "captions": captions.run,
     "extract": _extract,

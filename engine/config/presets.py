@@ -17,6 +17,8 @@ from engine.families.facts import NAMES
 PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
 BASES_FILE = "bases.toml"
 """In the same folder, but no preset: the bases that are offered (engine/bases/listed.py)."""
+DATASETS_FILE = "datasets.toml"
+"""In the same folder, but no preset: the sets of images that are offered (engine/data/offered.py)."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
 
 def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
     """All presets, smallest card first."""
-    files = [path for path in folder.glob("*.toml") if path.name != BASES_FILE]
+    files = [path for path in folder.glob("*.toml") if path.name not in (BASES_FILE, DATASETS_FILE)]
     return sorted((load_preset(path) for path in files), key=lambda p: (p.min_vram_gib, p.name))
 
 

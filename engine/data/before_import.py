@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.workspace.paths import safe_name
 
 RECOGNITION_SECONDS = 4.0
-_ARCHIVES = (".zip", ".7z", ".rar")
+_ARCHIVES = (".7z", ".rar")
 
 
 def suggest_name(place: str) -> str:
@@ -94,8 +94,8 @@ def refuse_archive(place: str) -> None:
         )
     if path.is_file() and not is_config(path):
         kinds = (
-            "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, a .tar archive, or a "
-            f"dataset config of {UNDERSTOOD}"
+            "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, a .tar or .zip archive, "
+            f"or a dataset config of {UNDERSTOOD}"
         )
         raise UserError(
             f"{path.name} cannot be imported.",

@@ -28,7 +28,7 @@ from engine.data.read_images import read_images
 from engine.data.recognized import RecognizedFolder, recognize_folder
 from engine.data.samples import Problem, Sample
 from engine.data.sources import source_of
-from engine.data.sources.hub import hub_id
+from engine.data.sources.hub import hub_id, on_hub
 from engine.data.sources.urls import FAILURES
 from engine.disk.durable import atomic_write_text
 from engine.disk.images import MIN_SIDE
@@ -48,8 +48,12 @@ def import_source(
     progress: OnProgress | None = None,
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
+    origin: str = "",
 ) -> ImportResult:
     """Creates a dataset from a source, or updates the one that was created from it.
+
+    Args:
+        origin: where a downloaded source came from, as people read it. Empty: the source itself.
 
     Raises:
         UserError: nothing usable is there, the name is taken, or the disk is full.
@@ -58,7 +62,7 @@ def import_source(
     token = token or _Never()
     with checked_search(token.raise_if_cancelled):
         return _import(
-            workspace, typed_source(place), name, config or ImportConfig(), progress or _quiet, token, min_side
+            workspace, typed_source(place), name, config or ImportConfig(), progress or _quiet, token, min_side, origin
         )
 
 
@@ -70,13 +74,15 @@ def _import(
     progress: OnProgress,
     token: CancelToken,
     min_side: int,
+    origin: str,
 ) -> ImportResult:
     name = safe_name(name or suggest_name(place) or "pictures")
     source = source_of(place)
     if source is None:
         refuse_archive(place)
         return _index(workspace, name, Path(place).expanduser(), "", config, progress, token, min_side)
-    origin = f"{hub_id(place)} on Hugging Face" if hub_id(place) else str(Path(place).expanduser().absolute())
+    here = str(Path(place).expanduser().absolute())
+    origin = origin or (on_hub(hub_id(place)) if hub_id(place) else here)
     folder = workspace.dataset_folder(name) / IMAGES
     try:
         _record_origin(workspace.dataset_folder(name), folder, origin)

@@ -74,6 +74,10 @@ class Workspace:
         """Folder of the dataset with this name, which may not exist. The name is made safe for file systems."""
         return self.datasets / safe_name(name)
 
+    def partial_dataset(self, name: str) -> Path:
+        """Folder of the files that are downloaded for a dataset, until it is made of them. It may not exist."""
+        return self.datasets / f".{safe_name(name)}.partial"
+
     def dataset_names(self) -> list[str]:
         """Names of the datasets, sorted."""
         return sorted(p.parent.name for p in self.datasets.glob("*/dataset.json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bases.hub import BASE, NOT_NEEDED, LocalHub, serving
+from tests.bases.hub import BASE, NOT_NEEDED, LocalHub, serving, use
 
 
 @pytest.fixture(scope="session")
@@ -28,17 +28,7 @@ def hub_files(tiny_base: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(hub_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """The running hub, the library's own endpoint; with an empty cache, no token, and retries without a wait."""
-    from huggingface_hub import constants
-
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # the tiny base's files are smaller than 10 MB
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    """The running hub, the library's own endpoint."""
     with serving(BASE, dict(hub_files)) as running:
-        # What the library reads from HF_ENDPOINT when it is imported.
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        template = f"{running.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        use(running, tmp_path, monkeypatch)
         yield running

@@ -8,9 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 COMMIT = "c" * 40
 BASE = "anna/tiny-base"
+LARGE = (".safetensors", ".zip", ".parquet")
+"""Endings of files that the hub keeps apart, with their SHA-256."""
 NOT_NEEDED = (
     "README.md",
     "tiny.safetensors",
@@ -29,10 +34,12 @@ NOT_NEEDED = (
 
 
 class LocalHub:
-    """Serves one repository. Large files (safetensors) come from another host, as the hub's do."""
+    """Serves one repository. Large files come from another host, as the hub's do."""
 
-    def __init__(self, base: str, files: dict[str, bytes]) -> None:
+    def __init__(self, base: str, files: dict[str, bytes], kind: str = "model") -> None:
         self.base, self.files = base, files
+        self.prefix = "datasets/" if kind == "dataset" else ""
+        self.kind = kind
         self.asked: list[tuple[str, str, str]] = []
         """(path, Range, Authorization) of each request."""
         self.refuse: dict[str, tuple[int, dict[str, str]]] = {}
@@ -63,7 +70,7 @@ class LocalHub:
         for name, data in self.files.items():
             git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
             about = {"rfilename": name, "size": len(data), "blobId": git}
-            if name.endswith(".safetensors"):
+            if name.endswith(LARGE):
                 about["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
             siblings.append(about)
         return json.dumps({"id": self.base, "sha": COMMIT, "siblings": siblings}).encode()
@@ -78,14 +85,14 @@ class LocalHub:
                 for part, (status, headers) in hub.refuse.items():
                     if part in path:
                         return self._send(status, b"{}", headers)
-                name = path.removeprefix(f"/{hub.base}/resolve/{COMMIT}/")
-                if path == f"/api/models/{hub.base}":
+                name = path.removeprefix(f"/{hub.prefix}{hub.base}/resolve/{COMMIT}/")
+                if path == f"/api/{hub.kind}s/{hub.base}":
                     return self._send(200, hub._description(), {"Content-Type": "application/json"})
                 if path.startswith("/storage/"):
                     return self._large(path.removeprefix("/storage/"))
                 if name not in hub.files:
                     return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-                if name.endswith(".safetensors"):
+                if name.endswith(LARGE):
                     return self._send(
                         302, b"", {"Location": f"http://localhost:{hub.http.server_port}{hub._storage(name)}"}
                     )
@@ -129,10 +136,26 @@ class LocalHub:
         return Handler
 
 
+def use(hub: LocalHub, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make it the library's own endpoint in this process; with an empty cache, no token, and retries without a wait."""
+    from huggingface_hub import constants
+
+    patch.delenv("HF_TOKEN", raising=False)
+    patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub-cache"))
+    patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # the tests' files are smaller than 10 MB
+    patch.setattr("time.sleep", lambda seconds: None)
+    # What the library reads from HF_ENDPOINT when it is imported.
+    patch.setattr(constants, "ENDPOINT", hub.address)
+    patch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+
+
 @contextmanager
-def serving(base: str, files: dict[str, bytes]) -> Iterator[LocalHub]:
+def serving(base: str, files: dict[str, bytes], kind: str = "model") -> Iterator[LocalHub]:
     """A running hub that is closed afterwards."""
-    hub = LocalHub(base, files)
+    hub = LocalHub(base, files, kind)
     threading.Thread(target=hub.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield hub

@@ -10,6 +10,7 @@ import pytest
 from engine.config import SECTIONS, RunConfig
 from engine.config.presets import (
     BASES_FILE,
+    DATASETS_FILE,
     PRESETS_FOLDER,
     all_presets,
     flatten,
@@ -20,7 +21,9 @@ from engine.config.presets import (
 )
 from engine.errors import UserError
 
-PRESET_FILES = sorted(set(PRESETS_FOLDER.glob("*.toml")) - {PRESETS_FOLDER / BASES_FILE})
+PRESET_FILES = sorted(
+    set(PRESETS_FOLDER.glob("*.toml")) - {PRESETS_FOLDER / BASES_FILE, PRESETS_FOLDER / DATASETS_FILE}
+)
 
 
 @pytest.mark.answers("Earlier with small batches, or later with large ones?")

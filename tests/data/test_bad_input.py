@@ -221,7 +221,7 @@ def test_a_read_only_folder_works_and_a_read_only_workspace_is_reported(
     assert "could not be written" in caught.value.what and "readonly" in caught.value.why
 
 
-@pytest.mark.parametrize("name", ["set.zip", "notes.docx"])
+@pytest.mark.parametrize("name", ["set.7z", "notes.docx"])
 def test_a_file_that_cannot_be_imported_raises_an_error_listing_what_can(
     workspace: Workspace, tmp_path: Path, name: str
 ) -> None:

@@ -11,10 +11,11 @@ from engine.data.sources.model import FetchResult, ImageSource
 from engine.data.sources.parquet import PARQUET
 from engine.data.sources.tars import TARS
 from engine.data.sources.urls import URLS
+from engine.data.sources.zips import ZIPS
 
 __all__ = ["ORDER", "FetchResult", "ImageSource", "source_of"]
 
-ORDER: tuple[ImageSource, ...] = (SAVED, TARS, URLS, PARQUET, HUB)
+ORDER: tuple[ImageSource, ...] = (SAVED, TARS, URLS, PARQUET, ZIPS, HUB)
 
 
 def source_of(place: str) -> ImageSource | None:

@@ -32,6 +32,11 @@ def hub_id(place: str) -> str:
     return bare if _ID.fullmatch(bare) and not Path(bare).expanduser().exists() else ""
 
 
+def on_hub(id: str) -> str:
+    """What a dataset's description says of images that came from the Hub."""
+    return f"{id} on Hugging Face"
+
+
 def is_saved(place: str) -> bool:
     """Whether a folder was written by ``save_to_disk``."""
     path = Path(place).expanduser()

@@ -5,7 +5,6 @@ Files are extracted one at a time into the dataset's own folder: only regular fi
 
 from __future__ import annotations
 
-import errno
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,21 +12,18 @@ from typing import Any
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import TEXTS
 from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of
-from engine.disk.durable import atomic_write
+from engine.data.sources.unpacking import NAME_ERRORS, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
-from engine.workspace.paths import RESERVED
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (*TEXTS, ".json")
 _TEXT_BYTES = 1_000_000
-_PIECE = 1 << 20
 _HEADER_BYTES = 1_000_000  # for long names and notes; tarfile itself would read any size into memory
 MOST_MEMBERS = 20_000_000
 _RATIO, FREE_BYTES = 200, 256_000_000  # largest ratio of unpacked to packed size, after this many bytes
-_NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
 
 
 class SmallHeaders(tarfile.TarInfo):
@@ -116,7 +112,7 @@ def _unpack(
             try:
                 new = _extract(tar, member, folder / relative)
             except OSError as error:
-                if error.errno not in _NAME_ERRORS:
+                if error.errno not in NAME_ERRORS:
                     raise
                 fetched.skip("entries with names that this system does not support")
                 continue
@@ -138,31 +134,17 @@ def _check_growth(members: int, unpacked: int, packed: int) -> None:
 
 def safe_member(member: tarfile.TarInfo) -> PurePosixPath | None:
     """The path of a regular file inside the folder. None for links, devices, folders and names that lead elsewhere."""
-    name = member.name.replace("\\", "/")
-    path = PurePosixPath(name)
-    if not member.isreg() or path.is_absolute() or not path.parts:
-        return None
-    for word in path.parts:
-        if word == ".." or ":" in word or "\0" in word or word != word.rstrip(" .") and word != ".":
-            return None  # drives, streams, and names that Windows would shorten
-        if word.split(".")[0].lower() in RESERVED or word.startswith(".") and word != ".":
-            return None
-    return path
+    return safe_path(member.name) if member.isreg() else None
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> bool:
-    """Extracts a file unless it exists. Returns whether it is new. Never overwrites, or writes through, a link."""
-    if target.is_file() and not target.is_symlink() and target.stat().st_size == member.size:
+    """Extracts a file unless it exists. Returns whether it is new."""
+    if is_there(target, member.size):
         return False
     source = tar.extractfile(member)
     assert source is not None  # it is a regular file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target, unique=True, flushed=False) as temporary:
-        with temporary.open("xb") as file:
-            while piece := source.read(_PIECE):
-                file.write(piece)
-        if temporary.stat().st_size != member.size:
-            raise tarfile.ReadError("the end of the archive is missing")
+    if write_new(source, target) != member.size:
+        raise tarfile.ReadError("the end of the archive is missing")
     return True
 
 

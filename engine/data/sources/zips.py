@@ -1,0 +1,164 @@
+"""Zip archives with images, their captions and lists, as people pack them and as some sets on the Hub are kept.
+
+Files are extracted one at a time into the dataset's own folder: only regular files with names that stay inside it.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+from engine.data.import_config import ImportConfig
+from engine.data.layouts.inventory import LISTS, TEXTS, image_files
+from engine.data.sources.model import FetchResult, ImageSource, files_of
+from engine.data.sources.unpacking import NAME_ERRORS, is_there, safe_path, write_new
+from engine.disk.durable import atomic_write_bytes
+from engine.disk.images import EXTENSIONS
+from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
+
+ENDINGS = (".zip",)
+MOST_MEMBERS = 20_000_000
+RATIO, FREE_BYTES = 200, 256_000_000
+"""The largest ratio of unpacked to packed size, of archives that unpack to more than so many bytes."""
+TEXT_BYTES, LIST_BYTES = 1_000_000, 500_000_000
+NO_MAXIMUM = "“At most” does not apply to zip archives: which files are maps and captions is not known before."
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError)
+"""Damaged, of an unknown compression, or (RuntimeError) with a password."""
+
+
+def fits(place: str) -> bool:
+    """Whether the place is a zip archive, or a folder that has some and no images."""
+    path = Path(place).expanduser()
+    return bool(files_of(place, ENDINGS)) and not (path.is_dir() and next(iter(image_files(path)), None))
+
+
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
+    """Unpacks the archives, and copies the lists beside them. Skips files that exist already.
+
+    Archives that have no file in common are parts of one set, and are unpacked into one folder, so that a list beside
+    them names their images; others get a folder each.
+
+    Raises:
+        UserError: an archive cannot be read, or would unpack to an unreasonable size. Cancelled.
+    """
+    paths = files_of(place, ENDINGS)
+    fetched = FetchResult(notes=[f"{len(paths):,} archives." if len(paths) > 1 else "One archive."])
+    if config.max_pictures:
+        fetched.notes.append(NO_MAXIMUM)
+    with ExitStack() as stack:
+        archives = [(path, stack.enter_context(_open(path))) for path in paths]
+        targets = _targets(folder, archives)
+        total = sum(member.file_size for _, archive in archives for member in archive.infolist()) or 1
+        done = 0
+        for path, archive in archives:
+            for member, relative in _members(archive, config, fetched):
+                token.raise_if_cancelled()
+                _extract(path, archive, member, targets[path] / relative, fetched)
+                done += member.file_size
+                progress(done // MIB, max(1, total // MIB), "Megabytes unpacked")
+    if Path(place).expanduser().is_dir():
+        _copy_lists(Path(place).expanduser(), folder)
+    return fetched
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (*_DAMAGED, ValueError) as error:
+        raise _broken(path, error) from error
+    members = archive.infolist()
+    unpacked = sum(member.file_size for member in members)
+    packed = sum(member.compress_size for member in members)
+    if len(members) > MOST_MEMBERS or (unpacked > FREE_BYTES and unpacked > RATIO * packed):
+        archive.close()
+        raise UserError(
+            f"{path.name} was not unpacked.",
+            f"It would unpack to more than {RATIO} times its size, unlike any images, or to millions of files.",
+            "Remove the file, or ask its owner what is in it.",
+        )
+    return archive
+
+
+def _targets(folder: Path, archives: Sequence[tuple[Path, zipfile.ZipFile]]) -> dict[Path, Path]:
+    """Where each archive is unpacked."""
+    names = [name for _, archive in archives for name in archive.namelist() if not name.endswith("/")]
+    if len(set(names)) == len(names):
+        return {path: folder for path, _ in archives}
+    return {path: folder / f"{path.stem}{'-' * number}" for number, (path, _) in enumerate(archives)}
+
+
+def _members(
+    archive: zipfile.ZipFile, config: ImportConfig, fetched: FetchResult
+) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    """The members that are wanted, with their safe names. Counts the others by their reasons."""
+    for member in archive.infolist():
+        if member.is_dir() or member.filename.startswith("__MACOSX/"):
+            continue
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        relative = safe_path(member.filename) if kind in (0, stat.S_IFREG) else None
+        if relative is None:
+            fetched.skip("entries that are not regular files, or whose names lead out of the folder")
+            continue
+        ending = relative.suffix.lower()
+        limits = {**dict.fromkeys(LISTS, LIST_BYTES), **dict.fromkeys(TEXTS, TEXT_BYTES)}
+        limit = config.max_megabytes * MIB if ending in EXTENSIONS else limits.get(ending, 0)
+        if not limit:
+            fetched.skip(f"entries that end in {ending or 'nothing'}")
+        elif member.file_size > limit:
+            fetched.skip("larger than the limit")
+        else:
+            yield member, relative
+
+
+def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, fetched: FetchResult) -> None:
+    """Extract a file unless it exists, and count it if it is an image."""
+    new = not is_there(target, member.file_size)
+    if new:
+        try:
+            with archive.open(member) as source:
+                write_new(source, target)
+        except _UNREADABLE as error:
+            raise _broken(path, error) from error
+        except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise
+            fetched.skip("entries with names that this system does not support")
+            return
+    if target.suffix.lower() in EXTENSIONS:
+        fetched.new += new
+        fetched.present += not new
+
+
+def _copy_lists(place: Path, folder: Path) -> None:
+    """Copy the lists and texts directly beside the archives, which name or describe their images."""
+    for path in sorted(place.iterdir()):
+        small = path.is_file() and path.stat().st_size <= LIST_BYTES
+        if small and path.suffix.lower() in LISTS | TEXTS and not path.name.startswith("."):
+            atomic_write_bytes(folder / path.name, path.read_bytes())
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    """The error for an archive that cannot be read. RuntimeError is how Python says that one needs a password."""
+    if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        return UserError(
+            f"{path.name} cannot be read.", "It is protected by a password.", "Unpack it and choose the folder."
+        )
+    if isinstance(error, NotImplementedError):
+        return UserError(
+            f"{path.name} cannot be read.", f"Its compression is not known here ({error}).", "Unpack it yourself."
+        )
+    return UserError(
+        f"{path.name} cannot be read.",
+        f"It is damaged or incomplete ({str(error)[:200]}). What was unpacked is kept.",
+        "Download or copy it again.",
+    )
+
+
+ZIPS = ImageSource("zip", "zip archives (.zip)", fits, fetch)
