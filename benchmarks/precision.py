@@ -75,7 +75,7 @@ def emulate(state: TrainState, precision: str, masters: bool = True) -> None:
     dtype = DTYPES[precision]
     state.precision, state.loss_scale = precision, LossScale(precision)
     state.trainable.weights = weights = MasterWeightSync(state.trainable.master, torch.float32, state.device)
-    state.use_nets(weights.compute, state.denoiser)
+    state.nets.use(weights.compute, state.denoiser)
 
     def round_output(layer: nn.Module, inputs: Any, output: Any) -> Any:
         return _Rounded.apply(output, dtype) if isinstance(output, torch.Tensor) else output

@@ -52,7 +52,7 @@ from engine.training.setup import build_nets
 from engine.training.speed import set_attention_and_layout
 from engine.training.state import TrainState
 from engine.training.step import train_step
-from engine.tuning.facts import master_weights_of
+from engine.tuning.facts import facts_of, master_weights_of
 from engine.tuning.trainable import Placement
 
 PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
@@ -109,7 +109,7 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
     state.trainable.weights.refresh()
     state.parallel = _AllFinite(state, str)
     state.parallel.prepare()
-    state.use_nets(state.parallel.net, denoiser)
+    state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))
     state.next_batch = lambda micro: _batch(state)  # type: ignore[method-assign]
     return state
 
@@ -124,7 +124,9 @@ def _batch(state: TrainState) -> Batch:
         hide_prompt=torch.zeros(count, dtype=torch.bool),
         offset=torch.zeros(count, 4, 1, 1),
     )
-    maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
+    maps = None
+    if facts_of(state.config).needs_condition_maps:
+        maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
     return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6))
 
 
@@ -149,7 +151,7 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
     """A function that lists the tensors of each part of the memory."""
     trained = state.trainable.parameters()
     weights = [*state.denoiser.parameters(), *state.denoiser.buffers(), *trained]
-    weights += state.trainable.control_net.parameters()
+    weights += [parameter for net in state.trainable.nets for parameter in net.parameters()]
     kept = state.trainable.weights
 
     def now() -> dict[str, Any]:
@@ -178,7 +180,8 @@ def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
         del loss
         training, parts, at = counter.peak, counter.parts, counter.at
         counter.reset_peak()
-        draw(state)
+        if not facts_of(config).not_drawn:
+            draw(state)
         images = counter.peak
     return Counted(training, parts, at, images, estimate(config, family))
 

@@ -110,7 +110,7 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
         trainer.state.batches._maps = None
     if also == "autocast":
         trainer.state.trainable.weights = MasterWeightSync(trainer.state.trainable.master, torch.float32)
-        trainer.state.use_nets(trainer.state.trainable.master, trainer.state.denoiser)
+        trainer.state.nets.use(trainer.state.trainable.master, trainer.state.denoiser)
         trainer.state.family = _autocast(trainer.state)
     encode = _encoder(trainer.state) if also == "encode" else lambda: None
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine.families.sizes import NetSize, Sizes
+from engine.families.sizes import Learned
 from engine.nets.master_weights import MasterWeightSync
 from engine.tuning.build import BUILDERS, Builder, Inputs
 from engine.tuning.controlnet import training_bytes
@@ -62,20 +62,10 @@ def build(inputs: Inputs, net: Any) -> WholeDenoiser:
     return WholeDenoiser(inputs.denoiser, inputs.place)
 
 
-class Facts(TrainableFacts):
-    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        return ()
-
-    def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        return (sizes.denoiser,)
-
-    def saved_weights(self, sizes: Sizes) -> int:
-        return 0
-
-
-FACTS = Facts(
+FACTS = TrainableFacts(
     "whole_denoiser",
-    base_is_frozen=False,
+    Learned(control=False, base="everything"),
+    averages_base=True,
     needs_condition_maps=False,
     not_sharded=("the whole base",),
     not_drawn=NOT_DRAWN,

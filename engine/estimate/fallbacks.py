@@ -160,7 +160,8 @@ def step_time(config: RunConfig) -> float:
     """Predicted time of a step, in units of what one image takes without gradient checkpointing."""
     train, optim = config.train, config.optim
     micro_batches = config.images_per_step / train.batch_size
-    time = config.images_per_step * CHECKPOINTING_WORK[train.gradient_checkpointing]
+    denoiser_too = facts_of(config).checkpointed(train.gradient_checkpointing)[1]
+    time = config.images_per_step * CHECKPOINTING_WORK["both" if denoiser_too else train.gradient_checkpointing]
     time += micro_batches * (MICRO_BATCH + (FP8 if train.base_storage == "fp8" else 0))
     if optim.offload:
         return time + OFFLOAD

@@ -131,22 +131,22 @@ def predict_from(
     tokens = int(base.text_encoders[0].get("max_position_embeddings", 77)) if base.text_encoders else 77
     facts = facts_of(config)
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
-    sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, not facts.base_is_frozen, facts.rank)
-    nets = (*facts.trained_beside(sizes), *facts.trained_of_base(sizes))
-    trained = sum(net.trained for net in facts.trained_beside(sizes))
-    base_trained = sum(net.trained for net in facts.trained_of_base(sizes))
+    sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, facts.learned)
+    beside, of_base = facts.trained_beside(sizes), facts.trained_of_base(sizes)
+    trained, base_trained = (sum(net.trained for net in nets) for nets in (beside, of_base))
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights
     kept = master_weights_of(config, train.precision, processes)
     master_bytes = {"whole": 4, "split": 2, "none": 0}[kept]
-    optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in nets)
+    optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in (*beside, *of_base))
     optimizer_on_card = on_card and not optim.optimizer.startswith("paged")  # a paged state moves to RAM when needed
-    ema = trained * 4 if has_ema else 0
+    averaged = trained + (base_trained if facts.averages_base else 0)
+    ema = averaged * 4 if has_ema else 0
     resident = {
         "base model": float(sizes.denoiser.weights * (FP8_BYTES if train.base_storage == "fp8" else bytes_each)),
-        "ControlNet": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
-        "its compute copy": float(trained * bytes_each if has_copy else 0),
+        "trained weights": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
+        "their compute copy": float(trained * bytes_each if has_copy else 0),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }
@@ -155,26 +155,28 @@ def predict_from(
         sizes,
         train.batch_size,
         bytes_each,
-        train.gradient_checkpointing,
+        facts.checkpointed(train.gradient_checkpointing),
         accumulates,
         on_card,
         gradient_bytes=4 if kept == "whole" or accumulates else bytes_each,
     )
-    sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
     if base.facts.control_is_encoded:
         resident["VAE"] = 4 * _vae_weights(base.vae)
     encoding, decoding = _vae_bytes(base.vae, resolution)
+    drawing = max(sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each), decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
-    kept_vae = 4 * _vae_weights(base.vae) if config.validation.every else 0  # between two sets of preview images
+    draws = config.validation.every and not facts.not_drawn
+    kept_vae = 4 * _vae_weights(base.vae) if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
-    largest_map = 3 * resolution**2  # in colour
-    weights_on_disk = facts.saved_weights(sizes) * (8 if has_ema else 4) + base_trained * 4
+    largest_map = 3 * resolution**2 if facts.needs_condition_maps else 0  # in colour
+    saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
+    weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, _text_encoding_bytes(base.text_encoders, tokens)))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
-        pictures={**resident, "pictures": float(max(sampling, decoding))},
-        ram=PROCESS_RAM + sizes.controlnet.weights * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
+        pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
+        ram=PROCESS_RAM + facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * (latents + short_text * 2 + largest_map) + long.count * (sizes.text - short_text) * 2),
         weights_of_checkpoint=float(weights_on_disk),

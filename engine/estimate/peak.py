@@ -24,7 +24,7 @@ def training_peak(
     sizes: Sizes,
     batch: int,
     bytes_each: int,
-    checkpointing: str,
+    checkpointed: tuple[bool, bool],
     accumulates: bool,
     on_card: bool = True,
     gradient_bytes: int = 4,
@@ -34,13 +34,13 @@ def training_peak(
     Args:
         batch: images in a micro-batch.
         bytes_each: bytes of a number in the nets that compute.
-        checkpointing: "none", "controlnet" or "both".
+        checkpointed: gradient checkpointing covers the control net, and the denoiser.
         accumulates: a step has several micro-batches, so all gradients exist from the second on.
         on_card: gradients stay where the nets compute.
         gradient_bytes: bytes of a gradient until the weights are updated.
     """
-    control = [(unit, checkpointing != "none", False) for unit in sizes.controlnet.units]
-    steps = control + [(unit, checkpointing == "both", True) for unit in sizes.denoiser.units]
+    steps = [(unit, checkpointed[0], False) for unit in sizes.controlnet.units]
+    steps += [(unit, checkpointed[1], True) for unit in sizes.denoiser.units]
     kept = [unit.checkpointed if again else unit.kept for unit, again, _ in steps]
     all_gradients = gradient_bytes * float(sum(unit.trained for unit, _, _ in steps)) if on_card else 0.0
     found = [Peak(0.0, all_gradients)]  # before the optimizer frees them
@@ -52,12 +52,12 @@ def training_peak(
         working = unit.forward_peak if again else 0
         forward = batch * bytes_each * (below + held + working)
         found.append(Peak(float(forward), all_gradients if accumulates else 0.0))
-        # Backward: gradients of residuals wait from where the denoiser read them to where the control net wrote them.
-        waiting += unit.residual if of_denoiser else 0
+        # Backward: gradients of residuals and skip connections wait from where they were read to where they were made.
+        waiting += unit.reads
         inside = unit.kept - own if again else 0
         backward = batch * bytes_each * (below + inside + unit.backward_extra + waiting)
         found.append(Peak(float(backward), gradients))
-        waiting -= 0 if of_denoiser else min(waiting, unit.residual)
+        waiting -= min(waiting, unit.writes)
         below -= own
         done += float(gradient_bytes * unit.trained) if on_card else 0.0
     return max(found, key=lambda peak: peak.activations + peak.gradients)

@@ -6,7 +6,20 @@ All counts are numbers of elements; activations are those of one image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run trains, as far as sizes depend on it. The trainable's facts say it, the family's counting reads it."""
+
+    control: bool = True
+    """A control net beside the base, which gives it residuals."""
+    rank: int = 0
+    """Rank of the control net's low-rank factors; 0: it is trained whole."""
+    base: Literal["nothing", "decoder", "everything"] = "nothing"
+    """What is trained of the base; "decoder": the layers behind the control."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +34,11 @@ class Unit:
     """Gradients of activations, beside ``kept``, at the peak of the unit's backward pass."""
     forward_peak: int
     """At the peak of a forward pass that keeps nothing, beside the unit's input."""
-    residual: int
-    """Size of the residual that the control net writes here, or that the denoiser reads here."""
+    reads: int
+    """Size of the tensors that come from far before this unit, not from the one before it: residuals of a control net,
+    skip connections from trained layers. Their gradients wait from here to the unit that writes them."""
+    writes: int
+    """Size of such tensors that this unit makes."""
     trained: int
     """Trained parameters since the unit before."""
 
@@ -74,12 +90,16 @@ class NetSize:
         self.adafactor += 2 * channels
 
     def unit(
-        self, kept: int, checkpointed: int, backward_extra: int = 0, forward_peak: int = 0, residual: int = 0
+        self, kept: int, checkpointed: int, backward_extra: int = 0, forward_peak: int = 0, reads: int = 0
     ) -> None:
         """End a checkpointing unit: the layers counted since the last one belong to it."""
         trained = self.trained - self._noted
-        self.units.append(Unit(checkpointed, kept, backward_extra, forward_peak, residual, trained))
+        self.units.append(Unit(checkpointed, kept, backward_extra, forward_peak, reads, 0, trained))
         self._noted = self.trained
+
+    def writes(self, size: int) -> None:
+        """The last unit's output is read by a later one that is not its neighbour, too."""
+        self.units[-1] = replace(self.units[-1], writes=size)
 
     def frozen_so_far(self) -> None:
         """Forget the activations counted so far: nothing before the control enters needs a gradient."""
@@ -92,13 +112,14 @@ class Sizes:
 
     denoiser: NetSize
     controlnet: NetSize
+    """Empty where none is trained."""
     decoder: NetSize
     """The denoiser's layers behind the control; their activations are counted in ``denoiser``."""
     residuals: int
-    """All residuals that the control net gives to the denoiser."""
+    """All residuals that the control net gives to the denoiser; 0 where none is trained."""
     text: int
     """One encoded caption."""
 
 
 Count = Callable[..., Sizes]
-"""``count(config, resolution, tokens, decoder_trained, control_lora_rank)``: see ``unet_sizes.count``."""
+"""``count(config, resolution, tokens, learned)``: see ``unet_sizes.count``."""

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.families.sizes import NetSize, Sizes
+from engine.families.sizes import Learned, NetSize, Sizes
 
 ORIGINAL_CONTROL_CHANNELS = (16, 32, 96, 256)
 SMALL_CONTROL_CHANNELS = (8, 16, 32, 64)
 ORIGINAL_TRUNK = 320
+ONLY_CONTROLNET = Learned()
 
 
 def control_channels(trunk: int) -> tuple[int, ...]:
@@ -30,18 +31,17 @@ def count(
     config: Mapping[str, Any],
     resolution: int,
     tokens: int = 77,
-    decoder_trained: bool = False,
-    control_lora_rank: int = 0,
+    learned: Learned = ONLY_CONTROLNET,
 ) -> Sizes:
-    """Count a UNet and a ControlNet for it.
+    """Count a UNet, and the ControlNet for it if one is trained.
 
     Args:
         config: the UNet's config.json.
         resolution: side of the images in pixels.
         tokens: tokens of a prompt.
-        decoder_trained: the base is not locked.
-        control_lora_rank: 0: the whole ControlNet is trained.
+        learned: what is trained.
     """
+    whole, decoder_trained = learned.base == "everything", learned.base != "nothing"
     channels, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
     blocks = len(channels)
@@ -52,7 +52,7 @@ def count(
     areas = [(resolution // 8 // 2**level) ** 2 for level in range(blocks)]
 
     def encoder(net: NetSize, trained: bool) -> list[tuple[int, int]]:
-        """The half that both nets have. Returns channels and area of each of its outputs."""
+        """The half that both nets have. Returns channels and area of each of its outputs, which the decoder reads."""
         net.layer(head, config.get("in_channels", 4), 3)
         net.layer(temb, head)
         net.layer(temb, temb)
@@ -66,14 +66,14 @@ def count(
                 if attends[level]:
                     _transformer(net, cout, depths[level], text_width, areas[level], tokens, linear, trained)
                 outputs.append((cout, areas[level]))
-                net.units[-1] = replace(net.units[-1], residual=cout * areas[level])
+                net.writes(cout * areas[level])
                 cin = cout
             if level < blocks - 1:
                 net.layer(cout, cout, 3)
                 kept = cout * areas[level] if trained else 0
                 net.unit(kept, kept)
                 outputs.append((cout, areas[level + 1]))
-                net.units[-1] = replace(net.units[-1], residual=cout * areas[level + 1])
+                net.writes(cout * areas[level + 1])
         return outputs
 
     def middle(net: NetSize, trained: bool) -> None:
@@ -83,9 +83,10 @@ def count(
         _resnet(net, channels[-1], channels[-1], temb, areas[-1], trained)
 
     unet, control = NetSize(), NetSize()
-    outputs = encoder(unet, False)
-    middle(unet, False)
-    unet.frozen_so_far()
+    outputs = encoder(unet, whole)
+    middle(unet, whole)
+    if not whole:
+        unet.frozen_so_far()
     encoder_weights, encoder_adafactor = unet.weights, unet.adafactor
     back, before = channels[::-1], channels[-1]
     for level, cout in enumerate(back):
@@ -106,8 +107,11 @@ def count(
     if not decoder_trained:
         unet.units = [replace(unit, trained=0) for unit in unet.units]
 
+    decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
+    if not learned.control:
+        return Sizes(unet, control, decoder, 0, tokens * text_width)
     _control_encoder(control, control_channels(head), resolution)
-    control.rank = control_lora_rank
+    control.rank = learned.rank
     encoder(control, True)
     middle(control, True)
     control.rank = 0
@@ -116,7 +120,6 @@ def count(
         control.layer(width, width, 1)
     control.layer(channels[-1], channels[-1], 1)
     control.unit(channels[-1] * areas[-1], channels[-1] * areas[-1])
-    decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
     residuals = sum(width * area for width, area in outputs) + channels[-1] * areas[-1]
     return Sizes(unet, control, decoder, residuals, tokens * text_width)
 
@@ -135,7 +138,7 @@ def _control_encoder(net: NetSize, widths: tuple[int, ...], resolution: int) -> 
     net.unit(kept, 3 * resolution**2, full, full)
 
 
-def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bool, residual: int = 0) -> None:
+def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bool, reads: int = 0) -> None:
     net.norm(cin)
     net.layer(cout, cin, 3)
     net.layer(cout, temb)
@@ -146,7 +149,7 @@ def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bo
     kept = 2 * (cin + cout) * area  # inputs of norms, inputs of SiLU
     if trained:  # inputs of the convolutions, and of the second low-rank factors
         kept += (cin + cout) * area + temb + net.rank * (3 if cin != cout else 2) * area
-    net.unit(kept, cin * area, 2 * cout * area, 2 * cin * area, residual)
+    net.unit(kept, cin * area, 2 * cout * area, 2 * cin * area, reads)
 
 
 def _transformer(

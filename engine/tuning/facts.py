@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import RunConfig
-from engine.families.sizes import NetSize, Sizes
+from engine.families.sizes import Learned, NetSize, Sizes
 
 MasterWeights = Literal["whole", "split", "none"]
 """How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
@@ -24,10 +24,10 @@ class TrainableFacts:
 
     kind: str
     """Its key in ``build.BUILDERS``."""
-    rank: int = 0
-    """Rank of the low-rank factors; 0: whole weights are trained."""
-    base_is_frozen: bool = True
-    """No weight of the base is trained, so that it may be quantized."""
+    learned: Learned = Learned()
+    """What is trained, for the estimate."""
+    averages_base: bool = False
+    """An EMA covers the trained weights of the base, too."""
     needs_condition_maps: bool = True
     """Each training image needs a condition map. The result is judged by the control gain, and its previews show what
     the control image asked for."""
@@ -38,20 +38,51 @@ class TrainableFacts:
     not_drawn: str = ""
     """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
 
-    # A trainable that is not a ControlNet derives a class with its own sizes.
+    @property
+    def rank(self) -> int:
+        """Rank of the low-rank factors; 0: whole weights are trained."""
+        return self.learned.rank
+
+    @property
+    def base_is_frozen(self) -> bool:
+        """No weight of the base is trained, so that it may be quantized."""
+        return self.learned.base == "nothing"
+
+    # What memory and disk it takes. A trainable of which ``Learned`` does not tell it derives a class of its own.
 
     def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
         """Sizes of the trained nets beside the base. Each takes master weights, gradients and an optimizer's state."""
-        return (sizes.controlnet,)
+        return (sizes.controlnet,) if self.learned.control else ()
 
     def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        """Sizes of the trained parts of the base."""
-        return () if self.base_is_frozen else (sizes.decoder,)
+        """Sizes of the trained parts of the base, which take the same."""
+        parts = {"nothing": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
+        return parts[self.learned.base]
+
+    def built_in_ram(self, sizes: Sizes) -> int:
+        """Numbers of the net that is made in RAM, in fp32, before it goes where it computes."""
+        return sizes.controlnet.weights if self.learned.control else sizes.denoiser.weights
+
+    def averaged_weights(self, sizes: Sizes) -> int:
+        """Numbers in a checkpoint's files of an average. Low rank is saved merged, too."""
+        control = sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
+        return control + (self._of_base(sizes) if self.averages_base else 0)
 
     def saved_weights(self, sizes: Sizes) -> int:
-        """Numbers in a checkpoint's files of what is trained beside the base, without an average. Low rank is saved
-        merged, too."""
-        return sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
+        """Numbers in a checkpoint's files, without those of an average."""
+        return self.averaged_weights(sizes) + (0 if self.averages_base else self._of_base(sizes))
+
+    def _of_base(self, sizes: Sizes) -> int:
+        return sum(part.trained for part in self.trained_of_base(sizes))
+
+    def checkpointed(self, scope: str) -> tuple[bool, bool]:
+        """Whether gradient checkpointing covers the control net, and the denoiser.
+
+        Args:
+            scope: as ``Trainable.use_gradient_checkpointing`` takes it.
+        """
+        control = scope != "none" and self.learned.control
+        return control, scope == "both" or (scope != "none" and not self.learned.control)
 
 
 def controlnet(config: RunConfig) -> TrainableFacts | None:
@@ -62,7 +93,9 @@ def controlnet(config: RunConfig) -> TrainableFacts | None:
 def control_lora(config: RunConfig) -> TrainableFacts | None:
     """A ControlNet whose copied layers are the base's, with low-rank factors beside them."""
     rank = config.model.control_lora_rank
-    return TrainableFacts("control_lora", rank, not_sharded=(LOW_RANK_IS_NOT_SHARDED,)) if rank else None
+    if not rank:
+        return None
+    return TrainableFacts("control_lora", Learned(rank=rank), not_sharded=(LOW_RANK_IS_NOT_SHARDED,))
 
 
 def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
@@ -73,8 +106,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     reasons = (*(control.not_sharded if control else ()), UNLOCKED_IS_NOT_SHARDED)
     return TrainableFacts(
         "unlocked_decoder",
-        rank=control.rank if control else 0,
-        base_is_frozen=False,
+        Learned(rank=control.rank if control else 0, base="decoder"),
         not_sharded=reasons,
         message=UNLOCKED_MESSAGE,
     )

@@ -23,6 +23,7 @@ from engine.estimate.memory import (
 )
 from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
+from engine.families.sizes import Learned
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
 from engine.nets.compact_weights import CompactMasterWeights
@@ -68,7 +69,7 @@ def nets(base: Path, rank: int = 0) -> tuple:
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank: int) -> None:
     _, unet, controlnet = nets(any_base, rank)
-    counted = count(dict(unet.config), 64, control_lora_rank=rank)
+    counted = count(dict(unet.config), 64, learned=Learned(rank=rank))
     assert counted.denoiser.weights == sum(p.numel() for p in unet.parameters())
     learning = [p for p in controlnet.parameters() if p.requires_grad]
     assert counted.controlnet.trained == sum(p.numel() for p in learning)
@@ -92,7 +93,9 @@ def test_master_weights_to_the_byte(tiny_base: Path, kept: Any, each: int) -> No
     base = replace(read_configs(LAYOUTS / "sd1"), denoiser=dict(unet.config))
     run = config(train={"precision": "bf16"}, optim={"master_weights": kept})
     assert (
-        held == predict_from(run, base).training["ControlNet"] == each * count(dict(unet.config), 64).controlnet.trained
+        held
+        == predict_from(run, base).training["trained weights"]
+        == each * count(dict(unet.config), 64).controlnet.trained
     )
 
 
@@ -133,7 +136,7 @@ def test_activations_as_autograd_keeps_them(
         loss = predicted.float().square().mean()
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert loss.requires_grad
-    net = count(dict(unet.config), side, tokens=text["hidden"].shape[1], control_lora_rank=rank)
+    net = count(dict(unet.config), side, tokens=text["hidden"].shape[1], learned=Learned(rank=rank))
     counted = dtype.itemsize * batch * (net.denoiser.kept + net.controlnet.kept)
     assert counted == pytest.approx(measured, rel=0.1)
 

@@ -19,6 +19,7 @@ from engine.export import AS_TRAINED, export, readers
 from engine.families.files import LAYOUTS
 from engine.families.layers import UNET
 from engine.families.registry import by_name, detect
+from engine.families.sizes import Learned
 from engine.families.unet_sizes import count
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
@@ -261,5 +262,5 @@ def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layou
     }
     assert readers.check(raw, shapes, net.config, f"mine_{family.facts.file_tag}", family.facts) == "a Control-LoRA"
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert learning == count(config, 512, control_lora_rank=64).controlnet.trained
+    assert learning == count(config, 512, learned=Learned(rank=64)).controlnet.trained
     assert learning < 0.2 * sum(torch.Size(shape).numel() for shape in shapes.values())
