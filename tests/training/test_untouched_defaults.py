@@ -29,7 +29,7 @@ IMAGES = [*(f"{number:02d}" for number in range(6)), "p00", "p01"]
 def test_the_suggested_settings_train_check_draw_and_save(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ui.page.context.detect", lambda: Hardware("cpu", "A processor", None, ram_gib=16, cores=4))
+    monkeypatch.setattr("ui.page.next_run.detect", lambda: Hardware("cpu", "A processor", None, ram_gib=16, cores=4))
     context = AppContext(workspace)
     name = make_demo_set(workspace, "circles", 72).folder.name
     draft = Draft(context.suggested_preset, {"data": {"dataset": name}})

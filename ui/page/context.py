@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,142 +11,53 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import places, weights
-from engine.config import RunConfig
-from engine.config.presets import Preset, all_presets, resolve, suggest
-from engine.config.user_presets import UserPresets
-from engine.demo.sets import demo_preset
 from engine.disk.in_use import rename
 from engine.errors import UserError
-from engine.families.distilled import usual_settings
-from engine.families.files import family_of
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
-from engine.machine.hardware import Hardware, detect
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
+from ui.page.next_run import NextRun
 from ui.page.problems import Problems
-from ui.page.readiness import check_readiness, stamp
 from ui.page.shown_run import find_unfinished, open_runs, read_run
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, Result, View
 from ui.server.shutdown import Shutdown
 
-LISTING_SECONDS = 2.0
-"""How long a listing of the workspace's folders is used before it is read again."""
 
-
-class AppContext(Problems):
+class AppContext(Problems, NextRun):
     """The state of the app. There is one per process. Methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
-        super().__init__(runner or JobRunner())
-        self.workspace = workspace
+        Problems.__init__(self, runner or JobRunner())
+        self.focus_dataset = next(iter(workspace.dataset_names()), "")
+        """The dataset that every tab shows first."""
+        NextRun.__init__(self, workspace, self.focus_dataset)
         places.use(workspace)
         self.local = local
         """The browser runs on this machine, so that folder dialogs can open here."""
-        self.focus_dataset = next(iter(workspace.dataset_names()), "")
-        """The dataset that every tab shows first."""
-        self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
         runs = open_runs(workspace)
         self.first_start_hidden = any(run.completed for run in runs)
         self.unfinished = find_unfinished(runs)
         """Runs of earlier sessions, offered until one is trained."""
         self.shutdown = Shutdown()
         self.results: dict[str, Result] = {}
-        self.libraries_loaded = threading.Event()
-        """Until torch is loaded, a page does nothing that needs it."""
-        self._lock = threading.RLock()
         self._try: Any = None
         self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
-        self._readiness: tuple[Any, Readiness] = (None, Readiness())
-        self._stamp: tuple[float, str, Any] = (-LISTING_SECONDS, "", ())
-        self._asked: Draft | None = None
         self._starting = threading.Lock()
         self._started: Any = None
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
-        self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-LISTING_SECONDS, (), ())
-
-    @functools.cached_property
-    def hardware(self) -> Hardware:
-        return detect()
-
-    @functools.cached_property
-    def user_presets(self) -> UserPresets:
-        return UserPresets(self.workspace.presets, [demo_preset(), *all_presets()])
-
-    def preset_of(self, draft: Draft) -> Preset:
-        """Return the preset that a draft changes. If another page has deleted it, the one for this machine."""
-        presets = self.user_presets.all
-        return presets.get(draft.preset) or presets[self.suggested_preset]
-
-    @functools.cached_property
-    def suggested_preset(self) -> str:
-        """Name of the preset for this machine. Without a graphics card only the demo trains in reasonable time."""
-        return "demo" if self.hardware.vram_gib is None else suggest(self.hardware.vram_gib).name
-
-    # -- the settings of the next run ---------------------------------------------------------------------------------
-
-    def set_draft(self, preset: str, changes: dict[str, Any], refresh_forms: bool = False) -> None:
-        """Store the form's values. ``refresh_forms``: the change did not come from the form, so redraw it."""
-        with self._lock:
-            self.draft = Draft(preset, changes, self.draft.number + refresh_forms)
-
-    def edit_draft(self, edit: Callable[[Draft], Draft]) -> None:
-        """Replace the draft by what ``edit`` makes of it, while no one else changes it."""
-        with self._lock:
-            self.draft = edit(self.draft)
-
-    def config_of(self, draft: Draft) -> tuple[RunConfig, dict[str, str]]:
-        """Return the settings of a draft over its preset, and where each value comes from.
-
-        Raises:
-            UserError: a value is out of bounds.
-        """
-        base = self.base_of(draft)
-        layers = self.preset_of(draft).layers(family_of(self.workspace, base))
-        return resolve(*usual_settings(self.workspace, base), *layers, ("you", draft.changes))
-
-    def base_of(self, draft: Draft) -> str:
-        """Return the base model of a draft. A preset's values depend on the family of the base."""
-        chosen = draft.changes.get("model", {}).get("base")
-        return str(self.preset_of(draft).base() if chosen is None else chosen)
-
-    def readiness(self) -> Readiness:
-        """Return whether the draft can start, what it would take, and what speaks against it."""
-        key = (self.draft, self.files(), self._dataset_stamp(), self.libraries_loaded.is_set())
-        if self._readiness[0] != key:
-            found = check_readiness(self.workspace, lambda: self.config_of(self.draft)[0], self.hardware, key[-1])
-            self._readiness = (key, found)
-        return self._readiness[1]
-
-    def _dataset_stamp(self) -> Any:
-        """Return what changes when the draft's dataset is changed, looked at every two seconds at most."""
-        name, (read_at, before, found) = str(self.draft.changes.get("data", {}).get("dataset") or ""), self._stamp
-        if before != name or time.monotonic() - read_at > LISTING_SECONDS:
-            found = stamp(self.workspace.dataset_folder(name)) if name else ()
-            self._stamp = (time.monotonic(), name, found)
-        return found
-
-    def start_pressed(self) -> None:
-        """Ask once more before the draft's run starts, until the draft is changed."""
-        self._asked = self.draft
 
     # -- what the pages show ------------------------------------------------------------------------------------------
 
     def files(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names of the datasets and of the runs (newest first), read every two seconds at most."""
-        read_at, datasets, runs = self._files
-        if time.monotonic() - read_at > LISTING_SECONDS:
-            datasets = tuple(self.workspace.dataset_names())
-            runs = tuple(folder.name for folder in self.workspace.run_folders())
-            self._files = (time.monotonic(), datasets, runs)
-        return datasets, runs
+        return self.listing.names()
 
     def files_changed(self) -> None:
         """Read the folders again for the next view."""
-        self._files = (-LISTING_SECONDS, *self.files())
-        self._stamp = (-LISTING_SECONDS, "", ())
+        self.listing.changed()
         self._readiness = (None, Readiness())
 
     def focus_on(self, dataset: str) -> None:
@@ -185,7 +95,7 @@ class AppContext(Problems):
                 self._training = snapshot
             elif self._training is not None and self._training.alive:
                 self._training = None  # nobody saw its end; the files say how it ended
-            datasets, runs = self.files()
+            datasets, runs = self.listing.names()
             shown = self._shown_run(runs)
             training = self._training
             if training is not None and (not training.run_folder or training.run_folder.name != shown):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,17 +55,3 @@ def about_base(workspace: Workspace, config: RunConfig) -> str:
     if config.data.resolution == side or made_for(located):
         return known
     return f"{known} Careful: it was trained at {side} px, and the resolution is {config.data.resolution} px."
-
-
-def stamp(dataset: Path) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a file of a dataset's folder does: its description, index, captions, decisions or check.
-
-    Reading a database may leave an empty log and an index of it behind, which do not count.
-    """
-    try:
-        with os.scandir(dataset) as entries:
-            files = [entry for entry in entries if entry.is_file() and not entry.name.endswith("-shm")]
-            facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files]
-    except OSError:
-        return ()  # not there, or being written: the next look sees it
-    return tuple(sorted(one for one in facts if one[1] or not one[0].endswith("-wal")))

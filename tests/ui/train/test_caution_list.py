@@ -19,6 +19,7 @@ from engine.jobs.runner import Busy
 from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page import context as context_module
+from ui.page import listing, next_run
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.states import Action, Readiness, train_view
@@ -156,10 +157,10 @@ def test_a_caution_s_button_fills_the_form(context: AppContext) -> None:
 def test_they_are_read_again_when_the_dataset_changes_and_only_then(
     context: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context_module, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(listing, "LISTING_SECONDS", 0.0)
     reads: list[int] = []
-    check = context_module.check_readiness
-    monkeypatch.setattr(context_module, "check_readiness", lambda *given: reads.append(1) or check(*given))
+    check = next_run.check_readiness
+    monkeypatch.setattr(next_run, "check_readiness", lambda *given: reads.append(1) or check(*given))
     assert "No image has a caption." in shown(context)[0]
     shown(context)
     assert len(reads) == 1
