@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,34 +23,14 @@ from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from tests.bases.hub import LocalHub, serving, use
 from tests.data.sources.test_urls import png
+from tests.data.tiny_sets import fill50k
 
 FILL, BUTTERFLIES = (set_named(name) for name in ("fill50k", "butterflies"))
 
 
-def zipped(folder: str, images: list[bytes]) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for number, image in enumerate(images):
-            archive.writestr(f"{folder}/{number}.png", image)
-    return data.getvalue()
-
-
 @pytest.fixture(scope="module")
 def circles(photos: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """The files of fill50k in small: zips of images and of maps, and the list that joins them."""
-    images = [png(photos[name], (64, 64)) for name in ("coffee", "chelsea", "rocket")]
-    maps = [png(255 - photos[name], (64, 64)) for name in ("coffee", "chelsea", "rocket")]
-    rows = [
-        {"text": f"circle {n}", "image": f"images/{n}.png", "conditioning_image": f"conditioning_images/{n}.png"}
-        for n in range(3)
-    ]
-    return {
-        "README.md": b"# circles",
-        "fill50k.py": b"raise SystemExit('never run')",
-        "train.jsonl": "\n".join(map(json.dumps, rows)).encode(),
-        "images.zip": zipped("images", images),
-        "conditioning_images.zip": zipped("conditioning_images", maps),
-    }
+    return fill50k(photos)
 
 
 @pytest.fixture

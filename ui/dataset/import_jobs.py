@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from engine.hub.download import LABEL
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from engine.data.import_result import ImportResult
 
 KIND = JobKind.DATASET
-STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked")
+STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked", LABEL)
 
 
 def import_images(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
@@ -25,22 +27,30 @@ def import_images(context: AppContext, place: str, name: str, config: ImportConf
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.data.importing import import_source
 
-        def progress(done: int, total: int, label: str) -> None:
-            # A scan reports file names: one label for all of them lets the page estimate the time left.
-            emit(Progress(done, total, label if label in STAGES else "Images read"))
-
-        result = import_source(context.workspace, place, name, config, progress, token)
-        emit(Message(f"{result.pictures:,} images, {result.problems:,} problems in {place}."))
-        context.set_result(
-            KIND,
-            note=f"{result.name}: {counted(result.pictures, 'image', 'images')}, "
-            f"{counted(result.captioned, 'caption', 'captions')}. Found: {result.found}.",
-            facts=tuple(("", sentence) for sentence in _sentences(result)),
+        show_result(
+            context, import_source(context.workspace, place, name, config, progress_of(emit), token), place, emit
         )
-        context.focus_on(result.name)
         return "completed"
 
     return work
+
+
+def progress_of(emit: Emit) -> Callable[[int, int, str], None]:
+    """Return a progress callback for reading. A scan reports file names: one label for all lets the page estimate the
+    time left."""
+    return lambda done, total, label: emit(Progress(done, total, label if label in STAGES else "Images read"))
+
+
+def show_result(context: AppContext, result: ImportResult, place: str, emit: Emit) -> None:
+    """Tell what was read from ``place``, and select the dataset on every tab."""
+    emit(Message(f"{result.pictures:,} images, {result.problems:,} problems in {place}."))
+    context.set_result(
+        KIND,
+        note=f"{result.name}: {counted(result.pictures, 'image', 'images')}, "
+        f"{counted(result.captioned, 'caption', 'captions')}. Found: {result.found}.",
+        facts=tuple(("", sentence) for sentence in _sentences(result)),
+    )
+    context.focus_on(result.name)
 
 
 def _sentences(result: ImportResult) -> list[str]:

@@ -1,0 +1,82 @@
+"""Sets of images to download, for people without images of their own: what each is for, and one click to get it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.data.offered import OfferedSet, get_set, offered_sets, set_named, state_of
+from engine.jobs.control import Token
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
+from engine.machine.units import MIB, format_bytes
+from engine.workspace.paths import Workspace
+from ui.dataset.import_jobs import KIND, progress_of, show_result
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.view import View
+
+
+def build(context: AppContext, live: Live) -> None:
+    """Build the folded panel."""
+    offered = offered_sets()
+    with gr.Accordion("Or download a set of images", open=False, elem_id="offered"):
+        table = gr.HTML(elem_id="offered-list")
+        chosen = gr.Dropdown(
+            [(one.title, one.name) for one in offered],
+            value=offered[0].name,
+            label="Set to download",
+            info="From huggingface.co. A download that was interrupted goes on where it was.",
+            elem_id="offered-choice",
+        )
+        about = gr.HTML(about_set(offered[0]), elem_id="offered-about")
+        download = gr.Button("Download and read it", elem_id="offered-download")
+
+    def start(name: str) -> None:
+        one = set_named(name)
+        context.start_job(KIND, f"Getting {one.name}", get_job(context, one))
+
+    described = {one.name: about_set(one) for one in offered}
+    live.on(chosen.change, lambda name: described[name], [chosen], [about])
+    live.on(download.click, start, [chosen], show_progress="full")
+    live.outputs(
+        [table, download],
+        lambda view: (view.datasets, view.snapshot.alive),
+        lambda view: _render(context.workspace, offered, view),
+    )
+
+
+def _render(workspace: Workspace, offered: list[OfferedSet], view: View) -> list[Any]:
+    return [list_of_sets(workspace, offered), gr.Button(interactive=not view.snapshot.alive)]
+
+
+def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
+    """The sets on offer as HTML, and whether each is there."""
+    rows = []
+    for one in offered:
+        state = state_of(workspace, one)
+        whole = format_bytes(one.download_mb * MIB)
+        part = f", {format_bytes(state.have)} of about {whole}" if state.kind == "partly there" else ""
+        rows.append(f"<li><b>{escape(one.title)}</b>: {state.kind}{part}</li>")
+    return f"<ul class='reasons'>{''.join(rows)}</ul>"
+
+
+def about_set(one: OfferedSet) -> str:
+    """What a set teaches, what it holds, and its licence, as HTML."""
+    maps = "with control images" if one.maps else "without control images: the Conditions tab makes them"
+    size = format_bytes(one.download_mb * MIB)
+    holds = f"{one.images:,} images with captions, {maps}. The download is about {size}."
+    return note(one.use) + note(holds) + note(f"Licence: {one.licence}. {one.licence_means}")
+
+
+def get_job(context: AppContext, one: OfferedSet) -> Work:
+    """Return the job that downloads a set, reads it, and selects it on every tab."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        show_result(context, get_set(context.workspace, one, token, progress_of(emit)), one.id, emit)
+        return "completed"
+
+    return work
