@@ -25,6 +25,7 @@ from engine.disk.image_formats import (
     format_of,
     open_image,
     orientation,
+    prepare_heif,
     upright,
 )
 from engine.errors import UserError
@@ -241,7 +242,9 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
         return "The end of the file is missing; the download or copy was interrupted."
     if isinstance(error, UnidentifiedImageError):
         found = format_of(head[:SIGNATURE_BYTES]) or UNREAD.get(path.suffix.lower(), "")
-        if found in UNREAD.values():
+        if found == "HEIC" and not prepare_heif():
+            return "It is a HEIC file, as phones write them: save it as JPEG, or install the package pillow-heif."
+        if found in UNREAD.values() and found != "HEIC":
             return f"It is a {found} file, which is not read here; save it as PNG or JPEG."
         return f"It is not an image in a format that is read here ({SUPPORTED})."
     return f"The file is damaged ({error})."

@@ -28,6 +28,11 @@ def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: De
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
     page.get_by_label("My own image").check()
+    heic = {"name": "IMG_1.jpg", "mimeType": "image/jpeg", "buffer": b"\0\0\0\x18ftypheic" + bytes(400)}
+    page.locator("#try-upload input[type=file]").set_input_files(heic)
+    page.get_by_text("save it as JPEG").wait_for()
+    page.get_by_role("button", name="Capture from camera").wait_for()  # the field is empty again
+    assert not page.locator("#try-upload img").count()
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#try-upload video')?.videoWidth > 0")

@@ -19,6 +19,7 @@ from ui.page.context import AppContext
 from ui.page.jobs import job_controls
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.user_image import wire_upload
 from ui.page.view import View
 
 
@@ -81,6 +82,7 @@ def _wire_form(
 
 def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview: ConditionPreview, chosen: Any) -> None:
     """Draw the preview again after every change of the form. Slow types wait for the button "Show the map"."""
+    wire_upload(live, preview.upload)
 
     def show_live(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
         settings = form.read(*raw)

@@ -1,4 +1,8 @@
-"""Fields for the user's own images, dropped on the page or drawn there. They refuse what cannot be opened."""
+"""Fields for the user's own images, dropped on the page or drawn there. They refuse what cannot be opened.
+
+Call ``wire_upload`` for each field: what is refused is then taken out of it, and what a browser cannot show is replaced
+by a copy that it can.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,19 @@ from typing import Any
 
 import gradio as gr
 
+from engine.disk.image_formats import upright
 from engine.disk.images import opened
 from engine.errors import UserError
+from ui.page.live import NO_PROGRESS, Live
 from ui.server.gradio_patches import define_without_stubs
 
 define_without_stubs()
+
+
+SHOWN = frozenset({"PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "ICO"})
+"""Pillow's names of the formats that browsers show."""
+DEEP = frozenset({"I", "F"})
+"""Modes that lose values in a file that browsers show. Such an image stays as it is."""
 
 
 class UserImage(gr.Image):
@@ -23,7 +35,8 @@ class UserImage(gr.Image):
 
     def __init__(self, sources: Sequence[str] = ("upload", "clipboard"), **options: Any) -> None:
         # With an image_mode gradio would decode and convert the image before anyone checks its size.
-        super().__init__(type="filepath", image_mode=None, sources=list(sources), **options)
+        super().__init__(type="filepath", image_mode=None, sources=list(sources), format="png", **options)
+        self._refused: set[str] = set()
 
     def get_config(self, cls: type[Any] | None = None) -> dict[str, Any]:
         """Return what the browser needs. gradio collects it from the parameters of ``cls``; from those of this subclass
@@ -38,7 +51,12 @@ class UserImage(gr.Image):
             path = super().preprocess(payload)
         else:
             path = payload.path
-        check_image(Path(str(path)), payload.orig_name or "The image")
+        first = str(path) not in self._refused
+        try:
+            check_image(Path(str(path)), payload.orig_name or "The image", show=first)
+        except gr.Error:
+            self._refused.add(str(path))
+            raise
         return str(path)
 
 
@@ -56,16 +74,35 @@ class UserDrawing(gr.ImageEditor):
         return super().convert_and_format_image(file, flatten_on_white)
 
 
-def check_image(path: Path, name: str, data: bytes | None = None) -> None:
+def wire_upload(live: Live, field: UserImage | UserDrawing) -> None:
+    """Empty the field after an upload that is refused; show a copy of an image that browsers cannot show."""
+    is_image = isinstance(field, UserImage)
+    event = live.on(field.upload, shown if is_image else lambda value: None, [field], [field] if is_image else None)
+    event.failure(lambda: None, None, [field], **NO_PROGRESS)
+
+
+def shown(path: str | None) -> Any:
+    """The value of the field after an upload: an upright copy (Pillow) of what browsers cannot show, such as TIFF."""
+    if path is None:
+        return None
+    with opened(Path(path)) as image:
+        if image.format in SHOWN or image.mode in DEEP:
+            return gr.skip()
+        copy = upright(image)
+        return copy if copy.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else copy.convert("RGB")
+
+
+def check_image(path: Path, name: str, data: bytes | None = None, show: bool = True) -> None:
     """Raise gr.Error, which the page shows, if the image cannot be opened or is far too large.
 
     Args:
         name: what the error calls the file.
         data: its bytes, if it is not on the disk.
+        show: False for a file that was refused before: every event that has the field among its inputs ends here.
     """
     try:
         with opened(path, data):
             pass
     except UserError as error:
         text = f"{error.what} {error.why} {error.try_this}".replace(path.name, name)
-        raise gr.Error(escape(text), print_exception=False, title="This image cannot be used") from error
+        raise gr.Error(escape(text), print_exception=False, title="This image cannot be used", visible=show) from error

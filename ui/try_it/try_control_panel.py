@@ -11,7 +11,7 @@ from engine.inference.settings import declared
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
-from ui.page.user_image import UserDrawing, UserImage
+from ui.page.user_image import UserDrawing, UserImage, wire_upload
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_it.try_panels import Fields
 
@@ -101,6 +101,7 @@ class ControlPanel:
             [source],
             [self.dataset, self.own, self.sheet],
         )
+        wire_upload(live, fields["upload"])
         for widget in (fields["upload"], fields["is_map"], run):
             looked_at = [run, fields["upload"], fields["is_map"]]
             live.on(widget.change, advise, looked_at, [self.advice])

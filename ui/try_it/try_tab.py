@@ -12,6 +12,7 @@ from ui.page.choices import run_list
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.user_image import wire_upload
 from ui.page.view import View
 from ui.try_it import compare_panel, try_history, try_jobs, try_panels
 from ui.try_it.model_jobs import ModelJobs
@@ -71,6 +72,8 @@ def build_one(context: AppContext, live: Live) -> None:
             message = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
+    for name in ("editor", "second_control"):
+        wire_upload(live, fields[name])
     inputs = set(fields.values())  # a set: gradio then passes the values by widget, not by position
 
     def start(data: dict[Any, Any], on_all_bases: bool = False) -> None:

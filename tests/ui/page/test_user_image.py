@@ -12,8 +12,11 @@ from gradio.exceptions import Error
 from PIL import Image
 from skimage import data
 
+from engine.workspace.paths import Workspace
 from tests.test_hostile_files import bomb
-from ui.page.user_image import UserDrawing, UserImage
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.user_image import UserDrawing, UserImage, shown, wire_upload
 
 
 def test_an_image_bomb_dropped_on_the_page_is_refused_with_a_message(tmp_path: Path) -> None:
@@ -25,6 +28,42 @@ def test_an_image_bomb_dropped_on_the_page_is_refused_with_a_message(tmp_path: P
     with pytest.raises(Error, match=r"drawing.png cannot be read"):
         field.preprocess(ImageData(path=str(tmp_path / "words.png"), orig_name="drawing.png"))
     assert field.get_block_name() == "image", "the page draws it as gradio's own"
+
+
+def test_what_was_refused_is_named_once_and_leaves_the_field(tmp_path: Path) -> None:
+    """Every event that has the field among its inputs would name it again, and Generate did nothing else."""
+    (tmp_path / "heic.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(400))
+    with gr.Blocks() as demo:
+        field = UserImage(label="My own image")
+        editor = UserDrawing(type="pil")
+        live = Live(AppContext(Workspace(tmp_path / "ws")), demo)
+        wire_upload(live, field)
+        wire_upload(live, editor)
+    payload = ImageData(path=str(tmp_path / "heic.jpg"), orig_name="IMG_1.HEIC")
+    for visible in (True, False):
+        with pytest.raises(Error, match=r"IMG_1.HEIC cannot be read. It is a HEIC file.*save it as JPEG") as caught:
+            field.preprocess(payload)
+        assert caught.value.visible is visible
+    for one in (field, editor):
+        (after,) = [f for f in demo.fns.values() if f.trigger_only_on_failure and f.outputs == [one]]
+        assert after.fn() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "copied"),
+    [
+        ("a.png", "RGB", False),
+        ("a.tif", "RGB", True),
+        ("a.tga", "RGBA", True),
+        ("a.tif", "CMYK", True),
+        ("a.tif", "F", False),
+    ],
+)
+def test_what_a_browser_cannot_show_is_replaced_by_a_copy(tmp_path: Path, name: str, mode: str, copied: bool) -> None:
+    Image.new(mode, (40, 30)).save(tmp_path / name)
+    value = shown(str(tmp_path / name))
+    assert isinstance(value, Image.Image) is copied
+    assert not copied or (value.size == (40, 30) and value.mode == mode.replace("CMYK", "RGB"))
 
 
 @pytest.mark.parametrize("place", ["background", "layers", "composite"])
