@@ -80,6 +80,36 @@ def test_a_tab_imports_no_other_tab_and_stays_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 200
 
 
+LONGEST = 300
+"""Lines of a module of the program. One that grows past this holds two subjects: split it along them, not by length."""
+
+
+def too_long(paths: list[Path]) -> dict[str, int]:
+    """Paths of the modules with more than ``LONGEST`` lines, and how many they have."""
+    lines = {path.as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    return {path: count for path, count in lines.items() if count > LONGEST}
+
+
+def without_first_line(path: Path) -> bool:
+    """Whether a module does not say in its first line what it is for."""
+    return not (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0].strip()
+
+
+def test_modules_are_short_and_say_what_they_are_for() -> None:
+    paths = [ROOT / "app.py", *sources("engine"), *sources("ui")]
+    assert len(paths) > 300
+    assert too_long(paths) == {}
+    assert [path for path in paths if without_first_line(path)] == []
+
+
+def test_a_planted_long_module_without_a_docstring_is_found(tmp_path: Path) -> None:
+    planted = tmp_path / "long.py"
+    planted.write_text("x = 1\n" * (LONGEST + 1), encoding="utf-8")
+    assert too_long([planted]) == {planted.as_posix(): LONGEST + 1} and without_first_line(planted)
+    planted.write_text('"""A subject."""\n' + "x = 1\n" * (LONGEST - 1), encoding="utf-8")
+    assert too_long([planted]) == {} and not without_first_line(planted)
+
+
 @pytest.fixture(scope="module")
 def heavy_after() -> dict[str, list[str]]:
     """Light module -> the heavy ones that are loaded after its import. One process imports all, one after the other."""
