@@ -246,7 +246,12 @@ def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None
 
 
 class _AllFinite(Parallel):
-    """Tensors have no values here: they count as finite, and the gradients as too large, so that they are clipped."""
+    """Tensors have no values here: they count as finite, and the gradients as too large, so that they are clipped.
+
+    Where a card skips by itself, none is read, which would fail.
+    """
+
+    card = CARD.type
 
     def _read(self, values: torch.Tensor) -> list[float]:
         return [1e9] * len(values)

@@ -53,6 +53,8 @@ class Parallel:
 
     sharded = False
     """Whether each process holds only a part of the master weights."""
+    card = "cuda"
+    """torch's type of the devices whose work nobody waits for."""
     not_compiled = ""
     """Why nets are not compiled, as a clause; empty: they can be."""
 
@@ -108,15 +110,38 @@ class Parallel:
         self._run.trainable.weights.finish_gradients()
         return loss
 
+    @property
+    def card_skips(self) -> bool:
+        """Whether the optimizer's kernel itself skips a step that is not finite, so that nobody waits for the card.
+
+        torch's fused Adam does, where it has all weights whole. fp16 tries the same batch again at a smaller loss
+        scale, which has to be known before the next batch; and several processes have to agree.
+        """
+        run = self._run
+        return (
+            run.device.type == self.card
+            and self._group.world_size == 1
+            and run.dtype != torch.float16
+            and bool(getattr(run.optimizer, "_step_supports_amp_scaling", False))
+            and run.trainable.weights.updated_at_once
+            and self.parameters()[0].device == run.device
+        )
+
     def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
         """Divide the gradients by the loss scale and clip their total norm, where they and the loss are finite.
 
-        The only place in a step that waits for the card. So what there is to multiply is known here: mostly nothing,
-        and the gradients are not read and written for it. All processes find the same, since a step that only one of
-        them skips would part their weights.
+        Where ``card_skips``, nothing waits for the card here: everything counts as finite, the optimizer's kernel clips
+        or skips, and ``loss``, which is read later, becomes -inf in place if it is finite and a gradient is not.
+
+        Otherwise this is the only place in a step that waits. So what there is to multiply is known here: mostly
+        nothing, and the gradients are not read and written for it. All processes find the same, since a step that only
+        one of them skips would part their weights.
         """
         weights, parameters = self._run.trainable.weights, self.parameters()
         scaled_norm = self._whole_norm(weights.gradient_norm(parameters)).to(loss.device, torch.float32)
+        if self.card_skips:
+            self._clip_or_skip_on_card(loss, scaled_norm / loss_scale, max_norm, loss_scale)
+            return Finite(True, True)
         loss_found, norm = self._read(torch.stack([loss.detach().float(), scaled_norm / loss_scale]))
         finite = Finite(math.isfinite(loss_found), math.isfinite(norm))
         factor = min(1.0, max_norm / (norm + 1e-6)) / loss_scale if finite.gradients else 1.0
@@ -124,9 +149,21 @@ class Parallel:
             weights.multiply_gradients(parameters, factor)
         return finite
 
+    def _clip_or_skip_on_card(self, loss: torch.Tensor, norm: torch.Tensor, max_norm: float, loss_scale: float) -> None:
+        """Tell the optimizer's kernel what to divide gradients by, and whether to skip, as torch's GradScaler does."""
+        optimizer: Any = self._run.optimizer
+        finite = norm.isfinite()
+        optimizer.found_inf = (~(finite & loss.isfinite())).float()
+        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1) * loss_scale
+        loss.masked_fill_(~finite & loss.isfinite(), -math.inf)
+
     def optimizer_step(self) -> None:
         """Update the master weights."""
-        self._run.trainable.weights.update(self.optimizer.step, self._run.step)
+        try:
+            self._run.trainable.weights.update(self.optimizer.step, self._run.step)
+        finally:
+            optimizer: Any = self._run.optimizer
+            optimizer.found_inf = optimizer.grad_scale = None
 
     def zero_grad(self) -> None:
         """Drop the gradients of the master weights."""

@@ -96,6 +96,10 @@ class CompactMasterWeights(MasterWeightSync):
         self.refresh()
 
     @property
+    def updated_at_once(self) -> bool:
+        return self._kind == "whole"
+
+    @property
     def low_bits(self) -> list[torch.Tensor]:
         """What is kept beside the copy that computes."""
         return [low for low in self._low.values() if low is not None]

@@ -104,6 +104,11 @@ class MasterWeightSync:
         if gradients and factor != 1:
             torch._foreach_mul_(gradients, factor)
 
+    @property
+    def updated_at_once(self) -> bool:
+        """Whether ``update`` is one step of the optimizer over all whole weights."""
+        return True
+
     def leave_out(self, masters: Iterable[nn.Parameter]) -> None:
         """Drop the gradients of these master weights, so that the next ``update`` leaves them as they are."""
         for master in masters:

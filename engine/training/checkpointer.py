@@ -28,10 +28,17 @@ class Checkpointer:
     Args:
         best: returns the step of the best checkpoint so far, which is kept; None if there is none.
         after: called when a checkpoint is on the disk and old ones are removed.
+        before: called before one is written, which says which steps were skipped.
     """
 
-    def __init__(self, state: TrainState, best: Callable[[], int | None], after: Callable[[], None]) -> None:
-        self._state, self._best, self._after = state, best, after
+    def __init__(
+        self,
+        state: TrainState,
+        best: Callable[[], int | None],
+        after: Callable[[], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._state, self._best, self._after, self._before = state, best, after, before
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._step = 0
         self._pending: Future[Checkpoint] | None = None
@@ -58,6 +65,7 @@ class Checkpointer:
         state = self._state
         if not state.is_main or state.step == 0:
             return
+        self._before()
         if not self.wait():
             self._save_and_wait()
             return
@@ -74,6 +82,7 @@ class Checkpointer:
         """
         if not self._state.is_main or self._state.step == 0:
             return None
+        self._before()
         self.wait()
         return self._save_and_wait()
 
@@ -110,6 +119,7 @@ class Checkpointer:
     def _check_pending(self) -> None:
         """Report the pending checkpoint if it is flushed. If it was lost, save this step in its place."""
         if self._pending is not None and self._pending.done() and not self.wait():
+            self._before()
             self._save_and_wait()
 
     def _save_and_wait(self) -> Checkpoint:

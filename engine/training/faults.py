@@ -62,25 +62,26 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped 
     return take_step(state, where)
 
 
-def report_skipped(state: TrainState, skipped: Skipped, save: Callable[[], Any]) -> None:
-    """Log the step that was skipped just now, with its images. End the run if too many were, at its last good state.
+def report_skipped(state: TrainState, step: int, skipped: Skipped, save: Callable[[], Any]) -> None:
+    """Log a step that was skipped, with its images. End the run if too many were, at its last good state.
 
     Args:
-        skipped: the outcome of step ``state.step``.
+        step: its number, from 1: the last one, or one before where losses are read later.
+        skipped: its outcome.
         save: writes a checkpoint of the present step.
 
     Raises:
         TrainingBroke: too many steps were skipped.
     """
-    images = state.batches.keys(state.step - 1)
+    images = state.batches.keys(step - 1)
     again = [image for image in dict.fromkeys(images) if image in state.history.skipped]
-    state.emit(StepSkipped(state.step, skipped.not_finite, tuple(images)))
+    state.emit(StepSkipped(step, skipped.not_finite, tuple(images)))
     named = f"Its images: {_named(images)}."
     if again:
         named += f" In an earlier skipped step, too: {_named(again)}."
-    state.emit(Message(f"Step {state.step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
-    if why := state.loss_scale.too_many_skipped(state.step):
-        _stop(state, why, save)
+    state.emit(Message(f"Step {step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
+    if why := state.loss_scale.too_many_skipped(step):
+        _stop(state, step, why, save)
 
 
 def _named(images: Sequence[str]) -> str:
@@ -88,9 +89,8 @@ def _named(images: Sequence[str]) -> str:
     return ", ".join(images[:NAMED]) + more
 
 
-def _stop(state: TrainState, why: str, save: Callable[[], Any]) -> NoReturn:
+def _stop(state: TrainState, broke_at: int, why: str, save: Callable[[], Any]) -> NoReturn:
     """End the run after its last good step. Weights and loss scale are still those of that step."""
-    broke_at = state.step
     state.start_at(state.loss_scale.last_good(state.step))
     state.loss_scale.forget_skipped()
     finite = all(bool(torch.isfinite(p).all()) for p in state.parallel.parameters())

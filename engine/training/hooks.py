@@ -27,14 +27,16 @@ PreviewFunction = Callable[[TrainState, int], None]
 class Hooks:
     """Runs the periodic tasks of a training run. Call ``close`` when training ends."""
 
-    def __init__(self, state: TrainState, draw: PreviewFunction | None) -> None:
+    def __init__(self, state: TrainState, draw: PreviewFunction | None, read_losses: Callable[[], None]) -> None:
         """
         Args:
             draw: draws and scores the previews of a step; None: there are none.
+            read_losses: reads those of the steps so far, before a checkpoint.
         """
         self._state = state
         self.loss_checks = LossChecks(state)
-        self.checkpointer = Checkpointer(state, self.loss_checks.best_checkpoint, self._report_disk)
+        best = self.loss_checks.best_checkpoint
+        self.checkpointer = Checkpointer(state, best, self._report_disk, read_losses)
         self.previews = Previews(state, draw)
         self._checkpoint_bytes = 0
 

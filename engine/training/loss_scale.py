@@ -92,7 +92,7 @@ class LossScale:
         row = self._in_a_row(step)
         if row >= self.IN_A_ROW:
             return f"{row} steps in a row were skipped"
-        recent = sum(one > step - self.WINDOW for one in self.skipped_steps)
+        recent = sum(step - self.WINDOW < one <= step for one in self.skipped_steps)
         return f"{recent} of the last {self.WINDOW} steps were skipped" if recent > self.IN_WINDOW else ""
 
     def last_good(self, step: int) -> int:

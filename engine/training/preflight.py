@@ -28,6 +28,7 @@ from engine.runs.changes import FALLBACKS
 from engine.runs.known_bases import RECORD, error_of
 from engine.runs.run import Run, write_run
 from engine.training.faults import report_skipped, take_step
+from engine.training.losses import read_losses
 from engine.training.previews import preview_during_training
 from engine.training.step import Skipped
 from engine.workspace.paths import Workspace
@@ -104,10 +105,11 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         if outcome is None:
             continue
         state.step_done()
+        if not isinstance(outcome, Skipped):
+            outcome = read_losses(state, [(state.step, outcome)])[0]  # waits for the card
         if isinstance(outcome, Skipped):
-            report_skipped(state, outcome, trainer.save)
+            report_skipped(state, state.step, outcome, trainer.save)
             continue
-        float(outcome)  # waits for the card
         seconds.append(time.perf_counter() - began)
         peak = max(peak, memory_used(state.device))
         emit(Progress(len(seconds), PARTS, "Trial steps"))

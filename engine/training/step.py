@@ -26,9 +26,10 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     """Take one optimizer step over ``state.micro_batches`` micro-batches.
 
     Returns:
-        The mean loss, a scalar on the device (reading it waits for the card). Or ``Skipped``: the loss or a gradient is
-        not finite, and the run goes on with the next step. Or None: the step has to be tried again, at a smaller loss
-        scale. No weight has changed in these two cases, in any process.
+        The mean loss, a scalar on the device (reading it waits for the card). Where the card itself skips steps
+        (``Parallel.card_skips``), one that is not finite stands for a skipped step (``losses.py``). Or ``Skipped``: the
+        loss or a gradient is not finite, and the run goes on with the next step. Or None: the step has to be tried
+        again, at a smaller loss scale. No weight has changed in these two cases, in any process.
 
     Raises:
         RuntimeError, MemoryError: memory ran out, or a compiled net failed, before or in the optimizer's update. The
@@ -72,7 +73,8 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     step_loss = state.parallel.average_gradients_and_loss(step_loss)
 
     # Unscale and clip. If the loss or a gradient is not finite, in whichever process, no weight changes: gradients that
-    # overflow in fp16 are tried again at a smaller loss scale (loss_scale.py), otherwise the step is skipped.
+    # overflow in fp16 are tried again at a smaller loss scale (loss_scale.py), otherwise the step is skipped. In bf16
+    # and fp32 a card skips it by itself: the EMA counts it as a step that left the weights as they were.
     max_norm, this_step = state.config.optim.max_grad_norm, state.step + 1
     finite = state.parallel.unscale_and_clip(step_loss, max_norm, state.loss_scale.value)
     if not (finite.loss and finite.gradients):

@@ -7,12 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.jobs.control import Token
-from engine.jobs.events import PhaseChanged, RunOpened, StepDone
+from engine.jobs.events import PhaseChanged, RunOpened
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.machine.clock import active_time
@@ -21,11 +19,10 @@ from engine.runs.checkpoints import Checkpoint
 from engine.training import torch_settings
 from engine.training.faults import report_skipped, take_step
 from engine.training.hooks import Hooks, PreviewFunction
+from engine.training.losses import UnreadLosses
 from engine.training.optim import learning_rate
 from engine.training.setup import set_up
 from engine.training.step import Skipped
-
-READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 
 
 class Trainer:
@@ -54,7 +51,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(torch_settings.for_a_run(config.train))
             self.state = set_up(*given, configured_batch_size, held_out)
-            self.hooks = Hooks(self.state, preview)
+            self.losses = UnreadLosses(self.state, self.save)
+            self.hooks = Hooks(self.state, preview, self.losses.read)
             self._until_closed = stack.pop_all()
 
     def train(self) -> Outcome:
@@ -62,7 +60,6 @@ class Trainer:
         state, total = self.state, self.state.config.train.steps
         state.emit(RunOpened(state.run_folder, state.config.name, state.step, total, state.images_per_step))
         state.emit(PhaseChanged("running"))
-        unread: list[tuple[int, float, float, torch.Tensor]] = []
         state.parallel.on_main(self.hooks.before_first_step)
         while state.step < total and state.group.keep_going(state.token, self.hooks.loss_checks.should_stop_early):
             # Learning rate: a pure function of the step.
@@ -76,27 +73,22 @@ class Trainer:
                 continue
             state.step_done()
 
-            # Report the loss; on a card for several steps at once. A skipped step has none.
+            # Report the loss; on a card for several steps at once (losses.py). A skipped step has none.
             if isinstance(outcome, Skipped):
-                self._report(unread)
-                report_skipped(state, outcome, self.save)
+                self.losses.read()
+                report_skipped(state, state.step, outcome, self.save)
             else:
-                unread.append((state.step, rate, active_time() - began, outcome))
-            if not state.on_card or len(unread) >= READ_EVERY_ON_GPU or state.step == total:
-                self._report(unread)
+                self.losses.add(rate, active_time() - began, outcome)
+            if state.step == total:
+                self.losses.read()
 
             # Checkpoint, loss checks, previews, models lent to Try it (hooks.py).
             state.parallel.on_main(self.hooks.after_step)
-        self._report(unread)
+        self.losses.read()
         self.save()
         if state.step == total:
             return "completed"
         return "stopped" if state.token.stop_requested is None else state.token.stop_outcome
-
-    def _report(self, unread: list[tuple[int, float, float, torch.Tensor]]) -> None:
-        for step, rate, seconds, loss in unread:
-            self.state.emit(StepDone(step, step * self.state.images_per_step, float(loss), rate, seconds))
-        unread.clear()
 
     def save(self) -> Checkpoint | None:
         """Write a checkpoint of this step, now; see ``Checkpointer.save``."""
@@ -110,7 +102,7 @@ class Trainer:
     def _close(self) -> None:
         self.state.batches.close()
         self.hooks.close()
-        del self.hooks
+        del self.hooks, self.losses
         self.state.close()
         free_memory()
         trim_heap()

@@ -149,7 +149,7 @@ def run_of(net: torch.nn.Module) -> Any:
     """What clipping needs of a run."""
     weights = MasterWeightSync(net, torch.float32)
     trainable = SimpleNamespace(parameters=lambda: list(net.parameters()), weights=weights)
-    return SimpleNamespace(group=ALONE, trainable=trainable, accelerator=None)
+    return SimpleNamespace(group=ALONE, trainable=trainable, accelerator=None, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
