@@ -59,6 +59,7 @@ FORKED = (
     "tests/distributed/test_processes.py",
     "tests/data/test_text_cache.py",
     "tests/cli/test_main.py",
+    "tests/cli/test_queue.py",
     "tests/ui/server/test_shutdown.py",
 )
 """They share the process of tests/forked.py, whose start takes some eight seconds of computing."""

@@ -42,6 +42,7 @@ LAYERS = (
     "engine.training",
     # What people start.
     "engine.support",
+    "engine.queue",  # jobs that wait for their turn
     "engine.cli",
     "engine.install",  # standard library only; imports nothing else of the engine
     "ui.server",  # knows nothing of the page that it serves

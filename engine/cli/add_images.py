@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.disk.typed_path import typed_path
 from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from engine.data.import_config import ImportConfig
 
 PROBLEMS_SHOWN = 100
 
@@ -43,18 +46,29 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(option, dest=name, type=kind, metavar="VALUE", help=about)
 
 
+def place_of(options: argparse.Namespace) -> str:
+    """The source; a path as an absolute one."""
+    path = Path(typed_path(options.source))
+    return str(path.resolve()) if path.exists() else str(options.source)
+
+
+def import_settings(options: argparse.Namespace) -> ImportConfig:
+    """The settings of the import. Raises UserError that lists all that are wrong."""
+    from engine.data.import_config import ImportConfig, parse_import
+
+    given = {name: value for name in ImportConfig.model_fields if (value := getattr(options, name)) is not None}
+    return parse_import(given)
+
+
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Import, and print what was found. Raises UserError or Cancelled."""
     from engine.cli.output import Console
-    from engine.data.import_config import ImportConfig, parse_import
     from engine.data.importing import import_source
 
     console = Console(sys.stderr if options.json else sys.stdout)
-    given = {name: value for name in ImportConfig.model_fields if (value := getattr(options, name)) is not None}
-    place = options.source
-    if Path(typed_path(place)).exists():
-        place = str(Path(typed_path(place)).resolve())
-    result = import_source(workspace, place, options.name or "", parse_import(given), console.progress, control.token)
+    result = import_source(
+        workspace, place_of(options), options.name or "", import_settings(options), console.progress, control.token
+    )
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
         return 0

@@ -7,11 +7,14 @@ python -m engine.cli timelapse RUN --image 2 --format gif
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.disk.typed_path import path_of
 from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from engine.evaluation.grid import GridRequest
 
 
 def add_commands(commands: Any) -> None:
@@ -51,7 +54,6 @@ def add_commands(commands: Any) -> None:
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draw the missing images of a grid and write it. Returns the exit status 0."""
     from engine.cli.output import Console
-    from engine.evaluation.grid import GridRequest, numbers
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
     from engine.evaluation.image_cache import ImageCache
@@ -60,7 +62,25 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
 
     console, run = Console(), Run(workspace.run_folder(options.run))
     kind = format_of(options.out) if options.out else "png"
-    request = GridRequest(
+    drawn = draw_grid(workspace, run, request_of(options), TrySession(workspace), control.token, console.progress)
+    for note in drawn.notes:
+        console.say(f"     {note}")
+    path = save_sheet(drawn, ImageCache(workspace), options.out or sheet_path(run.folder, kind), kind)
+    if drawn.best is not None:
+        console.say(f"Best checkpoint by the verdict: step {drawn.best:,}.")
+    console.say(f"Written: {path}")
+    return 0
+
+
+def request_of(options: argparse.Namespace) -> GridRequest:
+    """What the options of "grid" ask for.
+
+    Raises:
+        UserError: a part of a list is not a number.
+    """
+    from engine.evaluation.grid import GridRequest, numbers
+
+    return GridRequest(
         steps=None if options.steps is None else numbers(options.steps, int),
         without=not options.no_plain,
         pictures=tuple(number - 1 for number in numbers(options.pictures, int) if number),
@@ -72,14 +92,6 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
         sampling_steps=options.sampling_steps,
         guidance=options.guidance,
     )
-    drawn = draw_grid(workspace, run, request, TrySession(workspace), control.token, console.progress)
-    for note in drawn.notes:
-        console.say(f"     {note}")
-    path = save_sheet(drawn, ImageCache(workspace), options.out or sheet_path(run.folder, kind), kind)
-    if drawn.best is not None:
-        console.say(f"Best checkpoint by the verdict: step {drawn.best:,}.")
-    console.say(f"Written: {path}")
-    return 0
 
 
 def timelapse(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:

@@ -19,6 +19,7 @@ python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
 python -m engine.cli grid RUN --steps 100,300,500
 python -m engine.cli timelapse RUN
+python -m engine.cli queue add extract birds --type canny     (then: queue list, queue run)
 python -m engine.cli doctor
 """
 
@@ -33,7 +34,20 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.cli import add_images, bases, captions, check, compare, datasets, evaluate, export, processes, sample, train
+from engine.cli import (
+    add_images,
+    bases,
+    captions,
+    check,
+    compare,
+    datasets,
+    evaluate,
+    export,
+    processes,
+    queue,
+    sample,
+    train,
+)
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
 from engine.config.toml import join_words
@@ -99,10 +113,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     compare.add_commands(commands)
     evaluate.add_command(commands)
     export.add_commands(commands)
+    queue.add_command(commands)
     commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
     options = parser.parse_args(arguments)
     if options.card is not None and getattr(options, "processes", 1) > 1:
         parser.error("--card chooses one card: leave it out, or leave out --processes.")
+    if options.command == "queue" and options.action == "add":
+        options.job = parser.parse_args(options.arguments)
     return options
 
 
@@ -244,6 +261,7 @@ COMMANDS = {
     **compare.COMMANDS,
     "evaluate": evaluate.run,
     **export.COMMANDS,
+    "queue": queue.run,
 }
 
 EXCLUSIVE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")

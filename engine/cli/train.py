@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.cli import processes
 from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
-from engine.config import SECTIONS
+from engine.config import SECTIONS, RunConfig
 from engine.config.presets import flatten
 from engine.disk.typed_path import path_of
 from engine.distributed import group
@@ -74,35 +74,13 @@ def resume(options: argparse.Namespace, workspace: Workspace, control: Control) 
 
 def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     """Create a run with the settings of the options, and return its name. With --write nothing is created: ""."""
-    from engine.config.presets import all_presets, read_toml, resolve, suggest
     from engine.config.toml import write_run_file
-    from engine.config.user_presets import UserPresets
-    from engine.demo.sets import demo_preset
-    from engine.families.distilled import usual_settings
-    from engine.families.files import family_of
-    from engine.machine import cards
     from engine.machine.hardware import detect
     from engine.training.cautions import cautions
     from engine.training.new_run import create_run
     from engine.training.start_facts import start_facts
 
-    preset = None
-    if options.preset:
-        preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
-    elif not options.from_run:
-        smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
-        preset = suggest(detect().vram_gib if group.current().alone else smallest)
-
-    def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
-        """The settings below those of the file and the options."""
-        return preset.layers(family) if preset is not None else [_settings_of(options.from_run, workspace)]
-
-    layers = [(options.file.name, read_toml(options.file))] if options.file else []
-    from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-    given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
-    layers += [("you", given), ("you", parse_settings(options.set))]
-    base = resolve(*below(), *layers)[0].model.base
-    config, origins = resolve(*usual_settings(workspace, base), *below(family_of(workspace, base)), *layers)
+    config, origins = settings_of(options, workspace)
     if options.write:
         write_run_file(options.write, config)
         processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
@@ -113,7 +91,40 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     return run.name
 
 
-def _settings_of(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:
+def settings_of(options: argparse.Namespace, workspace: Workspace) -> tuple[RunConfig, dict[str, str]]:
+    """The settings of "train" by its options, and where each value comes from.
+
+    Raises:
+        UserError: a value is out of bounds, or there is no such preset, run or file.
+    """
+    from engine.config.presets import all_presets, read_toml, resolve, suggest
+    from engine.config.user_presets import UserPresets
+    from engine.demo.sets import demo_preset
+    from engine.families.distilled import usual_settings
+    from engine.families.files import family_of
+    from engine.machine import cards
+    from engine.machine.hardware import detect
+
+    preset = None
+    if options.preset:
+        preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
+    elif not options.from_run:
+        smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
+        preset = suggest(detect().vram_gib if group.current().alone else smallest)
+
+    def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
+        """The settings below those of the file and the options."""
+        return preset.layers(family) if preset is not None else [_settings_now(options.from_run, workspace)]
+
+    layers = [(options.file.name, read_toml(options.file))] if options.file else []
+    from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+    given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
+    layers += [("you", given), ("you", parse_settings(options.set))]
+    base = resolve(*below(), *layers)[0].model.base
+    return resolve(*usual_settings(workspace, base), *below(family_of(workspace, base)), *layers)
+
+
+def _settings_now(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:
     """The settings that a run has now, as a layer for ``resolve``."""
     config = Run(workspace.run_folder(name)).config
     return f"run {name}", config.model_dump(mode="json", include={"name", *SECTIONS})

@@ -29,6 +29,9 @@ from engine.runs.metrics import last_status, read_metrics
 LOG_BLOCK = 2**14
 """Bytes of the log that are read at once, from its end: some 200 lines."""
 
+QUEUE_ENTRIES = "queue_entries"
+"""In run.json: ids of the entries of the queue that have begun the run or resumed it."""
+
 Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
 
 

@@ -13,7 +13,7 @@ from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
 from engine.errors import UserError
 from engine.machine.units import format_bytes
-from engine.runs.run import Run, write_run
+from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
 from engine.version import VERSION
@@ -67,8 +67,11 @@ def require_all(workspace: Workspace, run: Run) -> None:
         raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then resume it again.")
 
 
-def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Run:
+def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str], queue_entry: str = "") -> Run:
     """The run's folder with its run.json; nothing is trained yet.
+
+    Args:
+        queue_entry: id of the queue's entry that begins it, so that a second attempt of the entry finds the run.
 
     Raises:
         UserError: something is missing (see ``missing``).
@@ -86,6 +89,7 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str])
         "condition": _condition(dataset, spec) if spec is not None else {},
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
+        **({QUEUE_ENTRIES: [queue_entry]} if queue_entry else {}),
     }
     write_run(folder, about)
     return Run(folder)

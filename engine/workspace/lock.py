@@ -170,12 +170,22 @@ class WorkspaceLock:
         return json.dumps(asdict(self._owner), indent=2, ensure_ascii=False)
 
     def _read(self) -> Owner | None:
-        """The owner in the lock file. None if there is no file, or it cannot be read."""
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            return Owner(**{**found, "pid": int(found["pid"])})
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return read_owner(self._path)
+
+
+def read_owner(path: Path) -> Owner | None:
+    """The owner in a lock file. None if there is no file, or it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Owner(**{**found, "pid": int(found["pid"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def owner_of(workspace: Workspace) -> Owner | None:
+    """What has the workspace open now. None if nothing has."""
+    owner = read_owner(workspace.root / FILE)
+    return owner if owner is not None and owner.alive else None
 
 
 def process_start(pid: int) -> str | None:

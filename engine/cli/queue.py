@@ -1,0 +1,150 @@
+"""The command "queue": jobs that are done one after the other, for example over night.
+
+python -m engine.cli queue add extract birds --type canny      (any of: import, captions --auto, extract, train,
+python -m engine.cli queue add train --dataset birds            resume, evaluate, grid, export, with their options)
+python -m engine.cli queue add evaluate @3fa9c1                 (the run that the queue's job 3fa9c1 trains)
+python -m engine.cli queue list
+python -m engine.cli queue move 3 1                             (job 3 of the list becomes the next)
+python -m engine.cli queue remove 2
+python -m engine.cli queue run                                  (until it is empty; Ctrl-C saves and ends)
+python -m engine.cli queue clear                                (forget the results)
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.queue_jobs import job_from
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Control
+from engine.machine.units import format_duration
+from engine.queue.entries import OUTCOMES
+from engine.workspace.lock import WorkspaceLock, owner_of
+from engine.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from engine.queue.entries import Entry
+    from engine.queue.folder import QueueFolder
+
+EXIT_FELL_SHORT, EXIT_INTERRUPTED = 1, 130
+
+
+def add_command(commands: Any) -> None:
+    """Add "queue" to the command line's parsers."""
+    queue = commands.add_parser("queue", help="do jobs one after the other: add, list, move, remove, run")
+    actions = queue.add_subparsers(dest="action", required=True)
+    add = actions.add_parser("add", help="add a job at the end of the queue")
+    add.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help="a command with its options: import, captions --auto, extract, train, resume, evaluate, grid or export",
+    )
+    actions.add_parser("list", help="what runs, what waits, and what became of the last jobs")
+    remove = actions.add_parser("remove", help="remove a waiting job")
+    move = actions.add_parser("move", help="move a waiting job")
+    for parser in (remove, move):
+        parser.add_argument("job", help="its number in the list, or its id")
+    move.add_argument("place", type=int, help="its new place among the waiting jobs; 1: the next")
+    actions.add_parser("run", help="run the waiting jobs until none is left; goes on after a failure")
+    actions.add_parser("clear", help="forget what became of earlier jobs; what they made stays")
+
+
+def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Do what the options say. Returns the exit status: 1 if a job failed, 130 if it was interrupted."""
+    from engine.queue.folder import QueueFolder
+
+    queue = QueueFolder(workspace)
+    if options.action == "add":
+        job = job_from(options.job, workspace)
+        entry = queue.add(job.kind, job.title, job.model_dump(mode="json"), job.expected_seconds(workspace))
+        _say(f"{entry.id}  {entry.title}: number {_place(queue, entry)} in the queue. {_who(workspace)}")
+    elif options.action == "list":
+        _print(queue, workspace)
+    elif options.action == "remove":
+        _say(f"Removed: {queue.remove(queue.find(options.job).id).title}")
+    elif options.action == "move":
+        entry = queue.move(queue.find(options.job).id, options.place)
+        _say(f"{entry.title}: now number {_place(queue, entry)} in the queue.")
+    elif options.action == "clear":
+        queue.clear_results()
+        _say("The results are forgotten.")
+    else:
+        with WorkspaceLock(workspace, "the command queue run"):  # the others work beside an open window
+            return _run(queue, workspace, control)
+    return 0
+
+
+def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
+    """Run entries until none is left, also those that are added meanwhile."""
+    from engine.cli.output import Console
+    from engine.conditions import places
+    from engine.jobs.faults import describe_crash
+    from engine.jobs.keep_awake import keep_awake
+    from engine.queue.perform import perform
+
+    places.use(workspace)
+    queue.recover()
+    ended = failed = 0
+    with keep_awake(_say):
+        while control.token.stop_requested is None and (entry := queue.take()) is not None:
+            console = Console()
+            console.say(f"{entry.id}  {entry.title}")
+            try:
+                report = perform(workspace, queue, entry, control.token, console.event)
+                console.say(f"     {report.words}")
+            except Cancelled:
+                break
+            except Exception as error:  # its reason is kept with the results; the next one begins
+                failure = describe_crash(error)
+                words = str(error) if isinstance(error, UserError) else f"{failure.what} {failure.why}"
+                console.say(f"     Failed: {words}")
+                failed += 1
+            ended += 1
+    left = len(queue.waiting())
+    if control.token.stop_requested is not None:
+        _say(f"Interrupted. {_jobs(left)} wait; go on with: queue run")
+        return EXIT_INTERRUPTED
+    _say(f"{_jobs(ended)} ended, {failed} of them failed." if ended else "Nothing waits in the queue.")
+    return EXIT_FELL_SHORT if failed else 0
+
+
+def _print(queue: QueueFolder, workspace: Workspace) -> None:
+    entries, results = queue.entries(), queue.results()
+    for number, entry in enumerate(entries, 1):
+        about = "waiting"
+        if entry.state == "running":
+            about = "running" if owner_of(workspace) else "interrupted, begins again"
+        expected = f", about {format_duration(entry.seconds)}" if entry.seconds else ""
+        _say(f"{number:>3}  {entry.id}  {entry.title}  ({about}, added {entry.added}{expected})")
+    if not entries:
+        _say("Nothing waits in the queue.")
+    elif (owner := owner_of(workspace)) is None:
+        _say("Nothing runs it now. Start with: python -m engine.cli queue run, or in the window: Run the queue.")
+    else:
+        _say(f"{owner.doing} has the workspace open{f' at {owner.address}' if owner.address else ''}.".capitalize())
+    if results:
+        _say("\nThe last jobs:")
+    for result in results:
+        _say(f"  {OUTCOMES[result.outcome]:<9}  {result.title}  ({format_duration(result.seconds)}, {result.ended})")
+        if result.words:
+            _say(f"             {result.words}")
+
+
+def _who(workspace: Workspace) -> str:
+    """Who will do a job that was just added."""
+    owner = owner_of(workspace)
+    return f"{owner.doing.capitalize()} does it in its turn." if owner else "Run it with: queue run"
+
+
+def _place(queue: QueueFolder, entry: Entry) -> int:
+    return next((number for number, other in enumerate(queue.waiting(), 1) if other.id == entry.id), 1)
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

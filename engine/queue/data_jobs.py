@@ -1,0 +1,104 @@
+"""The jobs of the queue that make a dataset: read images, write captions, make condition maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from engine.data.dataset import Dataset
+from engine.data.import_config import ImportConfig
+from engine.jobs.control import Token
+from engine.jobs.runner import Emit
+from engine.jobs.snapshot import JobKind
+from engine.queue.job import QueuedJob, Report, progress_of
+from engine.workspace.paths import Workspace
+
+
+class Read(QueuedJob):
+    """Make a dataset of a folder of images or another source, or read it again."""
+
+    kind = "import"
+    job_kind = JobKind.DATASET
+    place: str
+    name: str = ""
+    options: ImportConfig = Field(default_factory=ImportConfig)
+
+    @property
+    def title(self) -> str:
+        return f"Reading {self.name or Path(self.place).name or self.place}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+        from engine.data.importing import import_source
+
+        made = import_source(workspace, self.place, self.name, self.options, progress_of(emit, "Images read"), token)
+        words = f"{made.name}: {made.pictures:,} images, {made.captioned:,} captions. Found: {made.found}."
+        return Report("completed", words, made.folder, dataset=made.name)
+
+
+class Captions(QueuedJob):
+    """Let a model write the captions of a dataset."""
+
+    kind = "captions"
+    job_kind = JobKind.CAPTIONS
+    dataset: str
+    model: str
+    length: Literal["short", "detailed", "long"] = "short"
+    only_empty: bool = True
+    batch: int = Field(8, ge=1, le=256)
+
+    @property
+    def title(self) -> str:
+        return f"Writing captions of {self.dataset}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+        dataset = Dataset.open(workspace.dataset_folder(self.dataset))  # before anything heavy: it may be gone
+        from engine.data.autocaption import caption_all, load
+
+        captioner = load(self.model, workspace.models)
+        done = caption_all(
+            dataset,
+            captioner,
+            token,
+            progress_of(emit, "Captions written"),
+            only_empty=self.only_empty,
+            length=self.length,
+            batch=self.batch,
+        )
+        words = (
+            f"{done.written:,} captions written, {done.kept:,} kept, {len(done.failures):,} images could not be read."
+        )
+        return Report("completed", words, dataset=dataset.name)
+
+
+class Maps(QueuedJob):
+    """Make the condition maps of a dataset."""
+
+    kind = "maps"
+    job_kind = JobKind.CONDITIONS
+    dataset: str
+    type: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    side: int | None = None
+    varied: int | None = None
+
+    @property
+    def title(self) -> str:
+        return f"Making maps of {self.dataset}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+        dataset = Dataset.open(workspace.dataset_folder(self.dataset))
+        from engine.data.make_maps import make_all
+
+        made = make_all(
+            dataset,
+            self.type,
+            dataset.like_its_maps(self.type, self.parameters),
+            token,
+            progress_of(emit, "Maps made"),
+            resolution=self.side,
+            varied=self.varied,
+        )
+        words = f"{made.made:,} maps made, {made.kept:,} kept, {len(made.failures):,} failed."
+        return Report("completed", words, dataset=dataset.name)

@@ -1,0 +1,35 @@
+"""All kinds of jobs that can wait in the queue, and the way from an entry to its job."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from engine.config import describe
+from engine.errors import UserError
+from engine.queue.data_jobs import Captions, Maps, Read
+from engine.queue.entries import Entry
+from engine.queue.job import QueuedJob
+from engine.queue.run_jobs import DrawGrid, Evaluate, Export, Resume, Train
+
+KINDS: dict[str, type[QueuedJob]] = {
+    job.kind: job for job in (Read, Captions, Maps, Train, Resume, Evaluate, DrawGrid, Export)
+}
+
+
+def job_of(entry: Entry) -> QueuedJob:
+    """The job of an entry.
+
+    Raises:
+        UserError: its file is damaged, or another version of the app has written it.
+    """
+    kind = KINDS.get(entry.kind)
+    try:
+        if kind is None:
+            raise UserError(
+                f"{entry.title} cannot be done.",
+                "Its file in the workspace's folder queue is damaged, or a newer version of the app has written it.",
+                "Add the job again.",
+            )
+        return kind.model_validate(entry.settings)
+    except ValidationError as error:
+        raise UserError(f"{entry.title} cannot be done.", describe(error), "Add the job again.") from error
