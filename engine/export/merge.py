@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, read_config
-from engine.nets.reading import read_safetensors
+from engine.nets.reading import opened_safetensors
 from engine.runs.checkpoints import (
     DESCRIPTION,
     TEMPORARY,
@@ -67,10 +68,10 @@ def merge(
     """Write the average as a checkpoint of its own, which can be exported like any other.
 
     Args:
-        checkpoints: at least two of one net. Their plain weights are averaged in fp32, not their EMA.
+        checkpoints: at least two of one net. Their plain weights are averaged, not their EMA.
         out_folder: the folder for the new checkpoint.
         name: of the checkpoint; default: from the kind and the steps.
-        progress: called as progress(checkpoints read, in all, label).
+        progress: called as progress(weights averaged, in all, label).
 
     Returns:
         The new folder.
@@ -81,20 +82,9 @@ def merge(
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
     _check(ordered, decay)
     shares = equal_shares(ordered) if kind == "equal" else ema_shares(ordered, decay)
-    total: dict[str, torch.Tensor] = {}
-    for number, (checkpoint, share) in enumerate(zip(ordered, shares, strict=True)):
-        if token:
-            token.raise_if_cancelled()
-        if progress:
-            progress(number, len(ordered), "Averaging checkpoints")
+    for checkpoint in ordered:
         require_intact(checkpoint.folder, "controlnet/")
-        tensors, _ = read_safetensors(checkpoint.folder / "controlnet" / WEIGHTS)
-        for key, tensor in tensors.items():
-            part = tensor.double() * share
-            total[key] = total[key] + part if key in total else part
-    broken = next((key for key, tensor in total.items() if not tensor.isfinite().all()), "")
-    if broken:
-        raise _cannot(f"one of them is broken (first in {broken})", "Leave that one out.")
+    average = _average(ordered, shares, token, progress)
     newest = ordered[-1]
     target = out_folder / (safe_name(name) if name else f"{kind}-{ordered[0].step:06d}-{newest.step:06d}")
     if target.exists():
@@ -108,7 +98,7 @@ def merge(
         net = temporary / "controlnet"
         net.mkdir(parents=True)
         shutil.copyfile(newest.folder / "controlnet" / CONFIG, net / CONFIG)
-        save_file({key: tensor.float().contiguous() for key, tensor in total.items()}, net / WEIGHTS, {"format": "pt"})
+        save_file(average, net / WEIGHTS, {"format": "pt"})
         with ChecksumPool() as pool:
             pool.add(net)
         about = {
@@ -125,6 +115,28 @@ def merge(
     finally:
         clear(temporary)
     return target
+
+
+def _average(
+    checkpoints: Sequence[Checkpoint], shares: list[float], token: CancelToken | None, progress: OnProgress | None
+) -> dict[str, torch.Tensor]:
+    """The average of a net's weights, fp32. Sums are fp64, of one weight at a time: an XL net in fp64 has 10 GB."""
+    average: dict[str, torch.Tensor] = {}
+    with ExitStack() as stack:
+        files = [stack.enter_context(opened_safetensors(one.folder / "controlnet" / WEIGHTS)) for one in checkpoints]
+        names = list(files[0].keys())
+        for number, name in enumerate(names):
+            if token:
+                token.raise_if_cancelled()
+            if progress:
+                progress(number, len(names), "Averaging checkpoints")
+            total = files[0].get_tensor(name).double() * shares[0]
+            for file, share in zip(files[1:], shares[1:], strict=True):
+                total += file.get_tensor(name).double() * share
+            if not total.isfinite().all():
+                raise _cannot(f"one of them is broken (first in {name})", "Leave that one out.")
+            average[name] = total.float().contiguous()
+    return average
 
 
 def _check(checkpoints: Sequence[Checkpoint], decay: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,18 +157,29 @@ def _read_folder(path: Path) -> NetFile:
     return NetFile(path, "diffusers", parts, config, metadata)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read the tensors and the header's metadata of a file.
+@contextmanager
+def opened_safetensors(path: Path) -> Iterator[Any]:
+    """A file of which single tensors are read, with ``keys`` and ``get_tensor``.
 
     Raises:
         UserError: it is damaged or half-written.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            return tensors, dict(file.metadata() or {})
+            yield file
     except (OSError, SafetensorError) as error:
         raise _damaged(path, str(error)) from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and the header's metadata of a file.
+
+    Raises:
+        UserError: it is damaged or half-written.
+    """
+    with opened_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return tensors, dict(file.metadata() or {})
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
