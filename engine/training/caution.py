@@ -32,6 +32,8 @@ class StartFacts:
     without_caption: int = 0
     found: Mapping[str, int] = field(default_factory=dict)
     """How often the dataset check made each finding, if it was run since the dataset last changed."""
+    checked: bool = True
+    """It was run since then."""
     own_shapes: bool = False
     """The images are the demo's coloured shapes."""
     on_demo_base: bool = False

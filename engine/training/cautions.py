@@ -13,6 +13,7 @@ from engine.machine.units import format_bytes, format_duration
 from engine.training.caution import LEVELS, Caution, Remedy, Rule, StartFacts
 from engine.training.image_cautions import (
     LOW_RANK_RATE,
+    dataset_check,
     demo_base,
     faulty_maps,
     missing_captions,
@@ -188,6 +189,7 @@ RULES: tuple[Rule, ...] = (
     small_images,
     missing_maps,
     faulty_maps,
+    dataset_check,
     missing_captions,
     resolution,
     learning_rate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from engine.config import RunConfig
+from engine.data.doctor.catalogue import BY_NAME
 from engine.evaluation.causes import FAULTS
 from engine.runs.known_bases import UNKNOWN, WORKS
 from engine.training.caution import Caution, Remedy, StartFacts
@@ -22,6 +23,15 @@ EXPECT = (
 3 million better ones; the published nets had 80,000 to 3 million."""
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
+SAID_ELSEWHERE = frozenset({*FAULTS, "caption_missing", "too_small", "map_missing"})
+"""Findings of the dataset check that other rules speak of."""
+MOST_NAMED = 3
+CHECKED = (
+    "The dataset check found no problems.",
+    "It has looked at files, images, captions and control images.",
+    "Nothing is to be done.",
+)
+SEE_THEM = "Look at them, and leave out or correct what is wrong."
 USUAL_RANK, LOW_RANK_RATE = 64, 1e-4
 """Of a Control-LoRA, as in the presets."""
 
@@ -133,6 +143,34 @@ def faulty_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
         "Correct them, make them again, or leave them out.",
         look="doctor",
     )
+
+
+def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """What the dataset check found besides what other rules say: a caution if some of it is serious."""
+    if facts.own_shapes:
+        return None
+    if not facts.checked:
+        return Caution(
+            "note",
+            "The dataset was not checked since it last changed.",
+            "The check finds damaged, blurred and doubled images, and maps that do not fit.",
+            "Check it: it only reads your files.",
+            look="doctor",
+        )
+    found = {
+        name: count for name, count in facts.found.items() if count and name in BY_NAME and name not in SAID_ELSEWHERE
+    }
+    if not found:
+        return None if set(FAULTS) & set(facts.found) else Caution("note", *CHECKED)
+    serious = [name for name in found if BY_NAME[name].severity == "serious"]
+    named = serious or sorted(found, key=lambda name: -found[name])
+    listed = ", ".join(f"{BY_NAME[name].title} ({found[name]:,})" for name in named[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED:,} more kinds" if len(named) > MOST_NAMED else ""
+    if serious:
+        what = f"The dataset check found serious problems: {listed}{more}."
+        return Caution("yellow", what, "They harm the training, or make its score wrong.", SEE_THEM, look="doctor")
+    what = f"The dataset check found nothing serious: {listed}{more}."
+    return Caution("note", what, "Some of it lowers the quality.", SEE_THEM, look="doctor")
 
 
 def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:

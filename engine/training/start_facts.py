@@ -9,7 +9,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.config.presets import flatten
 from engine.data.dataset import Dataset
-from engine.data.doctor.check_store import CheckStore
+from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.demo.sets import demo_preset, is_of_demo_shapes
 from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
@@ -33,13 +33,15 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     on_demo_base = located == str(DEMO_BASE)
     listed = dataset.count()
     needed = predict(workspace, config, listed, long_captions(config, workspace))
+    found = _found(dataset)
     seconds, measured = run_seconds(config, workspace, hardware)
     return StartFacts(
         listed=listed,
         images=dataset.count(ready=facts_of(config).needs_condition_maps),
         too_small=dataset.count_smaller(config.data.resolution),
         without_caption=dataset.captions.count(dataset.index.path, "empty"),
-        found=_found(dataset),
+        found=found or {},
+        checked=found is not None,
         own_shapes=is_of_demo_shapes(workspace, dataset.source),
         on_demo_base=on_demo_base,
         parameters=denoiser_parameters(workspace, config.model.base),
@@ -54,14 +56,17 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     )
 
 
-def _found(dataset: Dataset) -> Mapping[str, int]:
-    """Findings of the dataset check; none if it was never run, or something was corrected or left out since."""
+def _found(dataset: Dataset) -> Mapping[str, int] | None:
+    """Findings of the dataset check. None: it was never run, or something was corrected or left out,
+    or maps were made, since."""
     store = CheckStore(dataset.folder)
     try:
-        current = store.exists and store.about().get("fingerprint") == dataset.fingerprint
-        return store.counts() if current else {}
+        about = store.about() if store.exists else {}
+        now = maps_of(dataset)
+        current = about.get("fingerprint") == dataset.fingerprint and about.get("maps", now) == now
+        return store.counts() if current else None
     except sqlite3.Error:  # only a cache: the next check writes it anew, and says so if it cannot
-        return {}
+        return None
 
 
 def _base_error(workspace: Workspace, config: RunConfig, hardware: Hardware) -> float | None:

@@ -22,7 +22,7 @@ from engine.families.facts import FACTS
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import RECORD
 from engine.runs.run import write_run
-from engine.training.caution import Caution, StartFacts
+from engine.training.caution import LEVELS, Caution, StartFacts
 from engine.training.cautions import RULES, WITH_REMEDY, cautions
 from engine.training.start_facts import start_facts
 from engine.workspace.paths import Workspace
@@ -67,6 +67,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("missing_maps", {"images": 28_500}, {}, "yellow"),
     ("faulty_maps", {"found": {"too_small": 9, "map_lossy": 3}}, {}, ""),
     ("faulty_maps", {"found": {"map_blank": 1}}, {}, "yellow"),
+    ("dataset_check", {}, {}, "note"),
+    ("dataset_check", {"checked": False}, {}, "note"),
+    ("dataset_check", {"checked": False, "own_shapes": True}, {}, ""),
+    ("dataset_check", {"found": {"map_blank": 1, "caption_missing": 9}}, {}, ""),
+    ("dataset_check", {"found": {"blurred": 1}}, {}, "note"),
+    ("dataset_check", {"found": {"blurred": 9, "constant": 1}}, {}, "yellow"),
     ("missing_captions", {"without_caption": 15_000}, {}, ""),
     ("missing_captions", {"without_caption": 15_001}, {}, "yellow"),
     ("missing_captions", {"without_caption": 30_000}, {}, "yellow"),
@@ -129,7 +135,7 @@ def test_every_rule_has_a_boundary_and_a_row_in_the_docs() -> None:
 
 def test_red_ones_come_first_and_a_usual_run_has_notes_only() -> None:
     levels = [one.level for one in found(DEMO | {"images": 63, "listed": 63}, data__resolution=256).values()]
-    assert levels[0] == "red" and "yellow" in levels and levels == sorted(levels)
+    assert levels[0] == "red" and "yellow" in levels and levels == sorted(levels, key=LEVELS.index)
     assert {one.level for one in found({}).values()} == {"note"}
 
 

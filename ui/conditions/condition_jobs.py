@@ -43,6 +43,7 @@ def make_maps(
             facts=tuple((problem.path.name, problem.what) for problem in problems[:PROBLEMS_SHOWN]),
         )
         context.focus_on(dataset_name)
+        context.check_by_itself(dataset_name)
         return "completed"
 
     return work

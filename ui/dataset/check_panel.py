@@ -14,6 +14,7 @@ from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls
 from ui.page.live import Live
+from ui.page.messages import note, progress_bar
 from ui.page.view import View
 
 
@@ -37,6 +38,11 @@ class CheckPanel:
                 )
                 self._cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
             self._progress = gr.HTML(elem_id="doctor-progress")
+            with gr.Row(elem_classes="tight", visible=False) as self._by_itself:
+                self._by_itself_words = gr.HTML(elem_id="doctor-by-itself")
+                self._by_itself_cancel = gr.Button(
+                    "Cancel", size="sm", scale=0, min_width=96, elem_id="doctor-by-itself-cancel"
+                )
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=300):
                     self._finding = gr.Radio([], label="Findings", show_label=False, elem_id="doctor-findings")
@@ -97,7 +103,13 @@ class CheckPanel:
         live.on(self._correct.click, self._start_correcting, selection)
         job_controls(live, KIND, [self._start], self._cancel, self._progress)
 
-        ended = gr.State(0)
+        live.on(self._by_itself_cancel.click, self._context.auto_check.cancel)
+        live.outputs(
+            [self._by_itself, self._by_itself_words, self._by_itself_cancel],
+            lambda view: (view.auto_check, view.snapshot.alive),
+            _render_by_itself,
+        )
+        ended = gr.State("")
         live.outputs([ended], _ended, lambda view: [_ended(view)])
         # In two events: a user who selects a finding while the new list is on its way keeps it, and sees its details.
         listed = live.on(ended.change, self._update_list, [chosen], self._list)
@@ -198,6 +210,21 @@ class CheckPanel:
         return self._show_image(name, selected, 0)
 
 
-def _ended(view: View) -> int:
-    """Return a number that changes when a check or an import has ended."""
-    return view.snapshot.version if view.snapshot.kind in (KIND, JobKind.DATASET) and not view.snapshot.alive else 0
+def _ended(view: View) -> str:
+    """Return what changes when a check or an import has ended."""
+    job = view.snapshot.version if view.snapshot.kind in (KIND, JobKind.DATASET) and not view.snapshot.alive else 0
+    return f"{job} {view.auto_check.ended}"
+
+
+def _render_by_itself(view: View) -> list[Any]:
+    """Render how far the check that runs by itself is, or why it has failed, and its cancel button."""
+    check = view.auto_check
+    if not check.alive:
+        return [gr.Row(visible=bool(check.failed)), note(check.failed, "warning"), gr.Button(visible=False)]
+    if view.snapshot.alive:
+        text = note(f"{check.dataset} is checked by itself as soon as “{view.snapshot.title}” has ended.")
+    elif check.total:
+        text = progress_bar(check.done, check.total, f"Checking {check.dataset} by itself")
+    else:
+        text = note(f"{check.dataset} is being checked …")
+    return [gr.Row(visible=True), text, gr.Button(visible=True)]

@@ -51,6 +51,7 @@ def show_result(context: AppContext, result: ImportResult, place: str, emit: Emi
         facts=tuple(("", sentence) for sentence in _sentences(result)),
     )
     context.focus_on(result.name)
+    context.check_by_itself(result.name)
 
 
 def _sentences(result: ImportResult) -> list[str]:

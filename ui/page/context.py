@@ -13,10 +13,12 @@ from typing import Any
 from engine.conditions import places, weights
 from engine.disk.in_use import rename
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
+from ui.page.auto_check import AutoCheck
 from ui.page.next_run import NextRun
 from ui.page.problems import Problems
 from ui.page.shown_run import find_unfinished, open_runs, read_run
@@ -42,6 +44,7 @@ class AppContext(Problems, NextRun):
         """Runs of earlier sessions, offered until one is trained."""
         self.shutdown = Shutdown()
         self.results: dict[str, Result] = {}
+        self.auto_check = AutoCheck(lambda: self.runner.alive, self._check_dataset, self.files_changed)
         self._try: Any = None
         self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
@@ -69,6 +72,23 @@ class AppContext(Problems, NextRun):
             return replace(draft, changes={**draft.changes, "data": data}, number=draft.number + 1)
 
         self.edit_draft(choose)
+
+    def check_by_itself(self, dataset: str) -> None:
+        """Check a dataset that was just read, or has new maps, when nothing else runs. Demo sets need no check."""
+        from engine.data.dataset import Dataset
+        from engine.demo.sets import is_of_demo_shapes
+
+        source = Dataset.open(self.workspace.dataset_folder(dataset)).source
+        if not is_of_demo_shapes(self.workspace, source):
+            self.auto_check.begin(dataset)
+
+    def _check_dataset(self, name: str, token: CancelToken, progress: OnProgress, workers: int) -> None:
+        from engine.data.dataset import Dataset
+        from engine.data.doctor.check import check
+
+        data = self.config_of(self.draft)[0].data
+        dataset = Dataset.open(self.workspace.dataset_folder(name))
+        check(dataset, data.resolution, data.held_out, token, progress, workers)
 
     def show_run(self, name: str) -> None:
         """Show a run on the Train tab. An empty name shows the form for a new one."""
@@ -116,6 +136,7 @@ class AppContext(Problems, NextRun):
                 first_start_hidden=self.first_start_hidden,
                 unfinished=self.unfinished,
                 start_pressed=self._asked == self.draft,
+                auto_check=self.auto_check.state,
                 closing=self.shutdown.requested,
             )
 

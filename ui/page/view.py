@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.jobs.snapshot import Failure, JobSnapshot
+from ui.page.auto_check import CheckState
 from ui.page.shown_run import Unfinished
 from ui.page.states import TrainView
 
@@ -55,5 +56,7 @@ class View:
     """Runs of earlier sessions that can be resumed."""
     start_pressed: bool = False
     """Start was pressed for this draft, and a red caution stands against it."""
+    auto_check: CheckState = CheckState()
+    """The dataset check that runs by itself."""
     closing: bool = False
     """The app is about to end."""

@@ -11,6 +11,7 @@ import gradio as gr
 from engine.config.presets import flatten, unflatten
 from engine.training.caution import Caution, Level
 from engine.training.cautions import WITH_REMEDY
+from engine.training.image_cautions import dataset_check
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import Draft, View
@@ -39,12 +40,29 @@ def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:
         context.start_training()
 
     live.on(anyway.click, start_anyway, form.inputs)
-    live.outputs([shown, anyway], lambda view: (view.train.cautions, asks(view)), render)
+    live.outputs([shown, anyway], lambda view: (shown_cautions(view), asks(view)), render)
 
 
 def red(cautions: tuple[Caution, ...]) -> Caution | None:
     """Return the first caution about which Start asks once more."""
     return next((caution for caution in cautions if caution.level == "red"), None)
+
+
+def shown_cautions(view: View) -> tuple[Caution, ...]:
+    """Return the cautions, with how far the dataset check is while it runs by itself, in place of its verdict."""
+    found, check = view.train.cautions, view.auto_check
+    if not found or not check.alive or check.dataset != view.draft.changes.get("data", {}).get("dataset"):
+        return found
+    far = f": {check.done:,} of {check.total:,} images" if check.total else ""
+    told = Caution(
+        "note",
+        f"The dataset is being checked{far}.",
+        "It looks for damaged, blurred and doubled images, and maps that do not fit.",
+        "You can start before it has ended.",
+        look="doctor",
+        rule=dataset_check.__name__,
+    )
+    return tuple(told if one.rule == told.rule else one for one in found)
 
 
 def asks(view: View) -> str:
@@ -77,7 +95,7 @@ def render(view: View) -> list[Any]:
     """Render the list and the second button."""
     question = asks(view)
     return [
-        cautions_html(view.train.cautions, asked=bool(question)),
+        cautions_html(shown_cautions(view), asked=bool(question)),
         gr.Button(question or "Train anyway", visible=bool(question)),
     ]
 

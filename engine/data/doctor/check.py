@@ -19,7 +19,7 @@ from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.doctor import captions, duplicates, files, images, names, pairs
-from engine.data.doctor.check_store import CheckStore, Measurement
+from engine.data.doctor.check_store import CheckStore, Measurement, maps_of
 from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Rules, SampleFacts, Summary
 from engine.data.doctor.measure import Extract, measure_image, measure_map
@@ -70,7 +70,7 @@ def check(
         hits = _judge_all(dataset, store, Rules(resolution, held_out_keys), token)
         total = dataset.count()
         about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}
-        store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint})
+        store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint, "maps": maps_of(dataset)})
     except OSError as error:
         raise UserError(
             f"The check of {dataset.name} cannot be written to {dataset.folder}.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.data.dataset import Dataset
 from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.data.doctor.finding import Hit
 from engine.disk.sqlite import connect
@@ -22,6 +23,12 @@ _SCHEMA = (
 )
 Measurement = tuple[ImageFacts | None, MapFacts | None, str]
 """Measurements of image and map, and the path of an unreadable file ("" if there is none)."""
+
+
+def maps_of(dataset: Dataset) -> str:
+    """Which maps a check has looked at. Making them does not change the dataset's fingerprint."""
+    spec = dataset.condition
+    return f"{dataset.count(ready=True):,} of {spec.type}" if spec else ""
 
 
 class CheckStore:
