@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from engine.data.layouts.columns import IMAGE_COLUMNS, columns_of, roles_of
+from engine.data.layouts.columns import columns_of, roles_of
 from engine.data.layouts.named_files import name_in
 from engine.data.layouts.rows import rows_of
 from engine.data.layouts.texts import caption_of
-from engine.data.layouts.words import CAPTION, IMAGE, same_name
+from engine.data.layouts.words import CAPTION, IMAGE, IMAGE_COLUMNS, same_name
 from engine.disk.text import decode
 
 _LARGEST_LIST = 256 << 20  # bytes

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.data.layouts.named_files import name_in
-from engine.data.layouts.texts import CAPTION_KEYS, caption_of
-from engine.data.layouts.words import CAPTION, IGNORED, IMAGE, MAP, is_clear_map, is_mask, role_of
+from engine.data.layouts.texts import caption_of
+from engine.data.layouts.words import (
+    CAPTION,
+    CAPTION_COLUMNS,
+    IGNORED,
+    IMAGE,
+    IMAGE_COLUMNS,
+    MAP,
+    MAP_COLUMNS,
+    is_clear_map,
+    is_mask,
+    role_of,
+)
 from engine.disk.image_formats import is_image_name
 
-IMAGE_COLUMNS = (
-    "file_name", "image_file_name", "image_path", "image_file", "image", "img_path", "img", "filename", "target",
-    "target_image", "target_path", "ground_truth_image", "ground_truth", "gt", "edited_image", "output_image", "output",
-    "path", "file", "filepath", "file_path", "jpg", "png", "webp", "picture",
-)  # fmt: skip
-MAP_COLUMNS = (
-    "conditioning_image_file_name", "conditioning_image", "conditioning_image_path", "control_image_file_name",
-    "control_file_name", "control_image", "control_path", "control", "condition_image", "conditioning", "condition",
-    "hint", "source", "source_image", "input_image", "input", "original_image", "mask", "mask_image",
-)  # fmt: skip
 SAMPLE = 50
 """Rows that are looked at."""
 
@@ -78,7 +79,7 @@ def roles_of(
     taken = {*given, *([image] if image else [])}
     map = _given(given, MAP) or _first(columns, MAP_COLUMNS, taken, _names_files) or _other_map(columns, taken)
     taken |= {map} if map else set()
-    caption = _given(given, CAPTION) or _first(columns, CAPTION_KEYS, taken, _has_text)
+    caption = _given(given, CAPTION) or _first(columns, CAPTION_COLUMNS, taken, _has_text)
     doubts = []
     if not caption:
         named = [

@@ -7,14 +7,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.columns import IMAGE_COLUMNS, SAMPLE, columns_of, roles_of
+from engine.data.layouts.columns import SAMPLE, columns_of, roles_of
 from engine.data.layouts.folders import find_pairs
 from engine.data.layouts.inventory import check_search
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
 from engine.data.layouts.named_files import NamedFiles, name_in
 from engine.data.layouts.rows import rows_of
-from engine.data.layouts.texts import CAPTION_KEYS, caption_of
-from engine.data.layouts.words import CAPTION, IGNORED, IMAGE, MAP, role_in, role_of, validation_names
+from engine.data.layouts.texts import caption_of
+from engine.data.layouts.words import (
+    CAPTION,
+    CAPTION_COLUMNS,
+    IGNORED,
+    IMAGE,
+    IMAGE_COLUMNS,
+    MAP,
+    role_in,
+    role_of,
+    validation_names,
+)
 from engine.data.samples import Problem
 
 METADATA = "metadata.jsonl"
@@ -162,7 +172,7 @@ def _item(
     value = name_in(row.get(map)) if map else None
     condition = files.find(value) if value else None
     address = row.get("url")
-    texts = (caption_of(row.get(column)) for column in ([caption, *CAPTION_KEYS] if caption else ()))
+    texts = (caption_of(row.get(column)) for column in ([caption, *CAPTION_COLUMNS] if caption else ()))
     text = next((text for text in texts if text), None)
     source = address if isinstance(address, str) else ""
     return relative, FoundImage(relative, reading.root / relative, text or "", None, condition, source)

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.layouts.inventory import TEXTS
+from engine.data.layouts.words import CAPTION_COLUMNS
 from engine.disk.text import Text, read_text
 
-CAPTION_KEYS = (
-    "text", "caption", "prompt", "captions", "texts", "prompts", "description", "long_caption", "short_caption",
-    "blip_caption", "caption_llava", "positive", "tags", "tag_string", "conversations", "messages",
-)  # fmt: skip
 TEXT_ENDINGS = (".txt", ".caption", *sorted(TEXTS - {".txt", ".caption"}))
 _LABELS = re.compile(r"(?:\s*\d+(?:[ \t]+-?[\d.]+(?:[eE]-?\d+)?){4,}[ \t]*(?:\n|$))+")
 
@@ -43,7 +40,7 @@ def caption_of(value: Any) -> str | None:
             return caption_of(lowered.get("value") or lowered.get("content"))
         if lowered and all(len(name) == 2 and isinstance(one, str) for name, one in lowered.items()):  # by language
             return caption_of(lowered.get("en") or next(iter(lowered.values())))
-        return next((found for name in CAPTION_KEYS if (found := caption_of(lowered.get(name)))), None)
+        return next((found for name in CAPTION_COLUMNS if (found := caption_of(lowered.get(name)))), None)
     return None
 
 

@@ -13,6 +13,25 @@ IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
 ROLES = (IMAGE, MAP, CAPTION, IGNORED)
 """What a folder, a column or an ending can be."""
 
+IMAGE_COLUMNS = (
+    "file_name", "image_file_name", "edited_image", "output_image", "ground_truth_image", "image_path", "image_file",
+    "image", "img_path", "img", "images", "filename", "target", "target_image", "target_path", "ground_truth", "gt",
+    "output", "path", "file", "filepath", "file_path", "jpg", "png", "webp", "picture", "pixel_values",
+)  # fmt: skip
+MAP_COLUMNS = (
+    "conditioning_image_file_name", "conditioning_image", "conditioning_image_path", "control_image_file_name",
+    "control_file_name", "control_image", "control_path", "condition_image", "condition", "conditioning", "control",
+    "source", "source_image", "hint", "conditioning_images", "original_image", "input_image", "input",
+    "semantic_segmentation",
+)  # fmt: skip
+CAPTION_COLUMNS = (
+    "text", "caption", "prompt", "captions", "texts", "prompts", "top_caption", "description", "alt_text", "alttext",
+    "long_caption", "short_caption", "blip_caption", "caption_llava", "positive", "tags", "tag_string",
+    "conversations", "messages",
+)  # fmt: skip
+"""Usual names of the columns of lists and tables, in lower case, the most likely first. An edited image comes before
+"image", which is what it was made of. Masks are not listed: one is a map only where there is no other (``is_mask``)."""
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

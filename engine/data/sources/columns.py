@@ -1,42 +1,15 @@
-"""Finds the columns of a table by name, then by content. The page shows the choice, and the user can change it."""
+"""Finds the columns of a table by their names. The page shows the choice, and the user can change it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from engine.data.layouts.texts import caption_of
 from engine.data.layouts.words import is_mask, role_of
 from engine.errors import UserError
 
 URLS = ("url", "image_url", "img_url", "top_level_url")
-CAPTIONS = ("text", "caption", "prompt", "captions", "texts", "top_caption", "description", "alt_text", "alttext")
-CONDITIONS = (
-    "conditioning_image",
-    "condition",
-    "conditioning",
-    "control_image",
-    "control",
-    "source",
-    "hint",
-    "conditioning_images",
-    "original_image",
-    "input_image",
-    "semantic_segmentation",
-)
-IMAGES = (
-    "edited_image",
-    "output_image",
-    "ground_truth_image",
-    "image",
-    "jpg",
-    "png",
-    "webp",
-    "img",
-    "images",
-    "target",
-    "picture",
-    "pixel_values",
-)
 WIDTHS, HEIGHTS = ("width", "original_width"), ("height", "original_height")
 
 
@@ -66,9 +39,9 @@ def of_role(names: Iterable[str], role: str) -> str | None:
 
 def text(value: Any) -> str:
     """A caption from a cell, the first one if there are several."""
-    if isinstance(value, list | tuple):
-        value = value[0] if value else ""
-    return "" if value is None else str(value).strip()
+    if isinstance(value, str | list | tuple | dict):
+        return caption_of(list(value) if isinstance(value, tuple) else value) or ""
+    return "" if value is None else str(value)
 
 
 def number(value: Any) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.words import CAPTION, IMAGE, MAP
+from engine.data.layouts.words import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, MAP, MAP_COLUMNS
 from engine.data.sources import columns
 from engine.data.sources.image_store import ImageStore, Refused, name_for
 from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of, require_package
@@ -77,14 +77,15 @@ def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[st
     """The columns of the image, the caption and the condition map."""
     asked = config.image_column.lower()
     unasked = [name for name in files if name.lower() != asked]
-    condition = columns.column(unasked, columns.CONDITIONS, config.condition_column, "condition")
+    usual = MAP_COLUMNS if len(files) > 1 else ()  # a single column is the images, whatever it is called
+    condition = columns.column(unasked, usual, config.condition_column, "condition")
     if condition is None and len(files) > 1:
         condition = columns.of_role(unasked, MAP)
     others = [name for name in files if name != condition]
-    image = columns.column(others, columns.IMAGES, config.image_column, "picture")
+    image = columns.column(others, IMAGE_COLUMNS, config.image_column, "picture")
     image = image or columns.of_role(others, IMAGE) or next(iter(others), None)
     texts = [name for name in names if name not in files]
-    caption = columns.column(texts, columns.CAPTIONS, config.caption_column, "caption")
+    caption = columns.column(texts, CAPTION_COLUMNS, config.caption_column, "caption")
     return image, caption or columns.of_role(texts, CAPTION), condition
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.rows import csv_rows
+from engine.data.layouts.words import CAPTION_COLUMNS
 from engine.data.sources import columns
 from engine.data.sources.download import Download, download_all
 from engine.data.sources.image_store import ImageStore, name_for
@@ -79,7 +80,7 @@ def choose(names: list[str], config: ImportConfig) -> Columns:
     """Finds the columns by their usual names, or by those in the settings."""
     url = columns.column(names, columns.URLS, config.image_column, "picture")
     assert url is not None  # otherwise the list would not fit
-    caption = columns.column(names, columns.CAPTIONS, config.caption_column, "caption")
+    caption = columns.column(names, CAPTION_COLUMNS, config.caption_column, "caption")
     return Columns(url, caption, columns.column(names, columns.WIDTHS), columns.column(names, columns.HEIGHTS))
 
 
