@@ -125,7 +125,7 @@ def test_what_is_asked_for_is_applied_to_the_denoiser(new_run: Callable[..., Run
     adamw = run.config.model_copy(update={"optim": run.config.optim.model_copy(update={"optimizer": "adamw"})})
     predicted = predict(images_only, adamw)
     assert predicted.training["optimizer"] == 8 * weights, "the estimate counts what is trained"
-    assert predicted.weights_of_checkpoint == 4 * weights
+    assert predicted.weights_of_checkpoint == 8 * weights, "and their average"
 
 
 def test_who_would_draw_with_it_is_told_why_not(
