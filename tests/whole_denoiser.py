@@ -23,7 +23,7 @@ from engine.tuning.facts import CASES, TrainableFacts
 from engine.tuning.trainable import Placement, Trainable
 
 FILE, AVERAGED_FILE = "denoiser.safetensors", "denoiser_ema.safetensors"
-NOT_DRAWN = "It trains the base, and images are drawn with a ControlNet."
+NOT_DRAWN = "Images are drawn with a ControlNet and a control image."
 
 
 class WholeDenoiser(Trainable):
@@ -68,6 +68,7 @@ FACTS = TrainableFacts(
     averages_base=True,
     needs_condition_maps=False,
     not_sharded=("the whole base",),
+    trains="the whole base",
     not_drawn=NOT_DRAWN,
 )
 

@@ -65,6 +65,10 @@ class Registry:
             )
         return self._types[name]
 
+    def title(self, name: str) -> str:
+        """Title of a type; its name, if a newer version of the app has made it."""
+        return self._types[name].title if name in self._types else name
+
     def all(self) -> list[ConditionType]:
         """Every type, in the order of the page."""
         return list(self._types.values())
@@ -117,6 +121,11 @@ REGISTRY.add(
 def get(name: str) -> ConditionType:
     """A type by name. Raises UserError for an unknown one."""
     return REGISTRY.get(name)
+
+
+def title(name: str) -> str:
+    """Title of a type; its name, if a newer version of the app has made it."""
+    return REGISTRY.title(name)
 
 
 def all() -> list[ConditionType]:

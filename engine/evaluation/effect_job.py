@@ -22,6 +22,7 @@ from engine.evaluation.pairs import ImageRequest, Pair, no_side_effects, read_pa
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
+from engine.tuning.facts import require_drawn
 from engine.workspace.paths import Workspace
 
 PAIRS = 4
@@ -46,6 +47,7 @@ def measure_effect(
         UserError: the dataset or base is gone, or there is no held-out pair.
         Cancelled: nothing is left behind.
     """
+    require_drawn(run.config, run.name)
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     samples = split(dataset, run.config.data.held_out, run.held_out).held_out[:PAIRS]
     if not samples:

@@ -29,6 +29,7 @@ from engine.evaluation.pairs import ImageRequest, Pair, no_side_effects, read_pa
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
+from engine.tuning.facts import require_drawn
 from engine.workspace.paths import Workspace
 
 PAIRS, MAX_PAIRS = 64, 512
@@ -81,6 +82,7 @@ def evaluate(
         Cancelled: the token was cancelled. Nothing is left behind.
     """
     began = time.perf_counter()
+    require_drawn(run.config, run.name)
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     parts = split(dataset, run.config.data.held_out, run.held_out)
     held_out, trained = _choose(parts.held_out, parts.train, max(2, min(pairs, MAX_PAIRS)))

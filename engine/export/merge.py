@@ -27,6 +27,7 @@ from engine.runs.checkpoints import (
     read_checkpoint,
     require_intact,
 )
+from engine.runs.choice import require_controlnet
 from engine.version import VERSION
 from engine.workspace.paths import safe_name
 
@@ -144,6 +145,8 @@ def _check(checkpoints: Sequence[Checkpoint], decay: float) -> None:
         raise _cannot("an average needs at least two", "Choose two or more checkpoints.")
     if not 0 < decay < 1:
         raise _cannot(f"a decay of {decay:g} is none", "Choose one between 0 and 1, for example 0.999.")
+    for checkpoint in checkpoints:
+        require_controlnet(checkpoint)
     first = checkpoints[0]
     for other in checkpoints[1:]:
         same = [(c.about.get("family"), _shape(c)) for c in (first, other)]

@@ -241,10 +241,7 @@ def _images(folder: Path, story: Story) -> list[str]:
 
 
 def _title(condition_type: str) -> str:
-    try:
-        return registry.get(condition_type).title
-    except UserError:
-        return condition_type or "unknown condition"
+    return registry.title(condition_type) or "unknown condition"
 
 
 def _teaches(condition_type: str) -> str:

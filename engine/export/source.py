@@ -17,7 +17,14 @@ from engine.export.story import UNKNOWN, Story
 from engine.machine.precision import DTYPES
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
-from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, inspect_checkpoint, require_intact
+from engine.runs.checkpoints import (
+    AVERAGED_FACTORS,
+    FACTORS,
+    Checkpoint,
+    inspect_checkpoint,
+    require_intact,
+)
+from engine.runs.choice import require_controlnet
 from engine.version import VERSION
 
 
@@ -61,6 +68,7 @@ def whole_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint's folder. Raises UserError if it is no checkpoint or incomplete."""
     found = inspect_checkpoint(folder)
     if isinstance(found, Checkpoint):
+        require_controlnet(found)
         return found
     raise UserError(
         f"The checkpoint {folder.name} cannot be exported.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.conditions import registry
 from engine.errors import UserError
 from engine.runs.run import Run
+from engine.tuning.facts import require_drawn
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -37,15 +38,10 @@ def condition_type(run: Run) -> ConditionType:
     """Return the type of a run's condition maps.
 
     Raises:
-        UserError: the run has none, so nothing is drawn with its weights and a control image.
+        UserError: no images can be drawn with what the run trains.
     """
-    if not run.condition:
-        raise UserError(
-            f"No images can be drawn with {run.name}.",
-            "It was trained without condition maps, and images are drawn with a ControlNet and a control image.",
-            "Choose a run that has trained a ControlNet.",
-        )
-    return registry.get(str(run.condition["type"]))
+    require_drawn(run.config, run.name)
+    return registry.get(str(run.condition.get("type", "")))
 
 
 def map_of(run: Run, image: Image.Image) -> Image.Image:

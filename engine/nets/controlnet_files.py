@@ -9,6 +9,8 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.families.facts import FamilyFacts
+from engine.runs.checkpoints import read_checkpoint
+from engine.runs.choice import require_controlnet
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -28,9 +30,12 @@ def locate_controlnet(path: Path | str) -> Path:
     """Find the diffusers folder that ``path`` means: the folder itself, or the one in a checkpoint's folder.
 
     Raises:
-        UserError: there is none, or it is incomplete.
+        UserError: there is none, or it is incomplete, or the checkpoint is of another trainable.
     """
     path = Path(path)
+    for folder in (path, path.parent):  # a checkpoint's, or its ControlNet's
+        if (checkpoint := read_checkpoint(folder)) is not None:
+            require_controlnet(checkpoint)
     if not path.exists():
         raise UserError(
             f"The ControlNet {path.name} was not found.",

@@ -65,6 +65,11 @@ class Checkpoint:
         return self.folder / ("controlnet_ema" if self.has_ema else "controlnet")
 
     @property
+    def trained(self) -> str:
+        """What its run has trained, as a noun phrase for people."""
+        return str(self.about.get("trained", "a ControlNet"))
+
+    @property
     def starred(self) -> bool:
         """Whether the user wants to keep it."""
         return (self.folder / STAR).is_file()

@@ -28,6 +28,20 @@ def choose_checkpoint(run: Run, step: int | None = None) -> tuple[Checkpoint, li
     )
 
 
+def require_controlnet(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint without a ControlNet.
+
+    Raises:
+        UserError: says what its run has trained.
+    """
+    if not (checkpoint.folder / "controlnet").is_dir():
+        raise UserError(
+            f"The checkpoint {checkpoint.folder.name} has no ControlNet.",
+            f"Its run has trained {checkpoint.trained}; what is exported, compared and drawn with is a ControlNet.",
+            "Choose a checkpoint of a run that trains a ControlNet.",
+        )
+
+
 def _step(sentence: str) -> int:
     """The step of the checkpoint that a sentence of ``broken_checkpoints`` is about. -1 if it names none."""
     digits = sentence.split(" ", 1)[0].removeprefix("step-").split("-")[0]

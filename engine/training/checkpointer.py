@@ -20,6 +20,7 @@ from engine.runs.cleanup import name_others, prune, trim
 from engine.training.checkpoint import lacks_only_its_name, stage_checkpoint
 from engine.training.oom import retry_once
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 
 class Checkpointer:
@@ -136,6 +137,7 @@ class Checkpointer:
         state.emit(PhaseChanged("saving"))  # set again on every retry, so the page stops showing "waiting for the disk"
         about: dict[str, Any] = {**state.about, "base": state.config.model.base, "family": state.family.name}
         about["optimizer"] = state.config.optim.optimizer
+        about["trained"] = facts_of(state.config).trains
         about["noise_schedule"] = state.noise_process.schedule
         about |= state.trainable.description(state.precision)
         state.parallel.gather_full_weights(with_optimizer=True)

@@ -109,7 +109,7 @@ class Previews:
             return
         if self._draw is None:
             if requested:
-                why = facts_of(state.config).not_drawn or "This run has no preview images."
+                why = facts_of(state.config).why_not_drawn or "This run has no preview images."
                 state.emit(Message(f"No images were drawn. {why}", "warning"))
             return
         state.emit(PhaseChanged("validating"))

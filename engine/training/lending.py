@@ -66,7 +66,7 @@ class BorrowedSession(TrySession):
                 )
             super().load(base, controlnet)
             return
-        if why := facts_of(state.config).not_drawn:
+        if why := facts_of(state.config).why_not_drawn:
             raise UserError(
                 "No images can be drawn with the live weights.", why, "Pause the training to draw with another run."
             )

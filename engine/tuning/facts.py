@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import RunConfig
+from engine.errors import UserError
 from engine.families.sizes import Learned, NetSize, Sizes
 
 MasterWeights = Literal["whole", "split", "none"]
@@ -35,8 +36,15 @@ class TrainableFacts:
     """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
     message: str = ""
     """What the user is told when training starts; empty: nothing."""
+    trains: str = "a ControlNet"
+    """What is trained, as a noun phrase for people; checkpoints say it, too."""
     not_drawn: str = ""
     """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
+
+    @property
+    def why_not_drawn(self) -> str:
+        """What is trained, and why no images are drawn with it; empty: they are."""
+        return f"It trains {self.trains}. {self.not_drawn}" if self.not_drawn else ""
 
     @property
     def rank(self) -> int:
@@ -95,7 +103,8 @@ def control_lora(config: RunConfig) -> TrainableFacts | None:
     rank = config.model.control_lora_rank
     if not rank:
         return None
-    return TrainableFacts("control_lora", Learned(rank=rank), not_sharded=(LOW_RANK_IS_NOT_SHARDED,))
+    reasons = (LOW_RANK_IS_NOT_SHARDED,)
+    return TrainableFacts("control_lora", Learned(rank=rank), not_sharded=reasons, trains="a Control-LoRA")
 
 
 def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
@@ -109,6 +118,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
         Learned(rank=control.rank if control else 0, base="decoder"),
         not_sharded=reasons,
         message=UNLOCKED_MESSAGE,
+        trains=f"{control.trains if control else 'a ControlNet'} and the base's decoder",
     )
 
 
@@ -123,6 +133,19 @@ def facts_of(config: RunConfig) -> TrainableFacts:
     trials read them.
     """
     return next(facts for case in CASES if (facts := case(config)) is not None)
+
+
+def require_drawn(config: RunConfig, run: str) -> None:
+    """Refuse to draw with the weights of a run if none of its images can be drawn.
+
+    Args:
+        run: its name.
+
+    Raises:
+        UserError: says what the run trains.
+    """
+    if why := facts_of(config).why_not_drawn:
+        raise UserError(f"No images can be drawn with {run}.", why, "Choose a run that trains a ControlNet.")
 
 
 def master_weights_of(config: RunConfig, precision: str, processes: int = 1) -> MasterWeights:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,28 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from engine.cli import export as export_commands
 from engine.cli import sample
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.estimate.memory import predict
+from engine.evaluation.effect_job import measure_effect
+from engine.evaluation.evaluate import evaluate
 from engine.evaluation.grid import GridRequest
 from engine.evaluation.grid_rows import rows_of
+from engine.evaluation.loaded import load_models
+from engine.export.merge import merge
+from engine.export.out import export
+from engine.families.registry import detect
 from engine.inference import control_image
 from engine.inference.request import LIVE, TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.nets.ema import ema_names
+from engine.nets.importing import open_controlnet
+from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.training.job import build_trainer
 from engine.training.lending import borrowing
@@ -33,6 +46,7 @@ from tests import whole_denoiser
 from tests.compare_runs import assert_same_run, losses
 from tests.short_runs import train
 
+WHY = f"It trains the whole base. {whole_denoiser.NOT_DRAWN}"
 HALF = {
     "train.precision": "bf16",
     "train.accumulation": 2,
@@ -80,16 +94,40 @@ def test_it_trains_and_saves_and_says_that_it_draws_nothing(
     requests = {2: borrowing(images_only, lambda session, token: session.generate([asked], token))}
     trained = train(images_only, run, at_step={1: "preview_now"}, requests=requests)
     assert trained.outcome == "completed"
-    assert trained.warnings == [f"No images were drawn. {whole_denoiser.NOT_DRAWN}"]
+    assert trained.warnings == [f"No images were drawn. {WHY}"]
     assert not (run.folder / "previews").exists()
     with pytest.raises(UserError) as refused:
         requests[2].wait(0)
-    assert refused.value.why == whole_denoiser.NOT_DRAWN
+    assert refused.value.why == WHY
 
     (saved,) = run.checkpoints()
     before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
     after = load_file(saved.folder / whole_denoiser.FILE)
     assert after.keys() == before.keys() and not any(torch.equal(after[name], before[name]) for name in before)
+    assert_told_that_it_has_no_controlnet(images_only, run, saved)
+
+
+def assert_told_that_it_has_no_controlnet(workspace: Workspace, run: Run, saved: Checkpoint) -> None:
+    """Whoever wants the ControlNet of its checkpoint is told what was trained, not that a file is missing."""
+    base = run.config.model.base
+    copied = workspace.root / "outside" / saved.folder.name
+    shutil.copytree(saved.folder, copied)
+    drawing = TryRequest(base=base, controlnet=saved.controlnet, prompt="", control=Image.new("RGB", (64, 64)))
+    asks: list[Callable[[], Any]] = [
+        lambda: export(saved.folder, "single_file", workspace.root / "out", "net"),
+        lambda: export(copied, "diffusers", workspace.root / "out", "net"),
+        lambda: merge([saved, saved], run.folder / "merged"),
+        lambda: TrySession(workspace, "cpu").generate([drawing]),
+        lambda: TrySession(workspace, "cpu").generate([replace(drawing, controlnet=saved.folder)]),
+        lambda: load_models(workspace, run, saved),
+        lambda: open_controlnet(saved.folder, detect(base), base),  # to start another run from it
+        lambda: run_cli(["export", run.folder.name], workspace),
+    ]
+    for ask in asks:
+        with pytest.raises(UserError, match="has no ControlNet") as refused:
+            ask()
+        assert "has trained the whole base" in refused.value.why and "whole base" not in refused.value.try_this
+    assert not (workspace.root / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -139,16 +177,27 @@ def test_who_would_draw_with_it_is_told_why_not(
         lambda: control_image.map_of(run, image),
         lambda: control_image.advice(images_only, run, image, is_map=False),
         lambda: sample.run(options, images_only, Control()),
+        lambda: evaluate(images_only, run, unsaved(run)),
+        lambda: measure_effect(images_only, run, unsaved(run)),
     ]
     for ask in asks:
         with pytest.raises(UserError, match="No images can be drawn") as refused:
             ask()
-        assert "without condition maps" in refused.value.why
+        assert refused.value.why == WHY
+
+
+def unsaved(run: Run) -> Checkpoint:
+    """A checkpoint that is not read: the run is refused before."""
+    return Checkpoint(run.folder / "checkpoints" / "step-000001", 1, 1, False, True, {})
+
+
+def run_cli(words: list[str], workspace: Workspace) -> None:
+    parser = argparse.ArgumentParser()
+    export_commands.add_commands(parser.add_subparsers(dest="command"))
+    export_commands.COMMANDS[words[0]](parser.parse_args(words), workspace, Control())
 
 
 def sample_options(words: list[str]) -> Any:
-    import argparse
-
     parser = argparse.ArgumentParser()
     sample.add_command(parser.add_subparsers())
     return parser.parse_args(["sample", *words])

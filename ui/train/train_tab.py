@@ -12,6 +12,7 @@ from engine.conditions import registry
 from engine.config.toml import launch_command
 from engine.errors import UserError
 from engine.runs.run import Run
+from engine.tuning.facts import facts_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import counted, duration, note, progress_bar
@@ -159,10 +160,8 @@ def _runs(view: View) -> list[Any]:
 
 
 def _condition_title(run: Run) -> str:
-    try:
-        return registry.get(str(run.condition.get("type"))).title
-    except UserError:
-        return str(run.condition.get("type"))  # a type of a newer version of the app
+    kind = run.condition.get("type")
+    return f"none, it trains {facts_of(run.config).trains}" if kind is None else registry.title(str(kind))
 
 
 def _about(context: AppContext, view: View) -> str:
