@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 from engine.data import captions
 from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
-from engine.data.layouts.texts import text_beside
+from engine.data.layouts.captions import text_beside
+from engine.data.layouts.inventory import TEXTS
+from engine.data.layouts.texts import caption_in
+from engine.data.samples import Sample
 
 MIN_REPEATS, MIN_REPEATED_FRACTION = 10, 0.03  # a repeated caption has at least so many images of the dataset
 _MOJIBAKE = re.compile("[ÂÃâÐÑð][\u0080-\u00bf\u0152-\u0178\u2013-\u2122ˆ˜ƒ]")
@@ -75,7 +78,7 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     """The findings about the caption of one sample."""
     sample, text = row.sample, row.sample.caption
     if not text.strip():
-        yield Hit((EMPTY if text_beside(sample.image) else MISSING).name, sample.key)
+        yield Hit((EMPTY if _has_empty_text(sample) else MISSING).name, sample.key)
         return
     shown = text if len(text) <= 120 else text[:119] + "…"
     if captions.clean(text, urls=False, control=False, backslashes=False) != " ".join(text.split()):
@@ -86,6 +89,17 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
         yield Hit(ENCODING.name, sample.key, shown)
     if "\\" in text:
         yield Hit(BACKSLASH.name, sample.key, shown)
+
+
+def _has_empty_text(sample: Sample) -> bool:
+    """Whether a caption file lies beside the image or its map and holds nothing. One with labels is no caption."""
+    for path in filter(None, (sample.image, sample.condition)):
+        if (text := text_beside(path)) is not None and text.suffix.lower() in TEXTS:
+            try:
+                return not caption_in(text)[0]
+            except OSError:
+                return False
+    return False
 
 
 def corrected(text: str) -> str:

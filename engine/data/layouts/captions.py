@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from engine.data.layouts.caption_lists import captions_in, names_of, written
@@ -14,6 +14,54 @@ from engine.data.layouts.texts import TEXT_ENDINGS
 from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, role_of, same_name
 
 _MOST_LISTS = 200
+
+
+class TextsBeside:
+    """Finds the file with an image's caption in the image's folder: a.txt, a.png.txt, a..txt, a_caption.txt, a.json."""
+
+    def __init__(self, files: Collection[Path]) -> None:
+        self._files = files
+        self._folders = {path.parent for path in files}
+
+    def find(self, image: Path) -> Path | None:
+        """The file, or None. Which program wrote it decides its name; endings of texts come first."""
+        if image.parent not in self._folders:
+            return None
+        return next((path for path in self._candidates(image) if path in self._files), None)
+
+    def _candidates(self, image: Path) -> Iterator[Path]:
+        for ending in TEXT_ENDINGS:
+            yield image.with_name(image.stem + ending)
+            yield image.with_name(image.name + ending)
+            yield image.with_name(image.stem + "." + ending)
+        if (found := self._by_form.get(same_name(image))) is not None:
+            yield found
+        yield image.with_name(image.stem + ".json")
+        yield image.with_name(image.name + ".json")
+
+    @cached_property
+    def _by_form(self) -> dict[str, Path]:
+        """Texts by their paths in the form that ignores case, Unicode's several ways to write a letter, "_caption"."""
+        texts = sorted(path for path in self._files if path.suffix.lower() in TEXTS)
+        found = {}
+        for path in texts:
+            for base in caption_endings(path.stem):
+                found[same_name(path.with_name(base + path.suffix))] = path
+        return found | {same_name(path): path for path in texts}
+
+
+def text_beside(image: Path) -> Path | None:
+    """The file with the caption beside an image that was read before, if there is one."""
+    try:
+        return _texts_in(image.parent, image.parent.stat().st_mtime_ns).find(image)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _texts_in(folder: Path, changed: int) -> TextsBeside:
+    """The texts of a folder that was last changed then, read once for all of its images. Raises OSError."""
+    return TextsBeside({path for path in folder.iterdir() if path.suffix.lower() in (*TEXTS, ".json")})
 
 
 class CaptionFinder:
@@ -28,11 +76,11 @@ class CaptionFinder:
         """Lists of captions, with the number of images that they had a caption for."""
         left_out = set(reading.lists)
         self._files = {path for path in (*reading.inventory.texts, *reading.inventory.lists) if path not in left_out}
+        self._beside = TextsBeside(self._files)
 
     def file_for(self, image: Path, map: Path | None = None) -> Path | None:
         """The file that holds the caption of an image. It may lie beside the image's map."""
-        beside = (found for path in (image, map) if path is not None for found in self._beside(path))
-        found = next((path for path in beside if path in self._files), None)
+        found = self._beside.find(image) or (self._beside.find(map) if map else None)
         found = found or self._of_the_folder.get(image.parent) or self._in_another_folder(image)
         if found is not None:
             self.used.add(found)
@@ -46,19 +94,6 @@ class CaptionFinder:
                 self.lists[listing] = self.lists.get(listing, 0) + 1
                 return caption
         return ""
-
-    def _beside(self, path: Path) -> Iterator[Path]:
-        """Where other programs put the caption of an image: a.txt, a.png.txt, a..txt, a_caption.txt, a.json."""
-        if path.parent not in self._folders:
-            return
-        for ending in TEXT_ENDINGS:
-            yield path.with_name(path.stem + ending)
-            yield path.with_name(path.name + ending)
-            yield path.with_name(path.stem + "." + ending)
-        if (found := self._by_form.get(same_name(path))) is not None:
-            yield found
-        yield path.with_name(path.stem + ".json")
-        yield path.with_name(path.name + ".json")
 
     def _in_another_folder(self, image: Path) -> Path | None:
         """A text of the same name in a folder that holds no images. None if it is not clear which one."""
@@ -75,20 +110,6 @@ class CaptionFinder:
         if not alone:
             return None
         return min(found, key=lambda path: self._ranks.get(path.parent, len(self._ranks)), default=None)
-
-    @cached_property
-    def _folders(self) -> set[Path]:
-        return {path.parent for path in self._files}
-
-    @cached_property
-    def _by_form(self) -> dict[str, Path]:
-        """Texts by their paths in the form that ignores case, Unicode's several ways to write a letter, "_caption"."""
-        texts = sorted(path for path in self._files if path.suffix.lower() in TEXTS)
-        found = {}
-        for path in texts:
-            for base in caption_endings(path.stem):
-                found[same_name(path.with_name(base + path.suffix))] = path
-        return found | {same_name(path): path for path in texts}
 
     @cached_property
     def _of_the_folder(self) -> dict[Path, Path]:

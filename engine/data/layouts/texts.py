@@ -47,8 +47,3 @@ def caption_of(value: Any) -> str | None:
 def is_numbers(text: str) -> bool:
     """Whether a text has only lines of at least five numbers, as the labels of object detection do (YOLO's form)."""
     return bool(_LABELS.fullmatch(text))
-
-
-def text_beside(image: Path) -> Path | None:
-    """The file with the caption beside an image that was read before, if there is one."""
-    return next((path for ending in TEXT_ENDINGS if (path := image.with_suffix(ending)).is_file()), None)
