@@ -28,12 +28,13 @@ class ObjectiveConfig(Section):
         le=100,
         advanced=True,
     )
-    timestep_sampling: Literal["uniform", "cubic"] = setting(
+    timestep_sampling: Literal["uniform", "cubic", "logit_normal"] = setting(
         "uniform",
         "Timestep sampling",
         "uniform, the usual choice: all timesteps alike, as in the ControlNet paper. cubic: mostly noisy ones, in "
         "which an image's layout is decided (T2I-Adapter, Mou et al. 2023): the net follows its control image sooner, "
-        "and learns less fine detail.",
+        "and learns less fine detail. logit_normal: for bases that were trained by flow matching, and usual there: "
+        "mostly the middle, shifted to the noisy end as the base needs it (Esser et al. 2024).",
         advanced=True,
     )
     offset_noise: float = setting(

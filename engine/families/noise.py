@@ -31,11 +31,12 @@ class NoiseProcess(ABC):
         """The prediction type for people: "predicts noise"."""
 
     @abstractmethod
-    def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
+    def shape_timesteps(self, uniform: torch.Tensor, sampling: str, size: tuple[int, int]) -> torch.Tensor:
         """Timesteps (B,) as ``add_noise`` and the denoiser take them, from evenly drawn integers (B,).
 
         Args:
-            sampling: "uniform", or "cubic" for more of the noisy end.
+            sampling: the setting ``objective.timestep_sampling``.
+            size: (h, w) of the latents.
         """
 
     @abstractmethod
@@ -57,6 +58,14 @@ class NoiseProcess(ABC):
     @abstractmethod
     def loss_weights(self, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
         """Weight of each image's squared error, (B,); ones where ``min_snr_gamma`` is 0."""
+
+    @abstractmethod
+    def check_objective(self, sampling: str, min_snr_gamma: float, offset_noise: float) -> None:
+        """Whether the objective's settings suit the process.
+
+        Raises:
+            UserError: one has no meaning for it.
+        """
 
     # A base's config may be wrong about it. The defaults are for bases that can be read in one way only.
 
@@ -175,7 +184,7 @@ class DiffusionNoise(NoiseProcess):
             return self
         return DiffusionNoise(type(self.scheduler).from_config(self.scheduler.config, **changes))
 
-    def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
+    def shape_timesteps(self, uniform: torch.Tensor, sampling: str, size: tuple[int, int]) -> torch.Tensor:
         """Integers in 0..num_train_timesteps - 1: as drawn ("uniform"), or bent to the noisy end ("cubic").
 
         Cubic: t = (1 - (u / T)^3) T, so half of the draws fall on the noisiest eighth, where an image's layout is
@@ -225,3 +234,11 @@ class DiffusionNoise(NoiseProcess):
         if self.scheduler.config.prediction_type == "v_prediction":
             return snr.clamp(max=min_snr_gamma) / (snr + 1)
         return snr.clamp(max=min_snr_gamma) / snr.clamp_min(1e-12)
+
+    def check_objective(self, sampling: str, min_snr_gamma: float, offset_noise: float) -> None:
+        if sampling == "logit_normal":
+            raise UserError(
+                "Timestep sampling cannot be logit_normal with this base.",
+                "It is made for bases that were trained by flow matching; this one has a noise schedule.",
+                "Set Timestep sampling to uniform.",
+            )

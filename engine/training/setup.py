@@ -80,6 +80,8 @@ def set_up(
     history = MetricsHistory(run_folder, emit)
     family = detect(base)
     noise_process = family.noise_process(base).with_settings(config.model.prediction, config.model.zero_terminal_snr)
+    objective = config.objective
+    noise_process.check_objective(objective.timestep_sampling, objective.min_snr_gamma, objective.offset_noise)
 
     # The device and the precision.
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision

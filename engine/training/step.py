@@ -46,7 +46,8 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         # Latents, noise and timesteps. Noise is added in fp32.
         latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
         noise = batch.draws.noise + objective.offset_noise * batch.draws.offset
-        timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling)
+        size = (latents.shape[-2], latents.shape[-1])
+        timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling, size)
         noisy = noise_process.add_noise(latents, noise, timesteps).to(state.dtype)
 
         # Text and control image, in the run's precision. A run without condition maps has no control.

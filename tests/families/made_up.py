@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from diffusers import (
 )
 
 from engine.families import facts, files, registry
+from engine.families.flow import FlowMatching, static_shift
 from engine.families.latents import LatentSpace
 from engine.families.noise import NoiseProcess
 from engine.families.stable_diffusion import StableDiffusion1
@@ -40,34 +40,12 @@ MADE_UP = replace(
 )
 
 
-class FlowMatching(NoiseProcess):
-    """x_s = (1 - s) latents + s noise, and the net predicts noise - latents (Lipman et al. 2023, arXiv 2210.02747)."""
+class Flow(FlowMatching):
+    """Flow matching with a sampler that the other families' pipelines can use."""
 
     def __init__(self) -> None:
-        self.scheduler = UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
-        )
-
-    num_train_timesteps = 1000
-    description = "predicts flow"
-
-    def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
-        """Sigmas (B,): the integers moved into 0..1, with more of the noisy end."""
-        even = (uniform.float() + 0.5) / self.num_train_timesteps
-        return SHIFT * even / (1 + (SHIFT - 1) * even)
-
-    def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(levels)
-
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        sigma = timesteps[:, None, None, None]
-        return (1 - sigma) * latents + sigma * noise
-
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return noise - latents
-
-    def loss_weights(self, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
-        return torch.ones_like(timesteps)
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+        super().__init__(scheduler, static_shift(SHIFT))
 
 
 class MadeUp(StableDiffusion1):
@@ -77,7 +55,7 @@ class MadeUp(StableDiffusion1):
         return True  # no other family has a "transformer"
 
     def noise_process(self, base: str) -> NoiseProcess:
-        return FlowMatching()
+        return Flow()
 
     def predict(
         self, denoiser: Any, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, *rest: Any

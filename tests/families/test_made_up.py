@@ -41,7 +41,14 @@ def test_it_is_recognised_and_described(base: str, workspace: Workspace) -> None
 
 def test_its_step_is_the_formula(base: str, new_run: RunFactory, ready_workspace: Workspace) -> None:
     """Flow matching over shifted latents: loss and gradients of a step written down here."""
-    run = new_run(**{"model.base": base, "objective.prompt_dropout": 0.0, "optim.max_grad_norm": 1e9})
+    run = new_run(
+        **{
+            "model.base": base,
+            "objective.prompt_dropout": 0.0,
+            "optim.max_grad_norm": 1e9,
+            "objective.timestep_sampling": "logit_normal",
+        }
+    )
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     state = trainer.state
     batch = state.batches.get(0)
@@ -49,8 +56,8 @@ def test_its_step_is_the_formula(base: str, new_run: RunFactory, ready_workspace
     net, draws = state.trainable.master, batch.draws
     scale = detect(base).latent_space(base).scale
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1) * scale
-    even = (draws.uniform_timesteps + 0.5) / 1000
-    sigma = 3 * even / (1 + 2 * even)
+    drawn = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps + 0.5) / 2**20))
+    sigma = 3 * drawn / (1 + 2 * drawn)
     noisy = latents + sigma[:, None, None, None] * (draws.noise - latents)
     hidden, control = batch.text["hidden"], batch.maps.permute(0, 3, 1, 2) / 255
     down, middle = net(noisy, 1000 * sigma, hidden, controlnet_cond=control, return_dict=False)

@@ -17,8 +17,8 @@ SHAPE = (4, 8, 8)
 
 def test_cubic_sampling_prefers_the_noisy_end_and_stays_in_range() -> None:
     even = torch.arange(1000)
-    assert PROCESS.shape_timesteps(even, "uniform") is even
-    bent = PROCESS.shape_timesteps(even, "cubic")
+    assert PROCESS.shape_timesteps(even, "uniform", (8, 8)) is even
+    bent = PROCESS.shape_timesteps(even, "cubic", (8, 8))
     assert bent.dtype == torch.int64 and bent.max() == 999 and bent.min() == 2
     assert (bent >= 875).float().mean().item() == pytest.approx(0.5, abs=0.002)
     assert bent.tolist() == sorted(bent.tolist(), reverse=True)
@@ -78,3 +78,9 @@ def test_latents_are_scaled_around_the_shift_and_back() -> None:
 def test_a_vae_config_with_gaps_means_the_usual_latents() -> None:
     assert LatentSpace.from_config({"shift_factor": None}) == LatentSpace(4, 8, 0.18215, 0.0)
     assert LatentSpace.from_config({"block_out_channels": [8, 16]}).factor == 2
+
+
+def test_timesteps_of_flow_matching_are_refused() -> None:
+    with pytest.raises(UserError, match="logit_normal"):
+        PROCESS.check_objective("logit_normal", 5.0, 0.1)
+    PROCESS.check_objective("cubic", 5.0, 0.1)

@@ -26,7 +26,7 @@ from engine.runs.run import Run
 from engine.training.base_check import BaseCheck, judge
 from engine.training.job import build_trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
-from tests.families.made_up import FlowMatching
+from tests.families.made_up import Flow
 from tests.short_runs import RunFactory, train
 
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -155,7 +155,7 @@ def test_how_the_errors_are_judged(
 
 
 def test_a_base_that_can_be_read_in_one_way_only_has_nothing_to_set() -> None:
-    flow = FlowMatching()
+    flow = Flow()
     assert flow.with_settings("auto", "auto") is flow
     assert judge(flow, BaseCheck({flow.prediction: [0.2] * 4}), "auto") == (flow, [])
     with pytest.raises(UserError, match="Set both to auto"):
