@@ -109,7 +109,8 @@ class Bookkeeper:
         leave("that cannot be used (see Problems)", (path for path in everything if path in self.problems))
         for reason, paths in self.reading.left_out.items():
             leave(f"images {reason}", paths)
-        leave("text files that hold only numbers, as labels of objects do, and no captions", self.reading.no_captions)
+        no_captions = sorted(self.reading.no_captions)
+        leave("files named as images that hold numbers or other data, such as labels, and no captions", no_captions)
         leave("images and maps whose partner cannot be used", (p for item in self.found for p in _both(item)))
         leave("captions of these", (item.caption_path for item in self.found if item.caption_path))
         leave("images that belong to no pair", inventory.images)

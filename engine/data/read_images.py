@@ -154,7 +154,7 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
     if not caption and item.caption_path is not None:
         try:
             caption, text = caption_in(item.caption_path)
-            if is_numbers(caption):
+            if is_numbers(caption) or (not caption and item.caption_path.suffix.lower() == ".json"):
                 caption, text = item.otherwise, None
                 result.no_captions.append(item.caption_path)
             if text is not None and not text.sure:

@@ -12,6 +12,7 @@ from engine.data.layouts.named_files import name_in
 from engine.data.layouts.rows import rows_of
 from engine.data.layouts.texts import caption_of
 from engine.data.layouts.words import CAPTION, IMAGE, IMAGE_COLUMNS, same_name
+from engine.disk.image_formats import is_image_name
 from engine.disk.text import decode
 
 _LARGEST_LIST = 256 << 20  # bytes
@@ -58,12 +59,16 @@ def captions_in(path: Path, known: set[str]) -> list[tuple[str, str]]:
             found = _table(path, names_image)
     except OSError:
         return []  # it stays unused, which the account of the folder tells
-    return found
+    names = sum(is_image_name(caption) and len(caption.split()) == 1 for _, caption in found)
+    return found if names < 0.5 * len(found) else []  # a list of pairs of images holds no captions
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
     """The entries of an object of JSON, or of lines with a name and a caption."""
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json1", ".csv", ".tsv"):
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json1"):  # {"1.png": "a caption"} in each line
+        items = (next(iter(row.items())) for _, row in rows_of(path) if isinstance(row, dict) and len(row) == 1)
+        return [(str(name), caption) for name, value in items if (caption := caption_of(value))]
+    if path.suffix.lower() in (".csv", ".tsv"):
         return []
     text = decode(path.read_bytes()).text
     if path.suffix.lower() == ".json":
@@ -73,7 +78,7 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
             return []
         entries = content.items() if isinstance(content, dict) else ()
         return [(str(name), caption) for name, value in entries if (caption := caption_of(value))]
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line.removeprefix("- ") for line in text.split("\n") if line.strip()]
     for separator in ("\t", "|", ": ", ":", ",", " "):
         pairs = [line.split(separator, 1) for line in lines]
         if all(len(pair) == 2 and pair[0].strip() for pair in pairs):

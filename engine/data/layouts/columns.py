@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from engine.data.layouts.named_files import name_in
@@ -147,10 +148,19 @@ def _may_be_text(column: Column) -> bool:
     return _has_text(column) and not numbers and "url" not in column.name.lower()
 
 
+def _role(column: Column) -> str:
+    """The role that a column's name suggests or, for "column 2" and the like, the folders in its values."""
+    if role := role_of(column.name):
+        return role
+    folders = [PurePosixPath(example.replace("\\", "/")).parent.as_posix() for example in column.examples]
+    roles = {role_of(folder) for folder in folders}
+    return roles.pop() if len(roles) == 1 else ""
+
+
 def _by_content(columns: Mapping[str, Column], taken: Any) -> str | None:
     """The column whose values are image files; of several, one that is called images, and none that is called maps."""
     files = [column for column in columns.values() if column.name not in taken and column.files >= 0.5]
-    ranked = sorted(files, key=lambda column: (role_of(column.name) == MAP, role_of(column.name) != IMAGE))
+    ranked = sorted(files, key=lambda column: (_role(column) == MAP, _role(column) != IMAGE))
     return ranked[0].name if ranked else None
 
 
@@ -159,7 +169,7 @@ def _other_map(columns: Mapping[str, Column], taken: Any) -> str | None:
     files = [
         column
         for column in columns.values()
-        if column.name not in taken and column.files >= 0.5 and role_of(column.name) == MAP
+        if column.name not in taken and column.files >= 0.5 and _role(column) == MAP
     ]
     ranked = sorted(files, key=lambda column: is_mask(column.name))
     return ranked[0].name if ranked else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.data.layouts.looks import evenly, looks_drawn, looks_like_maps
 from engine.data.layouts.model import FoundImage, Part, Reading
-from engine.data.layouts.words import IGNORED, IMAGE, is_clear_map, validation_names, words
+from engine.data.layouts.words import IGNORED, IMAGE, is_clear_map, same_name, validation_names, words
 
 SAMPLE = 24
 FEW = 0.1  # of the images that are looked at
@@ -25,6 +25,8 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
         return
     if reading.asked:
         return
+    if unread := _unread_maps(images, reading):
+        reading.doubts.append(unread)
     paths = [item.image for item in images]
     folders = {folder: _is_below_maps(folder, reading.root) for folder in {path.parent for path in paths}}
     called = [path for path in paths if folders[path.parent] or _is_called_a_map(path.stem)]
@@ -41,6 +43,20 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
             f"{len(maps)} of {len(looks)} images that were looked at are grey or have few colours, as condition maps "
             f"do, such as {maps[0].relative_to(reading.root)}. All were read as images."
         )
+
+
+def _unread_maps(images: Sequence[FoundImage], reading: Reading) -> str:
+    """A sentence on files with the images' names, in formats that are not read, which may be their maps. Or ""."""
+    names = {same_name(item.image.stem) for item in images}
+    for kind, files in reading.inventory.unread.items():
+        partners = [path for path in files if same_name(path.stem) in names]
+        if kind != "video" and len(partners) >= 0.5 * len(images):
+            where = partners[0].relative_to(reading.root).as_posix()
+            return (
+                f"{len(partners):,} {kind} files have the names of images, such as {where}. If they are the condition "
+                "maps, save them as PNG images: they are not read."
+            )
+    return ""
 
 
 def _is_below_maps(folder: Path, root: Path) -> bool:

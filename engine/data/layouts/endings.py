@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.data.layouts.looks import looks_like_maps
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
+from engine.data.layouts.unknown_endings import by_contents
 from engine.data.layouts.words import (
     IGNORED,
     IMAGE,
@@ -35,7 +36,7 @@ def find_few(folder: Path, reading: Reading) -> list[FoundImage] | None:
 
 def _find(folder: Path, reading: Reading, few: bool) -> list[FoundImage] | None:
     paths = reading.inventory.images_below(folder)
-    by_ending = _by_ending(paths) or _by_type(paths)
+    by_ending = _by_ending(paths) or _by_type(paths) or by_contents(paths)
     partners = {map for pairs in by_ending.values() for map in pairs.values()}
     images = [path for path in paths if path not in partners]
     if not by_ending:

@@ -92,7 +92,7 @@ def _suggest(groups: Sequence[Group], reading: Reading) -> dict[str, str] | None
     if images and maps:
         return _choose(groups, images, maps, reading)
     if maps:
-        return _maps_beside_others(groups, maps, others, reading)
+        return _maps_beside_others(groups, maps, others, reading) or _equal_names(groups, reading)
     return _equal_names(groups, reading)
 
 

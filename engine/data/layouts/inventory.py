@@ -13,13 +13,17 @@ from pathlib import Path
 from engine.data.samples import Problem
 from engine.disk.image_formats import FORMATS, SIGNATURE_BYTES, UNREAD, format_of, is_image_name
 
-TEXTS = frozenset({".txt", ".caption", ".captions", ".cap", ".text", ".prompt"})
+TEXTS = frozenset({".txt", ".caption", ".captions", ".cap", ".text", ".prompt", ".md", ".tags"})
 LISTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".json1"})
 ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".zip", ".7z", ".rar", ".parquet", ".arrow"})
-_NO_CAPTIONS = frozenset({"readme.txt", "license.txt", "requirements.txt", "robots.txt"})
+_NO_CAPTIONS = frozenset(
+    f"{stem}{ending}"
+    for stem in ("readme", "license", "requirements", "robots", "changelog", "contributing")
+    for ending in (".txt", ".md")
+)
 _KNOWN_OTHERS = frozenset(
     {
-        ".md", ".py", ".sh", ".bat", ".ps1", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml", ".html", ".htm", ".log",
+        ".py", ".sh", ".bat", ".ps1", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml", ".html", ".htm", ".log",
         ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".db", ".sqlite", ".safetensors", ".ckpt", ".pt", ".pth", ".bin",
         ".onnx", ".lock", ".tmp", ".part", ".crdownload", ".url", ".lnk",
     }
@@ -112,7 +116,7 @@ def take_inventory(folder: Path, problems: list[Problem]) -> Inventory:
             found.archives.append(path)
         elif ending in UNREAD:
             found.unread.setdefault(UNREAD[ending], []).append(path)
-        elif ending in (".txt", *_KNOWN_OTHERS):
+        elif ending in TEXTS or ending in _KNOWN_OTHERS:
             found.others.append(path)
         else:
             _by_content(path, found)

@@ -76,10 +76,14 @@ def _maps_folder(folder: Path, reading: Reading) -> Path | None:
 
 
 def _subfolder(folder: Path, reading: Reading, wanted: Callable[[str], bool]) -> Path | None:
-    names = {
+    return next((folder / name for name in sorted(_folders(folder, reading)) if wanted(name)), None)
+
+
+def _folders(folder: Path, reading: Reading) -> set[str]:
+    """The names of the folders in a folder that hold images."""
+    return {
         path.relative_to(folder).parts[0] for path in reading.inventory.images_below(folder) if path.parent != folder
     }
-    return next((folder / name for name in sorted(names) if wanted(name)), None)
 
 
 def _fits(base: Path | None, reading: Reading) -> bool:
@@ -87,6 +91,9 @@ def _fits(base: Path | None, reading: Reading) -> bool:
     if base is None:
         return False
     some = False
+    repeated = {match[1] for folder in _folders(base, reading) if (match := _REPEATS.fullmatch(folder))}
+    if {IMAGE, MAP} <= {role_of(name) for name in repeated}:
+        return False  # 1_images beside 2_conditions: numbers, not repeats
     for path in reading.inventory.images_below(base):
         parts = path.relative_to(base).parts
         apart = parts[0].lower() in REGULARISATION or role_of(parts[0]) == MAP

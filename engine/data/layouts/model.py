@@ -63,7 +63,7 @@ class Reading:
     captions: set[Path] = field(default_factory=set)
     """Files that hold the caption of one image."""
     no_captions: set[Path] = field(default_factory=set)
-    """Text files with the name of an image that hold no caption, but numbers."""
+    """Text and JSON files with the name of an image that hold no caption, but numbers or other data."""
     left_out: dict[str, list[Path]] = field(default_factory=dict)
     """Reason -> images that the layout did not take."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from engine.data.layouts.inventory import Inventory
 from engine.data.layouts.words import same_name
+from engine.disk.image_formats import is_image_name
 
 _PATH_KEYS = ("path", "file_name", "filename", "file", "src", "url")
 
@@ -47,7 +49,8 @@ class NamedFiles:
         for form in (name, name.replace("\\", "/"), name.replace("\\", "/").lstrip("/")):
             for place in (self._place, self._folder):
                 if (path := place / form).is_file():
-                    return path
+                    plain = Path(os.path.normpath(path))  # "../maps/1.png", as the inventory writes it
+                    return plain if plain.is_file() else path
         form = name.replace("\\", "/")
         alike = self._alike(form)
         return alike if alike is not None else self._place / form
@@ -60,7 +63,11 @@ class NamedFiles:
             self._by_name = {}
             for path in self._inventory.images_below(self._folder):
                 self._by_name.setdefault("/" + same_name(path.name), []).append(path)
-        found = self._by_name.get("/" + same_name(name.rsplit("/", 1)[-1]), [])
+                self._by_name.setdefault(same_name(path.stem), []).append(path)
+        bare = name.rsplit("/", 1)[-1]
+        found = self._by_name.get("/" + same_name(bare), [])
+        if not found and "/" in name and not is_image_name(bare):  # "images/1" for images/1.png
+            found = self._by_name.get(same_name(bare), [])
         if len(found) > 1:
             found = [path for path in found if same_name(path.as_posix()).endswith("/" + same_name(name))] or [
                 path for path in found if path.parent.name == Path(name).parent.name

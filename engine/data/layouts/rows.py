@@ -94,9 +94,9 @@ def _json_rows(text: str) -> Iterator[Row]:
     """The rows of a whole JSON file: an array, objects one after the other over several lines, or one object a line."""
     whole = _value(text)
     if isinstance(whole, dict):
-        whole = _coco(whole) or _wrapped(whole)
+        whole = _coco(whole) or _by_column(whole) or _wrapped(whole)
     if isinstance(whole, list):
-        yield from enumerate(whole, 1)
+        yield from enumerate(_named(whole), 1)
         return
     objects = list(_one_after_the_other(text))
     if len(objects) > 1:
@@ -119,6 +119,30 @@ def _wrapped(whole: dict[str, Any]) -> list[Any]:
     if listed:
         return max(listed, key=len)
     return list(whole.values()) if whole and all(isinstance(v, dict) for v in whole.values()) else [whole]
+
+
+def _by_column(whole: dict[str, Any]) -> list[Any] | None:
+    """The rows of {"image": [...], "text": [...]}, also with {"0": ..., "1": ...} for [...]. None: another form."""
+    columns = {
+        name: list(value.values()) if isinstance(value, dict) else value
+        for name, value in whole.items()
+        if isinstance(value, list) or (isinstance(value, dict) and list(value) == [str(n) for n in range(len(value))])
+    }
+    lengths = {len(values) for values in columns.values()}
+    plain = all(not isinstance(one, dict | list) for values in columns.values() for one in values)
+    if len(columns) < 2 or len(columns) < len(whole) or len(lengths) != 1 or not plain:
+        return None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] or None
+
+
+def _named(rows: list[Any]) -> list[Any]:
+    """Rows that are arrays as dictionaries: by the names in the first one, if it has names, else "column 1" and so on."""
+    if not rows or not all(isinstance(row, list) and row for row in rows):
+        return rows
+    first = [str(cell) for cell in rows[0]]
+    if any(map(is_image_name, first)):
+        return [{f"column {number}": cell for number, cell in enumerate(row, 1)} for row in rows]
+    return [dict(zip(first, row, strict=False)) for row in rows[1:]]
 
 
 def _coco(whole: dict[str, Any]) -> list[Any] | None:
