@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from engine.data.import_config import ImportConfig
 from engine.data.import_result import ImportResult, advice_on_names, advice_on_size
 from engine.data.index import IndexWriter
 from engine.data.layouts.folders import PLAIN
+from engine.data.layouts.halves import LEFT, RIGHT
 from engine.data.layouts.inventory import checked_search
 from engine.data.layouts.model import Reading
 from engine.data.layouts.words import IMAGE
 from engine.data.read_images import read_images
 from engine.data.recognized import RecognizedFolder, recognize_folder
 from engine.data.samples import Problem, Sample
-from engine.data.sources import source_of
+from engine.data.sources import ImageSource, source_of
+from engine.data.sources.halves import halves_of
 from engine.data.sources.hub import hub_id, on_hub
 from engine.data.sources.urls import FAILURES
 from engine.disk.durable import atomic_write_text
@@ -77,12 +79,41 @@ def _import(
     origin: str,
 ) -> ImportResult:
     name = safe_name(name or suggest_name(place) or "pictures")
+    rest = (config, progress, token, min_side)
     source = source_of(place)
-    if source is None:
-        refuse_archive(place)
-        return _index(workspace, name, Path(place).expanduser(), "", config, progress, token, min_side)
-    here = str(Path(place).expanduser().absolute())
-    origin = origin or (on_hub(hub_id(place)) if hub_id(place) else here)
+    if source is not None:
+        origin = origin or (on_hub(hub_id(place)) if hub_id(place) else _absolute(place))
+        return _fetch(workspace, name, place, source, origin, *rest)
+    refuse_archive(place)
+    folder = Path(place).expanduser()
+    recognized = recognize_folder(folder, config.asked or _roles_before(workspace, name))
+    if any(item.halves for item in recognized.found) and not config.asked and _was_read_in_place(workspace, name):
+        recognized = recognize_folder(folder, {LEFT: IMAGE, RIGHT: IMAGE})  # as an earlier version did
+    if not any(item.halves for item in recognized.found):
+        return _index(workspace, name, folder, "", *rest, recognized)
+    _refuse_unknown(config.asked, recognized.reading)
+    made = _fetch(workspace, name, place, halves_of(recognized), origin or _absolute(place), *rest, recognized)
+    reading = recognized.reading
+    return replace(made, doubts=[] if reading.asked else reading.doubts, parts=list(reading.parts.values()))
+
+
+def _absolute(place: str) -> str:
+    return str(Path(place).expanduser().absolute())
+
+
+def _fetch(
+    workspace: Workspace,
+    name: str,
+    place: str,
+    source: ImageSource,
+    origin: str,
+    config: ImportConfig,
+    progress: OnProgress,
+    token: CancelToken,
+    min_side: int,
+    roles_of: RecognizedFolder | None = None,
+) -> ImportResult:
+    """Fill the dataset's own folder from a source, and index it. ``roles_of``: a folder whose roles are kept."""
     folder = workspace.dataset_folder(name) / IMAGES
     try:
         _record_origin(workspace.dataset_folder(name), folder, origin)
@@ -99,17 +130,19 @@ def _import(
             " ".join(fetched.sentences()),
             f"See {folder.parent / FAILURES}." if (folder.parent / FAILURES).exists() else "Choose another source.",
         )
-    result = _index(workspace, name, folder, origin, config, progress, token, min_side)
+    recognized = None
+    if roles_of is not None:  # they name parts of that folder
+        config = config.model_copy(update={"roles": ""})
+        recognized = recognize_folder(folder, roles_of.reading.asked)
+    result = _index(workspace, name, folder, origin, config, progress, token, min_side, recognized)
     failures = folder.parent / FAILURES
-    return ImportResult(
-        **{
-            **asdict(result),
-            "found": source.title,
-            "new": fetched.new,
-            "present": fetched.present,
-            "notes": [*fetched.sentences(), *result.notes],
-            "failures": str(failures) if failures.exists() else "",
-        }
+    return replace(
+        result,
+        found=source.title,
+        new=fetched.new,
+        present=fetched.present,
+        notes=[*fetched.sentences(), *result.notes],
+        failures=str(failures) if failures.exists() else "",
     )
 
 
@@ -122,9 +155,11 @@ def _index(
     progress: OnProgress,
     token: CancelToken,
     min_side: int,
+    recognized: RecognizedFolder | None = None,
 ) -> ImportResult:
-    asked = config.asked or _roles_before(workspace, name)
-    recognized = recognize_folder(folder, asked)
+    if recognized is None:
+        recognized = recognize_folder(folder, config.asked or _roles_before(workspace, name))
+    asked = dict(recognized.reading.asked)
     if not asked and (asked := _as_before(workspace, name, recognized)):
         recognized = recognize_folder(folder, asked)
     _refuse_unknown(config.asked, recognized.reading)
@@ -178,6 +213,12 @@ def _roles_before(workspace: Workspace, name: str) -> dict[str, str]:
     """What the user said when the dataset was read before."""
     folder = workspace.dataset_folder(name)
     return Dataset.open(folder).roles if (folder / DESCRIPTION).exists() else {}
+
+
+def _was_read_in_place(workspace: Workspace, name: str) -> bool:
+    """Whether the dataset is there, and its images are the user's own files."""
+    folder = workspace.dataset_folder(name)
+    return (folder / DESCRIPTION).exists() and not Dataset.open(folder).origin
 
 
 def _as_before(workspace: Workspace, name: str, recognized: RecognizedFolder) -> dict[str, str]:

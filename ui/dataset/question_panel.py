@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -29,6 +30,7 @@ KINDS = {
     "split": "Folder",
     "list": "List",
     "captions": "Captions in",
+    "half": "The",
 }
 
 
@@ -73,7 +75,7 @@ class QuestionPanel:
             start(dict(zip(names, values[:MOST], strict=False)), list(values[MOST:]))
             return gr.Column(visible=False)
 
-        def try_out(place: str, names: list[str], *roles: str) -> list[tuple[str, str]]:
+        def try_out(place: str, names: list[str], *roles: str) -> list[tuple[Any, str]]:
             return self._shown(place, dict(zip(names, roles, strict=False)))
 
         live.on(
@@ -107,7 +109,7 @@ class QuestionPanel:
         """The panel's outputs where there is nothing to ask."""
         return [gr.Column(visible=False), "", [], [], *[gr.Dropdown(visible=False)] * MOST]
 
-    def _shown(self, place: str, roles: dict[str, str]) -> list[tuple[str, str]]:
+    def _shown(self, place: str, roles: dict[str, str]) -> list[tuple[Any, str]]:
         """A few images, each followed by its map, as they would be read with these roles."""
         from engine.data.before_import import first_pairs
         from engine.disk.images import thumbnail
@@ -115,14 +117,28 @@ class QuestionPanel:
 
         shown = []
         for number, item in enumerate(first_pairs(place, roles, PAIRS), 1):
-            for path, what in ((item.image, item.caption or item.key), (item.condition, "its map")):
+            what = item.caption or item.key
+            for path, said in ((item.image, what), (item.condition, "its map")):
                 if path is not None:
                     try:
                         small = thumbnail(path, self._context.workspace.thumbnails, SIDE)
                     except UserError:
                         continue  # the reading tells why
-                    shown.append((str(small), f"{number}. {what}"[:120]))
+                    shown += [(image, f"{number}. {said}"[:120]) for image, said in _parts(small, said, item.halves)]
         return shown
+
+
+def _parts(small: Path, said: str, halves: tuple[str, ...]) -> list[tuple[Any, str]]:
+    """The thumbnail of an image with its words, or its halves that are used: the image, then its map."""
+    if not halves:
+        return [(str(small), said)]
+    from PIL import Image
+
+    from engine.data.layouts.halves import cut
+
+    with Image.open(small) as whole:
+        by_role = dict(zip(halves, cut(whole), strict=True))
+    return [(by_role[role], words) for role, words in (("image", said), ("map", "its map")) if role in by_role]
 
 
 def _dropdown(part: Part | None) -> Any:

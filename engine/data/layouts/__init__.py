@@ -14,6 +14,7 @@ from engine.data.layouts.doubts import ask_about_maps, without_validation
 from engine.data.layouts.endings import ENDINGS, find_few
 from engine.data.layouts.folders import PAIRED, PLAIN
 from engine.data.layouts.groups import groups_of
+from engine.data.layouts.halves import read_halves
 from engine.data.layouts.img2dataset import IMG2DATASET
 from engine.data.layouts.inventory import check_search, take_inventory
 from engine.data.layouts.kohya import KOHYA
@@ -56,8 +57,10 @@ def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[Fol
     if layout not in LISTS:
         images = without_validation(images, reading)
     if not any(item.condition for item in images):
+        images = read_halves(images, reading)
         reading.doubts += [doubt for doubt in dict.fromkeys(reading.doubts_without_maps) if doubt not in reading.doubts]
-    ask_about_maps(images, reading)
+    if not any(item.halves for item in images):
+        ask_about_maps(images, reading)
     return layout, _with_captions(images, reading), reading
 
 

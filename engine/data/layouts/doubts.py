@@ -50,7 +50,7 @@ def _unread_maps(images: Sequence[FoundImage], reading: Reading) -> str:
     names = {same_name(item.image.stem) for item in images}
     for kind, files in reading.inventory.unread.items():
         partners = [path for path in files if same_name(path.stem) in names]
-        if kind != "video" and len(partners) >= 0.5 * len(images):
+        if partners and kind != "video" and len(partners) >= 0.5 * len(images):
             where = partners[0].relative_to(reading.root).as_posix()
             return (
                 f"{len(partners):,} {kind} files have the names of images, such as {where}. If they are the condition "

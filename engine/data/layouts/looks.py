@@ -26,6 +26,11 @@ def looks_drawn(path: Path) -> bool | None:
         pixels = np.asarray(load_rgb(path, at_least=64).resize((64, 64), resample=0)).astype(np.int16)
     except UserError:
         return None  # the import tells of it
+    return drawn_pixels(pixels)
+
+
+def drawn_pixels(pixels: np.ndarray) -> bool:
+    """Whether pixels, RGB int16 (h, w, 3), are grey or have few colours."""
     grey = float((pixels.max(axis=2) - pixels.min(axis=2)).mean()) < 6
     return grey or len(np.unique(pixels.reshape(-1, 3), axis=0)) <= 48
 

@@ -25,6 +25,8 @@ class FoundImage:
     """Where it came from, if the layout knows."""
     otherwise: str = ""
     """The caption if no file holds one."""
+    halves: tuple[str, ...] = ()
+    """Roles of its left and its right half, if these are to be cut apart. Empty: the image is read whole."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Part:
 
     name: str
     kind: str
-    """"folder", "column", "ending", or "split" for a folder such as train or validation."""
+    """"folder", "column", "ending", "half" of each image, or "split" for a folder such as train or validation."""
     role: str
     """A role of ``words.ROLES``."""
     count: int = 0

@@ -136,7 +136,7 @@ def _by_column(whole: dict[str, Any]) -> list[Any] | None:
 
 
 def _named(rows: list[Any]) -> list[Any]:
-    """Rows that are arrays as dictionaries: by the names in the first one, if it has names, else "column 1" and so on."""
+    """Rows that are arrays as dictionaries: by the names in the first one, or "column 1" and so on."""
     if not rows or not all(isinstance(row, list) and row for row in rows):
         return rows
     first = [str(cell) for cell in rows[0]]
