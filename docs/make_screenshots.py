@@ -44,8 +44,10 @@ def wait_for(page: Any, selector: str, text: str, seconds: float) -> None:
 def walk(page: Any, address: str, images: int, steps: int) -> None:
     """The way of the first-start card, an image at each stop."""
     page.goto(address)
-    wait_for(page, "#first-start", "Three clicks", 30)
+    wait_for(page, "#first-start", "Two ways to begin", 30)
     shoot(page, "first-start")
+    page.click("#guide-demo")
+    wait_for(page, "#first-start", "three clicks", 30)
     page.click("#first-options > button")
     page.fill("#first-count input", str(images))
     page.fill("#first-steps input", str(steps))

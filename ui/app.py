@@ -10,8 +10,9 @@ from engine.errors import Offer
 from ui.conditions import conditions_tab
 from ui.dataset import dataset_tab
 from ui.export import export_tab
-from ui.page import close_button, first_start, unfinished
+from ui.page import close_button, unfinished
 from ui.page.context import AppContext
+from ui.page.guide import card
 from ui.page.live import Live
 from ui.page.messages import status_line
 from ui.page.problems import ReportCache, problem_html
@@ -47,7 +48,7 @@ def build_app(context: AppContext) -> tuple[gr.Blocks, Live]:
                     build(context, live)
         with cards:
             unfinished.build(context, live, tabs)
-            first_start.build(context, live, tabs)
+            card.build(context, live, tabs)
         live.wire()
     demo.queue(api_open=False)
     return demo, live

@@ -14,7 +14,9 @@ CARD = "card"
 """Key of the graphics card that the user has chosen: its ``engine.machine.cards.Card.mark``."""
 BASES_FOLDERS = "bases_folders"
 """Key of the folders with base models that the user has named, one a line."""
-KEYS = ("comfyui", "a1111", "hub_repository", CARD, BASES_FOLDERS)
+GUIDE = "guide"
+"""Key of whether the guide at the top of the page is hidden or shown."""
+KEYS = ("comfyui", "a1111", "hub_repository", CARD, BASES_FOLDERS, GUIDE)
 
 
 def remembered(workspace: Workspace) -> dict[str, str]:

@@ -89,8 +89,10 @@ def train_the_demo(page: Any, app: Studio, slow: Path) -> DemoRun:
 def set_up(page: Any, app: Studio) -> None:
     """Make the demo set and set up the run, with fewer images and steps than the card suggests."""
     open_page(page, app)
-    wait_for(page, "#first-start", "Three clicks")
+    wait_for(page, "#first-start", "Two ways to begin")
     shoot(page, "first-start")
+    click(page, "#guide-demo")
+    wait_for(page, "#first-start", "three clicks")
     unfold(page, "first-options")
     fill(page, "#first-count input", str(PAIRS))
     fill(page, "#first-steps input", str(STEPS))

@@ -19,6 +19,7 @@ from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
 from ui.page.auto_check import AutoCheck
+from ui.page.guide.state import Guide
 from ui.page.next_run import NextRun
 from ui.page.problems import Problems
 from ui.page.shown_run import find_unfinished, open_runs, read_run
@@ -39,7 +40,7 @@ class AppContext(Problems, NextRun):
         self.local = local
         """The browser runs on this machine, so that folder dialogs can open here."""
         runs = open_runs(workspace)
-        self.first_start_hidden = any(run.completed for run in runs)
+        self.guide = Guide(workspace, self.listing, runs)
         self.unfinished = find_unfinished(runs)
         """Runs of earlier sessions, offered until one is trained."""
         self.shutdown = Shutdown()
@@ -133,12 +134,15 @@ class AppContext(Problems, NextRun):
                 draft=self.draft,
                 focus_dataset=self.focus_dataset,
                 results=self.results,
-                first_start_hidden=self.first_start_hidden,
+                guide=self.guide.look(datasets, self._dataset_of_draft(), self.base_of(self.draft), shown),
                 unfinished=self.unfinished,
                 start_pressed=self._asked == self.draft,
                 auto_check=self.auto_check.state,
                 closing=self.shutdown.requested,
             )
+
+    def _dataset_of_draft(self) -> str:
+        return str(self.draft.changes.get("data", {}).get("dataset") or "")
 
     def _shown_run(self, runs: tuple[str, ...]) -> str:
         training = self._training

@@ -17,6 +17,7 @@ from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from ui.page.context import AppContext
+from ui.page.listing import is_demo_set
 from ui.page.live import Live
 from ui.page.messages import job_progress, note
 from ui.page.view import Draft, View
@@ -58,11 +59,6 @@ def job_controls(
 
     live.on(cancel.click, live.job_command("cancel"))
     live.outputs([*buttons, cancel, progress], key, render)
-
-
-def is_demo_set(dataset: str) -> bool:
-    """Return whether a dataset is a demo set, by its name."""
-    return dataset.startswith("demo-")
 
 
 def demo_set_job(context: AppContext, kind: str, count: int) -> Work:

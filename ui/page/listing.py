@@ -13,6 +13,11 @@ LISTING_SECONDS = 2.0
 Stamp = tuple[tuple[str, int, int], ...]
 
 
+def is_demo_set(dataset: str) -> bool:
+    """Return whether a dataset is a demo set, by its name."""
+    return dataset.startswith("demo-")
+
+
 class Listing:
     """The names of datasets and runs, and the state of one dataset's files."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.jobs.snapshot import Failure, JobSnapshot
 from ui.page.auto_check import CheckState
+from ui.page.guide.state import GuideState
 from ui.page.shown_run import Unfinished
 from ui.page.states import TrainView
 
@@ -51,7 +52,8 @@ class View:
     draft: Draft
     focus_dataset: str
     results: dict[str, Result]
-    first_start_hidden: bool
+    guide: GuideState = GuideState()
+    """The guide at the top of the page."""
     unfinished: tuple[Unfinished, ...] = ()
     """Runs of earlier sessions that can be resumed."""
     start_pressed: bool = False

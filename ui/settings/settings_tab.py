@@ -77,6 +77,7 @@ def build(context: AppContext, live: Live) -> None:
                 + note(hardware.banner, "warning")
             )
             choose_card(context, live)
+            choose_guide(context, live)
             check = gr.Button("Check the installation", elem_id="doctor-run")
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):
@@ -108,6 +109,18 @@ def choose_card(context: AppContext, live: Live) -> None:
         return note("The app uses it from its next start on.", "good")
 
     live.on(card.input, remember_card, [card], [said])
+
+
+def choose_guide(context: AppContext, live: Live) -> None:
+    """Build the switch of the guide at the top of the page."""
+    shown = gr.Checkbox(
+        not context.guide.state.hidden,
+        label="Show the guide at the top of the page",
+        info="Your first ControlNet, step by step.",
+        elem_id="guide-shown",
+    )
+    live.on(shown.input, lambda show: context.guide.hide(not show), [shown])
+    live.outputs([shown], lambda view: view.guide.hidden, lambda view: [gr.Checkbox(not view.guide.hidden)])
 
 
 def troubleshooting() -> str:

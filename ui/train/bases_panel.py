@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.bases.listed import ListedBase, hub_id, listed_bases, state_of
+from engine.config.presets import suggest
 from engine.families.facts import FACTS
 from engine.jobs.control import Token
 from engine.jobs.events import Message
@@ -16,7 +17,7 @@ from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import format_bytes, format_memory
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls, progress_events
+from ui.page.jobs import DEMO, job_controls, progress_events
 from ui.page.live import Live
 from ui.page.messages import counted, note
 from ui.page.view import Draft, View
@@ -95,11 +96,13 @@ def about_base(base: ListedBase) -> str:
 
 
 def choose_base(context: AppContext, base: str) -> None:
-    """Put a base into the form of the next run."""
+    """Put a base into the form of the next run. The demo's settings, which suit no real base, give way to a card's."""
 
     def choose(draft: Draft) -> Draft:
         model = {**draft.changes.get("model", {}), "base": base}
-        return Draft(draft.preset, {**draft.changes, "model": model}, draft.number + 1)
+        of_demo = base != DEMO and context.preset_of(draft).name == DEMO
+        preset = suggest(context.hardware.vram_gib).name if of_demo else draft.preset
+        return Draft(preset, {**draft.changes, "model": model}, draft.number + 1)
 
     context.edit_draft(choose)
 

@@ -15,8 +15,9 @@ from engine.runs.run import write_run
 from engine.workspace.paths import Workspace
 from tests.runs.test_run import make_checkpoint
 from ui.app import build_app
-from ui.page import close_button, first_start, unfinished
+from ui.page import close_button, unfinished
 from ui.page.context import AppContext
+from ui.page.guide.card import is_shown
 from ui.page.shown_run import Unfinished
 
 
@@ -94,9 +95,9 @@ def test_runs_that_do_not_fit_are_counted(workspace: Workspace) -> None:
 def test_newcomers_see_one_card_at_a_time(workspace: Workspace) -> None:
     make_run(workspace, "demo", [("started", 0)], last=1)
     context = AppContext(workspace)
-    assert not first_start._state(context.view())[0]
+    assert not is_shown(context.view())
     context.unfinished = ()
-    assert first_start._state(context.view())[0]
+    assert is_shown(context.view())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"config": {"version": 99}}', '{"config": {"trane": {}}}', "{}"])

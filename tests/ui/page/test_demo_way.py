@@ -1,4 +1,4 @@
-"""The steps of the first-start card follow the files and the running job."""
+"""The steps of the demo follow the files and the running job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from engine.jobs.snapshot import JobSnapshot
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.page.first_start import _state
+from ui.page.guide.demo_way import demo_states
 from ui.page.jobs import DEMO, DEMO_STEPS, choose_demo
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, View
@@ -25,32 +25,28 @@ def fresh(workspace: Workspace) -> View:
 
 
 def test_at_first_only_the_first_button_is_enabled(fresh: View) -> None:
-    assert _state(fresh) == (True, ("next", "", ""))
+    assert demo_states(fresh) == ("next", "", "")
 
 
 def test_each_step_opens_the_next(fresh: View) -> None:
     drawing = replace(fresh, snapshot=JobSnapshot(kind="dataset", alive=True))
-    assert _state(drawing)[1] == ("now", "", "")
+    assert demo_states(drawing) == ("now", "", "")
     drawn = replace(fresh, datasets=("demo-circles-8",))
-    assert _state(drawn)[1] == ("done", "next", "")
+    assert demo_states(drawn) == ("done", "next", "")
     training = replace(drawn, snapshot=TRAINING, train=train_view(TRAINING, None, Readiness()))
-    assert _state(training)[1] == ("done", "now", "")
+    assert demo_states(training) == ("done", "now", "")
     trained = replace(drawn, runs=("run",), shown_run="run", train=train_view(None, DONE, Readiness()))
-    assert _state(trained)[1] == ("done", "done", "next")
+    assert demo_states(trained) == ("done", "done", "next")
 
 
 def test_an_unfinished_run_is_resumed_on_the_train_tab(fresh: View) -> None:
     paused = train_view(None, replace(DONE, ending="paused"), Readiness())
     view = replace(fresh, datasets=("demo-circles-8",), runs=("run",), shown_run="run", train=paused)
-    assert _state(view)[1] == ("done", "unfinished", "")
+    assert demo_states(view) == ("done", "unfinished", "")
 
 
 def test_a_dataset_of_the_users_own_is_not_the_demo(fresh: View) -> None:
-    assert _state(replace(fresh, datasets=("cats",)))[1] == ("next", "", "")
-
-
-def test_the_card_can_be_hidden(fresh: View) -> None:
-    assert not _state(replace(fresh, first_start_hidden=True))[0]
+    assert demo_states(replace(fresh, datasets=("cats",))) == ("next", "", "")
 
 
 def test_choosing_the_demo_keeps_the_users_changes_to_its_settings(workspace: Workspace) -> None:
