@@ -30,6 +30,7 @@ from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.distributed import group
+from engine.distributed.in_backward import InBackward
 from engine.distributed.parallel import Parallel
 from engine.estimate.memory import (
     DECODED_SIDE,
@@ -107,7 +108,8 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
     )  # fmt: skip
     set_attention_and_layout(state)
     state.trainable.weights.refresh()
-    state.parallel = _AllFinite(state, str)
+    strategy = InBackward if config.optim.in_backward else Parallel
+    state.parallel = type("AllFinite", (_AllFinite, strategy), {})(state, str)
     state.parallel.prepare()
     state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))
     state.next_batch = lambda micro: _batch(state)  # type: ignore[method-assign]
@@ -245,7 +247,7 @@ def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None
     return torch.nn.Module.to(net, dtype)
 
 
-class _AllFinite(Parallel):
+class _AllFinite:
     """Tensors have no values here: they count as finite, and the gradients as too large, so that they are clipped.
 
     Where a card skips by itself, none is read, which would fail.

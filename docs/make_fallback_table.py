@@ -2,7 +2,8 @@
 
     python -m docs.make_fallback_table
 
-engine/estimate/fallbacks.py chooses, for a card without bitsandbytes. A test compares the page with the code.
+engine/estimate/fallbacks.py chooses, for a card with bf16 and without bitsandbytes. A test compares the page with the
+code.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ BEGIN, END = "<!-- docs/make_fallback_table.py -->", "<!-- end -->"
 SIDES = {"sd1": ("SD 1.5", 512), "sd2": ("SD 2.1", 768), "sdxl": ("XL", 1024)}
 SHORTAGES = (0.5, 1, 2, 4)
 """GiB."""
-CARD = Machine(on_card=True, eight_bit=False)
+CARD = Machine(on_card=True, eight_bit=False, can_split=True, in_backward=True)
 SHORT = {
     "train.batch_size": lambda value: f"batches of {value}",
     "train.gradient_checkpointing": lambda value: f"checkpointing ({value})",
     "train.base_storage": lambda value: "base in fp8",
     "optim.optimizer": str,
+    "optim.master_weights": lambda value: f"{value} master weights",
+    "optim.in_backward": lambda value: "updates in the backward pass",
     "optim.ema_device": lambda value: "EMA in RAM",
     "optim.offload": lambda value: "offload",
 }

@@ -86,6 +86,22 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _in_backward_needs_whole_gradients(self) -> RunConfig:
+        if not self.optim.in_backward:
+            return self
+        if self.train.accumulation > 1:
+            raise ValueError(
+                "gradients that are added up cannot be used and freed in the backward pass: set train.accumulation to "
+                "1, or optim.in_backward to false"
+            )
+        if self.train.compile != "none":
+            raise ValueError(
+                "a compiled net returns all gradients together, so an update in the backward pass saves nothing: set "
+                "train.compile to none, or optim.in_backward to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _zero_snr_needs_velocity(self) -> RunConfig:
         if self.model.prediction == "epsilon" and self.model.zero_terminal_snr == "on":
             raise ValueError(

@@ -170,6 +170,17 @@ class OptimConfig(Section):
         affects_speed=True,
         may_change="memory",
     )
+    in_backward: bool = setting(
+        False,
+        "Update in the backward pass",
+        "Each weight is updated as soon as its gradient is there, which is then freed: the gradients of the whole net "
+        "never exist together. Saves up to 0.7 GB with SD 1.5 and 2 to 4 GB with a whole SDXL ControlNet, mostly where "
+        "gradient checkpointing leaves few activations. Gradients are clipped one weight at a time. For fp32 and bf16 "
+        "on one card, without gradient accumulation.",
+        advanced=True,
+        affects_speed=True,
+        may_change="memory",
+    )
     offload: bool = setting(
         False,
         "Offload to RAM",

@@ -20,6 +20,7 @@ from engine.distributed import group, join
 from engine.distributed.ddp import DDP, DDP_SETTINGS
 from engine.distributed.deepspeed import DeepSpeed
 from engine.distributed.fsdp import FSDP
+from engine.distributed.in_backward import InBackward, check_in_backward
 from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.jobs.events import Message
@@ -39,13 +40,16 @@ def accelerator_for(
     weight at every use.
 
     Raises:
-        UserError: the run cannot be sharded.
+        UserError: the run cannot be sharded, or cannot update its weights in the backward pass.
     """
     placed = not config.optim.offload  # else the optimizer's state would pass through the card on its way to RAM
     settings: dict[str, Any] = {"mixed_precision": "no", "cpu": on_processor, "device_placement": placed}
     alone = group.current().world_size == 1
     if on_processor and not alone:
         PartialState().distributed_type = DistributedType.MULTI_CPU  # undo what an earlier run has set
+    if config.optim.in_backward:
+        check_in_backward(config, dtype, group.current().world_size)
+        return Accelerator(**settings), InBackward
     if not alone and join.asked_for(join.FSDP):
         check_shardable(config, dtype, "FSDP")
         return _with_fsdp(settings, dtype), FSDP

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -33,9 +33,13 @@ class Run(Protocol):
     optimizer: torch.optim.Optimizer
     device: torch.device
     dtype: torch.dtype
+    config: RunConfig
 
     @property
     def step(self) -> int: ...
+
+    def weights_update(self) -> AbstractContextManager[set[nn.Parameter]]:
+        """Wraps the updates of a step; holds the weights that failed tries of this step have updated."""
 
     def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """An optimizer with the run's settings for these weights."""
@@ -57,6 +61,8 @@ class Parallel:
     """torch's type of the devices whose work nobody waits for."""
     not_compiled = ""
     """Why nets are not compiled, as a clause; empty: they can be."""
+    updated_before_skipping = ""
+    """What a step has changed that was skipped for its gradients, as a sentence; empty: nothing."""
 
     def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
         """
@@ -102,7 +108,7 @@ class Parallel:
             self._run.trainable.weights.widen_gradients()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradients of a loss in the fp32 parameters."""
+        """Accumulate the gradients of a loss in the fp32 parameters. Some strategies clip and update here, too."""
         self._run.accelerator.backward(loss)
 
     def average_gradients_and_loss(self, loss: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ OPTIMIZER = {"adafactor": 0.3, "paged_adamw8bit": 1.0}
 """For each step, more than AdamW: more memory traffic; the state over PCIe."""
 SPLIT = 0.3
 """For each step: master weights are put together from two halves, and taken apart."""
+IN_BACKWARD = 0.02
+"""For each step: the backward pass waits for the norms of the gradients, some 40 times."""
 EMA_IN_RAM = 1.5
 """For each update of the EMA: the fp32 weights over PCIe."""
 OFFLOAD = 4.0
@@ -45,6 +47,9 @@ OFFLOAD = 4.0
 RESET_COST = 10.0
 """In per cent of a step's time: what another optimizer counts as. Its averages have to form again, and it trains a
 little less steadily than AdamW in 32 bits."""
+
+CLIPPING_COST = 3.0
+"""In per cent of a step's time: what it counts as that gradients are clipped one weight at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Machine:
     """FSDP or DeepSpeed, which take neither another optimizer nor the EMA or weights in RAM."""
     can_split: bool = False
     """The master weights of the run in progress may be kept in two halves."""
+    in_backward: bool = False
+    """The run in progress may update its weights in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fall
         words = "; ".join(_words(before, settings))
         cost = 100 * (step_time(changed) / step_time(config) - 1)
         cost += RESET_COST if "optim.optimizer" in settings else 0
+        cost += CLIPPING_COST if "optim.in_backward" in settings else 0
         found.append(Fallback(settings, words, now.step - then.step, now.resident - then.resident, cost))
     return found
 
@@ -163,6 +171,7 @@ def step_time(config: RunConfig) -> float:
     denoiser_too = facts_of(config).checkpointed(train.gradient_checkpointing)[1]
     time = config.images_per_step * CHECKPOINTING_WORK["both" if denoiser_too else train.gradient_checkpointing]
     time += micro_batches * (MICRO_BATCH + (FP8 if train.base_storage == "fp8" else 0))
+    time += IN_BACKWARD if optim.in_backward else 0
     if optim.offload:
         return time + OFFLOAD
     in_ram = optim.ema_decay > 0 and optim.ema_device == "cpu"
@@ -203,7 +212,8 @@ def _combinations(config: RunConfig, machine: Machine) -> Iterator[dict[str, Any
 
 
 def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
-    """No change; optimizers with a smaller state; the EMA in RAM; and all trained weights in RAM."""
+    """No change; optimizers with a smaller state; split master weights; updates in the backward pass; the EMA in RAM;
+    and all trained weights in RAM."""
     optim = config.optim
     found: list[dict[str, Any]] = [{}]
     if not optim.offload:
@@ -216,6 +226,8 @@ def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
         found += [{"optim.optimizer": name} for name in usable]
     if machine.can_split and optim.master_weights == "whole":
         found += [{**one, "optim.master_weights": "split"} for one in found]
+    if machine.in_backward and not optim.in_backward:
+        found += [{**one, "optim.in_backward": True} for one in found]
     if (ema := ema_fallback(config, machine.on_card)) is not None:
         found += [{**one, **ema.settings} for one in found]
     if machine.on_card and not optim.offload and config.train.precision != "fp32":  # in fp32 the master weights compute
@@ -239,6 +251,8 @@ def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
         yield f"the optimizer {optimizer}, whose state is {where} and is reset"
     if "optim.master_weights" in settings:
         yield "the master weights in two halves, of which the copy that computes is one"
+    if "optim.in_backward" in settings:
+        yield "the weights updated in the backward pass, where gradients are clipped one weight at a time"
     if "optim.ema_device" in settings:
         yield "the average of the weights in the computer's memory"
     if "optim.offload" in settings:

@@ -18,7 +18,7 @@ from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.machine.units import GIB
-from engine.tuning.facts import facts_of, master_weights_of
+from engine.tuning.facts import UPDATED_TOGETHER, facts_of, master_weights_of
 from engine.workspace.paths import Workspace
 
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
@@ -27,6 +27,7 @@ PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their librarie
 PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
 VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of the VAE of every Stable Diffusion
 FP8_BYTES = 1.01  # for each weight of the frozen base; norms and the first and last layers stay in half precision
+IN_UPDATE = 12  # bytes for each weight that is updated in the backward pass: its gradient, and what the update takes
 DECODED_SIDE = 512  # px; a larger image is decoded in tiles of this size if memory runs out
 LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, and the norm's output
 FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
@@ -159,6 +160,7 @@ def predict_from(
         accumulates,
         on_card,
         gradient_bytes=4 if kept == "whole" or accumulates else bytes_each,
+        most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
     if base.facts.control_is_encoded:
         resident["VAE"] = 4 * _vae_weights(base.vae)

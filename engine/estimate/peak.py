@@ -7,6 +7,7 @@ micro-batch exist already). The candidates are the forward and the backward pass
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from engine.families.sizes import Sizes
@@ -28,6 +29,7 @@ def training_peak(
     accumulates: bool,
     on_card: bool = True,
     gradient_bytes: int = 4,
+    most_gradients: float = math.inf,
 ) -> Peak:
     """The peak of forward and backward pass.
 
@@ -38,11 +40,13 @@ def training_peak(
         accumulates: a step has several micro-batches, so all gradients exist from the second on.
         on_card: gradients stay where the nets compute.
         gradient_bytes: bytes of a gradient until the weights are updated.
+        most_gradients: bytes of gradients, and of what an update takes, where they are used in the backward pass.
     """
     steps = [(unit, checkpointed[0], False) for unit in sizes.controlnet.units]
     steps += [(unit, checkpointed[1], True) for unit in sizes.denoiser.units]
     kept = [unit.checkpointed if again else unit.kept for unit, again, _ in steps]
     all_gradients = gradient_bytes * float(sum(unit.trained for unit, _, _ in steps)) if on_card else 0.0
+    all_gradients = min(all_gradients, most_gradients)
     found = [Peak(0.0, all_gradients)]  # before the optimizer frees them
     below, done, waiting = sum(kept), 0.0, 0
     for (unit, again, of_denoiser), own in zip(reversed(steps), reversed(kept), strict=True):
@@ -59,7 +63,7 @@ def training_peak(
         found.append(Peak(float(backward), gradients))
         waiting -= min(waiting, unit.writes)
         below -= own
-        done += float(gradient_bytes * unit.trained) if on_card else 0.0
+        done = min(done + (gradient_bytes * unit.trained if on_card else 0.0), all_gradients)
     return max(found, key=lambda peak: peak.activations + peak.gradients)
 
 

@@ -138,6 +138,11 @@ class CompactMasterWeights(MasterWeightSync):
         super().multiply_gradients(parameters, factor)
         self._factor = factor
 
+    def gradients(self, masters: list[nn.Parameter]) -> list[torch.Tensor]:
+        copies = {master: copy for copy, master in self.master_of.items()}
+        found = [copies[one].grad if one.grad is None and one in copies else one.grad for one in masters]
+        return [gradient for gradient in found if gradient is not None]
+
     def leave_out(self, masters: Iterable[nn.Parameter]) -> None:
         copies = {master: copy for copy, master in self.master_of.items()}
         for master in masters:
@@ -162,8 +167,9 @@ class CompactMasterWeights(MasterWeightSync):
                     master.grad = copy.grad = None
                     summed.pop(master, None)
                 part.clear()  # its memory, before the next part is made
-        finally:  # where memory ran out; usually there are none left
-            for master, gradient in summed.items():
+        finally:
+            self._factor = 1.0
+            for master, gradient in summed.items():  # where memory ran out; usually there are none left
                 master.grad = gradient
 
     def _parts(

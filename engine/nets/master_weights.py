@@ -83,6 +83,21 @@ class MasterWeightSync:
             torch._foreach_copy_(list(self.master_of), list(self.master_of.values()))
         self.stale = False
 
+    def when_complete(self, masters: Iterable[nn.Parameter], call: Callable[[nn.Parameter], object]) -> None:
+        """In every backward pass from now on, call this with each of these master weights once it has its gradient.
+
+        Args:
+            call: should hold no strong reference to the nets, which hold it.
+        """
+        copies, offload = {master: copy for copy, master in self.master_of.items()}, self.offload
+        for master in masters:
+            hook: Any = lambda copy, master=master: offload.afterwards(lambda: call(master))  # noqa: E731
+            copies.get(master, master).register_post_accumulate_grad_hook(hook)
+
+    def gradients(self, masters: list[nn.Parameter]) -> list[torch.Tensor]:
+        """The complete gradients of some master weights, as they are kept until the next ``update``."""
+        return [master.grad for master in masters if master.grad is not None]
+
     def finish_gradients(self) -> None:
         """Wait until the gradients of all master weights are complete: some may still be on their way to RAM."""
         self.offload.finish()

@@ -90,6 +90,19 @@ class Offload:
         assert self._copier is not None
         self._add(self._copier.to_card(weight, copy), lambda arrived: None)
 
+    def afterwards(self, action: Callable[[], object]) -> None:
+        """Call this when everything that was sent before has arrived: at once, if nothing is under way."""
+        if not self._waiting:
+            action()
+            return
+        copy, then = self._waiting.pop()
+
+        def both(arrived: torch.Tensor) -> None:
+            then(arrived)
+            action()
+
+        self._waiting.append((copy, both))
+
     def finish(self) -> None:
         """Wait for all copies."""
         while self._waiting:

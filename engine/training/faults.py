@@ -79,6 +79,8 @@ def report_skipped(state: TrainState, step: int, skipped: Skipped, save: Callabl
     named = f"Its images: {_named(images)}."
     if again:
         named += f" In an earlier skipped step, too: {_named(again)}."
+    if skipped.not_finite == "gradients" and (updated := state.parallel.updated_before_skipping):
+        named = f"{updated} {named}"
     state.emit(Message(f"Step {step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
     if why := state.loss_scale.too_many_skipped(step):
         _stop(state, step, why, save)

@@ -152,7 +152,9 @@ def _largest(shortages: Sequence[Shortage]) -> Shortage:
 
 def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
     machine = machine_of(state.device, state.group.world_size, state.parallel.sharded)
-    machine = replace(machine, can_split=machine.processes == 1 and state.trainable.weights.can_split)
+    alone = machine.processes == 1
+    machine = replace(machine, can_split=alone and state.trainable.weights.can_split)
+    machine = replace(machine, in_backward=alone and state.precision != "fp16" and not state.nets.compiled)
     return next_fallback(state.config, configs_at(state.base), machine, shortage)
 
 
@@ -245,6 +247,8 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
         quantize_fp8(state.denoiser, trainable.master, *trainable.nets, layers=state.family.layers)
     if "optim.master_weights" in settings and trainable.weights.can_split:
         trainable.weights.keep_split()
+    if settings.get("optim.in_backward"):
+        state.update_in_backward()
     if ("optim.ema_device" in settings or "optim.offload" in settings) and state.ema is not None:
         state.ema.to("cpu")
     if "optim.offload" in settings:

@@ -20,6 +20,7 @@ from engine.data.samples import Sample
 from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed.group import ProcessGroup
+from engine.distributed.in_backward import update_in_backward
 from engine.distributed.parallel import Parallel
 from engine.errors import DataGone, UserError
 from engine.families.base import Family
@@ -176,8 +177,10 @@ class TrainState:
         return self.retry.until_done(f"Step {self.step + 1:,}", read, give_up)
 
     @contextmanager
-    def weights_update(self) -> Iterator[None]:
+    def weights_update(self) -> Iterator[set[nn.Parameter]]:
         """Wraps the optimizer's step. If an earlier try failed in the middle, no weight is updated twice.
+
+        It holds the weights that were updated then; those that have gradients already lose them here.
 
         That holds as well if a fallback has replaced the optimizer since. The new one has then seen only a part of the
         weights in its first step; its state is dropped, so that its step counts are the same for all weights.
@@ -186,7 +189,7 @@ class TrainState:
             self._updated |= updated_parameters(self.optimizer)
             self.trainable.weights.leave_out(self._updated)
         self.updating_weights = True
-        yield
+        yield self._updated
         self.updating_weights = False
         if self._updated:
             self._updated.clear()
@@ -233,6 +236,10 @@ class TrainState:
         set_learning_rate(optimizer, self.optimizer.param_groups[0]["lr"])
         self.optimizer = optimizer
         self.parallel.wrap_optimizer()
+
+    def update_in_backward(self) -> None:
+        """Update the weights in the backward pass from the next step on."""
+        self.parallel = update_in_backward(self.parallel)
 
     def keep_optimizer_in_ram(self) -> None:
         """Move the master weights to RAM; an optimizer that is made from now on stays there, too."""

@@ -66,7 +66,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
             loss = denoising_loss(predicted, target, loss_weights) / state.micro_batches
 
             # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
-            # weight (nets/master_weights.py). DeepSpeed alone also clips and updates here, in the last micro-batch.
+            # weight (nets/master_weights.py). DeepSpeed and distributed/in_backward.py also clip and update here.
             state.parallel.backward(loss * state.loss_scale.value)
         step_loss += loss.detach()
 

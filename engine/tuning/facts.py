@@ -13,6 +13,8 @@ from engine.families.sizes import Learned, NetSize, Sizes
 MasterWeights = Literal["whole", "split", "none"]
 """How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
 
+UPDATED_TOGETHER = 2**23
+"""With ``optim.in_backward``: an update begins when this many weights have their gradients, whole weights at a time."""
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"

@@ -1,0 +1,142 @@
+"""One process that updates each weight in the backward pass, as soon as its gradient is complete (optim.in_backward).
+
+The gradient is freed at once, so those of the whole net never exist together (Lv et al. 2023, "LOMO", arXiv 2306.09782,
+here with any optimizer). The updates are those of an ordinary step, but for clipping: the total norm of the gradients
+is not known before the last of them. So each weight's gradient is clipped by its own norm. As long as the total norm
+is below the limit, neither clips, and the bits are the same.
+
+A gradient that is not finite is found when others have been used already. It counts as zero, and the step as skipped.
+fp16 relies on steps that change nothing, so it cannot be trained this way.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from engine.config import RunConfig
+from engine.distributed.parallel import Finite, Parallel, Run
+from engine.errors import UserError
+from engine.tuning import facts
+
+
+class InBackward(Parallel):
+    """The optimizer's step is taken in parts, within the backward pass."""
+
+    updated_before_skipping = (
+        "Its weights are updated in the backward pass: those with finite gradients have been, and the others count "
+        "as having a gradient of zero."
+    )
+
+    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+        super().__init__(run, record_fallback)
+        self._complete: list[nn.Parameter] = []  # they have their gradients, and wait for their update
+        self._done: set[nn.Parameter] = set()  # by a failed try of this step
+        self._finite = Finite(True, True)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._watch_gradients()
+
+    def take_over(self, other: Parallel) -> None:
+        """Go on in place of another strategy; nets and optimizer stay wrapped."""
+        self.net, self.optimizer = other.net, other.optimizer
+        self._watch_gradients()
+
+    def _watch_gradients(self) -> None:
+        trained, complete = [p for p in self.parameters() if p.requires_grad], weakref.WeakMethod(self._gradient_done)
+
+        def call(master: nn.Parameter) -> None:
+            if (still := complete()) is not None:
+                still(master)
+
+        self._run.trainable.weights.when_complete(trained, call)
+
+    def begin_step(self) -> None:
+        self._complete.clear()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute the gradients of a loss, and update the weights with them. Waits for the card at each update."""
+        self._finite = Finite(all(map(math.isfinite, self._read(loss.detach().float().reshape(1)))), True)
+        with self._run.weights_update() as self._done:
+            if self._finite.loss:
+                super().backward(loss)
+                self._run.trainable.weights.finish_gradients()
+                self._update()
+
+    @torch.no_grad()
+    def _gradient_done(self, master: nn.Parameter) -> None:
+        if master in self._done:
+            self._run.trainable.weights.leave_out([master])
+            return
+        self._complete.append(master)
+        if sum(parameter.numel() for parameter in self._complete) >= facts.UPDATED_TOGETHER:
+            self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Clip the gradients that are complete, update their weights, and free them."""
+        if not self._complete:
+            return
+        self._clip()
+        super().optimizer_step()
+        for master in self._complete:
+            master.grad = None
+        self._complete.clear()
+
+    def _clip(self) -> None:
+        gradients = self._run.trainable.weights.gradients(self._complete)
+        limit = self._run.config.optim.max_grad_norm
+        norms = self._read(torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)))
+        for gradient, norm in zip(gradients, norms, strict=True):
+            if not math.isfinite(norm):
+                gradient.zero_()
+                self._finite = Finite(True, False)
+            elif (factor := limit / (norm + 1e-6)) < 1:
+                gradient.mul_(factor)
+
+    def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
+        """What was finite; all else is done."""
+        if not self._finite.gradients:
+            self._run.trainable.weights.refresh()
+        return self._finite
+
+    def optimizer_step(self) -> None:
+        """It is done."""
+
+
+def update_in_backward(parallel: Parallel) -> Parallel:
+    """The strategy with which a run of one process goes on between two steps."""
+    new = InBackward(parallel._run, parallel._record_fallback)
+    new.take_over(parallel)
+    return new
+
+
+def check_in_backward(config: RunConfig, dtype: torch.dtype, processes: int) -> None:
+    """Check that a run can update its weights in the backward pass. Its settings are checked already.
+
+    Args:
+        dtype: what all processes compute in.
+
+    Raises:
+        UserError: it cannot; names every reason at once.
+    """
+    reasons = []
+    if processes > 1:
+        reasons.append(f"{processes} processes share it, so gradients have to be averaged before they are used.")
+    if dtype == torch.float16:
+        wanted = config.train.precision
+        asked = "" if wanted == "fp16" else f" ({wanted} was asked for, but a card has none)"
+        reasons.append(f"It computes in fp16{asked}, where a step whose gradients overflow must change no weight.")
+    if reasons:
+        raise UserError(
+            "This run cannot update its weights in the backward pass.",
+            " ".join(reasons),
+            "Choose the precision bf16 on an RTX 30 card or newer, and start one process; or switch it off (Update in "
+            "the backward pass, optim.in_backward, under Expert settings) and save memory in another way: by gradient "
+            "checkpointing, the optimizer adafactor, or Offload to RAM.",
+        )
