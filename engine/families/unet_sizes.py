@@ -146,9 +146,9 @@ def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bo
     net.layer(cout, cout, 3)
     if cin != cout:
         net.layer(cout, cin, 1)
-    kept = 2 * (cin + cout) * area  # inputs of norms, inputs of SiLU
-    if trained:  # inputs of the convolutions, and of the second low-rank factors
-        kept += (cin + cout) * area + temb + net.rank * (3 if cin != cout else 2) * area
+    kept = (cin + cout) * area  # inputs of the norms (engine/nets/frozen_blocks.py)
+    if trained:  # inputs of SiLU and of the convolutions, and of the second low-rank factors
+        kept += 2 * (cin + cout) * area + temb + net.rank * (3 if cin != cout else 2) * area
     net.unit(kept, cin * area, 2 * cout * area, 2 * cin * area, reads)
 
 
@@ -170,10 +170,10 @@ def _transformer(
             net.layer(c, c)
         net.layer(8 * c, c)
         net.layer(c, 4 * c)
-        # Inputs of three norms; query, key, value and output of both attentions; the 8 c and the gate's 4 c of GEGLU.
-        kept = 3 * c * area + (4 + 2 + 12) * c * area + 2 * c * tokens
-        if trained:  # outputs of the norms, inputs of the attentions' output layers, and GEGLU's product
-            kept += (3 + 2 + 4) * c * area + net.rank * (8 * area + 2 * tokens)
-        # Backward: gradients of GEGLU's 4 c three times, and twice those of the output; a trained layer frees GEGLU's
-        # product before. Forward: GEGLU's 16 c and two more.
-        net.unit(kept, c * area, (10 if trained else 14) * c * area, 18 * c * area)
+        # Inputs of three norms; query, key, value and output of both attentions; the 8 c of GEGLU.
+        kept = 3 * c * area + (4 + 2 + 8) * c * area + 2 * c * tokens
+        if trained:  # outputs of the norms, inputs of the attentions' output layers, GEGLU's gate and product
+            kept += (3 + 2 + 4 + 4) * c * area + net.rank * (8 * area + 2 * tokens)
+        # Backward: gradients of GEGLU's 4 c three times, twice those of the output, the gate of a frozen layer again;
+        # a trained layer frees GEGLU's product before. Forward: GEGLU's 16 c and two more.
+        net.unit(kept, c * area, (10 if trained else 18) * c * area, 18 * c * area)

@@ -34,6 +34,7 @@ from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
+from engine.nets.frozen_blocks import use_frozen_blocks
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.base_check import settle_prediction
@@ -246,6 +247,7 @@ def build_nets(
         denoiser.to(place.device)
     trainable = build_trainable(inputs, net)
     use_frozen_convolutions(denoiser)
+    use_frozen_blocks(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
         quantize_fp8(denoiser, trainable.master, *trainable.nets, layers=layers)
     scope = config.train.gradient_checkpointing

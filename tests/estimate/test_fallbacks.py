@@ -55,7 +55,7 @@ def test_a_12_gb_card_that_is_short_of_half_a_gigabyte_goes_on_with_a_base_in_fp
     batches = {"train.batch_size", "train.accumulation"}
     smaller = [one for one in options(twelve, SD1, CARD) if set(one.settings) == batches]
     saves = {one.settings["train.batch_size"]: one.saves for one in smaller}
-    assert saves[2] < 0 < saves[1] < 0.1 * GIB
+    assert saves[2] < 0 < saves[1] < 0.15 * GIB
 
 
 @pytest.mark.parametrize("family", SIDES)
@@ -82,7 +82,8 @@ def test_every_fallback_saves_enough_at_the_least_cost_and_they_come_to_an_end(p
 
 def test_of_what_does_not_suffice_the_most_is_taken_and_nothing_if_all_is_in_use() -> None:
     six = PRESETS["6gb", "sd1"]
-    assert taken(six, 4) == {"train.batch_size": 1, "train.accumulation": 4}
+    all_of_it = {"train.batch_size": 1, "train.accumulation": 4, "train.gradient_checkpointing": "both"}
+    assert taken(six, 4) == all_of_it
     assert taken(with_settings(six, taken(six, 4)), 4) == {}
 
 
