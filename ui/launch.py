@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from engine.disk.typed_path import path_of
 from engine.errors import UserError
 from engine.machine import environment
 from engine.machine.cards import use_one
@@ -55,7 +56,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="app.py", description="ControlNet Studio: train a ControlNet in the browser.")
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     parser.add_argument("--port", type=int, help=f"port of the page (default: the first free one from {FIRST_PORT})")
-    parser.add_argument("--workspace", help="folder for datasets, runs and models (default: workspace/ beside the app)")
+    parser.add_argument(
+        "--workspace", type=path_of, help="folder for datasets, runs and models (default: workspace/ beside the app)"
+    )
     parser.add_argument(
         "--card", type=int, metavar="N", help="the graphics card to use this time, as nvidia-smi counts (0, 1, ...)"
     )

@@ -23,6 +23,8 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import read_image
 from engine.data.samples import Sample
 from engine.disk.images import load_rgb
+from engine.disk.text import read_text
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.evaluation.pairs import Pair
 
@@ -90,13 +92,13 @@ def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Seq
         beside = path.with_suffix(".txt")
         prompt = prompts[number % len(prompts)] if prompts else ""
         if beside.is_file():
-            prompt = beside.read_text(encoding="utf-8", errors="replace").strip()
+            prompt = read_text(beside).text.strip()
         found.append(Probe("own", _own_pair(path, prompt, settings, dataset, plan), prompt))
     return found
 
 
 def _images(folder: str) -> list[Path]:
-    place = Path(folder).expanduser()
+    place = Path(typed_path(folder)).expanduser()
     if not place.is_dir():
         raise UserError(
             "Your own test images were not found.",

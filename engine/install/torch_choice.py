@@ -72,7 +72,10 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
         return Choice("cpu", "chosen with --cpu", forced=True)
     if not report.gpus:
         warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
-        banner = "No NVIDIA card was found: training will run on the processor, many times slower."
+        banner = (
+            "No NVIDIA card was found: training will run on the processor, many times slower. Cards of AMD, Intel and "
+            "Apple are not used."
+        )
         return Choice("cpu", "no NVIDIA card", tuple(filter(None, (warning, banner))))
     for build in BUILDS:
         if all(build.runs_on(gpu, system) for gpu in report.gpus):

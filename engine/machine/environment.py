@@ -21,6 +21,15 @@ EXPANDABLE = "expandable_segments:True"
 """Blocks of memory that grow: batches of several shapes (buckets) leave fewer gaps. Windows has no such blocks."""
 
 
+def use_utf8() -> None:
+    """Begin this program again in Python's UTF-8 mode if its locale is plain ASCII, which cannot write all names.
+
+    Call it before anything else is done. PYTHONUTF8=0 with LC_ALL=C is such a case; others begin in that mode anyway.
+    """
+    if sys.platform != "win32" and sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def prepare() -> None:
     """Set what is not set already, for this process and its children. The order of the cards is always set."""
     for stream in (sys.stdout, sys.stderr):  # a console, or a file that it is sent to, may not have all letters

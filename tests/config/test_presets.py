@@ -111,9 +111,20 @@ def test_flatten_and_back() -> None:
     assert unflatten(flatten(nested)) == nested
 
 
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nsteps = 7\r\n")
+    assert load_preset(tmp_path / "mine.toml").values == {"train": {"steps": 7}}
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("[train]\nstpes = 5", "train.stpes"), ("[train]\nsteps = 0", "train.steps"), ("[train\n", "TOML")],
+    [
+        ("[train]\nstpes = 5", "train.stpes"),
+        ("[train]\nsteps = 0", "train.steps"),
+        ("[train\n", "TOML"),
+        ('[model]\nbase = "C:\\Users\\x"', "Write Windows paths in single quotes"),
+        ("[optim]\nlearning_rate = 0,00001", "Write decimals with a point"),
+    ],
 )
 def test_a_wrong_preset_is_refused_with_the_place(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "mine.toml"

@@ -61,6 +61,7 @@ def test_no_card_is_a_warning() -> None:
     choice = choose(GpuReport())
     assert choice.build == "cpu"
     assert "No NVIDIA card" in choice.warnings[-1]
+    assert "Cards of AMD, Intel and Apple are not used." in choice.warnings[-1]
 
 
 def test_a_driver_that_does_not_answer_is_reported() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.disk.durable import atomic_write
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit
@@ -166,7 +167,7 @@ class _Drawing:
         from engine.families.files import bases_in
         from engine.inference.transfer import transfer
 
-        folder = Path(self.asked.bases_folder).expanduser()
+        folder = Path(typed_path(self.asked.bases_folder)).expanduser()
         bases = dict.fromkeys([self.context.workspace.locate_base(self.first.base), *bases_in(folder)])
         stem = self._stem()
         for result in transfer(session, self.first, list(bases), token, progress, self.categorical):

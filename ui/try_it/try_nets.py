@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
@@ -89,7 +90,7 @@ def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -
     from engine.inference.request import LIVE
 
     if own.strip():
-        path = Path(own.strip().strip('"')).expanduser()
+        path = Path(typed_path(own)).expanduser()
         if not path.exists():
             raise UserError(f"{path} was not found.", "There is no such file or folder.", "Check the path.")
         return Net(path, path.stem)

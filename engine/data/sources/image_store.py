@@ -17,12 +17,19 @@ from typing import Any
 
 from engine.data.layouts.listed import METADATA
 from engine.disk.durable import atomic_write
+from engine.disk.image_formats import FORMATS, HEIF_EXTENSIONS
 from engine.disk.images import EXTENSIONS, inspect, opened
 from engine.disk.in_use import clear, rename
 from engine.errors import UserError
 
-ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "MPO": ".jpg"}
-assert set(ENDINGS.values()) <= EXTENSIONS
+ENDINGS = {
+    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "MPO": ".jpg",
+    "DIB": ".dib", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm", "PCX": ".pcx", "ICO": ".ico", "QOI": ".qoi",
+    "SGI": ".sgi", "PSD": ".psd", "TGA": ".tga", "HEIF": ".heic",
+}  # fmt: skip
+"""Pillow's name of a format -> the ending of its files."""
+assert ENDINGS.keys() >= set(FORMATS)
+assert set(ENDINGS.values()) <= EXTENSIONS | HEIF_EXTENSIONS
 
 
 class Refused(Exception):

@@ -402,6 +402,19 @@ def test_images_in_the_file_count_more_than_addresses_and_lists_of_images_are_re
     assert import_source(workspace, str(tmp_path / "nested.parquet"), "two").pictures == 2
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF", "JPEG2000", "TGA", "PPM"])
+def test_every_format_of_an_image_is_stored(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], kind: str
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    Image.fromarray(photos["coffee"]).save(buffer, kind)
+    parquet.write_table(pyarrow.table({"image": [buffer.getvalue()], "text": ["a"]}), tmp_path / "t.parquet")
+    assert import_source(workspace, str(tmp_path / "t.parquet")).pictures == 1
+
+
 def test_a_cloned_repository_is_its_data_not_its_preview(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
