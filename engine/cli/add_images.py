@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.disk.typed_path import typed_path
 from engine.jobs.control import Control
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def say_result(result: Any, console: Any) -> None:
     from engine.data.dataset import Dataset
     from engine.data.import_config import text_of_roles
 
-    console.say(f"{result.name}: {result.pictures:,} images ({result.found}), {result.captioned:,} captions")
+    console.say(
+        f"{result.name}: {counted(result.pictures, 'image')} ({result.found}), {counted(result.captioned, 'caption')}"
+    )
     for sentence in [*result.account, *result.notes]:
         console.say(f"  {sentence}")
     if result.doubts:

@@ -15,7 +15,7 @@ from typing import Any
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import Control
-from engine.machine.units import format_bytes, format_memory
+from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
 
 
@@ -79,7 +79,8 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
         if entry.id == base:
             console.say(f"Licence: {entry.licence}. {entry.licence_means}")
     offer = ask(workspace, base, control.token)
-    console.say(f"{base}: {len(offer.files)} files, {format_bytes(offer.bytes)}, to {workspace.downloaded_base(base)}")
+    files, target = counted(len(offer.files), "file"), workspace.downloaded_base(base)
+    console.say(f"{base}: {files}, {format_bytes(offer.bytes)}, to {target}")
     where = download(workspace, offer, control.token, console.progress)
     console.say(f"{base} is there: {where}")
     console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")

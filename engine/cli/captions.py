@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.jobs.control import Control
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -53,12 +54,14 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
     if options.undo:
         undone = dataset.captions.undo()
-        console.say(f"Undone: {undone.what} ({undone.changed:,} captions)" if undone else "There is nothing to undo.")
+        console.say(
+            f"Undone: {undone.what} ({counted(undone.changed, 'caption')})" if undone else "There is nothing to undo."
+        )
     elif options.auto:
         _auto(options, dataset, workspace, control, console.progress, console.say)
     elif options.set:
         try:
-            console.say(f"{edits.set_captions(dataset, dict([options.set])):,} caption changed")
+            console.say(f"{counted(edits.set_captions(dataset, dict([options.set])), 'caption')} changed")
         except KeyError as error:
             raise UserError(
                 f"{dataset.name} has no image {options.set[0]}.",
@@ -69,13 +72,12 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         what, change = chosen
         if options.dry_run:
             seen = edits.preview(dataset, change, control.token, console.progress)
-            console.say(f"{what}: {seen.changed:,} of {seen.total:,} captions would change")
+            console.say(f"{what}: {seen.changed:,} of {counted(seen.total, 'caption')} would change")
             for key, before, after in seen.examples:
                 console.say(f"  {key}\n    - {before}\n    + {after}")
         else:
-            console.say(
-                f"{what}: {edits.apply(dataset, what, change, control.token, console.progress):,} captions changed"
-            )
+            changed = edits.apply(dataset, what, change, control.token, console.progress)
+            console.say(f"{what}: {counted(changed, 'caption')} changed")
     _print_state(dataset, console.say)
     return 0
 
@@ -124,7 +126,8 @@ def _auto(
         length=options.length,
         batch=max(1, options.batch),
     )
-    say(f"{report.written:,} captions written, {report.kept:,} kept, {len(report.failures):,} images failed")
+    failed = counted(len(report.failures), "image")
+    say(f"{counted(report.written, 'caption')} written, {report.kept:,} kept, {failed} failed")
     for problem in report.failures:
         say(f"  {problem.what} {problem.why}")
 
@@ -134,4 +137,4 @@ def _print_state(dataset: Dataset, say: Callable[[str], None]) -> None:
     from engine.data.captions import meaning
 
     state = edits.empty(dataset)
-    say(f"{dataset.name}: {state.total:,} captions, {state.empty:,} empty. {meaning(state.share)}")
+    say(f"{dataset.name}: {counted(state.total, 'caption')}, {state.empty:,} empty. {meaning(state.share)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.jobs.control import Control
-from engine.machine.units import format_duration
+from engine.machine.units import counted, format_duration
 from engine.workspace.paths import Workspace
 
 SIGNS = {"serious": "!!", "warning": "! ", "note": "- "}
@@ -47,7 +47,9 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
     done = check_dataset(
         dataset, options.resolution or settings.resolution, settings.held_out, control.token, console.progress
     )
-    console.say(f"{done.pictures:,} images checked ({done.measured:,} read) in {format_duration(done.seconds)}")
+    console.say(
+        f"{counted(done.pictures, 'image')} checked ({done.measured:,} read) in {format_duration(done.seconds)}"
+    )
     _print(dataset, options.examples, console)
     return 0
 

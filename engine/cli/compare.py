@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.disk.typed_path import path_of
 from engine.jobs.control import Control
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def timelapse(options: argparse.Namespace, workspace: Workspace, control: Contro
     frames = frames_of(run, options.picture - 1, beside=not options.alone)
     target = options.out or timelapse_path(run.folder, options.picture - 1, options.format)
     make_timelapse(frames, target, options.format, options.seconds, control.token, console.progress)
-    console.say(f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}.")
+    console.say(f"{counted(len(frames), 'step')}, from {frames[0].step:,} to {frames[-1].step:,}.")
     console.say(f"Written: {target}")
     return 0
 

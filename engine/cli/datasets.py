@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.cli.add_images import say_result
 from engine.jobs.control import Control
-from engine.machine.units import MIB, format_bytes
+from engine.machine.units import MIB, counted, format_bytes
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
 
@@ -49,7 +49,7 @@ def _list(workspace: Workspace, console: Any) -> None:
         console.say(f"{'':<14}{one.use}")
         maps = "with their control images" if one.maps else "without control images, which the app makes (extract)"
         size = format_bytes(one.download_mb * MIB)
-        console.say(f"{'':<14}{one.images:,} images {maps}, download of about {size}, {one.id}")
+        console.say(f"{'':<14}{counted(one.images, 'image')} {maps}, download of about {size}, {one.id}")
         console.say(f"{'':<14}Licence: {one.licence}. {one.licence_means}")
     console.say("\nDownload one with: python -m engine.cli datasets get NAME")
 

@@ -25,7 +25,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
-from engine.machine.units import format_duration
+from engine.machine.units import counted, format_duration
 from engine.runs.run import PreviewRecord, Run
 from engine.training.job import training_job
 from engine.training.new_run import create_run
@@ -82,12 +82,12 @@ def run_demo(
     """
     preset = demo_preset()
     resolve(("demo", preset.values), ("you", overrides or {}))  # wrong settings are an error before anything is drawn
-    say(f"1/4  Drawing {count:,} pairs of coloured circles")
+    say(f"1/4  Drawing {counted(count, 'pair')} of coloured circles")
     dataset = make_demo_set(workspace, "circles", count, report, token)
     layers = [("demo", preset.values), ("dataset", {"name": "demo", "data": {"dataset": dataset.name}})]
     config, origins = resolve(*layers, ("you", overrides or {}))
     run = create_run(workspace, config, origins)
-    say(f"2/4  Training {config.train.steps:,} steps of {config.images_per_step} images")
+    say(f"2/4  Training {counted(config.train.steps, 'step')} of {counted(config.images_per_step, 'image')}")
     began = time.perf_counter()
     outcome = training_job(workspace, run)(token, emit)
     seconds = time.perf_counter() - began
@@ -157,13 +157,16 @@ def table(run: Run, config: RunConfig, final: PreviewRecord) -> list[str]:
     for record in run.previews():
         recent = [loss for step, loss in losses.items() if record.step - 50 < step <= record.step]
         loss = f"{sum(recent) / len(recent):.4f}" if recent else "-"
+        drawn = counted(len(record.pictures), "pair")
         lines.append(
             f"{record.step:>7,} {record.step * config.images_per_step:>8,} {loss:>7} "
-            f"{record.scores['iou']:>9.2f} {record.scores['colours']:>14.0%}   ({len(record.pictures)} pairs)"
+            f"{record.scores['iou']:>9.2f} {record.scores['colours']:>14.0%}   ({drawn})"
         )
     scores, pairs = final.scores, len(final.pictures)
     lines.append("-" * len(head))
-    lines.append(f"{'with control':>24} {scores['iou']:>9.2f} {scores['colours']:>14.0%}   ({pairs} held-out pairs)")
+    lines.append(
+        f"{'with control':>24} {scores['iou']:>9.2f} {scores['colours']:>14.0%}   ({counted(pairs, 'held-out pair')})"
+    )
     without = (scores["iou_without_control"], scores["colours_without_control"])
     lines.append(f"{'without control':>24} {without[0]:>9.2f} {without[1]:>14.0%}   (same prompts, same noise)")
     lines.append("")

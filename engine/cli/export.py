@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS
 from engine.families.files import is_local
 from engine.jobs.control import Control
-from engine.machine.units import format_bytes
+from engine.machine.units import counted, format_bytes
 from engine.workspace.paths import Workspace
 
 
@@ -154,7 +154,7 @@ def _trim(options: argparse.Namespace, workspace: Workspace, control: Control) -
     from engine.runs.cleanup import trim
 
     count, freed = trim(workspace.run_folder(options.run), options.keep)
-    print(f"{count} checkpoints trimmed, {format_bytes(freed)} freed; their weights are as they were.")
+    print(f"{counted(count, 'checkpoint')} trimmed, {format_bytes(freed)} freed; the weights are as they were.")
     return 0
 
 

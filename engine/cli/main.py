@@ -58,6 +58,7 @@ from engine.errors import Offer, UserError
 from engine.jobs.control import Cancelled, Control
 from engine.machine import environment
 from engine.machine.cards import use_one
+from engine.machine.units import counted
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import CARD, remembered
@@ -233,7 +234,7 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
         varied=options.vary,
         group=among,
     )
-    console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
+    console.say(f"{counted(report.made, 'map')} made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")
     return 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.queue_jobs import job_from
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.machine.units import format_duration
+from engine.machine.units import counted, format_duration
 from engine.queue.entries import OUTCOMES
 from engine.workspace.lock import WorkspaceLock, owner_of
 from engine.workspace.paths import Workspace
@@ -104,9 +104,9 @@ def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
             ended += 1
     left = len(queue.waiting())
     if control.token.stop_requested is not None:
-        _say(f"Interrupted. {_jobs(left)} wait; go on with: queue run")
+        _say(f"Interrupted. {counted(left, 'job waits', 'jobs wait')}; go on with: queue run")
         return EXIT_INTERRUPTED
-    _say(f"{_jobs(ended)} ended, {failed} of them failed." if ended else "Nothing waits in the queue.")
+    _say(f"{counted(ended, 'job')} ended, {failed} of them failed." if ended else "Nothing waits in the queue.")
     return EXIT_FELL_SHORT if failed else 0
 
 
@@ -140,10 +140,6 @@ def _who(workspace: Workspace) -> str:
 
 def _place(queue: QueueFolder, entry: Entry) -> int:
     return next((number for number, other in enumerate(queue.waiting(), 1) if other.id == entry.id), 1)
-
-
-def _jobs(number: int) -> str:
-    return f"{number} job{'' if number == 1 else 's'}"
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken
 from engine.machine.errors import is_of_machine
 from engine.machine.memory import cap_allocator, free_memory
+from engine.machine.units import counted
 
 _loaded: dict[tuple[str, str, str], Any] = {}
 """Models in the memory of this process, by (load function, name, device)."""
@@ -188,7 +189,7 @@ def _inside(place: Path, model: RequiredModel) -> Path:
         return found[0]
     raise UserError(
         f"{model.file} is not in {place}.",
-        f"The folder has {len(found)} files that could be the weights.",
+        f"The folder has {counted(len(found), 'file')} that could be the weights.",
         "Give the path of the file itself.",
     )
 

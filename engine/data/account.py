@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.data.layouts.model import FoundImage, Reading
 from engine.data.samples import Problem, Sample
+from engine.machine.units import counted
 
 EXAMPLES = 3
 
@@ -41,14 +42,14 @@ class Account:
     def sentences(self) -> list[str]:
         """The account for people, one sentence for each kind."""
         used = [
-            _counted(self.images, "image", "images"),
-            _counted(self.maps, "condition map", "condition maps"),
-            _counted(self.captions, "caption file", "caption files"),
-            _counted(self.lists, "list", "lists"),
+            counted(self.images, "image"),
+            counted(self.maps, "condition map"),
+            counted(self.captions, "caption file"),
+            counted(self.lists, "list"),
         ]
         said = ", ".join(words for words in used if not words.startswith("0 "))
         rest = sum(one.count for one in self.left_out)
-        first = f"Of {_counted(self.files, 'file', 'files')} in the folder, {said or 'nothing'} {_were(said)} used"
+        first = f"Of {counted(self.files, 'file')} in the folder, {said or 'nothing'} {_were(said)} used"
         if not rest:
             return [f"{first}. Nothing was left out."]
         return [
@@ -144,10 +145,6 @@ def _both(item: FoundImage) -> Iterable[Path]:
 def _relative(path: Path, root: Path) -> str:
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     return os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _were(said: str) -> str:

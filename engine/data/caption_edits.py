@@ -11,6 +11,7 @@ from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 
 PAGE = 2000
 EXAMPLES = 5
@@ -123,7 +124,9 @@ def apply(
 def set_captions(dataset: Dataset, captions_by_key: Mapping[str, str]) -> int:
     """Sets captions that were typed by hand, as one operation. Returns how many changed. KeyError for unknown keys."""
     name = next(iter(captions_by_key), "")
-    what = f"Edited {name}" if len(captions_by_key) == 1 else f"Edited {len(captions_by_key):,} captions by hand"
+    what = (
+        f"Edited {name}" if len(captions_by_key) == 1 else f"Edited {counted(len(captions_by_key), 'caption')} by hand"
+    )
     rows = [(key, dataset.index.sample(key).caption, " ".join(text.split())) for key, text in captions_by_key.items()]
     with dataset.captions.operation(what) as writing:
         return writing.put(rows)

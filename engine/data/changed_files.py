@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.disk.images import digest
+from engine.machine.units import counted, plural
 
 MOST = 2000
 """Most images to check, evenly spread: 100,000 images on a slow disk must not delay a start."""
@@ -26,7 +27,8 @@ class ChangedFiles:
         if not self.files:
             return ""
         return (
-            f"{len(self.files):,} of {self.looked_at:,} checked images have changed or are gone since the folder was "
+            f"{len(self.files):,} of {counted(self.looked_at, 'checked image')} "
+            f"{plural(len(self.files), 'has changed or is gone', 'have changed or are gone')} since the folder was "
             f"read (the first is {self.files[0].name}). The run continues with the prepared data. To train on the "
             "new images, read the folder again on the Dataset tab and start a new run."
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.data.layouts.model import FoundImage, Part
+from engine.machine.units import counted
 
 FEW = 50
 _SENTENCE = re.compile(r"(?:[^\W\d_]{2,}[ _\-,.]+){3,}[^\W\d_]{2,}")
@@ -57,5 +58,6 @@ def advice_on_size(count: int) -> list[str]:
     if count == 1:
         return ["One image is enough to try the app, but not for training: a ControlNet needs thousands of pairs."]
     if count < FEW:
-        return [f"{count:,} images are few: a ControlNet needs thousands of pairs to work on new images."]
+        few = counted(count, "image is", "images are")
+        return [f"{few} few: a ControlNet needs thousands of pairs to work on new images."]
     return []

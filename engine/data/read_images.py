@@ -17,6 +17,7 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import MIN_SIDE, Inspected, check_side, inspect
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 
 
 class ReadCache(Protocol):
@@ -67,7 +68,7 @@ def read_images(
                 if isinstance(what, Problem) and not recognized.folder.exists():
                     raise UserError(
                         f"The folder {recognized.folder} is no longer there.",
-                        f"It disappeared after {done:,} of {len(recognized.found):,} images.",
+                        f"It disappeared after {done:,} of {counted(len(recognized.found), 'image')}.",
                         "Connect its disk again and read it once more; images that were read already are remembered.",
                     )
                 yield what
@@ -90,12 +91,13 @@ def caption_of_found(item: FoundImage) -> str:
 def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
     """What the user should know of the caption files."""
     notes = [
-        f"{len(paths):,} caption files are not UTF-8 and were read as {encoding}, for example {paths[0].name}. If "
+        f"{counted(len(paths), 'caption file is not UTF-8 and was', 'caption files are not UTF-8 and were')} read as "
+        f"{encoding}, for example {paths[0].name}. If "
         "letters are wrong, save them as UTF-8."
         for encoding, paths in guessed.items()
     ]
     if lines:
-        notes.append(f"{lines:,} captions have several lines; each counts as one caption.")
+        notes.append(f"{counted(lines, 'caption has', 'captions have')} several lines, and each counts as one.")
     return notes
 
 

@@ -15,6 +15,7 @@ from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem
 from engine.disk.image_formats import SUPPORTED
 from engine.errors import UserError
+from engine.machine.units import counted
 
 CONDITION_NOTE = "condition.json"
 """Optional file beside ready-made maps: {"type": NAME, "parameters": {...}} says how they were made."""
@@ -67,9 +68,12 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
 
 def _why_none(reading: Reading) -> str:
     """What lies in a folder without usable images."""
-    unread = [f"{len(paths):,} {kind} files, which are not read" for kind, paths in reading.inventory.unread.items()]
+    unread = [
+        counted(len(paths), f"{kind} file, which is not read", f"{kind} files, which are not read")
+        for kind, paths in reading.inventory.unread.items()
+    ]
     if reading.inventory.archives:
-        unread.append(f"{len(reading.inventory.archives):,} archives")
+        unread.append(counted(len(reading.inventory.archives), "archive"))
     if not unread:
         return f"Neither the folder nor its subfolders contain an image ({SUPPORTED})."
     return f"It holds {' and '.join(unread)}, but no image in a format that is read here ({SUPPORTED})."

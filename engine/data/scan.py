@@ -15,6 +15,7 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import MIN_SIDE
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 
 LAYOUTS = {layout.name: layout.title for layout in ORDER}
 
@@ -94,6 +95,6 @@ def nothing_usable(folder: Path, count: int, first: Problem) -> UserError:
     """The error for a folder without a single usable image."""
     return UserError(
         f"None of the images in {folder} can be used.",
-        f"The first of {count:,} problems: {first.path.name}: {first.what} {first.why}",
+        f"The first of {counted(count, 'problem')}: {first.path.name}: {first.what} {first.why}",
         first.try_this,
     )

@@ -16,6 +16,7 @@ from engine.families.base import Family
 from engine.families.facts import TEXT_PARTS
 from engine.families.text import MAX_CHUNKS, USUAL_TEXT, TextOptions, chunks_to_read
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 
 COUNTED_AT_ONCE = 1024
 
@@ -107,7 +108,7 @@ class RunCaptions:
         if not long:
             return ""
         longest = max(self.chunks.values())
-        words = f"Captions that are longer than the base reads at once: {long:,}, read in {longest} chunks."
+        words = f"Captions that are longer than the base reads at once: {long:,}, read in {counted(longest, 'chunk')}."
         return f"{words} In {beyond:,} of them what stands behind is left out." if beyond else words
 
     def _is_of_older_version(self, path: Path, captions: Sequence[str]) -> bool:

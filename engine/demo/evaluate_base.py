@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from engine.demo.score import read_scene
 from engine.demo.shapes import PALETTE, SHAPES, contrast
 from engine.disk.durable import atomic_write_bytes, atomic_write_text
+from engine.machine.units import counted
 
 SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
 NEEDED = {"colours": 0.90, "shape": 0.85}
@@ -78,7 +79,7 @@ def paint(
             output_type="np",
         ).images
         pictures += list(np.round(images * 255).clip(0, 255).astype(np.uint8))
-        print(f"{len(pictures)}/{len(prompts)} images, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{len(pictures)}/{counted(len(prompts), 'image')}, {time.monotonic() - began:.0f} s", flush=True)
     return pictures
 
 

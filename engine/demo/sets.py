@@ -13,6 +13,7 @@ from engine.demo.blobs import make_blobs
 from engine.demo.circles import make_circles
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
 SIDE = 128  # pixels; the size of the demo base
@@ -64,7 +65,9 @@ def make_demo_set(
     """
     if not 4 <= count <= 100_000:
         raise UserError(
-            "The demo set was not made.", f"{count:,} images were asked for.", "Choose between 4 and 100,000."
+            "The demo set was not made.",
+            f"{counted(count, 'image was', 'images were')} asked for.",
+            "Choose between 4 and 100,000.",
         )
     name = f"demo-{kind}-{count}"
     folder = workspace.dataset_folder(name) / DRAWN

@@ -19,6 +19,7 @@ from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup
 from engine.errors import UserError
 from engine.machine.precision import DTYPES
+from engine.machine.units import counted
 from engine.tuning.trainable import Trainable
 
 T = TypeVar("T")
@@ -249,7 +250,7 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
     if images % world_size:
         fitting = -(-images // world_size) * world_size
         raise UserError(
-            f"{world_size} processes cannot split a step of {images} images evenly.",
+            f"{world_size} processes cannot split a step of {counted(images, 'image')} evenly.",
             f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which is not a "
             f"multiple of {world_size}.",
             f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, or "
@@ -259,8 +260,11 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
     size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
     changes = {"batch_size": size, "accumulation": images // size}
     shared = config.model_copy(update={"train": train.model_copy(update=changes)})
-    times = f", {images // size // world_size} times" if images // size > world_size else ""
-    return shared, f"{world_size} processes split the {images} images of a step: {size} at a time on each{times}."
+    times = f", {counted(images // size // world_size, 'time')}" if images // size > world_size else ""
+    return (
+        shared,
+        f"{world_size} processes split the {counted(images, 'image')} of a step: {size} at a time on each{times}.",
+    )
 
 
 def agree_on_precision(group: ProcessGroup, usable: str, remark: str) -> tuple[str, str]:

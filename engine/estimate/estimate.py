@@ -11,7 +11,7 @@ from engine.estimate.trials import Measured
 from engine.families.files import denoiser_parameters
 from engine.families.text import MAX_CHUNKS
 from engine.machine.hardware import Hardware
-from engine.machine.units import GIB, format_bytes, format_duration, format_memory
+from engine.machine.units import GIB, counted, format_bytes, format_duration, format_memory
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -31,7 +31,7 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> str
     trial = trials.read(workspace, config, hardware.name)
     memory = predicted_memory(needed, hardware) if trial is None else measured_memory(trial, hardware)
     return (
-        f"{config.train.steps:,} steps of {config.images_per_step} images, "
+        f"{counted(config.train.steps, 'step')} of {counted(config.images_per_step, 'image')}, "
         f"{'about' if measured else 'roughly'} {format_duration(seconds)}, "
         f"{format_bytes(disk)} of disk ({format_bytes(workspace.free_bytes())} free), {memory}"
     )

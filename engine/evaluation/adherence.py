@@ -214,7 +214,7 @@ def compare(first: Sequence[PairScores], second: Sequence[PairScores], seed: int
     Both are resampled alike (a paired bootstrap), so whatever makes a pair hard for either net cancels out.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} images cannot be compared one by one")
+        raise ValueError(f"lists of {len(first)} and {len(second)} cannot be compared one by one")
     if len(first) < 2:
         return None
     tables = _table(first), _table(second)

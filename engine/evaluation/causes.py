@@ -12,6 +12,7 @@ from typing import Literal
 from engine.config import RunConfig
 from engine.evaluation.verdict_rules import diverging, noise
 from engine.jobs.events import Checked
+from engine.machine.units import counted
 
 BLANK = 0.002
 """Control images whose mean difference, 0 to 1, is below this count as all the same."""
@@ -147,7 +148,8 @@ def of_few_pairs(facts: Facts) -> tuple[Cause, ...]:
     """Says so if there are few training pairs. Empty otherwise, or if their number is unknown."""
     if not 0 < facts.training_pairs < FEW_PAIRS:
         return ()
-    return (Cause(f"{facts.training_pairs:,} training pairs are few; several thousand are usual.", "dataset"),)
+    pairs = counted(facts.training_pairs, "training pair is", "training pairs are")
+    return (Cause(f"{pairs} few; several thousand are usual.", "dataset"),)
 
 
 def _dim(last: Checked) -> Cause:
@@ -160,8 +162,11 @@ def _dim(last: Checked) -> Cause:
 
 def _faults(facts: Facts) -> list[Cause]:
     """The findings of the dataset check, the most frequent first."""
-    counted = [(count, text) for name, text in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
+    found = [(count, text) for name, text in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
     return [
-        Cause(f"The dataset check found {count:,} control images that are {text}.", "doctor")
-        for count, text in sorted(counted, reverse=True)
+        Cause(
+            f"The dataset check found {counted(count, 'control image that is', 'control images that are')} {text}.",
+            "doctor",
+        )
+        for count, text in sorted(found, reverse=True)
     ]

@@ -27,6 +27,7 @@ from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.loaded import LowMemoryDrawing, load_models
 from engine.evaluation.pairs import ImageRequest, Pair, no_side_effects, read_pair, round_trip
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.tuning.facts import require_drawn
@@ -91,7 +92,8 @@ def evaluate(
     if len(chosen) < 2:
         raise UserError(
             "This checkpoint cannot be evaluated.",
-            f"The dataset {dataset.name} has {len(chosen)} pairs with condition maps; at least two are needed.",
+            f"The dataset {dataset.name} has {counted(len(chosen), 'pair')} with condition maps; at least "
+            "two are needed.",
             "Add images, or make their maps.",
         )
     metric = adherence.metric_of(dataset)

@@ -18,6 +18,7 @@ from engine.inference.memory_saving import MAX_BATCH
 from engine.inference.request import LIVE, TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.tuning.unlocked import trained_base_file
@@ -57,8 +58,8 @@ def draw_grid(
     if len(columns) * len(rows) > MOST_IMAGES:
         raise UserError(
             "The grid was not drawn.",
-            f"{len(columns):,} columns by {len(rows):,} rows are {len(columns) * len(rows):,} images; "
-            f"at most {MOST_IMAGES:,} are drawn at once.",
+            f"{counted(len(columns), 'column')} by {counted(len(rows), 'row')} are "
+            f"{counted(len(columns) * len(rows), 'image')}; at most {MOST_IMAGES:,} are drawn at once.",
             "Choose fewer checkpoints, images, seeds or strengths.",
         )
     job = _GridJob(workspace, run, request, session, rows, columns, places)

@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.evaluation.grid import Grid, RowLabel
 from engine.evaluation.image_cache import ImageCache
 from engine.evaluation.lettering import fitting, font_of
+from engine.machine.units import counted
 
 Format = Literal["png", "webp"]
 MOST_SIDE = 16_000
@@ -147,7 +148,7 @@ def _foot(grid: Grid) -> str:
     settings = grid.settings
     words = [
         grid.run,
-        f"{settings.get('sampling_steps')} sampling steps",
+        counted(int(settings.get("sampling_steps", 0)), "sampling step"),
         f"guidance {settings.get('guidance'):g}",
         f"negative prompt: {settings['negative']}" if settings.get("negative") else "",
         grid.made,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.evaluation.verdict import USABLE
+from engine.machine.units import counted
 
 JSON, HTML = "report.json", "report.html"
 BANDS = ((0.15, "very weak"), (USABLE, "weak"), (0.6, "usable"), (2.0, "strong"))
@@ -66,8 +67,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
     near = report["nearest"]
     if near["suspicious"]:
         found.append(
-            f"{len(near['drawn'])} images are nearly equal to a training image ({near['true_pictures']} of the "
-            "originals are): the net may have memorized them."
+            f"{counted(len(near['drawn']), 'image is', 'images are')} nearly equal to a training image "
+            f"({near['true_pictures']} of the originals are): the net may have memorized them."
         )
     clip = report["clip"]
     if clip.get("cmmd", 0) > 2 * max(clip.get("cmmd_without_control", 0), 0.1):
@@ -91,7 +92,8 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     text = f"{diversity['with_control']:.1f} delta E (without control {diversity['without_control']:.1f})"
     rows.append(("Difference between seeds", text))
     looked = f"{near['looked_at']:,}" + (f" of {near['of']:,}" if near["looked_at"] < near["of"] else "")
-    text = f"{len(near['drawn'])} drawn images, {near['true_pictures']} originals; compared with {looked}"
+    alike = f"{counted(len(near['drawn']), 'drawn image')}, {counted(near['true_pictures'], 'original')}"
+    text = f"{alike}; compared with {looked}"
     rows.append(("Nearly equal to a training image", text))
     return rows + _clip_facts(report["clip"])
 

@@ -15,6 +15,7 @@ from engine.disk.images import load_rgb, opened
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 from engine.runs.run import Run
 
 Format = Literal["webp", "gif"]
@@ -64,7 +65,8 @@ def frames_of(run: Run, image: int, beside: bool = True) -> list[Frame]:
     if len(frames) < 2:
         raise UserError(
             "There is no time-lapse to make.",
-            f"{run.name} has {len(frames)} preview images of control image {image + 1}; at least 2 are needed.",
+            f"{run.name} has {counted(len(frames), 'preview image')} of control image {image + 1}; at "
+            "least 2 are needed.",
             "Let it train until the next preview images, or choose another image.",
         )
     if len(frames) <= MOST_FRAMES:

@@ -23,6 +23,7 @@ from engine.evaluation.verdict_rules import (
     worse_since,
 )
 from engine.jobs.events import Checked
+from engine.machine.units import counted
 
 Kind = Literal[
     "too_early",
@@ -133,7 +134,7 @@ def judge(
         )
         return _following("flat", text, evidence, since, flat, best)
     first = next(check for check in checks if check.step >= since)
-    text = f"The net has followed its control images since step {since:,} ({first.images_seen:,} images)"
+    text = f"The net has followed its control images since step {since:,} ({counted(first.images_seen, 'image')})"
     if weak := _weak_adherence(since, scores, figures):
         return _following("not_usable_yet", f"{text} and is still improving. {weak}", evidence, since, None, best)
     return _following("improving", f"{text}. Usable, still improving.", evidence, since, None, best)
@@ -174,7 +175,9 @@ def _not_following(
         text = "The control images are ignored: they are blank."
         return Verdict("ignored", text, evidence, causes.of_blank_maps(last, facts), best=best)
     if last.images_seen >= facts.follows_by and not follows(last):
-        text = f"The control images are ignored: after {last.images_seen:,} images the net does not follow them."
+        text = (
+            f"The control images are ignored: after {counted(last.images_seen, 'image')} the net does not follow them."
+        )
         all_evidence = (*evidence, drift) if drift else evidence
         return Verdict("ignored", text, all_evidence, causes.of_ignored_maps(checks, facts), best=best)
     found = causes.of_diverging_losses(checks, facts)
@@ -184,12 +187,13 @@ def _not_following(
     if follows(last):
         text = f"The net may have started to follow its control images at step {last.step:,}; the next check will show."
     elif last.step >= facts.total_steps:
+        few = counted(last.images_seen, "image is", "images are")
         text = (
-            f"The net does not follow its control images at the end of the run. {last.images_seen:,} images are often "
-            f"too few; plan for up to {facts.follows_by:,}."
+            f"The net does not follow its control images at the end of the run. {few} often too few; plan for up to "
+            f"{facts.follows_by:,}."
         )
     else:
-        seen = f"after {last.images_seen:,} images" if last.images_seen else "at the start"
+        seen = f"after {counted(last.images_seen, 'image')}" if last.images_seen else "at the start"
         text = (
             f"The net does not follow its control images yet. That is normal {seen}: it starts suddenly, usually "
             f"before {facts.follows_by:,} images."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.evaluation.grid import Column, Grid
+from engine.machine.units import counted
 
 Z = 1.96
 """Quantile of the normal distribution for a two-sided 95 % interval."""
@@ -175,7 +176,7 @@ def _sentence(results: Sequence[ColumnResult], votes: Sequence[Vote]) -> str:
         return "One vote says nothing yet. Keep voting."
     words = (
         f"You preferred {best.title} in {best.share:.0%} of its "
-        f"{'one comparison' if best.votes == 1 else f'{best.votes:,} comparisons'} "
+        f"{counted(best.votes, 'comparison')} "
         f"(95 % interval: {best.low:.0%} to {best.high:.0%})."
     )
     if best.low > 0.5:

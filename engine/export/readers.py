@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from engine.families.facts import FamilyFacts, version_of
+from engine.machine.units import counted
 from engine.nets.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.nets.reading import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
@@ -70,7 +71,7 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
 def _compare(seen: Shapes, net: Shapes) -> None:
     for words, names in (("lacks", net.keys() - seen.keys()), ("has an unknown", seen.keys() - net.keys())):
         if names:
-            raise Misread(f"the file {words} {min(names)} ({len(names)} of {len(net)} tensors)")
+            raise Misread(f"the file {words} {min(names)} ({len(names):,} of {counted(len(net), 'tensor')})")
     for name, shape in seen.items():
         if tuple(shape) != tuple(net[name]):
             raise Misread(f"{name} is {tuple(shape)} instead of {tuple(net[name])}")

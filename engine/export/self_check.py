@@ -11,6 +11,7 @@ from engine.errors import UserError
 from engine.export import readers
 from engine.export.source import Source
 from engine.families.facts import FamilyFacts
+from engine.machine.units import counted
 from engine.nets.outputs import empty_net, largest_difference
 from engine.nets.reading import DIFFUSERS_TRIGGER
 
@@ -43,7 +44,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         ("lacks what ComfyUI looks for:", {DIFFUSERS_TRIGGER} - tensors.keys()),
     ):
         if names:
-            raise failed(f"the file {words} {min(names)} ({len(names)} of {len(expected)} tensors)")
+            raise failed(f"the file {words} {min(names)} ({len(names):,} of {counted(len(expected), 'tensor')})")
     for key, wanted in source.tensors.items():
         got = tensors[key]
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
@@ -53,7 +54,8 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     whole = source.whole(tensors, name)
     lacking = empty_net(source.config).state_dict().keys() ^ whole.keys()
     if lacking:
-        raise failed(f"the net and the file disagree about {min(lacking)} ({len(lacking)} tensors)")
+        raise failed(f"the net and the file disagree about {min(lacking)} ({counted(len(lacking), 'tensor')})")
+    read = f"Read back: {counted(len(tensors), 'tensor')}, all finite and"
     difference = largest_difference(source.config, source.original, whole)
     if source.base is not None:
         if difference != difference:
@@ -61,18 +63,18 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         if source.trained_as_lora:
             _demand_same_outputs(source, difference)
             return (
-                f"Read back: {len(tensors)} tensors, all finite and as they were trained, in {source.precision}; with "
+                f"{read} as they were trained, in {source.precision}; with "
                 f"the base its outputs are those of the checkpoint (largest difference {difference:.2%})."
             )
         return (
-            f"Read back: {len(tensors)} tensors, all finite and equal to what was written in {source.precision}. At "
+            f"{read} equal to what was written in {source.precision}. At "
             f"this rank {source.error:.1%} of what was learned is lost; with the base, its outputs differ from the "
             f"checkpoint's by at most {difference:.1%} of the largest output."
             + ("" if any(key.endswith(".up") for key in tensors) else " A net this small does not shrink at this rank.")
         )
     _demand_same_outputs(source, difference)
     return (
-        f"Read back: {len(tensors)} tensors, all finite and equal to the checkpoint in {source.precision}; "
+        f"{read} equal to the checkpoint in {source.precision}; "
         f"its outputs are those of the checkpoint (largest difference {difference:.2%})."
     )
 

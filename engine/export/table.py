@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.disk.durable import atomic_write_text
+from engine.machine.units import counted
 
 FILE = "size_against_quality.json"
 
@@ -50,4 +51,4 @@ def as_text(table: Table) -> str:
     """The table for the command line and the docs."""
     lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}"]
     lines += [f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}" for row in table.rows]
-    return "\n".join([*lines, f"step {table.step:,}, {table.pictures} held-out pairs"])
+    return "\n".join([*lines, f"step {table.step:,}, {counted(table.pictures, 'held-out pair')}"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.families.hints import words_of
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
 STEPS = {"turbo": 4, "lightning": 4, "hyper": 8, "lcm": 6, "dmd": 4}
@@ -34,7 +35,7 @@ class Distilled:
     @property
     def words(self) -> str:
         """For people, after what else a base is."""
-        return f"distilled ({self.kind}: {self.steps} steps at guidance {self.guidance:g})"
+        return f"distilled ({self.kind}: {counted(self.steps, 'step')} at guidance {self.guidance:g})"
 
 
 def recognise(located: str) -> Distilled | None:

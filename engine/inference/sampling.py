@@ -24,6 +24,7 @@ from engine.inference import samplers
 from engine.inference.img2img import InitLatents, SamplingStart
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken
+from engine.machine.units import counted
 
 Text = dict[str, torch.Tensor]
 PREVIEW_LATENTS = 32
@@ -59,7 +60,7 @@ def fit_control(image: Image.Image | np.ndarray, width: int, height: int, neares
 def long_prompt_note(prompt: str, chunks: int) -> str:
     """Return a note about a prompt that is longer than the text encoder reads at once. ``prompt``: what to call it."""
     return (
-        f"{prompt} is longer than the base reads at once: it was read in {chunks} chunks. "
+        f"{prompt} is longer than the base reads at once: it was read in {counted(chunks, 'chunk')}. "
         "What stands further back counts less."
     )
 

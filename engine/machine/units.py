@@ -1,4 +1,4 @@
-"""Bytes and durations as text for people.
+"""Bytes, durations and counts as text for people.
 
 A GB is 2**30 bytes and an MB 2**20 everywhere in the app, for memory, disks and files. Graphics cards and RAM are sold
 in that unit, and nvidia-smi, PyTorch and Windows' file manager count in it, so that "8 GB card", "needs 6.4 GB" and
@@ -38,3 +38,13 @@ def format_duration(seconds: float) -> str:
         return f"{hours} h {rest} min" if rest else f"{hours} h"
     hours = round(seconds / 3600)
     return f"{hours} h" if hours < 48 else f"{seconds / 86400:.1f} days"
+
+
+def plural(number: float, one: str, many: str = "") -> str:
+    """The word that goes with a number: ``plural(1, "is", "are")`` -> "is". Without ``many`` an s is added."""
+    return one if number == 1 else many or f"{one}s"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what is counted: "1 image", "0 images", "2,000 images". ``many``: see ``plural``."""
+    return f"{number:,} {plural(number, one, many)}"

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from engine.errors import UserError
 from engine.families.parts import file_tensors
 from engine.families.registry import Family
+from engine.machine.units import counted
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
 from engine.nets.ldm_keys import rename_from_ldm
@@ -179,7 +180,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
         if names:
             raise UserError(
                 f"{file.path.name} does not fit this base.",
-                f"It {words} {min(names)} ({len(names)} of {len(shapes)} tensors).",
+                f"It {words} {min(names)} ({len(names):,} of {counted(len(shapes), 'tensor')}).",
                 "Choose the base that it was made for.",
             )
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.families.layers import Layers
+from engine.machine.units import counted
 from engine.nets import fp8
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.low_rank_math import factorize, is_smaller
@@ -138,7 +139,7 @@ def load_trained(controlnet: nn.Module, tensors: Tensors) -> None:
     problems = controlnet.load_state_dict(tensors, strict=False)
     if problems.unexpected_keys or set(problems.missing_keys) != shared:
         wrong = sorted(set(problems.unexpected_keys) | set(problems.missing_keys) ^ shared)
-        raise ValueError(f"{wrong[0]} ({len(wrong)} tensors) is not as in this net")
+        raise ValueError(f"{wrong[0]} ({counted(len(wrong), 'tensor')}) is not as in this net")
 
 
 @torch.no_grad()

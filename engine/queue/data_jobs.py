@@ -12,6 +12,7 @@ from engine.data.import_config import ImportConfig
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind
+from engine.machine.units import counted
 from engine.queue.job import QueuedJob, Report, progress_of
 from engine.workspace.paths import Workspace
 
@@ -33,7 +34,8 @@ class Read(QueuedJob):
         from engine.data.importing import import_source
 
         made = import_source(workspace, self.place, self.name, self.options, progress_of(emit, "Images read"), token)
-        words = f"{made.name}: {made.pictures:,} images, {made.captioned:,} captions. Found: {made.found}."
+        holds = f"{counted(made.pictures, 'image')}, {counted(made.captioned, 'caption')}"
+        words = f"{made.name}: {holds}. Found: {made.found}."
         return Report("completed", words, made.folder, dataset=made.name)
 
 
@@ -66,9 +68,8 @@ class Captions(QueuedJob):
             length=self.length,
             batch=self.batch,
         )
-        words = (
-            f"{done.written:,} captions written, {done.kept:,} kept, {len(done.failures):,} images could not be read."
-        )
+        failed = counted(len(done.failures), "image")
+        words = f"{counted(done.written, 'caption')} written, {done.kept:,} kept, {failed} could not be read."
         return Report("completed", words, dataset=dataset.name)
 
 
@@ -100,5 +101,5 @@ class Maps(QueuedJob):
             resolution=self.side,
             varied=self.varied,
         )
-        words = f"{made.made:,} maps made, {made.kept:,} kept, {len(made.failures):,} failed."
+        words = f"{counted(made.made, 'map')} made, {made.kept:,} kept, {len(made.failures):,} failed."
         return Report("completed", words, dataset=dataset.name)

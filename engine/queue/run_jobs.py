@@ -18,6 +18,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import detect
+from engine.machine.units import counted
 from engine.queue.job import QueuedJob, Report, progress_of
 from engine.queue.marks import marked_run, run_of, set_mark
 from engine.runs.checkpoints import Checkpoint
@@ -167,7 +168,9 @@ class DrawGrid(QueuedJob):
         finally:
             session.free()
         path = save_sheet(drawn, ImageCache(workspace), sheet_path(run.folder, "png"), "png")
-        words = f"{len(drawn.columns)} columns and {len(drawn.rows)} rows, also as one image: {path}"
+        words = (
+            f"{counted(len(drawn.columns), 'column')} and {counted(len(drawn.rows), 'row')}, also as one image: {path}"
+        )
         return Report("completed", words, str(path), run=run.name)
 
 

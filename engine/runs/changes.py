@@ -16,6 +16,7 @@ from engine.config import RunConfig, changeable, field_of, parse
 from engine.config.presets import flatten, unflatten
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
+from engine.machine.units import counted
 
 CHANGES = "changes"
 """A list of {"step", "setting", "from", "to", "fallbacks"}. The last says how many fallbacks had been taken before."""
@@ -137,8 +138,8 @@ def allowed_changes(
     if changed.get("train.steps", done + 1) <= done:
         raise UserError(
             what,
-            f"train.steps is {changed['train.steps']:,}, and {done:,} steps are done already.",
-            f"Choose more than {done:,} steps. They count from the run's first step.",
+            f"train.steps is {changed['train.steps']:,}, and {counted(done, 'step is', 'steps are')} done already.",
+            f"Choose more than {counted(done, 'step')}. They count from the run's first step.",
         )
     if "train.batch_size" in changed:
         changed |= _batches(what, begun_with, changed["train.batch_size"])
@@ -153,8 +154,8 @@ def _batches(what: str, begun_with: RunConfig, batch_size: int) -> dict[str, int
         sizes = [str(size) for size in range(1, begun.batch_size + 1) if begun.batch_size % size == 0]
         raise UserError(
             what,
-            f"The run began with batches of {begun.batch_size} images. They can be cut into equal parts, so that the "
-            f"images of a step stay the same, but not into parts of {batch_size}.",
+            f"The run began with batches of {counted(begun.batch_size, 'image')}. They can be cut into equal parts, so "
+            f"that the images of a step stay the same, but not into parts of {batch_size}.",
             f"Choose one of these batch sizes: {', '.join(sizes)}. For others start a new run.",
         )
     parts = begun.batch_size // batch_size

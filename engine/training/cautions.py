@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from engine.config import RunConfig
 from engine.evaluation.causes import LOW_RATE
-from engine.machine.units import format_bytes, format_duration
+from engine.machine.units import counted, format_bytes, format_duration
 from engine.training.caution import LEVELS, Caution, Remedy, Rule, StartFacts
 from engine.training.image_cautions import (
     LOW_RANK_RATE,
@@ -88,7 +88,7 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
     far = times >= FAR_TOO_HIGH * (1 - 1e-9)
     return Caution(
         "red" if far else "yellow",
-        f"The learning rate, {number(rate)}, is about {times:,.0f} times the usual one.",
+        f"The learning rate, {number(rate)}, is about {counted(round(times), 'time')} the usual one.",
         "Such a rate breaks the weights." if far else "Colours may break, and the net may get worse instead of better.",
         try_this,
         remedy,
@@ -110,7 +110,8 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
     if per_step > MOST_PER_STEP or 0 < facts.images < per_step:
         return Caution(
             "yellow",
-            f"Each step sees {per_step:,} images" + (" of " + f"{facts.images:,}." if facts.images < per_step else "."),
+            f"Each step sees {counted(per_step, 'image')}"
+            + (f" of {facts.images:,}." if facts.images < per_step else "."),
             "So large a batch takes long and teaches hardly more than a small one; 4 to 32 are usual.",
             "Lower batch size or gradient accumulation.",
         )
@@ -125,10 +126,10 @@ def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
     steps = -(-FIRST_SIGN[1] // config.images_per_step // STEPS_ROUNDED_TO) * STEPS_ROUNDED_TO
     return Caution(
         "yellow",
-        f"The run is short: {config.train.steps:,} steps show the net {shown:,} images.",
+        f"The run is short: {counted(config.train.steps, 'step shows', 'steps show')} {counted(shown, 'image')}.",
         f"Nets begin to follow their control images after about {FIRST_SIGN[0]:,} to {FIRST_SIGN[1]:,}.",
-        f"Train {steps:,} steps.",
-        Remedy(f"Set {steps:,} steps", {"train.steps": steps}),
+        f"Train {counted(steps, 'step')}.",
+        Remedy(f"Set {counted(steps, 'step')}", {"train.steps": steps}),
     )
 
 
@@ -141,7 +142,7 @@ def too_often(config: RunConfig, facts: StartFacts) -> Caution | None:
         return None
     return Caution(
         "yellow",
-        f"The run shows each image {passes:,.0f} times.",
+        f"The run shows each image {counted(round(passes), 'time')}.",
         "A net that sees the same few images so often learns them by heart.",
         "Add images, or train fewer steps.",
         look="dataset",

@@ -15,6 +15,7 @@ from engine.disk.retry import Unsaved, reason_of
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
 from engine.machine.memory import trim_heap
+from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.cleanup import name_others, prune, trim
 from engine.training.checkpoint import lacks_only_its_name, stage_checkpoint
@@ -186,7 +187,7 @@ class Checkpointer:
         raise Unsaved(
             f"The run was ended at step {state.step:,}, which could not be saved.",
             problem.why,
-            f"Free some space and resume: it goes on from {where} and does the {state.step - last:,} steps again.",
+            f"Free some space and resume: it goes on from {where} and does {counted(state.step - last, 'step')} again.",
         )
 
     def _remove_old(self) -> None:

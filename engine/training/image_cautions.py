@@ -7,8 +7,9 @@ import math
 from engine.config import RunConfig
 from engine.data.doctor.catalogue import BY_NAME
 from engine.evaluation.causes import FAULTS
+from engine.machine.units import counted, plural
 from engine.runs.known_bases import UNKNOWN, WORKS
-from engine.training.caution import Caution, Remedy, StartFacts
+from engine.training.caution import Caution, Place, Remedy, StartFacts
 from engine.tuning.facts import facts_of
 
 HARDLY_ANY, FEW, MANY = 200, 1_000, 20_000
@@ -83,36 +84,38 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     expected = next(words for below, words in EXPECT if facts.images < below)
     limit = HARDLY_ANY if config.model.controlnet else FEW
     if facts.images >= limit:
-        return Caution("note", f"{facts.images:,} images.", f"{expected}.", "More images help more than more steps.")
-    trained = facts_of(config)
-    if facts.toy or trained.rank or not (trained.base_is_frozen and trained.needs_condition_maps):
         return Caution(
-            "yellow", f"{facts.images:,} images are few.", f"{expected}.", "Add images if you can.", look="dataset"
+            "note", f"{counted(facts.images, 'image')}.", f"{expected}.", "More images help more than more steps."
         )
-    rank = Remedy(
-        "Use a Control-LoRA",
-        {"model.control_lora_rank": USUAL_RANK, "optim.learning_rate": LOW_RANK_RATE},
-    )
-    return Caution(
-        "yellow",
-        f"{facts.images:,} images are few.",
-        f"{expected}.",
-        "Add images, or train a Control-LoRA, which has fewer weights to fit.",
-        rank,
-        "dataset",
-    )
+    trained = facts_of(config)
+    try_this, offer = "Add images if you can.", None
+    if not facts.toy and not trained.rank and trained.base_is_frozen and trained.needs_condition_maps:
+        try_this = "Add images, or train a Control-LoRA, which has fewer weights to fit."
+        low_rank = {"model.control_lora_rank": USUAL_RANK, "optim.learning_rate": LOW_RANK_RATE}
+        offer = Remedy("Use a Control-LoRA", low_rank)
+    few = f"{counted(facts.images, 'image is', 'images are')} few."
+    return Caution("yellow", few, f"{expected}.", try_this, offer, "dataset")
+
+
+def some_images(count: int, facts: StartFacts, one: str, many: str, why: str, try_this: str, look: Place) -> Caution:
+    """A caution about some of the images: how many of them, and what they are or have (``one`` of them, ``many``)."""
+    what = f"{count:,} of {counted(facts.listed, 'image')} {plural(count, one, many)}."
+    return Caution("yellow", what, why, try_this, look=look)
 
 
 def small_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     """``SMALL_SHARE`` of the images or more are smaller than the resolution."""
     if not facts.too_small or facts.too_small < SMALL_SHARE * facts.listed:
         return None
-    return Caution(
-        "yellow",
-        f"{facts.too_small:,} of {facts.listed:,} images are smaller than {config.data.resolution} px.",
+    side = config.data.resolution
+    return some_images(
+        facts.too_small,
+        facts,
+        f"is smaller than {side} px",
+        f"are smaller than {side} px",
         "They are enlarged, which teaches the net that images are soft.",
         "Use larger copies, or leave these images out.",
-        look="doctor",
+        "doctor",
     )
 
 
@@ -121,13 +124,9 @@ def missing_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
     missing = facts.listed - facts.images
     if not missing or missing < MAPLESS_SHARE * facts.listed:
         return None
-    return Caution(
-        "yellow",
-        f"{missing:,} of {facts.listed:,} images have no control image.",
-        "The run leaves them out.",
-        "Make the missing control images first.",
-        look="conditions",
-    )
+    has = "no control image"
+    why, try_this = "The run leaves them out.", "Make the missing control images first."
+    return some_images(missing, facts, f"has {has}", f"have {has}", why, try_this, "conditions")
 
 
 def faulty_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
@@ -165,7 +164,7 @@ def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
     serious = [name for name in found if BY_NAME[name].severity == "serious"]
     named = serious or sorted(found, key=lambda name: -found[name])
     listed = ", ".join(f"{BY_NAME[name].title} ({found[name]:,})" for name in named[:MOST_NAMED])
-    more = f" and {len(found) - MOST_NAMED:,} more kinds" if len(named) > MOST_NAMED else ""
+    more = f" and {counted(len(found) - MOST_NAMED, 'more kind')}" if len(named) > MOST_NAMED else ""
     if serious:
         what = f"The dataset check found serious problems: {listed}{more}."
         return Caution("yellow", what, "They harm the training, or make its score wrong.", SEE_THEM, look="doctor")
@@ -177,12 +176,7 @@ def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:
     """More than ``CAPTIONLESS_SHARE`` of the images have no caption."""
     if facts.without_caption <= CAPTIONLESS_SHARE * facts.listed:
         return None
-    every = facts.without_caption == facts.listed
-    what = "No image has" if every else f"{facts.without_caption:,} of {facts.listed:,} images have no"
-    return Caution(
-        "yellow",
-        f"{what} a caption." if every else f"{what} caption.",
-        "The net learns to ignore the prompt.",
-        "Write or generate captions.",
-        look="captions",
-    )
+    why, try_this = "The net learns to ignore the prompt.", "Write or generate captions."
+    if facts.without_caption == facts.listed:
+        return Caution("yellow", "No image has a caption.", why, try_this, look="captions")
+    return some_images(facts.without_caption, facts, "has no caption", "have no caption", why, try_this, "captions")

@@ -20,6 +20,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.hardware import detect
+from engine.machine.units import counted
 from engine.runs.changes import allowed_changes, record_changes
 from engine.runs.checkpoints import go_back
 from engine.runs.metrics import drop_after
@@ -101,7 +102,7 @@ def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = Non
     if reached >= changed.get("train.steps", run.config.train.steps):
         raise UserError(
             f"{run.name} is complete.",
-            f"It has done all {run.config.train.steps:,} steps.",
+            f"It has done all {counted(run.config.train.steps, 'step')}.",
             "Give it more steps (Resume with other settings, on the Train tab; or python -m engine.cli resume "
             f"{run.name} --set train.steps={2 * run.config.train.steps}), or start a new run.",
         )
@@ -146,7 +147,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
             logged.close()
             slow.close()
         recorder.record_status(outcome, run.last_step)
-        recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
+        recorder(Message(SENTENCES[outcome].format(step=run.last_step, steps=counted(run.last_step, "step"))))
         return outcome
 
     return work
@@ -173,7 +174,7 @@ def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:
 
 
 SENTENCES = {
-    "completed": "Training is complete after {step:,} steps.",
+    "completed": "Training is complete after {steps}.",
     "paused": "Paused. Saved at step {step:,}; it is safe to close the app.",
     "stopped": "Stopped. Saved at step {step:,}; you can resume later.",
 }

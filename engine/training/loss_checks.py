@@ -12,6 +12,7 @@ from engine.jobs.events import Message
 from engine.machine.clock import active_time
 from engine.machine.errors import is_device_lost
 from engine.machine.memory import none_if_out_of_memory
+from engine.machine.units import counted
 from engine.runs.checkpoints import list_checkpoints
 from engine.training import fixed_losses, oom
 from engine.training.state import TrainState
@@ -132,7 +133,7 @@ class LossChecks:
         if figures.left_out and not self._told_of_left_out:
             self._told_of_left_out = True
             words = (
-                f"The check of step {state.step:,} left out {figures.left_out} of its pairs, whose loss is NaN or "
+                f"The check of step {state.step:,} left out {counted(figures.left_out, 'pair')}, whose loss is NaN or "
                 "infinite: their images may be broken. Later checks leave such pairs out, too."
             )
             state.emit(Message(words, "warning"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.machine.units import counted, plural
+
 
 class LossScale:
     """The factor on the loss that keeps small gradients from vanishing in fp16 (Micikevicius et al. 2017, 3.2).
@@ -91,7 +93,7 @@ class LossScale:
         """After step ``step``: why the run has to end, as a clause; empty if it can go on."""
         row = self._in_a_row(step)
         if row >= self.IN_A_ROW:
-            return f"{row} steps in a row were skipped"
+            return f"{counted(row, 'step')} in a row {plural(row, 'was', 'were')} skipped"
         recent = sum(step - self.WINDOW < one <= step for one in self.skipped_steps)
         return f"{recent} of the last {self.WINDOW} steps were skipped" if recent > self.IN_WINDOW else ""
 

@@ -12,7 +12,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
 from engine.errors import UserError
-from engine.machine.units import format_bytes
+from engine.machine.units import counted, format_bytes, plural
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
@@ -42,8 +42,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         elif gone := missing_source(dataset.name, dataset.source):
             sentences.append(gone)
         elif (ready := dataset.count(ready=needs_maps)) < 2:
-            have = "have a condition map" if needs_maps else "can be used"
-            sentences.append(f"{ready} of {dataset.count()} images {have}; at least 2 are needed.")
+            have = plural(ready, "has", "have") + " a condition map" if needs_maps else "can be used"
+            sentences.append(f"{ready} of {counted(dataset.count(), 'image')} {have}; at least 2 are needed.")
     try:
         workspace.locate_base(config.model.base)
     except UserError as error:

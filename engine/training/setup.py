@@ -32,6 +32,7 @@ from engine.machine.cards import torch_device
 from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
+from engine.machine.units import counted
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.nets.frozen_blocks import use_frozen_blocks
@@ -109,7 +110,8 @@ def set_up(
     if not split.train:
         raise UserError(
             "Training cannot start.",
-            f"{dataset.name} has {len(samples)} pairs; at least 2 are needed (one is held out for the score).",
+            f"{dataset.name} has {counted(len(samples), 'pair')}; at least 2 are needed (one is "
+            "held out for the score).",
             "Add images, or make their condition maps on the Conditions tab.",
         )
     plan = CropPlan.of(config.data, config.train.seed)

@@ -137,7 +137,7 @@ def test_import_reports_what_it_found_to_people_and_to_programs(root: Path, tmp_
     start = ["--workspace", str(root), "import", str(tmp_path), "--name", "two"]
     assert main(start) == 0
     output = capsys.readouterr().out
-    assert "two: 2 images (images listed in metadata.csv), 1 captions" in output and "gone.jpg" in output
+    assert "two: 2 images (images listed in metadata.csv), 1 caption" in output and "gone.jpg" in output
     assert main([*start, "--json", "--max", "5", "--min-width", "10", "--no-respect-robots"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["pictures"], result["captioned"], result["problems"], result["layout"]) == (2, 1, 1, "metadata_csv")

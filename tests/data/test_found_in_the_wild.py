@@ -339,7 +339,7 @@ def test_several_captions_and_other_encodings_are_told(tmp_path: Path) -> None:
     notes = " ".join(scan_folder(tmp_path).notes)
     assert "read as cp1252, for example 1.txt" in notes and "several lines" in notes
     rows(tmp_path / "metadata.jsonl", *({"file_name": f"{n}.png", "text": ["a", "b"]} for n in "12"))
-    assert "2 rows of metadata.jsonl have several captions" in " ".join(scan_folder(tmp_path).notes)
+    assert "2 rows of metadata.jsonl with several captions" in " ".join(scan_folder(tmp_path).notes)
 
 
 def test_a_broken_list_is_named_once_and_the_folders_decide(tmp_path: Path) -> None:

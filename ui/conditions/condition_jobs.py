@@ -9,9 +9,9 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
-from ui.page.messages import counted
 
 KIND = JobKind.CONDITIONS
 PROBLEMS_SHOWN = 50
@@ -34,7 +34,7 @@ def make_maps(
         dataset = Dataset.open(context.workspace.dataset_folder(dataset_name))
         progress = progress_events(emit, "Maps made")
         report = make_all(dataset, kind, parameters, token, progress, resolution=side, varied=varied)
-        emit(Message(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed."))
+        emit(Message(f"{counted(report.made, 'map')} made, {report.kept:,} kept, {len(report.failures):,} failed."))
         problems = [*report.failures, *report.warnings]
         context.set_result(
             KIND,

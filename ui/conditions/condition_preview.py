@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.machine.units import counted
 from ui.conditions.condition_form import ConditionSettings
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
@@ -99,8 +100,9 @@ def contact_sheet(context: AppContext, dataset_name: str | None, settings: Condi
         caption = f"{sign}{shown.measured['share']:.0%} not black · {Path(shown.name).name}"
         pairs.append((np.concatenate([shown.image, shown.map], 1), caption))
     poor = [shown.name for shown in found if shown.measured["warning"]]
-    text = f"{len(found)} random images. " + (
-        f"{len(poor)} of their maps are nearly empty or nearly full: {', '.join(poor[:4])}."
+    text = f"{counted(len(found), 'random image')}. " + (
+        f"{counted(len(poor), 'of their maps is', 'of their maps are')} nearly empty or nearly full: "
+        f"{', '.join(poor[:4])}."
         if poor
         else "None of their maps is nearly empty or nearly full."
     )

@@ -11,10 +11,11 @@ from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
-from ui.page.messages import counted, note
+from ui.page.messages import note
 
 if TYPE_CHECKING:
     from engine.data.caption_edits import Change
@@ -68,7 +69,7 @@ def preview(context: AppContext, name: str | None, operation: str, fields: dict[
 
         _, change = change_of(operation, fields)
         found = edits.preview(dataset, change, token, progress_events(emit, "Captions read"))
-        sentence = f"{found.changed:,} of {counted(found.total, 'caption', 'captions')} would change."
+        sentence = f"{found.changed:,} of {counted(found.total, 'caption')} would change."
         return sentence, tuple((before, after) for _, before, after in found.examples)
 
     change_of(operation, fields)  # report a wrong field before anything starts
@@ -83,7 +84,7 @@ def apply(context: AppContext, name: str | None, operation: str, fields: dict[st
 
         what, change = change_of(operation, fields)
         changed = edits.apply(dataset, what, change, token, progress_events(emit, "Captions changed"))
-        return f"{what}: {counted(changed, 'caption', 'captions')} changed.", ()
+        return f"{what}: {counted(changed, 'caption')} changed.", ()
 
     change_of(operation, fields)
     _run(context, name, "Changing captions", work)
@@ -108,8 +109,8 @@ def write_by_model(
             batch=max(1, int(batch or 1)),
         )
         unread = len(report.failures)
-        failed = f", {counted(unread, 'image', 'images')} could not be read" if unread else ""
-        return f"{counted(report.written, 'caption', 'captions')} written, {report.kept:,} kept{failed}.", ()
+        failed = f", {counted(unread, 'image')} could not be read" if unread else ""
+        return f"{counted(report.written, 'caption')} written, {report.kept:,} kept{failed}.", ()
 
     _run(context, name, "Writing captions", work, always_job=True)
 
@@ -119,13 +120,13 @@ def save_edits(context: AppContext, name: str | None, typed: dict[str, str]) -> 
     from engine.data import caption_edits as edits
 
     changed = edits.set_captions(open_dataset(context, name), typed) if typed else 0
-    context.set_result(KIND, note=f"{counted(changed, 'caption', 'captions')} changed.")
+    context.set_result(KIND, note=f"{counted(changed, 'caption')} changed.")
 
 
 def undo(context: AppContext, name: str | None) -> None:
     """Undo the newest operation."""
     undone = open_dataset(context, name).captions.undo()
-    text = f"Undone: {undone.what} ({counted(undone.changed, 'caption', 'captions')})." if undone else ""
+    text = f"Undone: {undone.what} ({counted(undone.changed, 'caption')})." if undone else ""
     context.set_result(KIND, note=text or "There is nothing to undo.")
 
 
@@ -171,7 +172,7 @@ def summary(context: AppContext, name: str | None) -> str:
         text += note(
             f"With prompt dropout at {dropout:.0%}, the next run sees {without:.0%} of its images without a prompt."
         )
-    head = f"<b>{counted(state.total, 'caption', 'captions')}</b>, {state.empty:,} empty"
+    head = f"<b>{counted(state.total, 'caption')}</b>, {state.empty:,} empty"
     return f"<p class='facts'>{head}</p>{text}"
 
 
@@ -183,7 +184,7 @@ def history(context: AppContext, name: str | None) -> tuple[str, bool]:
     if not entries:
         return note("No changes yet. The last 50 can be undone, even after a restart."), False
     rows = "".join(
-        f"<li>{escape(entry.what)} <span class='hint'>{counted(entry.changed, 'caption', 'captions')}"
+        f"<li>{escape(entry.what)} <span class='hint'>{counted(entry.changed, 'caption')}"
         f"{', unfinished: run it again to continue' if entry.unfinished else ''}</span></li>"
         for entry in entries
     )

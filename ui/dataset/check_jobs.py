@@ -9,10 +9,11 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
-from ui.page.messages import counted, note
+from ui.page.messages import note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,7 +68,7 @@ def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> N
 
     data = context.config_of(context.draft)[0].data
     done = check(dataset, data.resolution, data.held_out, token, progress_events(emit, "Images checked"))
-    emit(Message(f"{dataset.name}: {done.pictures:,} images checked, {done.measured:,} of them read."))
+    emit(Message(f"{dataset.name}: {counted(done.pictures, 'image')} checked, {done.measured:,} of them read."))
 
 
 def exclude(context: AppContext, name: str, finding: str) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from engine.jobs.snapshot import JobKind
+from engine.machine.units import counted
 from ui.page.choices import pick_dataset
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import counted, note, problem_list
+from ui.page.messages import note, problem_list
 from ui.page.view import View
 
 JOBS = (JobKind.DATASET, JobKind.CHECK, JobKind.CAPTIONS, JobKind.CONDITIONS)
@@ -122,12 +123,12 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
 
     maps = dataset.count(ready=True) if dataset.condition else 0
     facts = [
-        f"<b>{counted(total, 'image', 'images')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
+        f"<b>{counted(total, 'image')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
         f"{maps:,} with a condition map" if maps else "no condition maps yet (make them on the Conditions tab)",
         f"from {escape(dataset.origin or str(dataset.source))}",
     ]
     text = f"<p class='facts'>{'<br>'.join(facts)}</p>"
-    return text + (note(f"{counted(bad, 'file', 'files')} could not be used: see Problems.", "warning") if bad else "")
+    return text + (note(f"{counted(bad, 'file')} could not be used: see Problems.", "warning") if bad else "")
 
 
 def _table(samples: list[Any]) -> str:

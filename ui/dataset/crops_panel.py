@@ -9,11 +9,12 @@ import gradio as gr
 
 from engine import config
 from engine.errors import UserError
+from engine.machine.units import counted
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.form import widget
 from ui.page.live import Live
-from ui.page.messages import counted, note
+from ui.page.messages import note
 
 EXAMPLES = 6
 EXAMPLE_SIDE = 320  # longer side of an example, px
@@ -98,7 +99,7 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
         for entry in counts
     )
     lost = sum(entry.lost * entry.pictures for entry in counts) / total
-    text = f"<b>{counted(total, 'image', 'images')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
+    text = f"<b>{counted(total, 'image')}</b> in {counted(len(counts), 'size')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.pictures == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} only one image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:

@@ -10,8 +10,8 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from ui.page.context import AppContext
-from ui.page.messages import counted
 
 if TYPE_CHECKING:
     from engine.data.import_config import ImportConfig
@@ -43,11 +43,11 @@ def progress_of(emit: Emit) -> Callable[[int, int, str], None]:
 
 def show_result(context: AppContext, result: ImportResult, place: str, emit: Emit) -> None:
     """Tell what was read from ``place``, and select the dataset on every tab."""
-    emit(Message(f"{result.pictures:,} images, {result.problems:,} problems in {place}."))
+    emit(Message(f"{counted(result.pictures, 'image')}, {counted(result.problems, 'problem')} in {place}."))
     context.set_result(
         KIND,
-        note=f"{result.name}: {counted(result.pictures, 'image', 'images')}, "
-        f"{counted(result.captioned, 'caption', 'captions')}. Found: {result.found}.",
+        note=f"{result.name}: {counted(result.pictures, 'image')}, "
+        f"{counted(result.captioned, 'caption')}. Found: {result.found}.",
         facts=tuple(("", sentence) for sentence in _sentences(result)),
     )
     context.focus_on(result.name)

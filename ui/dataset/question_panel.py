@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
@@ -94,7 +95,14 @@ class QuestionPanel:
         """The panel's outputs for a folder."""
         parts = list(reading.parts.values())[:MOST]
         more = len(reading.parts) - len(parts)
-        why = [*reading.doubts, *([f"{more} more parts are left as they are."] if more > 0 else [])]
+        why = [
+            *reading.doubts,
+            *(
+                [f"{counted(more, 'more part is left as it is', 'more parts are left as they are')}."]
+                if more > 0
+                else []
+            ),
+        ]
         text = "".join(f"<li>{escape(sentence)}</li>" for sentence in why)
         ask = note("What is what in this folder?", "warning") + f"<ul class='problems'>{text}</ul>"
         return [

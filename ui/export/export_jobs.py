@@ -14,13 +14,12 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
-from engine.machine.units import format_bytes
+from engine.machine.units import counted, format_bytes
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
-from ui.page.messages import counted
 
 KIND = JobKind.EXPORT
 """All jobs of the tab are of this kind: they share its progress bar."""
@@ -147,7 +146,7 @@ def compare_job(context: AppContext, run_name: str, checkpoint: Checkpoint, aver
             token=token,
             progress=progress_events(emit, "Measuring, formats"),
         )
-        note = f"Step {table.step:,}, {counted(table.pictures, 'held-out image', 'held-out images')} for each line."
+        note = f"Step {table.step:,}, {counted(table.pictures, 'held-out image')} for each line."
         context.set_result("compare", note=note, where=str(run.exports))
         return "completed"
 
@@ -233,7 +232,7 @@ def shrink_checkpoints(context: AppContext, run_name: str) -> str:
     count, freed = trim(context.workspace.runs / run_name)
     if not count:
         return "There is nothing to shrink: only the newest checkpoint can be resumed from."
-    made_smaller = f"{counted(count, 'checkpoint', 'checkpoints')} made smaller"
+    made_smaller = f"{counted(count, 'checkpoint')} made smaller"
     return f"{made_smaller}, {format_bytes(freed)} freed. Their weights are kept."
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 from engine.conditions import registry
 from engine.errors import UserError
 from engine.export.table import read_table
+from engine.machine.units import counted
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoints_of, pick_checkpoint, shown_run
@@ -173,7 +174,7 @@ def _table(exports: Path) -> str:
         f"<table class='figures'><tr><th>Format</th><th>MB</th><th>Score ({escape(table.score)})</th>"
         f"<th>Lost</th></tr>{rows}</table>"
         + note(
-            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out images for each row. "
+            f"{exports.parent.name}, step {table.step:,}, {counted(table.pictures, 'held-out image')} for each row. "
             "Differences of a few hundredths are chance."
         )
     )

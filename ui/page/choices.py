@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.run import Run
 from ui.page.context import AppContext
@@ -95,7 +96,7 @@ def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str)
 
     def entries(run: str | None) -> list[tuple[str, int]]:
         found = checkpoints_of(context, run)
-        return [NEWEST_ENTRY, *((f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in found)]
+        return [NEWEST_ENTRY, *((f"step {c.step:,} · {counted(c.images_seen, 'image')} seen", c.step) for c in found)]
 
     def list_run(run: str | None) -> Any:
         return gr.Dropdown(entries(run), value=NEWEST)

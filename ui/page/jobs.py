@@ -16,6 +16,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.listing import is_demo_set
 from ui.page.live import Live
@@ -68,7 +69,7 @@ def demo_set_job(context: AppContext, kind: str, count: int) -> Work:
         from engine.demo.sets import make_demo_set
 
         dataset = make_demo_set(context.workspace, kind, count, progress_events(emit, "Images drawn and read"), token)
-        emit(Message(f"The demo set {dataset.name} is ready: {dataset.count():,} images with their maps."))
+        emit(Message(f"The demo set {dataset.name} is ready: {counted(dataset.count(), 'pair')} of image and map."))
         context.focus_on(dataset.name)
         return "completed"
 

@@ -39,11 +39,6 @@ def note(text: str, kind: str = "hint") -> str:
     return f"<p class='note {escape(kind)}'>{signs.get(kind, '')}{escape(text)}</p>" if text else ""
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """Return a number with its noun: ``1 file``, ``2,000 files``."""
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def duration(seconds: float | None) -> str:
     """Return ``about 3 h 20 min``, or an empty string if nothing is known."""
     return "" if seconds is None or seconds < 0 else f"about {format_duration(seconds)}"

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from engine.jobs.snapshot import JobSnapshot, Outcome
+from engine.machine.units import counted
 from engine.runs.run import Ending
 from engine.training.caution import Caution
 
@@ -211,7 +212,9 @@ def _waiting_text(training: JobSnapshot | None) -> str:
     saved = training.kept[-1] if training.kept else 0
     lost = training.step - saved
     pause = "It pauses as soon as it is saved." if training.asked == "pause" else "Pause waits until it is saved."
-    at_once = f"Stop ends it at once: the last {lost:,} steps would be lost and trained again." if lost > 0 else ""
+    at_once = (
+        f"Stop ends it at once: the last {counted(lost, 'step')} would be lost and trained again." if lost > 0 else ""
+    )
     return f"{training.waiting} Save now tries again at once. {pause} {at_once}".strip()
 
 
@@ -248,9 +251,9 @@ def _text(
         return "Stopped", f"{where}. You can resume it later."
     if state is TrainTabState.COMPLETED:
         hint = "Test it on Try it, take it to other programs on Export, or train longer: Resume with other settings."
-        return "Finished", f"All {total:,} steps are done. {hint}"
+        return "Finished", f"All {counted(total, 'step is', 'steps are')} done. {hint}"
     if state is TrainTabState.FAILED:
         hint = "The message at the top says why, and what to try."
         return "Ended with an error", f"{where}. {hint}" if facts else hint
-    again = f" The last {lost:,} steps were not saved and will be trained again." if lost else ""
+    again = f" The last {counted(lost, 'step was', 'steps were')} not saved and will be trained again." if lost else ""
     return "An unfinished run was found", f"{where}.{again} Resume it, or move it out of the way with Discard."

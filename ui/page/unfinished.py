@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import counted
 from ui.page.shown_run import Unfinished
 from ui.page.view import View
 
@@ -91,7 +91,7 @@ def describe(run: Unfinished) -> str:
     saved = f"Saved at step {run.saved_step:,} of {run.total_steps:,}." if run.saved_step else "Nothing was saved."
     lost = max(0, run.last_step - run.saved_step)
     which = "after that" if run.saved_step else "so far"
-    again = f" The {counted(lost, 'step', 'steps')} {which} will be trained again." if lost else ""
+    again = f" The {counted(lost, 'step')} {which} will be trained again." if lost else ""
     return (
         f"<p class='step-head'><b>{escape(run.folder)}</b></p>"
         f"<p class='hint'>{escape(ENDED[run.ending])} {saved}{again}</p>"

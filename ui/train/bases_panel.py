@@ -14,12 +14,12 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
-from engine.machine.units import format_bytes, format_memory
+from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.jobs import DEMO, job_controls, progress_events
 from ui.page.live import Live
-from ui.page.messages import counted, note
+from ui.page.messages import note
 from ui.page.view import Draft, View
 
 KIND = JobKind.BASES
@@ -116,7 +116,7 @@ def download_job(context: AppContext, base: str) -> Work:
         context.clear_result(KIND)
         if (state := state_of(context.workspace, base)).kind != "there":
             offer = ask(context.workspace, base, token)
-            emit(Message(f"{base}: {len(offer.files)} files, {format_bytes(offer.bytes)}."))
+            emit(Message(f"{base}: {counted(len(offer.files), 'file')}, {format_bytes(offer.bytes)}."))
             where = download(context.workspace, offer, token, progress_events(emit))
         else:
             assert state.where is not None
@@ -143,7 +143,7 @@ def find_job(context: AppContext, folder: str) -> Work:
             for family, bases in search.by_family().items()
             for base in bases
         )
-        parts = [f"{counted(len(facts), 'base', 'bases')} found."]
+        parts = [f"{counted(len(facts), 'base')} found."]
         parts += [f"Left out: {count:,} × {what}." for what, count in sorted(search.others.items())]
         parts += [f"{path} is not there now." for path in search.missing]
         if search.ended == "time is up":

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from engine.config.presets import flatten, unflatten
+from engine.machine.units import counted
 from engine.training.caution import Caution, Level
 from engine.training.cautions import WITH_REMEDY
 from engine.training.image_cautions import dataset_check
@@ -53,7 +54,7 @@ def shown_cautions(view: View) -> tuple[Caution, ...]:
     found, check = view.train.cautions, view.auto_check
     if not found or not check.alive or check.dataset != view.draft.changes.get("data", {}).get("dataset"):
         return found
-    far = f": {check.done:,} of {check.total:,} images" if check.total else ""
+    far = f": {check.done:,} of {counted(check.total, 'image')}" if check.total else ""
     told = Caution(
         "note",
         f"The dataset is being checked{far}.",

@@ -9,12 +9,12 @@ import gradio as gr
 
 from engine.disk.space import folder_bytes, free_bytes
 from engine.jobs.events import DiskSpace
-from engine.machine.units import format_bytes
+from engine.machine.units import counted, format_bytes
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.cleanup import star, trim
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import counted, note
+from ui.page.messages import note
 from ui.page.view import View
 
 
@@ -41,7 +41,7 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
 
     def shrink_old(name: str) -> str:
         count, freed = trim(context.workspace.run_folder(name), keep=2)
-        text = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {format_bytes(freed)} freed."
+        text = f"{counted(count, 'checkpoint')} shrunk, {format_bytes(freed)} freed."
         return note(text if count else "There was nothing to shrink.", "good")
 
     live.on(starred.input, star_ticked, [run, starred])
@@ -89,7 +89,7 @@ def label(checkpoint: Checkpoint) -> str:
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
     """Return the disk usage of a run, and a warning for each checkpoint that cannot be used."""
     text = f"This run uses {format_bytes(folder_bytes(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
-    lines = [note(f"{counted(len(found), 'checkpoint', 'checkpoints')}. {text}")]
+    lines = [note(f"{counted(len(found), 'checkpoint')}. {text}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 
 

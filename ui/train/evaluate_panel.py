@@ -16,6 +16,7 @@ from engine.evaluation import report
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
@@ -158,7 +159,7 @@ def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def meter_html(found: dict[str, Any]) -> str:
     """The control-effect meter of one checkpoint as HTML. ``found``: the measurement, with step and pairs."""
-    text = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_text(found)}."
+    text = f"Step {found['step']:,}, {counted(found['pairs'], 'pair')}: {report.effect_text(found)}."
     legend = (
         "All with the same seed. From left to right: control image, image generated with it, with a blank one, with "
         "another one, and that other control image."

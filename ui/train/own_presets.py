@@ -9,9 +9,10 @@ import gradio as gr
 from engine.config.presets import flatten, unflatten
 from engine.config.user_presets import RUN_ONLY
 from engine.families.files import family_of
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import counted, note, problem_list
+from ui.page.messages import note, problem_list
 from ui.train.run_form import RunForm
 
 HELP = (

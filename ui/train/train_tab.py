@@ -11,11 +11,12 @@ import gradio as gr
 from engine.conditions import registry
 from engine.config.toml import launch_command
 from engine.errors import UserError
+from engine.machine.units import counted
 from engine.runs.run import Run
 from engine.tuning.facts import facts_of
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import counted, duration, note, progress_bar
+from ui.page.messages import duration, note, progress_bar
 from ui.page.states import Action, TrainTabState
 from ui.page.view import View
 from ui.train.cautions import build_cautions, start_or_ask
@@ -134,7 +135,8 @@ def _status(view: View) -> str:
         parts.append(note(view.snapshot.warned, "warning"))  # for example a slow disk: the log may be folded
     if train.active and history.last_step is not None:
         step = history.last_step
-        parts.append(note(f"{step.images_seen:,} images seen · {step.seconds:.2f} s per step · loss {step.loss:.4f}"))
+        seen = counted(step.images_seen, "image")
+        parts.append(note(f"{seen} seen · {step.seconds:.2f} s per step · loss {step.loss:.4f}"))
     if train.active:
         parts.append(note("" if waiting else disk_line(history.disk)))  # the free space as of the last checkpoint
         parts.append(note(view.snapshot.keep_awake))
@@ -177,10 +179,10 @@ def _about(context: AppContext, view: View) -> str:
         "Base model": settings.model.base,
         "Dataset": settings.data.dataset,
         "Control type": _condition_title(run),
-        "Steps": f"{train.steps:,}, {counted(settings.images_per_step, 'image', 'images')} each",
+        "Steps": f"{train.steps:,}, {counted(settings.images_per_step, 'image')} each",
         "Resolution": f"{settings.data.resolution} px",
         "Learning rate": f"{settings.optim.learning_rate:g}",
-        "Saved every": f"{train.checkpoint_every:,} steps",
+        "Saved every": counted(train.checkpoint_every, "step"),
         "Folder": str(run.folder),
     }
     if run.changes:

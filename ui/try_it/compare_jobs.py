@@ -21,11 +21,11 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import counted
 from engine.runs.run import Run
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
-from ui.page.messages import counted
 from ui.try_it.model_jobs import Draw, ModelJobs, ModelWork
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def grid_job(jobs: ModelJobs, run_name: str, request: GridRequest) -> ModelWork:
             wanted = replace(request, live=request.live and live_step is not None)
             progress = progress_events(emit, LABEL)
             grid = draw_grid(context.workspace, run, wanted, session, token, progress, live_step, on_column)
-            emit(Message(f"A grid of {len(grid.columns)} columns and {len(grid.rows)} rows."))
+            emit(Message(f"A grid of {counted(len(grid.columns), 'column')} and {counted(len(grid.rows), 'row')}."))
             context.set_result(JobKind.GRID, where=run_name, note=f"Drawn {grid.made}.")
 
         use_models(draw)
@@ -74,7 +74,7 @@ def timelapse_job(context: AppContext, run_name: str, image: int, beside: bool, 
         frames = frames_of(run, image, beside)
         target = timelapse_path(run.folder, image, kind)
         make_timelapse(frames, target, kind, token=token, progress=progress_events(emit, "Frames"))
-        text = f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}. Saved as {target}."
+        text = f"{counted(len(frames), 'step')}, from {frames[0].step:,} to {frames[-1].step:,}. Saved as {target}."
         context.set_result(JobKind.TIMELAPSE, where=str(target), note=text)
         return "completed"
 
@@ -133,6 +133,6 @@ def size_text(request: GridRequest) -> str:
     rows = (len(request.pictures) + len(request.controls)) * max(1, len(request.prompts))
     rows *= max(1, len(request.seeds)) * max(1, len(request.strengths))
     return (
-        f"{counted(columns, 'column', 'columns')} by {counted(rows, 'row', 'rows')}: "
-        f"{counted(columns * rows, 'image', 'images')}. Images that were drawn before are reused."
+        f"{counted(columns, 'column')} by {counted(rows, 'row')}: "
+        f"{counted(columns * rows, 'image')}. Images that were drawn before are reused."
     )

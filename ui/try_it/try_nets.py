@@ -11,6 +11,7 @@ import gradio as gr
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
+from engine.machine.units import counted
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -50,7 +51,9 @@ def exports_of(context: AppContext, run: str | None) -> list[Path]:
 def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
     """Return the entries of the list for a run. "The newest" comes first and is always there."""
     live = [LIVE_ENTRY] if run and training_run(context.runner.snapshot) == run else []
-    saved = [(f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in checkpoints_of(context, run)]
+    saved = [
+        (f"step {c.step:,} · {counted(c.images_seen, 'image')} seen", c.step) for c in checkpoints_of(context, run)
+    ]
     exports = [(f"export {path.name}", EXPORT + path.name) for path in exports_of(context, run)]
     return [NEWEST_ENTRY, *live, *saved, *exports]
 

@@ -27,6 +27,7 @@ from engine.data.held_out import choose
 from engine.data.samples import Problem, Sample
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted
 
 PAGE = 256
 SAVE_SECONDS = 2.0
@@ -210,7 +211,9 @@ def _judge_all(dataset: Dataset, store: CheckStore, rules: Rules, token: CancelT
             hits += judge(row, rules, summary)
         if row.sample.caption in repeated:
             text = row.sample.caption
-            hits.append(Hit(captions.REPEATED.name, row.sample.key, f"{caption_counts[text]:,} times: {text[:100]}"))
+            hits.append(
+                Hit(captions.REPEATED.name, row.sample.key, f"{counted(caption_counts[text], 'time')}: {text[:100]}")
+            )
         seen.add(row)
     if token:
         token.raise_if_cancelled()

@@ -12,6 +12,7 @@ from engine.data.layouts.inventory import LISTS, TEXTS
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.texts import TEXT_ENDINGS
 from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, role_of, same_name
+from engine.machine.units import counted
 
 _MOST_LISTS = 200
 
@@ -190,7 +191,9 @@ class CaptionFinder:
                     found.setdefault(form, (caption, path))
         for path, count in several.items():
             if count:
-                self._reading.notes.append(f"{path.name} has {count:,} more captions of images that have one already.")
+                self._reading.notes.append(
+                    f"{path.name} has {counted(count, 'more caption')} of images that have one already."
+                )
         return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.data.layouts.looks import evenly, looks_drawn, looks_like_maps
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.words import IGNORED, IMAGE, is_clear_map, same_name, validation_names, words
+from engine.machine.units import counted, plural
 
 SAMPLE = 24
 FEW = 0.1  # of the images that are looked at
@@ -32,16 +33,17 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
     called = [path for path in paths if folders[path.parent] or _is_called_a_map(path.stem)]
     if 0 < len(called) < len(paths):
         reading.doubts.append(
-            f"{len(called):,} of the {len(paths):,} images have names of condition maps, such as {called[0].name}. "
-            "They were read as images: no image has their names."
+            f"The names of {len(called):,} of {counted(len(paths), 'image')} are those of condition maps, such as "
+            f"{called[0].name}. They were read as images: no image has their names."
         )
         return
     looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := looks_drawn(path)) is not None]
     maps = [path for path, look in looks if look]
     if FEW * len(looks) < len(maps) < len(looks):
         reading.doubts.append(
-            f"{len(maps)} of {len(looks)} images that were looked at are grey or have few colours, as condition maps "
-            f"do, such as {maps[0].relative_to(reading.root)}. All were read as images."
+            f"{len(maps):,} of {counted(len(looks), 'image')} that were looked at "
+            f"{plural(len(maps), 'is grey or has', 'are grey or have')} few colours, as condition maps do, "
+            f"such as {maps[0].relative_to(reading.root)}. All were read as images."
         )
 
 

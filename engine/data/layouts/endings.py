@@ -19,6 +19,7 @@ from engine.data.layouts.words import (
     map_bases,
     same_name,
 )
+from engine.machine.units import counted
 
 PLAIN_NAME = "(no ending)"
 """The name of the part with the images whose names have no such ending."""
@@ -100,7 +101,8 @@ def _by_type(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
 def _ask(ranked: Sequence[str], few: bool, count: int, reading: Reading) -> None:
     if few:
         reading.doubts.append(
-            f"{count:,} images are called maps of others by {', '.join(ranked)}, but most images have none: they were "
+            f"{counted(count, 'image is called a map of another', 'images are called maps of others')} by "
+            f"{', '.join(ranked)}, but most images have none: they were "
             "left out, and the others are read without maps."
         )
     elif len(ranked) > 1:

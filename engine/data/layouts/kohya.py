@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.data.layouts.model import FolderLayout, FoundImage, Reading, image_without_map, key, map_without_image
 from engine.data.layouts.words import IMAGE, MAP, is_clear_map, role_of, same_name
+from engine.machine.units import counted, plural
 
 REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's folder tree
 _REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_summer is a year
@@ -27,7 +28,10 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
         within = inside[0].parent.name
         images = sorted(set(images).difference(inside))
         reading.leave_out(f"in folders such as {within} inside the 10_name folders", inside)
-        reading.doubts.append(f"{len(inside):,} images in folders such as {within} were left out: they may be maps.")
+        reading.doubts.append(
+            f"{counted(len(inside), 'image')} in folders such as {within} "
+            f"{plural(len(inside), 'was left out: it may be a map', 'were left out: they may be maps')}."
+        )
     maps = {}
     if conditions:
         maps = {_name(path, conditions): path for path in reading.inventory.images_below(conditions)}

@@ -26,6 +26,7 @@ from engine.data.layouts.words import (
     validation_names,
 )
 from engine.data.samples import Problem
+from engine.machine.units import counted
 
 METADATA = "metadata.jsonl"
 _KNOWN = {
@@ -144,9 +145,13 @@ def _images(
         found[name], lines[name] = item, number
     reading.problems += _bad_lines(listing, bad, image)
     if several:
-        reading.notes.append(f"{several:,} rows of {listing.name} have several captions; the first one is used.")
+        reading.notes.append(
+            f"{counted(several, 'row')} of {listing.name} with several captions: the first one is used."
+        )
     if again:
-        reading.notes.append(f"{again:,} rows of {listing.name} name an image again; the last one's caption is used.")
+        reading.notes.append(
+            f"{counted(again, 'row')} of {listing.name} with an image that has another row: the last caption is used."
+        )
     items = list(found.values())
     if map is None:
         items = _maps_from_folders(folder, items, reading)
@@ -154,7 +159,10 @@ def _images(
     rest = [path for path in reading.inventory.images_below(folder) if path not in named]
     reading.leave_out(f"not named in {listing.name}", rest)
     if len(rest) > len(items) and not reading.asked:
-        reading.doubts.append(f"{listing.name} names {len(items):,} images; {len(rest):,} others were left out.")
+        reading.doubts.append(
+            f"{listing.name} names {counted(len(items), 'image')}; "
+            f"{counted(len(rest), 'other was', 'others were')} left out."
+        )
     return _all_or_none(items, listing, reading)
 
 
@@ -218,7 +226,7 @@ def _bad_lines(listing: Path, bad: list[tuple[int, str]], image: str) -> Iterato
     if rest := bad[_BAD_LINES_TOLD:]:
         yield Problem(
             listing,
-            f"{len(rest):,} more lines of {listing.name} cannot be used.",
+            f"{counted(len(rest), 'more line')} of {listing.name} cannot be used.",
             f"The first is line {rest[0][0]} ({rest[0][1]}).",
             "Correct these lines.",
         )

@@ -12,6 +12,7 @@ from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import files_below, image_files
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted, plural
 
 
 @dataclass
@@ -73,7 +74,11 @@ def accessories(place: str) -> str:
     """A sentence on images beside archives or tables, which are left out. Empty if there are none."""
     path = Path(place).expanduser()
     names = [image.relative_to(path).as_posix() for image in image_files(path)] if path.is_dir() else []
-    return f"{len(names)} images beside them were left out: {', '.join(names)}." if names else ""
+    return (
+        f"{counted(len(names), 'image')} beside them {plural(len(names), 'was', 'were')} left out: {', '.join(names)}."
+        if names
+        else ""
+    )
 
 
 def require_package(module: str, reason: str) -> Any:

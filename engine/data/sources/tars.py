@@ -16,7 +16,7 @@ from engine.data.sources.unpacking import NAME_ERRORS, is_there, safe_path, writ
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.units import MIB
+from engine.machine.units import MIB, counted
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (*TEXTS, ".json")
@@ -47,7 +47,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         UserError: none of the archives can be read. Cancelled: the token was cancelled.
     """
     archives = files_of(place, ENDINGS)
-    fetched = FetchResult(notes=[f"{len(archives):,} archives." if len(archives) > 1 else "One archive."])
+    fetched = FetchResult(notes=[f"{counted(len(archives), 'archive')}."])
     fetched.notes += [beside] if (beside := accessories(place)) else []
     size = sum(path.stat().st_size for path in archives) or 1
     before, broken = 0, 0

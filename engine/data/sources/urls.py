@@ -18,6 +18,7 @@ from engine.data.sources.model import FetchResult, ImageSource, files_of
 from engine.data.sources.parquet import image_columns, open_parquet
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import counted, plural
 
 ENDINGS = (".parquet", ".csv", ".tsv")
 FAILURES = "failures.csv"
@@ -60,7 +61,10 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         total += 1
         kept += rejection(row, named, config) is None
     if kept != total:
-        fetched.notes.append(f"{kept:,} of {total:,} rows pass the filters for width, height and aspect ratio.")
+        fetched.notes.append(
+            f"{kept:,} of {counted(total, 'row')} {plural(kept, 'passes', 'pass')} the filters for width, height and "
+            "aspect ratio."
+        )
     limit = min(kept, config.max_pictures or kept)
     with ImageStore(folder) as store:
         download_all(

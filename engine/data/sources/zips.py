@@ -20,7 +20,7 @@ from engine.disk.durable import atomic_write_bytes
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.units import MIB
+from engine.machine.units import MIB, counted
 
 ENDINGS = (".zip",)
 MOST_MEMBERS = 20_000_000
@@ -49,7 +49,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         UserError: an archive cannot be read, or would unpack to an unreasonable size. Cancelled.
     """
     paths = files_of(place, ENDINGS)
-    fetched = FetchResult(notes=[f"{len(paths):,} archives." if len(paths) > 1 else "One archive."])
+    fetched = FetchResult(notes=[f"{counted(len(paths), 'archive')}."])
     if config.max_pictures:
         fetched.notes.append(NO_MAXIMUM)
     with ExitStack() as stack:

@@ -429,7 +429,7 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     parquet.write_table(pyarrow.table(rows), clone / "data" / "train-00000-of-00001.parquet")
     result = import_source(workspace, str(clone))
     assert (result.pictures, result.captioned) == (3, 3)
-    assert "1 images beside them were left out: preview.png." in result.notes
+    assert "1 image beside them was left out: preview.png." in result.notes
 
 
 def test_a_sample_of_an_archive_may_have_several_parts(

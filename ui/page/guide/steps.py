@@ -7,9 +7,9 @@ from html import escape
 from typing import Literal
 
 from engine.jobs.snapshot import JobKind
+from engine.machine.units import counted, plural
 from engine.training.image_cautions import CAPTIONLESS_SHARE
 from ui.page.guide.state import OwnFacts
-from ui.page.messages import counted
 from ui.page.places import focus_on, go_button
 from ui.page.states import Action, TrainTabState
 from ui.page.view import View
@@ -72,21 +72,21 @@ def own_steps(view: View) -> tuple[Step, ...]:
 def _images(facts: OwnFacts) -> Step:
     says = "A folder of images. They are only read, never changed."
     if facts.dataset:
-        says = f"{facts.dataset}: {counted(facts.images, 'image', 'images')}."
+        says = f"{facts.dataset}: {counted(facts.images, 'image')}."
     state: State = "done" if facts.dataset else "next"
     return Step("images", "Images", "Images", state, says, "Choose images", ("tab-dataset",), FOLDER, "dataset-sources")
 
 
 def _captions(facts: OwnFacts) -> Step:
     state: State = "open"
+    missing = counted(facts.without_caption, "image has", "images have")
     if not facts.dataset:
         state, says = "later", "A text for each image. Text files beside the images are found."
     elif facts.without_caption > CAPTIONLESS_SHARE * facts.images:
-        missing = counted(facts.without_caption, "image has", "images have")
         says = f"{missing} none, so the net would learn to ignore the prompt. You can go on without."
     else:
         state = "done"
-        says = "Each image has one." if not facts.without_caption else f"{facts.without_caption:,} images have none."
+        says = "Each image has one." if not facts.without_caption else f"{missing} none."
     tabs, focus = ("tab-dataset", "dataset-captions"), "#dataset-captions button, #dataset-captions input"
     return Step("captions", "Captions", "Captions", state, says, "Write captions", tabs, focus)
 
@@ -98,7 +98,7 @@ def _control_images(facts: OwnFacts) -> Step:
         state = "done"
         few = facts.maps < facts.images
         count = f"{facts.maps:,} of {facts.images:,}" if few else f"{facts.maps:,}"
-        says = f"{facts.obeys}: {count} {'control image' if facts.maps == 1 and not few else 'control images'}."
+        says = f"{facts.obeys}: {count} {plural(facts.images if few else facts.maps, 'control image')}."
     return Step(
         "obey", "What the net follows", "Control images", state, says, "Make them", ("tab-conditions",), "#maps-make"
     )

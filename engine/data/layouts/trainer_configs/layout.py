@@ -24,6 +24,7 @@ from engine.data.layouts.trainer_configs.subset import images_of
 from engine.data.layouts.words import IGNORED, IMAGE, MAP
 from engine.data.samples import Problem
 from engine.errors import UserError
+from engine.machine.units import counted
 
 _MOST_CONFIGS = 20
 _LARGEST = 1 << 20  # bytes, of a config that was not named but lies in a folder
@@ -149,7 +150,9 @@ def _read(config: Config, subsets: list[Subset], reading: Reading) -> list[Found
                 used_maps.add(item.condition)
     _tell_of_the_rest(config, subsets, reading, taken, used_maps)
     if again:
-        reading.notes.append(f"{again:,} images are named more than once in {config.path.name}; each counts once.")
+        reading.notes.append(
+            f"{counted(again, 'image is', 'images are')} named more than once in {config.path.name}; each counts once."
+        )
     reading.notes += config.notes
     known = {*reading.inventory.lists, *reading.inventory.others, *reading.inventory.texts, *reading.inventory.archives}
     lists = {config.path, *(path for subset in subsets for path in subset.lists)}

@@ -131,7 +131,7 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
         kind = str(entry.get("type", "")).upper()
         lines = _lines(listing) if listing else ()
         if len(lines) > 1:
-            config.notes.append(f"{title}: the {len(lines):,} lines of {one_file} were given to its images in turn.")
+            config.notes.append(f"{title}: the lines of {one_file} ({len(lines):,}) were given to its images in turn.")
         yield Subset(
             title,
             images,
