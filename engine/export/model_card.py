@@ -155,11 +155,9 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
     if skipped and family.clip_skip_argument:
         clip_skip = f', "clip_skip": {skipped}'  # counted from the layer that the family reads
     elif skipped:
-        head = [*head, f"from transformers import {family.text_class}"]
         earlier_layer = [
-            f"layers = pipeline.text_encoder.config.num_hidden_layers - {skipped}  # Clip skip {story.clip_skip}",
-            'part = {"subfolder": "text_encoder", "num_hidden_layers": layers}',
-            f"pipeline.text_encoder = {family.text_class}.from_pretrained(BASE, **part)",
+            'encoder = next(part for part in pipeline.text_encoder.modules() if hasattr(part, "layers"))',
+            f"encoder.layers = encoder.layers[:-{skipped}]  # Clip skip {story.clip_skip}",
         ]
     from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
     checker = ", safety_checker=None" if family.safety_checker else ""

@@ -75,6 +75,18 @@ class LocalHub:
             siblings.append(about)
         return json.dumps({"id": self.base, "sha": COMMIT, "siblings": siblings}).encode()
 
+    def _tree(self) -> bytes:
+        files = [
+            {
+                "type": "file",
+                "path": name,
+                "size": len(data),
+                "oid": hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+            }
+            for name, data in self.files.items()
+        ]
+        return json.dumps(files).encode()
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
 
@@ -86,8 +98,10 @@ class LocalHub:
                     if part in path:
                         return self._send(status, b"{}", headers)
                 name = path.removeprefix(f"/{hub.prefix}{hub.base}/resolve/{COMMIT}/")
-                if path == f"/api/{hub.kind}s/{hub.base}":
+                if path in (f"/api/{hub.kind}s/{hub.base}", f"/api/{hub.kind}s/{hub.base}/revision/main"):
                     return self._send(200, hub._description(), {"Content-Type": "application/json"})
+                if path.startswith(f"/api/{hub.kind}s/{hub.base}/tree/"):
+                    return self._send(200, hub._tree(), {"Content-Type": "application/json"})
                 if path.startswith("/storage/"):
                     return self._large(path.removeprefix("/storage/"))
                 if name not in hub.files:
@@ -97,6 +111,18 @@ class LocalHub:
                         302, b"", {"Location": f"http://localhost:{hub.http.server_port}{hub._storage(name)}"}
                     )
                 return self._send(200, hub.files[name], {})
+
+            def do_HEAD(self) -> None:
+                """What the hub's own library asks about a file before it reads it."""
+                name = self.path.split("?")[0].removeprefix(f"/{hub.prefix}{hub.base}/resolve/{COMMIT}/")
+                if name not in hub.files:
+                    return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+                self.send_response(200)
+                mark = hashlib.sha1(hub.files[name], usedforsecurity=False).hexdigest()
+                length = str(len(hub.files[name]))
+                for header, value in (("ETag", f'"{mark}"'), ("X-Repo-Commit", COMMIT), ("Content-Length", length)):
+                    self.send_header(header, value)
+                self.end_headers()
 
             def _large(self, name: str) -> None:
                 data = hub.files[name]

@@ -23,7 +23,9 @@ from engine.export.model_card import automatic1111, card, settings, snippet
 from engine.export.preprocessors import PREPROCESSORS, preprocessor
 from engine.export.story import Story, story_of
 from engine.families.facts import SD1, SD2
+from tests.bases.hub import serving, use
 from tests.checkpoint_folder import write_checkpoint
+from tests.families.ldm_file import write_single_file
 
 # Class names of comfyui_controlnet_aux, as its README and NODE_CLASS_MAPPINGS list them.
 AUX_NODES = {
@@ -84,7 +86,7 @@ def test_the_card_shows_the_drawn_images_but_not_the_users_own(scored: Path, tmp
     card = (made.card / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: diffusers\n")
     assert "![example](example-1.webp)" in card and "| score on held-out pairs: adherence | 0.812 |" in card
-    assert "| Clip skip | 2 |" in card and "num_hidden_layers - 1  # Clip skip 2" in card
+    assert "| Clip skip | 2 |" in card and "encoder.layers[:-1]  # Clip skip 2" in card
     assert "Clip skip 2" in (made.card / "automatic1111.txt").read_text(encoding="utf-8")
     assert "Canny edges" in card and '{"blur": 0.0, "high": 150, "low": 50}' in card
 
@@ -124,6 +126,28 @@ def test_the_cards_code_runs_with_a_base_in_half_precision(
     monkeypatch.chdir(here)
     exec(compile(code[1].replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
     assert (here / "picture.png").is_file()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+def test_the_cards_code_runs_with_a_base_in_one_file(
+    scored: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edges: Image.Image, ending: str
+) -> None:
+    """diffusers asks the hub for the configs of such a base: a hub of this machine has those of the tiny one."""
+    made = export(scored, "single_file", tmp_path / "out", "mine", "fp32")
+    code = snippet(made.path.name, "single_file", f"one{ending}", SD1, story_of(scored))
+    assert f'BASE = "one{ending}"' in code and "Clip skip 2" in code
+    here = made.path.parent
+    write_single_file(tiny_base, here / f"one{ending}")
+    shutil.rmtree(here / "one")
+    edges.save(here / "map.png")
+    small = [path for path in tiny_base.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    configs = {path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in small}
+    monkeypatch.chdir(here)
+    with serving("stable-diffusion-v1-5/stable-diffusion-v1-5", configs) as hub:
+        use(hub, tmp_path, monkeypatch)
+        exec(compile(code.replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
+    with Image.open("picture.png") as picture:
+        assert picture.size == (64, 64)
 
 
 @pytest.mark.parametrize("name", ["my_base.safetensors", "old.ckpt"])
