@@ -6,9 +6,8 @@ A trial run measures instead (engine/training/preflight.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from engine.config import RunConfig
 from engine.config.validation import MOST_OWN
@@ -25,12 +24,9 @@ CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
 SLACK = 1.05  # the allocator cannot use all of its blocks
 PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries
 PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
-VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of the VAE of every Stable Diffusion
 FP8_BYTES = 1.01  # for each weight of the frozen base; norms and the first and last layers stay in half precision
 IN_UPDATE = 12  # bytes for each weight that is updated in the backward pass: its gradient, and what the update takes
 DECODED_SIDE = 512  # px; a larger image is decoded in tiles of this size if memory runs out
-LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, and the norm's output
-FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
 DRAWN_PIXELS = 4 * 512**2  # pixels of preview images drawn together, each with and without its prompt
 ENCODE_BATCH_PIXELS = 4 * 512**2  # pixels of images that the VAE encodes together
 STEP_PARTS = ("gradients", "activations", "optimizer")  # of the training phase; the others are there before a step
@@ -129,8 +125,9 @@ def predict_from(
         processes: that share the micro-batches of a step; the prediction is for one of them.
     """
     resolution, train, optim = config.data.resolution, config.train, config.optim
-    tokens = int(base.text_encoders[0].get("max_position_embeddings", 77)) if base.text_encoders else 77
-    facts = facts_of(config)
+    decoded_side = min(resolution, DECODED_SIDE)
+    encoders = base.facts.count_encoders(base.vae, base.text_encoders, resolution, decoded_side)
+    facts, tokens = facts_of(config), encoders.tokens
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
     sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, facts.learned)
     beside, of_base = facts.trained_beside(sizes), facts.trained_of_base(sizes)
@@ -163,19 +160,21 @@ def predict_from(
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
     if base.facts.control_is_encoded:
-        resident["VAE"] = 4 * _vae_weights(base.vae)
-    encoding, decoding = _vae_bytes(base.vae, resolution)
+        resident["VAE"] = 4 * encoders.vae
+    encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
+    text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
+    decoding = 4 * (encoders.vae + encoders.decoded_image)
     drawing = max(sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each), decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     draws = config.validation.every and not facts.not_drawn
-    kept_vae = 4 * _vae_weights(base.vae) if draws else 0  # between two sets of preview images
+    kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = 3 * resolution**2 if facts.needs_condition_maps else 0  # in colour
     saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
-        preparing={"VAE or text encoder": float(max(encoding, _text_encoding_bytes(base.text_encoders, tokens)))},
+        preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
         ram=PROCESS_RAM + facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
@@ -192,32 +191,3 @@ def optimizer_bytes(net: NetSize, optimizer: str) -> float:
     if optimizer == "adafactor":
         return 4.0 * net.adafactor
     return 2 * (1 + 4 / 256) * net.trained
-
-
-def _vae_bytes(vae: Mapping[str, Any], resolution: int) -> tuple[float, float]:
-    """The VAE's fp32 peak while it encodes, and while it decodes one image."""
-    widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
-    weights = 4 * _vae_weights(vae)
-    encoding = 4 * FIRST_LAYER_TENSORS * widths[0] * resolution**2 * images_encoded_together(resolution)
-    decoding = 4 * LAYER_TENSORS * widths[1] * min(resolution, DECODED_SIDE) ** 2
-    return weights + encoding, weights + decoding
-
-
-def _vae_weights(vae: Mapping[str, Any]) -> float:
-    """Parameters of a VAE, about."""
-    return float(VAE_PARAMETERS * (vae.get("block_out_channels", (VAE_WIDEST,))[-1] / VAE_WIDEST) ** 2)
-
-
-def _text_encoding_bytes(configs: Sequence[Mapping[str, Any]], tokens: int) -> int:
-    """The text encoders' fp32 peak: their weights, the output of every layer, and one layer inside."""
-    read = CAPTIONS_AT_ONCE * tokens
-    outputs = sum((int(config["num_hidden_layers"]) + 1) * int(config["hidden_size"]) for config in configs)
-    inside = max((2 * int(config["intermediate_size"]) for config in configs), default=0)
-    return 4 * (sum(_text_parameters(config) for config in configs) + read * (outputs + inside))
-
-
-def _text_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a CLIP text encoder, to a percent."""
-    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    layer = 4 * hidden**2 + 2 * hidden * inner
-    return int(config["num_hidden_layers"]) * layer + int(config["vocab_size"]) * hidden

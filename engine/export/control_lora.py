@@ -18,11 +18,11 @@ import torch
 from engine.errors import UserError
 from engine.export import single_file
 from engine.export.source import Source
+from engine.families.control_files import LORA_MARK
+from engine.families.ldm_keys import rename_from_ldm, to_ldm
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.nets import low_rank_math
-from engine.nets.ldm_keys import rename_from_ldm, to_ldm
-from engine.nets.reading import LORA_MARK
 
 RANKS = (32, 64, 128, 256)
 

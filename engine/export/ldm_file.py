@@ -9,7 +9,7 @@ import torch
 
 from engine.export import single_file
 from engine.export.source import Source
-from engine.nets.ldm_keys import from_ldm, to_ldm
+from engine.families.ldm_keys import from_ldm, to_ldm
 
 
 def write(path: Path, source: Source) -> None:

@@ -79,6 +79,12 @@ def export(
     stage(0, "Reading the checkpoint")
     whole = whole_checkpoint(checkpoint)
     family = by_name(str(whole.about.get("family")))
+    if format not in (known := family.facts.control_files.formats):
+        raise UserError(
+            f"This ControlNet cannot be exported as “{way.title}”.",
+            f"There are no such files for {family.title}.",
+            f"Choose “{'” or “'.join(get(name).title for name in known)}”.",
+        )
     stem = export_stem(name or f"controlnet_{checkpoint.name}", family.facts)
     target = Path(out_folder) / f"{stem}{way.ending}"
     card = target.with_name(f"{stem}{CARD_ENDING}")

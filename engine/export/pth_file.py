@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from engine.export.source import Source
-from engine.nets.ldm_keys import PREFIX, from_ldm, to_ldm
+from engine.families.ldm_keys import PREFIX, from_ldm, to_ldm
 
 
 def write(path: Path, source: Source) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from engine.families.control_files import DIFFERENCE_MARK, LORA_MARK
 from engine.families.facts import FamilyFacts, version_of
+from engine.families.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.machine.units import counted
-from engine.nets.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
-from engine.nets.reading import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -57,7 +57,7 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
     if LORA_MARK in raw:
         _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config, family)
         return "a Control-LoRA"
-    if DIFFUSERS_TRIGGER in raw:
+    if family.control_files.trigger in raw:
         kind, seen = "a ControlNet with diffusers names", dict(raw)
         to_ldm(seen, config)  # both programs translate every name
     elif TRIGGER in raw or PREFIX + TRIGGER in raw:

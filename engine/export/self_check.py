@@ -10,10 +10,9 @@ import torch
 from engine.errors import UserError
 from engine.export import readers
 from engine.export.source import Source
-from engine.families.facts import FamilyFacts
+from engine.families.facts import FamilyFacts, of_control_net
 from engine.machine.units import counted
 from engine.nets.outputs import empty_net, largest_difference
-from engine.nets.reading import DIFFUSERS_TRIGGER
 
 # Relative to the strongest output: rounding to 11 (8) significant bits, accumulated over the layers.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
@@ -41,7 +40,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     for words, names in (
         ("lacks", expected - tensors.keys()),
         ("has, and the net does not know,", tensors.keys() - expected),
-        ("lacks what ComfyUI looks for:", {DIFFUSERS_TRIGGER} - tensors.keys()),
+        ("lacks what ComfyUI looks for:", {of_control_net(source.config).control_files.trigger} - tensors.keys()),
     ):
         if names:
             raise failed(f"the file {words} {min(names)} ({len(names):,} of {counted(len(expected), 'tensor')})")

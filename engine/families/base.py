@@ -173,6 +173,10 @@ class Family(TextEncoding):
         """
 
     @abstractmethod
+    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
+        """The residuals of a control net for one small input of noise, drawn from ``generator``: fp32, on the CPU."""
+
+    @abstractmethod
     def map_residuals(self, outputs: Any, change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Any:
         """A control net's outputs (``return_dict=False``) with its residuals changed, listed outermost layer first."""
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.families import unet_sizes
+from engine.families.control_files import ControlFiles
+from engine.families.encoder_sizes import CountEncoders, count_clip
 from engine.families.latents import LatentSpace
 from engine.families.layers import UNET, Layers
 from engine.families.sizes import Count
+from engine.families.unet_control_files import UNET_FILES
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class FamilyFacts:
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count
     """Counts parameters and activations from the denoiser's config."""
+    count_encoders: CountEncoders = count_clip
+    """Counts the VAE and the text encoders from their configs."""
+    control_files: ControlFiles = UNET_FILES
+    """How the files of its control nets are recognised, read, and compared with a base."""
 
     @property
     def control_channels(self) -> int:
@@ -125,6 +132,17 @@ def of_class(config: Mapping[str, Any]) -> list[FamilyFacts]:
     """The families whose denoiser has the class of this config."""
     name = config.get("_class_name", FACTS[0].denoiser_class)
     return [facts for facts in FACTS if facts.denoiser_class == name]
+
+
+def of_control_net(config: Mapping[str, Any]) -> FamilyFacts:
+    """The first family whose control nets have the class of this config; a config that names none is the first's."""
+    name = config.get("_class_name")
+    return next((facts for facts in FACTS if facts.net_class == name), FACTS[0])
+
+
+def control_files() -> list[ControlFiles]:
+    """The kinds of control nets' files, each once."""
+    return list(dict.fromkeys(facts.control_files for facts in FACTS))
 
 
 def by_text_width(width: int) -> FamilyFacts | None:

@@ -64,6 +64,7 @@ class StableDiffusionXL(StableDiffusion):
         return {"hidden": hidden, "pooled": second.text_embeds}
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All six numbers: the paper's size and crop conditioning."""
         return {"time_ids": sizes}
 
     def added_conditions(self, text: Text) -> dict[str, Any]:

@@ -161,6 +161,24 @@ class StableDiffusion(Family):
             **added,
         )[0]
 
+    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
+        """For 8 x 8 latents, 8 tokens of text, and a control image of 64 x 64."""
+        latents = torch.randn((1, net.config.in_channels, 8, 8), generator=generator)
+        text = torch.randn((1, 8, net.config.cross_attention_dim), generator=generator)
+        control = torch.rand((1, net.config.conditioning_channels, 64, 64), generator=generator)
+        added = self.noise_conditions(net.config, generator)
+        down, middle = net(latents, torch.tensor([500]), text, controlnet_cond=control, return_dict=False, **added)
+        return [*down, middle]
+
+    def noise_conditions(self, config: Any, generator: torch.Generator) -> dict[str, Any]:
+        """``added_conditions`` of noise, for a net of this config."""
+        if config.addition_embed_type != "text_time":
+            return {}
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
+        pooled = torch.randn((1, width), generator=generator)
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+
     def map_residuals(self, outputs: Any, change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Any:
         down, middle = outputs
         *down, middle = change([*down, middle])

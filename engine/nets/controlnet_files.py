@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.families.facts import FamilyFacts
+from engine.families.facts import FamilyFacts, control_files
 from engine.runs.checkpoints import read_checkpoint
 from engine.runs.choice import require_controlnet
 
@@ -16,14 +16,6 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG_KEY = "controlnet_config"
 """Header entry of a single file that holds the net's config, so that readers need not guess it."""
-SAME_AS_BASE = {
-    "cross_attention_dim": "the width of its text",
-    "block_out_channels": "the widths of its blocks",
-    "in_channels": "the channels of its latents",
-    "down_block_types": "its kinds of blocks",
-    "layers_per_block": "the layers in its blocks",
-    "use_linear_projection": "the linear projections of its attention",
-}
 
 
 def locate_controlnet(path: Path | str) -> Path:
@@ -66,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or "block_out_channels" not in config:
+        if not isinstance(config, dict) or not any(kind.config_mark in config for kind in control_files()):
             raise ValueError("entries are missing")
         return config
     except (OSError, ValueError) as error:
@@ -88,7 +80,7 @@ def check_fits(
     Raises:
         UserError: they do not fit; names each difference.
     """
-    channels = controlnet.get("conditioning_channels", 3)
+    channels = facts.control_files.control_channels(controlnet)
     if channels != facts.control_channels:
         made = f"latents ({facts.control_channels})" if facts.control_is_encoded else "RGB ones (3)"
         raise UserError(
@@ -98,7 +90,7 @@ def check_fits(
         )
     differences = [
         f"{words} ({_short(controlnet.get(key))} instead of {_short(denoiser.get(key))})"
-        for key, words in SAME_AS_BASE.items()
+        for key, words in facts.control_files.same_as_base.items()
         if key in controlnet and key in denoiser and _plain(controlnet[key]) != _plain(denoiser[key])
     ]
     if differences:

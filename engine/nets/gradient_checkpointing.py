@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any
 
 import torch
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from engine.families.layers import Layers
 
 
-class RecomputedControlEncoder(ControlNetConditioningEmbedding):
-    """The encoder of the control image, as one checkpointed layer: only its input is kept."""
+@cache
+def recomputed(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of modules as one checkpointed layer: only its input is kept."""
 
-    def forward(self, conditioning: torch.Tensor) -> torch.Tensor:
+    def forward(self: nn.Module, conditioning: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return super().forward(conditioning)
-        return checkpoint(super().forward, conditioning, use_reentrant=False, preserve_rng_state=False)
+            return kind.forward(self, conditioning)
+        again = partial(kind.forward, self)
+        return checkpoint(again, conditioning, use_reentrant=False, preserve_rng_state=False)
+
+    return type(f"Recomputed{kind.__name__}", (kind,), {"forward": forward, "is_recomputed": True})
 
 
 def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, layers: Layers) -> None:
@@ -32,6 +37,8 @@ def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, laye
     """
     if scope != "none":
         control_net.enable_gradient_checkpointing()
-        control_net.get_submodule(layers.control_encoder).__class__ = RecomputedControlEncoder
+        encoder = control_net.get_submodule(layers.control_encoder)
+        if not hasattr(encoder, "is_recomputed"):
+            encoder.__class__ = recomputed(encoder.__class__)
     if scope == "both":
         denoiser.enable_gradient_checkpointing()

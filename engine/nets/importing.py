@@ -5,25 +5,25 @@ What its shapes do not show (attention heads, norm groups) is taken from the bas
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
-from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from engine.errors import UserError
+from engine.families.control_files import ControlFiles
 from engine.families.parts import file_tensors
 from engine.families.registry import Family
 from engine.machine.units import counted
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
-from engine.nets.ldm_keys import rename_from_ldm
+from engine.nets.outputs import empty_net
 from engine.nets.reading import NetFile, read_net_file
 
 Tensors = dict[str, torch.Tensor]
@@ -52,32 +52,37 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         UserError: it is missing, damaged, not a ControlNet, of another family or channel count, or not finite.
     """
     file = read_net_file(path)
+    if file.files not in (None, family.facts.control_files):
+        raise UserError(
+            f"{file.path.name} does not fit the base {base}.",
+            f"It is a ControlNet for another kind of base than {family.title}.",
+            "Choose the base that it was made for.",
+        )
     base_config = family.denoiser_config(base)
     expected = expected_config(family, base_config)
     tensors, config = file.tensors, file.config
     if file.needs_base:
         copied = copied_weights(family, base)
         if file.format == "control_lora":
-            tensors = restore_control_lora(tensors, expected, copied, file.path.name)
+            tensors = restore_control_lora(tensors, expected, copied, file.path.name, family.facts.control_files)
         else:
             tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
-    shown = config_from_shapes(tensors, file.path.name)
+    kind = family.facts.control_files
+    shown = kind.config_from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, file.path.name)
     check_fits(shown, base_config, file.path.name, base, family.facts)
-    encoder = {"conditioning_embedding_out_channels": shown["conditioning_embedding_out_channels"]}
-    config = config or expected | encoder
+    config = config or expected | {name: shown[name] for name in kind.own_entries}
     check_tensors(config, tensors, file)
     return Imported(config, tensors, file.format, file.metadata)
 
 
-def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
+def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32) -> Any:
     """Load a net of any format, to train from or to draw with.
 
     Raises:
         UserError: see ``read_controlnet``.
     """
     found = read_controlnet(path, family, base)
-    with init_empty_weights():
-        net = ControlNetModel.from_config(found.config)
+    net = empty_net(found.config)
     net.load_state_dict({name: tensor.to(dtype) for name, tensor in found.tensors.items()}, assign=True)
     return net
 
@@ -90,13 +95,12 @@ def store(found: Imported, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a new net for a base with this UNet config. Takes no memory for weights."""
+def expected_config(family: Family, denoiser: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a new net for a base whose denoiser has this config. Takes no memory for weights."""
     with init_empty_weights():
-        trunk = UNet2DConditionModel.from_config(dict(unet))
-        net = family.new_controlnet(trunk)
+        net = family.new_controlnet(getattr(diffusers, family.facts.denoiser_class).from_config(dict(denoiser)))
     return {name: value for name, value in dict(net.config).items() if name != "_name_or_path"} | {
-        "_class_name": "ControlNetModel"
+        "_class_name": family.facts.net_class
     }
 
 
@@ -113,57 +117,24 @@ def copied_weights(family: Family, base: str) -> Mapping[str, torch.Tensor]:
 
 
 def restore_control_lora(
-    tensors: Tensors, config: Mapping[str, Any], copied: Mapping[str, torch.Tensor], file: str
+    tensors: Tensors, config: Mapping[str, Any], copied: Mapping[str, torch.Tensor], file: str, kind: ControlFiles
 ) -> Tensors:
-    """The whole net, fp32 under diffusers names, from a Control-LoRA under LDM names.
+    """The whole net, fp32 under diffusers names, from a Control-LoRA under its file's names.
 
     Args:
         config: of a net for the base.
         copied: from ``copied_weights``.
         file: the file's name, for the error.
+        kind: of the base's family.
 
     Raises:
         UserError: it was made for a base of another shape.
     """
     try:
-        named = rename_from_ldm(tensors, config)
+        named = kind.lora_names(tensors, config)
     except UserError as error:
         raise low_rank_math.wrong_base(file, "its parts have other names") from error
     return low_rank_math.restore(named, copied, file)
-
-
-def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """The entries of a ControlNet's config that the shapes of its tensors show.
-
-    Raises:
-        UserError: layers are missing.
-    """
-    try:
-        blocks = _count(tensors, "down_blocks.{}.resnets.0.conv1.weight")
-        attention = [f"down_blocks.{n}.attentions.0.proj_in.weight" in tensors for n in range(blocks)]
-        with_text = [key for key in tensors if key.endswith("attn2.to_k.weight")]
-        if not with_text:
-            raise UserError(
-                f"{name} cannot be used.",
-                "It has no attention layers, so it reads no prompt: it is a reduced net that only some programs know.",
-                "Choose a whole ControlNet, or a Control-LoRA.",
-            )
-        pairs = _count(tensors, "controlnet_cond_embedding.blocks.{}.weight") // 2
-        widths = [tensors[f"controlnet_cond_embedding.blocks.{2 * n + 1}.weight"].shape[0] for n in range(pairs)]
-        first = tensors["controlnet_cond_embedding.conv_in.weight"]
-        return {
-            "in_channels": tensors["conv_in.weight"].shape[1],
-            "conditioning_channels": first.shape[1],
-            "conditioning_embedding_out_channels": [first.shape[0], *widths],
-            "block_out_channels": [tensors[f"down_blocks.{n}.resnets.0.conv1.weight"].shape[0] for n in range(blocks)],
-            "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
-            "layers_per_block": _count(tensors, "down_blocks.0.resnets.{}.conv1.weight"),
-            "cross_attention_dim": tensors[with_text[0]].shape[1],
-        }
-    except (KeyError, IndexError) as error:
-        raise UserError(
-            f"{name} is incomplete.", f"It lacks parts of a ControlNet ({error}).", "Copy or download it again."
-        ) from error
 
 
 def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], file: NetFile) -> None:
@@ -172,8 +143,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     Raises:
         UserError: names the first difference.
     """
-    with init_empty_weights():
-        shapes = {name: tuple(w.shape) for name, w in ControlNetModel.from_config(dict(config)).state_dict().items()}
+    shapes = {name: tuple(weight.shape) for name, weight in empty_net(dict(config)).state_dict().items()}
     missing, extra = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
     misshapen = [name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]]
     for words, names in (("lacks", missing), ("has also", extra), ("has in another shape", misshapen)):
@@ -188,7 +158,3 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
         raise UserError(
             f"{file.path.name} is broken.", f"Its weights contain NaN or infinity (first in {broken}).", "Get it again."
         )
-
-
-def _count(names: Mapping[str, Any], pattern: str) -> int:
-    return next(number for number in itertools.count() if pattern.format(number) not in names)

@@ -80,8 +80,9 @@ def copy_weights(controlnet: Any, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def he_initialization(encoder: Any) -> None:
-    """Initialize the hidden layers of the control image's encoder, in place, from the global random state."""
-    for layer in (encoder.conv_in, *encoder.blocks):
+    """Initialize all layers of the control image's encoder but the last, in place, from the global random state."""
+    *hidden, _ = (layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+    for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
 

@@ -54,16 +54,16 @@ KINDS: dict[type, type] = {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}
 @torch.no_grad()
 def to_control_lora(
     controlnet: Any,
-    unet: Any,
+    denoiser: Any,
     rank: int,
     layers: Layers,
     trained: bool = False,
     device: torch.device | None = None,
     exact: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Turn a whole ControlNet, in place, into low-rank factors over the UNet's own weights.
+    """Turn a whole ControlNet, in place, into low-rank factors over the base's own weights.
 
-    The base's weights are shared tensors and move with the UNet; the factors stay where the ControlNet was.
+    The base's weights are shared tensors and move with the denoiser; the factors stay where the ControlNet was.
 
     Args:
         rank: of the factors.
@@ -71,9 +71,9 @@ def to_control_lora(
         trained: the net was trained before; its difference from the base is kept as far as the rank allows. Otherwise
             the factors add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
         device: where to decompose the difference, if not where the base is.
-        exact: the base's weights in fp32, which the difference is taken from; None: the UNet's own.
+        exact: the base's weights in fp32, which the difference is taken from; None: the denoiser's own.
     """
-    base = dict(unet.named_parameters())
+    base = dict(denoiser.named_parameters())
     exact = exact or base
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"

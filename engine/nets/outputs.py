@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
-from diffusers import ControlNetModel
+
+from engine.families.facts import of_control_net
+from engine.families.registry import by_name
 
 Tensors = dict[str, torch.Tensor]
 
@@ -14,7 +17,7 @@ Tensors = dict[str, torch.Tensor]
 def empty_net(config: dict[str, Any]) -> Any:
     """The net of a config on the meta device: names and shapes, no memory."""
     with init_empty_weights():
-        return ControlNetModel.from_config(config)
+        return getattr(diffusers, of_control_net(config).net_class).from_config(config)
 
 
 def net_of(config: dict[str, Any], tensors: Tensors) -> Any:
@@ -26,17 +29,9 @@ def net_of(config: dict[str, Any], tensors: Tensors) -> Any:
 
 @torch.no_grad()
 def fixed_outputs(config: dict[str, Any], tensors: Tensors) -> list[torch.Tensor]:
-    """The residuals that the net gives to the denoiser, in fp32, for 8 x 8 latents of noise and a control image."""
-    net = net_of(config, tensors)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((1, net.config.in_channels, 8, 8), generator=generator)
-    text = torch.randn((1, 8, net.config.cross_attention_dim), generator=generator)
-    control = torch.rand((1, net.config.conditioning_channels, 64, 64), generator=generator)
-    added = added_conditions(net.config, generator)
-    down, middle = net(
-        latents, torch.tensor([500]), text, controlnet_cond=control, added_cond_kwargs=added, return_dict=False
-    )
-    return [*down, middle]
+    """The residuals that the net gives to the denoiser, in fp32, for one input of noise, from a fixed seed."""
+    family = by_name(of_control_net(config).name)
+    return family.control_outputs(net_of(config, tensors), torch.Generator().manual_seed(0))
 
 
 def largest_difference(config: dict[str, Any], first: Tensors, second: Tensors) -> float:
@@ -45,12 +40,3 @@ def largest_difference(config: dict[str, Any], first: Tensors, second: Tensors) 
     strongest = max(float(output.abs().max()) for output in one)
     apart = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
     return apart / strongest if strongest > 0 else apart
-
-
-def added_conditions(config: Any, generator: torch.Generator) -> dict[str, torch.Tensor] | None:
-    """Pooled text and the six sizes for nets that read them (SDXL, Podell et al. 2023, arXiv 2307.01952); else None."""
-    if config.addition_embed_type != "text_time":
-        return None
-    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
-    return {"text_embeds": torch.randn((1, width), generator=generator), "time_ids": sizes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,33 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.families import facts as families
+from engine.families.control_files import OTHER_MODELS, ControlFiles
 from engine.families.pickled import load_tensors
 from engine.machine.errors import is_of_machine
 from engine.machine.units import GIB, format_bytes
-from engine.nets import ldm_keys
 from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import require_intact
 
-LORA_MARK = "lora_controlnet"
-DIFFERENCE_MARK = "difference"
-"""In files of the oldest trainers, whose trunk holds differences to the base's weights."""
-DIFFUSERS_TRIGGER = "controlnet_cond_embedding.conv_in.weight"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (".safetensors", *PICKLES)
 MAX_PICKLE_BYTES = 16 * GIB
-UNION_MARKS = ("task_embedding", "control_add_embedding", "transformer_layes", "control_model.task_embedding")
-"""Beginnings of names that only the net for many kinds has (the third is spelled so)."""
-OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
-    ("model.diffusion_model.", "a whole Stable Diffusion model"),
-    ("lora_unet_", "a LoRA"),
-    ("lllite_", "a ControlNet-LLLite, a small net that only programs which know it can use"),
-    ("adapter.", "a T2I adapter"),
-    ("ip_adapter", "an IP-Adapter"),
-    ("image_proj", "an IP-Adapter"),
-    ("up_blocks.", "the UNet of a base model"),
-    ("first_stage_model.", "a Stable Diffusion model"),
-    ("encoder.", "a VAE"),
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +40,8 @@ class NetFile:
     config: dict[str, Any] | None
     """The net's config, if the file has it."""
     metadata: dict[str, str]
+    files: ControlFiles | None = None
+    """The kind of net, by the tensors' names; None: a folder's, which its config shows."""
     needs_base: bool = False
     """The file holds only the difference to the base."""
 
@@ -86,57 +72,33 @@ def read_net_file(path: Path | str) -> NetFile:
             "Choose a file with one of these endings, or a folder in diffusers layout.",
         )
     config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
-    format = recognise(tensors, path.name)
-    difference = DIFFERENCE_MARK in tensors or f"{ldm_keys.PREFIX}{DIFFERENCE_MARK}" in tensors
-    named = READERS[format](tensors)
-    return NetFile(path, format, named, config, metadata, format == "control_lora" or difference)
+    kind, format = recognise(tensors, path.name)
+    needs_base = format == "control_lora" or kind.holds_difference(tensors)
+    return NetFile(path, format, kind.plain_names(format, tensors), config, metadata, kind, needs_base)
 
 
-def recognise(names: Collection[str], file: str) -> str:
-    """Recognise the export format by the tensors' names.
+def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
+    """Recognise the kind of control net, and its export format, by the tensors' names.
 
     Raises:
         UserError: it is not a ControlNet; says what the file looks like.
     """
-    if any(name.startswith(UNION_MARKS) for name in names):
-        raise UserError(
-            f"{file} cannot be used.",
-            "It is a ControlNet Union (or ProMax): one net for many kinds of control images, with layers of its own.",
-            "Choose a ControlNet for one kind of control images.",
-        )
-    if LORA_MARK in names:
-        return "control_lora"
-    if DIFFUSERS_TRIGGER in names:
-        return "single_file"
-    if ldm_keys.PREFIX + ldm_keys.TRIGGER in names:
-        return "pth"
-    if ldm_keys.TRIGGER in names:
-        return "ldm"
+    for kind in families.control_files():
+        if kind.union_marks and any(name.startswith(kind.union_marks) for name in names):
+            raise UserError(
+                f"{file} cannot be used.",
+                "It is a ControlNet Union (or ProMax): one net for many kinds of control images, with layers of its "
+                "own.",
+                "Choose a ControlNet for one kind of control images.",
+            )
+        if format := kind.recognise(names):
+            return kind, format
     looks = next((words for start, words in OTHER_MODELS if any(name.startswith(start) for name in names)), "")
     raise UserError(
         f"{file} is not a ControlNet.",
         f"It looks like {looks}." if looks else "Its tensors have none of the names by which a ControlNet is known.",
-        "Choose the file of a ControlNet for Stable Diffusion 1.x, 2.x or SDXL.",
+        f"Choose the file of a ControlNet for {' or '.join(facts.title for facts in families.FACTS)}.",
     )
-
-
-def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name != DIFFERENCE_MARK}
-
-
-def _behind_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # The first published files hold the whole base, too.
-    ours = {name: tensor for name, tensor in tensors.items() if name.startswith(ldm_keys.PREFIX)}
-    ours.pop(f"{ldm_keys.PREFIX}{DIFFERENCE_MARK}", None)
-    return ldm_keys.from_ldm(ours)
-
-
-READERS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
-    "single_file": _plain,
-    "ldm": lambda tensors: ldm_keys.from_ldm(_plain(tensors)),
-    "pth": _behind_prefix,
-    "control_lora": lambda tensors: {name: tensor for name, tensor in tensors.items() if name != LORA_MARK},
-}
 
 
 def _read_folder(path: Path) -> NetFile:

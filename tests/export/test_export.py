@@ -21,13 +21,13 @@ from engine.export import export, same_image, self_check, single_file
 from engine.export.formats import FORMATS, get
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
+from engine.families.ldm_keys import from_ldm
 from engine.families.registry import by_name
+from engine.families.unet_control_files import UNET_FILES
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled, Control
-from engine.nets.ldm_keys import from_ldm
 from engine.nets.outputs import empty_net
-from engine.nets.reading import DIFFUSERS_TRIGGER
 from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
 from tests.disk.in_use import open_elsewhere
@@ -346,7 +346,7 @@ def test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors() -> None:
         net = by_name("sd1").new_controlnet(unet)
     shapes = {name: tuple(weight.shape) for name, weight in empty_net(dict(net.config)).state_dict().items()}
     assert len(shapes) == 340
-    assert shapes[DIFFUSERS_TRIGGER] == (16, 3, 3, 3)
+    assert shapes[UNET_FILES.trigger] == (16, 3, 3, 3)
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 361_279_120
     assert len(shapes["down_blocks.0.attentions.0.proj_in.weight"]) == 4
     assert shapes["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == (320, 768)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.nets.ldm_keys import RESIDUAL, Layout, module_names
+from engine.families.ldm_keys import RESIDUAL, Layout, module_names
 
 
 def write_single_file(base: Path, path: Path) -> Path:

@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
 from engine.errors import UserError
-from engine.nets.ldm_keys import PREFIX, Layout, from_ldm, to_ldm
+from engine.families.ldm_keys import PREFIX, Layout, from_ldm, to_ldm
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},

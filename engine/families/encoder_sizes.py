@@ -1,0 +1,62 @@
+"""Sizes of what encodes images and captions, for the memory estimate: an AutoencoderKL, and CLIP's text encoders.
+
+All are numbers of elements, from the configs alone; activations are those at the peak without gradients. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of the VAE of every Stable Diffusion
+LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, and the norm's output
+FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes of a base's VAE and text encoders."""
+
+    vae: float
+    """Parameters of the VAE."""
+    image: int
+    """Activations while one image is encoded."""
+    decoded_image: int
+    """Activations while one image is decoded."""
+    tokens: int
+    """Tokens of a caption that are read at once."""
+    text: int
+    """Parameters of the text encoders."""
+    caption: int
+    """Activations while one caption is encoded."""
+
+
+CountEncoders = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], int, int], EncoderSizes]
+"""``count(vae, text_encoders, side, decoded_side)``: from their config.json; sides of square images, in pixels."""
+
+
+def count_clip(
+    vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int
+) -> EncoderSizes:
+    """The VAE and text encoders of every Stable Diffusion. A VAE whose config is missing counts as that of 1.5."""
+    widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
+    tokens = int(text_encoders[0].get("max_position_embeddings", 77)) if text_encoders else 77
+    # The output of every layer of each text encoder, and one layer inside.
+    outputs = sum((int(config["num_hidden_layers"]) + 1) * int(config["hidden_size"]) for config in text_encoders)
+    inside = max((2 * int(config["intermediate_size"]) for config in text_encoders), default=0)
+    return EncoderSizes(
+        vae=float(VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2),
+        image=FIRST_LAYER_TENSORS * widths[0] * side**2,
+        decoded_image=LAYER_TENSORS * widths[1] * decoded_side**2,
+        tokens=tokens,
+        text=sum(_clip_parameters(config) for config in text_encoders),
+        caption=tokens * (outputs + inside),
+    )
+
+
+def _clip_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of a CLIP text encoder, to a percent."""
+    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    layer = 4 * hidden**2 + 2 * hidden * inner
+    return int(config["num_hidden_layers"]) * layer + int(config["vocab_size"]) * hidden
