@@ -23,8 +23,8 @@ from ui.page.view import Result, View
 
 EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script><a href='javascript:fired=3'>&lt;b&gt;"
 IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
-ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting")
-"""Parts of the scripts of the problem panel."""
+ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting", "document.getElementById('tab-")
+"""Parts of the scripts of the problem panel, and of buttons that open a tab."""
 
 
 class Harm(HTMLParser):
