@@ -33,6 +33,19 @@ NOT_NEEDED = (
 """Files of the repository that training does not need."""
 
 
+def files_of_base(folder: Path) -> dict[str, bytes]:
+    """A base's repository: its folder, with the weights in half precision beside them, and what is not needed."""
+    import torch
+    from safetensors.torch import load, save
+
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in [name for name in files if name.endswith(".safetensors")]:
+        if not name.startswith("vae/"):  # whose weights are there in full precision only
+            half = {key: value.to(torch.float16) for key, value in load(files[name]).items()}
+            files[name.replace(".safetensors", ".fp16.safetensors")] = save(half, {"format": "pt"})
+    return files | dict.fromkeys(NOT_NEEDED, b"not needed")
+
+
 class LocalHub:
     """Serves one repository. Large files come from another host, as the hub's do."""
 

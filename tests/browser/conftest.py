@@ -42,6 +42,13 @@ def demo(window: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
 
 
 @pytest.fixture
+def page_alone(browser: Any) -> Iterator[Any]:
+    """A page of a test's own, for an app of its own."""
+    with page_of(browser) as page:
+        yield page
+
+
+@pytest.fixture
 def page(window: Any, demo: DemoRun) -> Any:
     """The page with the demo's run on the Train tab, whatever an earlier test has left open."""
     show_run(window, demo)

@@ -16,6 +16,7 @@ from ui.conditions.condition_jobs import KIND
 from ui.conditions.condition_preview import ConditionPreview
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
+from ui.page.guide.steps import after_html
 from ui.page.jobs import job_controls
 from ui.page.live import Live
 from ui.page.messages import note
@@ -57,7 +58,11 @@ def build(context: AppContext, live: Live) -> None:
     live.on(make.click, start, [chosen, *form.inputs])
     live.on(download.click, start_download, form.inputs)
     job_controls(live, KIND, [make], cancel, progress)
-    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
+    live.outputs(
+        [result],
+        lambda view: (view.results.get(KIND), after_html(view, "obey")),
+        lambda view: [_result(view)],
+    )
 
 
 def _wire_form(
@@ -156,4 +161,5 @@ def _result(view: View) -> str:
     if result is None:
         return ""
     rows = "".join(f"<li><b>{escape(name)}</b> {escape(what)}</li>" for name, what in result.facts)
-    return note(result.note, "good") + (f"<ul class='problems'>{rows}</ul>" if rows else "")
+    problems = f"<ul class='problems'>{rows}</ul>" if rows else ""
+    return note(result.note, "good") + problems + after_html(view, "obey")

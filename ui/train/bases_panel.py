@@ -17,6 +17,7 @@ from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
+from ui.page.guide.steps import after_html
 from ui.page.jobs import DEMO, job_controls, progress_events
 from ui.page.live import Live
 from ui.page.messages import note
@@ -71,7 +72,7 @@ def build_bases(context: AppContext, live: Live) -> None:
     live.on(found.input, lambda path: choose_base(context, path) if path else None, [found])
     job_controls(live, KIND, [download, find], cancel, progress)
     live.outputs([table], _files_key, lambda view: [list_of_bases(context.workspace, offered)])
-    live.outputs([message, found], lambda view: view.results.get(KIND), _render_result)
+    live.outputs([message, found], lambda view: (view.results.get(KIND), after_html(view, "base")), _render_result)
 
 
 def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
@@ -163,4 +164,5 @@ def _render_result(view: View) -> list[Any]:
     result = view.results.get(KIND)
     if result is None:
         return ["", gr.Dropdown([], value=None, visible=False)]
-    return [note(result.note), gr.Dropdown(list(result.facts), value=None, visible=bool(result.facts))]
+    said = note(result.note) + after_html(view, "base")
+    return [said, gr.Dropdown(list(result.facts), value=None, visible=bool(result.facts))]

@@ -166,6 +166,20 @@ def next_step(steps: tuple[Step, ...]) -> Step:
     return steps[-1]
 
 
+def after_html(view: View, name: str) -> str:
+    """What comes after a step, with its button: for the place where the step was done, which the card may be far from.
+
+    Empty if the guide is hidden, the step is not done, or nothing is to be done next.
+    """
+    if view.guide.hidden or view.guide.shown_way != "own":
+        return ""
+    steps = own_steps(view)
+    done, following = next(step for step in steps if step.name == name), next_step(steps)
+    if done.state != "done" or following.state != "next":
+        return ""
+    return f"<p class='guide-after'>Next: {escape(following.title)} {following.html_button}</p>"
+
+
 def _button(step: Step) -> str:
     return "" if step.state == "later" else step.html_button
 
