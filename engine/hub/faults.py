@@ -26,9 +26,7 @@ class Repository:
     @property
     def page(self) -> str:
         """Its address, for people."""
-        from huggingface_hub import constants
-
-        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+        return f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
     def bring(self, target: Path) -> str:
         """How it comes here without a connection."""
@@ -60,11 +58,16 @@ def explain(error: BaseException, there: Repository, target: Path) -> UserError 
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) or (status == 403 and isinstance(error, HfHubHTTPError)):
-        return UserError(
-            what,
-            f"Its owner shows it only to people who have accepted its terms ({status or 403}).",
-            f"Accept them at {page} while you are logged in there. {LOG_IN}",
-        )
+        shown = f"Its owner shows it only to people who have accepted its terms ({status or 403})"
+        accept = f"Accept them at {page} while you are logged in there."
+        if _has_token():
+            rights = (
+                f"If you have, let the token read gated repositories: {_endpoint()}/settings/tokens, at its rights."
+            )
+            return UserError(
+                what, f"{shown}, or the token has no right to read such a {there.kind}.", f"{accept} {rights}"
+            )
+        return UserError(what, f"{shown}.", f"{accept} {LOG_IN}")
     if status == 401 and not _is_missing(error):
         return UserError(what, "The hub refused the token (401): it is wrong, or no longer valid.", LOG_IN)
     if status in (401, 404):
@@ -121,9 +124,20 @@ def wrong_hash(there: Repository, name: str) -> UserError:
     )
 
 
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
 def _is_missing(error: BaseException) -> bool:
     """Whether a 401 means that there is no such model, which the hub answers to people without a token."""
-    from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    return isinstance(error, RepositoryNotFoundError) and get_token() is None
+    return isinstance(error, RepositoryNotFoundError) and not _has_token()

@@ -164,7 +164,10 @@ def in_hub_cache(folder: Path) -> Path:
         named = snapshots / main.read_text(encoding="utf-8").strip()
         if named.is_dir():
             return named
-    found = sorted((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    try:
+        found = sorted((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    except OSError:
+        return folder  # removed at this moment
     return found[-1] if found else folder
 
 

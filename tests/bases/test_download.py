@@ -152,7 +152,7 @@ INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}
         ("/api/models/", 503, {}, "", ["answered 503"]),
         ("/resolve/", 401, {"X-Error-Code": "GatedRepo"}, "", ["accepted its terms", "hf auth login"]),
         ("/resolve/", 403, {"X-Error-Code": "GatedRepo"}, "hf_secret", ["accepted its terms", "Accept them at"]),
-        ("/resolve/", 403, {}, "hf_secret", ["accepted its terms"]),
+        ("/resolve/", 403, {}, "hf_secret", ["accepted its terms", "token has no right", "/settings/tokens"]),
         ("/storage/", 404, {}, "", ["no such model"]),
         ("/storage/", 429, {}, "", ["too many requests"]),
     ],

@@ -92,7 +92,10 @@ class RunForm:
 
     def _bases(self) -> list[str]:
         """Return the demo base and what is in the workspace's models. Downloaded bases go by their hub id."""
-        names = (path.name for path in self._context.workspace.models.iterdir() if not path.name.startswith("."))
+        try:
+            names = [path.name for path in self._context.workspace.models.iterdir() if not path.name.startswith(".")]
+        except OSError:
+            names = []  # the folder is gone, or its disk: the demo base is still there
         ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
         return ["demo", *sorted(ids.get(name, name) for name in names)]
 

@@ -88,3 +88,16 @@ def test_each_base_says_what_it_is_for_and_what_its_licence_means() -> None:
     for base in listed_bases():
         text = about_base(base)
         assert base.licence_means in text and f"{base.resolution} px" in text
+
+
+def test_a_folder_that_disappears_while_it_is_listed_is_a_sentence(context: AppContext, tmp_path: Path) -> None:
+    folder = tmp_path / "bases"
+    folder.mkdir()
+    assert run(context, find_job(context, str(folder))).outcome == "completed"
+    folder.rmdir()
+    assert run(context, find_job(context, "")).outcome == "completed", "the other places are searched all the same"
+    assert f"{folder} is not there now." in _render_result(context.view())[0]
+    choose_base(context, str(folder / "mine"))
+    assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
+    with pytest.raises(UserError, match="was not found"):
+        context.workspace.locate_base(context.base_of(context.draft))

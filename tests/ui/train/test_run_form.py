@@ -126,3 +126,9 @@ def test_renderings_are_forgotten_after_many_others(form: RunForm) -> None:
         form._forms.add(0, {})
     page.enter(train__steps=123)
     assert flatten(form._context.draft.changes) == {"train.steps": 123}
+
+
+def test_a_models_folder_that_disappears_leaves_the_demo_base(form: RunForm) -> None:
+    assert form._bases() == ["demo", "xl"]
+    shutil.rmtree(form._context.workspace.models)
+    assert form._bases() == ["demo"]
