@@ -167,6 +167,10 @@ def predict_from(
     drawing = max(sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each), decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
+    # While nets are loaded: the control net, and a base that becomes fp8 afterwards, since the net begins as its copy.
+    loading = facts.built_in_ram(sizes) * 4 + (
+        sizes.denoiser.weights * bytes_each if train.base_storage == "fp8" else 0
+    )
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
@@ -177,7 +181,7 @@ def predict_from(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
-        ram=PROCESS_RAM + facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
+        ram=PROCESS_RAM + max(loading, facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * (latents + short_text * 2 + largest_map) + long.count * (sizes.text - short_text) * 2),
         weights_of_checkpoint=float(weights_on_disk),

@@ -208,6 +208,16 @@ def test_a_single_file_is_foreseen_as_its_own_family(workspace: Workspace) -> No
     assert large > 2.5 * small
 
 
+def test_a_base_in_fp8_is_in_ram_in_half_precision_while_the_net_is_made_from_it() -> None:
+    xl = read_configs(LAYOUTS / "sdxl")
+    usual, small = (
+        predict_from(config(model={"control_lora_rank": 64}, train={"base_storage": kind, "precision": "bf16"}), xl).ram
+        for kind in ("same", "fp8")
+    )
+    unet, whole_controlnet = 2_567_463_684, 1_251_014_160
+    assert small > 2 * unet + 4 * whole_controlnet > usual - 1.5 * GIB
+
+
 def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
     card = Hardware("cuda", "RTX 3050", 8.0, 16, 8)
     needed = predict(workspace, config(train={"batch_size": 16}))

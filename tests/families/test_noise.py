@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -9,6 +11,8 @@ from diffusers import DDPMScheduler
 from engine.errors import UserError
 from engine.families.latents import LatentSpace
 from engine.families.noise import DiffusionNoise
+from engine.families.registry import detect
+from engine.inference.samplers import SAMPLERS, Sampler
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PROCESS = DiffusionNoise(DDPMScheduler(**BETAS))
@@ -84,3 +88,15 @@ def test_timesteps_of_flow_matching_are_refused() -> None:
     with pytest.raises(UserError, match="logit_normal"):
         PROCESS.check_objective("logit_normal", 5.0, 0.1)
     PROCESS.check_objective("cubic", 5.0, 0.1)
+
+
+@pytest.mark.parametrize("sampler", [one for one in SAMPLERS if one.name != "lcm"], ids=lambda one: one.name)
+def test_with_zero_terminal_snr_every_sampler_starts_at_pure_noise(sampler: Sampler, tiny_sd2: Path) -> None:
+    family = detect(str(tiny_sd2))
+    config = family.noise_process(str(tiny_sd2)).scheduler.config
+    assert config["rescale_betas_zero_snr"]
+    scheduler = family.sampling_scheduler(sampler.scheduler, config, sampler.options)
+    scheduler.set_timesteps(20)
+    assert round(float(scheduler.timesteps[0])) == 999
+    process = DiffusionNoise(DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, **BETAS))
+    assert process.signal_to_noise(torch.tensor([999])) == 0

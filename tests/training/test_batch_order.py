@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.training.batches import BatchOrder, order
@@ -35,3 +37,19 @@ def test_one_size_is_the_plain_order() -> None:
     got = [entry for number in range(10) for entry in schedule.batch(number)]
     assert [row for row, _ in got] == [5 + place for place in order(2, 5, 0, 30)]
     assert [epoch for _, epoch in got] == [place // 5 for place in range(30)]
+
+
+class Interrupted(BatchOrder):
+    """Another thread draws another block as soon as this one has kept its own."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_drawn" and value is not None:
+            value = (value[0] + 1, np.full_like(value[1], 0))
+        super().__setattr__(name, value)
+
+
+def test_a_thread_that_reads_ahead_does_not_change_what_another_one_gets() -> None:
+    wanted = [BatchOrder(ROWS, seed=3, batch_size=2).batch(number) for number in range(40)]
+    assert [Interrupted(ROWS, seed=3, batch_size=2).batch(number) for number in (5, 39, 0)] == [
+        wanted[number] for number in (5, 39, 0)
+    ]
