@@ -184,6 +184,7 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             "",
             *names,
             f'BASE = "{base or "your/base"}"',
+            *(["# diffusers reads the configs of such a file from Hugging Face, once."] if is_one_file(base) else []),
             "",
             *load,
             'device = "cuda" if torch.cuda.is_available() else "cpu"',

@@ -153,7 +153,7 @@ def test_onetrainer(tmp_path: Path) -> None:
         "4.png": ("a flying bird", "4-condlabel.png"),
     }
     assert adds_up(report) and not report.problems
-    for words in ("balancing", "enable_random_flip", "off is disabled", "masks", "2 lines", "cats/deeper/no.png"):
+    for words in ("balancing", "enable_random_flip", "off is disabled", "masks", "birds.txt (2)", "cats/deeper/no.png"):
         assert words in said(report)
 
 
@@ -564,3 +564,56 @@ def test_whatever_a_config_says_it_is_read_or_refused_in_words(tmp_path: Path, s
         else:
             assert adds_up(report) or tmp_path not in (report.source, *report.source.parents)
             assert not report.paired or not any("maps" in sample.key for sample in report.samples)
+
+
+def test_maps_in_a_folder_for_each_image_and_numbered_ones(tmp_path: Path) -> None:
+    for name in "12":
+        photo(tmp_path / "target" / f"{name}.png")
+        drawn(*(tmp_path / "reference" / name / f"{n}.png" for n in "12"))
+        drawn(*(tmp_path / "control" / f"{name}_{n}.png" for n in "01"))
+        write(tmp_path / "target" / f"{name}.txt", f"c{name}")
+    subset = "image_dir = 'target'\nconditioning_data_dir = 'reference'\nconditioning_multi_reference = true"
+    write(tmp_path / "kohya.toml", f"[[datasets]]\n[[datasets.subsets]]\ncaption_extension = '.txt'\n{subset}")
+    write(tmp_path / "musubi.toml", "[[datasets]]\nimage_directory = 'target'\ncontrol_directory = 'control'")
+    report = scan_folder(tmp_path / "kohya.toml")
+    assert pairs(report) == {"1.png": ("c1", "1.png"), "2.png": ("c2", "1.png")} and adds_up(report)
+    assert "masks or further maps: reference/1/2.png, reference/2/2.png" in said(report) and not report.problems
+    report = scan_folder(tmp_path / "musubi.toml")
+    assert {map for _, map in pairs(report).values()} == {"1_0.png", "2_0.png"} and adds_up(report)
+    assert "masks or further maps: control/1_1.png, control/2_1.png" in said(report) and not report.problems
+
+
+def test_json_with_comments_and_maps_without_their_type(tmp_path: Path) -> None:
+    """SimpleTuner's guides show both."""
+    images_and_maps(tmp_path)
+    write(tmp_path / "dogs" / "1.txt", "c1 // no comment")
+    write(
+        tmp_path / "multidatabackend.json",
+        """[
+  // pairs
+  {"id": "a", "type": "local", "instance_data_dir": "dogs", "conditioning_data": ["b"], "note": "a // b, ] /* c */"},
+  /* their
+     maps */
+  {"id": "b", "type": "local", "instance_data_dir": "edges", "caption_strategy": null},  // comment
+]""",
+    )
+    report = scan_folder(tmp_path / "multidatabackend.json")
+    assert pairs(report) == {"1.png": ("c1 // no comment", "1.png"), "2.png": ("", "2.png")}
+    assert adds_up(report) and not report.problems
+
+
+def test_concepts_as_other_programs_write_them(tmp_path: Path) -> None:
+    for name in ("images/1", "images/2", "off/3"):
+        photo(tmp_path / f"{name}.png")
+        drawn(tmp_path / f"{name}-masklabel.png")
+        write(tmp_path / f"{name}.txt", f"c{name[-1]}")
+    flat = {"type": "STANDARD", "prompt_source": "sample", "include_subdirectories": False, "image_variations": [{}]}
+    one, other = {"name": "a", "path": "C:/somewhere/images"}, {"name": "b", "path": "off", "ignore_concept": True}
+    write(tmp_path / "concept.json", [one | flat, other | flat])
+    report = scan_folder(tmp_path / "concept.json")
+    assert pairs(report) == {"1.png": ("c1", ""), "2.png": ("c2", "")} and adds_up(report)
+    assert "b is disabled" in said(report) and "masks or further maps" in said(report)
+    report = scan_folder(tmp_path / "images")
+    assert report.paired and "OneTrainer names its masks so" in report.doubts[0]
+    alone = scan_folder(tmp_path / "images", asked={"-masklabel": "ignored"})
+    assert len(alone.samples) == 2 and not alone.paired and adds_up(alone)

@@ -109,6 +109,11 @@ def _ask(ranked: Sequence[str], few: bool, count: int, reading: Reading) -> None
         reading.doubts.append(
             f"Several endings may mark the condition maps: {', '.join(ranked)}. {ranked[0]} was taken."
         )
+    elif "masklabel" in ranked[0].lower():
+        reading.doubts.append(
+            f"The images with {ranked[0]} in their names were taken for the condition maps. OneTrainer names its masks "
+            "so, for training on a part of each image: if they are such masks, ignore them."
+        )
     elif not is_clear_map(ranked[0]):
         reading.doubts.append(f"The images with {ranked[0]} in their names were taken for the condition maps.")
 

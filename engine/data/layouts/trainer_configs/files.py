@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -57,13 +58,29 @@ def _parse(text: str, ending: str) -> Any:
     if ending in TOML:
         return tomllib.loads(text)
     if ending not in YAML:
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError:
+            if (plain := _without_comments(text)) == text:
+                raise
+            return json.loads(plain)
     import yaml
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+
+
+_OF_JSON = re.compile(r'("(?:[^"\\\n]|\\.)*")|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
+"""A text in quotation marks, which stays; or a comment, or a comma in front of a closing bracket."""
+
+
+def _without_comments(text: str) -> str:
+    """JSON as people write it by hand, without comments and commas too many."""
+    for _ in range(2):  # a comment may stand between the comma and the bracket
+        text = _OF_JSON.sub(lambda match: match[1] or "", text)
+    return text
 
 
 def as_tables(value: Any, name: str, config: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -233,10 +234,26 @@ def _tell_of_the_rest(
             gone.update(masks)
         if subset.maps and subset.images and not subset.why_not:
             lonely = [path for path in below(reading.inventory.images, subset.maps) if path not in gone]
+            further = _further_maps(lonely, taken)
+            reading.leave_out("that are masks or further maps", further)
+            gone.update(further)
+            lonely = [path for path in lonely if path not in gone]
             reading.problems += [map_without_image(path, subset.images.name) for path in lonely]
             gone.update(lonely)
     rest = [path for path in reading.inventory.images if path not in gone]
     reading.leave_out(f"not named in {config.path.name}", rest)
+
+
+def _further_maps(paths: list[Path], taken: Mapping[Path, FoundImage]) -> list[Path]:
+    """Those of the paths that are the second or a later map of an image: 1_1.png beside 1_0.png, or 1/b.png."""
+    used = {item.condition: item.image.stem for item in taken.values() if item.condition is not None}
+    numbered = {(map.parent, _unnumbered(map.stem)) for map in used}
+    folders = {map.parent for map, stem in used.items() if map.parent.name == stem}
+    return [path for path in paths if path.parent in folders or (path.parent, _unnumbered(path.stem)) in numbered]
+
+
+def _unnumbered(stem: str) -> str:
+    return re.sub(r"_\d+$", "", stem)
 
 
 def _empty(subset: Subset, folder: Path, config: Config) -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.data.layouts.trainer_configs.files import as_tables
+from engine.data.layouts.trainer_configs.files import as_tables, texts_of
 from engine.data.layouts.trainer_configs.lists import rows_of_table
 from engine.data.layouts.trainer_configs.model import Config, Subset
 
@@ -24,12 +24,13 @@ def simpletuner(content: list[Any], config: Config) -> Iterator[Subset]:
     backends = list(as_tables(content, "the list", config.path))
     by_name = {config.text(entry, "id"): entry for entry in backends}
     maps_of = {config.text(entry, "source_dataset_id"): config.text(entry, "id") for entry in backends}
+    of_others = {one for entry in backends for one in texts_of(entry, "conditioning_data", config.path)}
     used: set[str] = set()
     for number, entry in enumerate(backends, 1):
         kind = config.text(entry, "dataset_type") or "image"
         name = config.text(entry, "id") or f"dataset {number}"
-        if kind not in ("image", "video"):
-            continue
+        if kind not in ("image", "video") or (name in of_others and "dataset_type" not in entry):
+            continue  # the maps of another one may lack their type
         config.not_used(
             entry,
             "instance_data_dir conditioning_data conditioning caption_strategy instance_prompt only_instance_prompt "

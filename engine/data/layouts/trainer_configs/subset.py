@@ -115,6 +115,8 @@ class _Maps:
         if subset.maps is not None:
             paths = list(below(inventory.images, subset.maps))
             exact = {same_name(path.relative_to(subset.maps)): path for path in paths}
+            for path in paths:  # 1/a.png and 1/b.png are the maps of 1.png, each image with a folder of its own
+                self._by_name.setdefault(same_name(path.parent.relative_to(subset.maps).as_posix()), path)
             for path in paths:  # 1_canny.png is the map of 1.png
                 for base, _ in map_bases(path.stem):
                     relative = path.relative_to(subset.maps).parent / base

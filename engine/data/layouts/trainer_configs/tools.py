@@ -143,7 +143,7 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
             from_names=str if source == "filename" else None,
             lists=(listing,) if listing else (),
             why_not="is disabled"
-            if entry.get("enabled") is False
+            if entry.get("enabled") is False or entry.get("ignore_concept") is True
             else "is kept for validation"
             if entry.get("validation_concept") or kind == "VALIDATION"
             else "holds regularization images"
