@@ -53,6 +53,7 @@ LAYERS = (
     "ui.try_it",
     "ui.export",
     "ui.settings",
+    "ui.queue",  # in the header
     "ui.app",
     "ui.launch",
     "app",

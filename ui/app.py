@@ -17,6 +17,7 @@ from ui.page.live import Live
 from ui.page.messages import status_line
 from ui.page.problems import ReportCache, problem_html
 from ui.page.view import View
+from ui.queue import queue_panel
 from ui.settings import settings_tab
 from ui.train import train_tab
 from ui.try_it import try_tab
@@ -58,8 +59,10 @@ def _header(context: AppContext, live: Live) -> None:
     with gr.Row(elem_id="header"):
         gr.HTML(f"<h1>{TITLE}</h1>")
         status = gr.HTML(elem_id="status-line")
+        queue = queue_panel.build_button()
         close = close_button.build_button()
     close_button.build_question(context, live, close)
+    queue_panel.build_panel(context, live, queue)
     _problem_panel(context, live)
     live.outputs(
         [status],

@@ -127,6 +127,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
         demo,
         workspace,
         live.versions,
+        context.progress,
         host,
         port,
         options.password,
@@ -146,7 +147,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
         open_browser(address)
     threading.Thread(target=warm_up, args=(context, loaded), name="warm-up", daemon=True).start()
     while not context.shutdown.wait(0.5):  # without a time-out Ctrl-C is not noticed on Windows
-        pass
+        context.queue.begin_added()
     try:
         return shut_down(demo, context.runner, context.shutdown)
     finally:

@@ -48,6 +48,8 @@ class QueueLoop:
         self._before, self._after, self._closing, self._failed = before, after, closing, failed
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.outcomes: tuple[str, ...] = ()
+        """How the entries ended since the queue last had nothing to do."""
         self.folder.recover()
         self._held = bool(self.folder.waiting())
 
@@ -77,8 +79,14 @@ class QueueLoop:
         with self._lock:
             self._held = False
             if self._thread is None:
+                self.outcomes = ()
                 self._thread = threading.Thread(target=self._run, name="queue", daemon=True)
                 self._thread.start()
+
+    def begin_added(self) -> None:
+        """Run what another process has added meanwhile. Cheap, to be called often."""
+        if self._thread is None and self.next_is_due:
+            self.go_on()
 
     def hold(self) -> None:
         """Begin no further job until ``go_on``. One that runs is not touched."""
@@ -120,12 +128,17 @@ class QueueLoop:
         """Start the entry's job. If somebody has started one in between, the entry comes after that."""
 
         def work(token: Token, emit: Emit) -> Outcome:
+            outcome: str = "failed"
             try:
                 report = perform(self._workspace, self.folder, entry, token, emit, self._closing)
+                outcome = report.outcome
             except Cancelled:
+                outcome = "cancelled"
                 if token.stop_requested == "pause":  # it waits again, and must not begin at once
                     self.hold()
                 raise
+            finally:
+                self.outcomes = (*self.outcomes, outcome)
             self._after(job_of(entry), report)
             return report.outcome
 

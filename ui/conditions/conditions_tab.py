@@ -10,6 +10,7 @@ import gradio as gr
 
 from engine.conditions import registry
 from engine.errors import UserError
+from engine.queue.data_jobs import Maps
 from ui.conditions import condition_jobs, condition_preview
 from ui.conditions.condition_form import ConditionForm, ConditionSettings
 from ui.conditions.condition_jobs import KIND
@@ -17,7 +18,7 @@ from ui.conditions.condition_preview import ConditionPreview
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
-from ui.page.jobs import job_controls
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.user_image import wire_upload
@@ -33,6 +34,7 @@ def build(context: AppContext, live: Live) -> None:
             weights = gr.HTML(elem_id="condition-lacking")
             download = gr.Button("Download the model", visible=False, elem_id="condition-download")
             make = gr.Button("Make all maps", variant="primary", elem_id="maps-make")
+            add = queue_button(live, make)
             cancel = gr.Button("Cancel", visible=False, elem_id="maps-cancel")
             progress = gr.HTML(elem_id="maps-progress")
             result = gr.HTML(elem_id="maps-result")
@@ -45,7 +47,14 @@ def build(context: AppContext, live: Live) -> None:
         work = condition_jobs.make_maps(
             context, found, settings.kind.name, settings.values, settings.side, settings.varied
         )
-        context.start_job(KIND, f"Making maps of {found}", work)
+        queued = Maps(
+            dataset=found,
+            type=settings.kind.name,
+            parameters=dict(settings.values),
+            side=settings.side,
+            varied=settings.varied,
+        )
+        context.start_job(KIND, f"Making maps of {found}", work, queued)
 
     def start_download(*raw: Any) -> None:
         settings = form.read(*raw)
@@ -55,9 +64,9 @@ def build(context: AppContext, live: Live) -> None:
     _wire_form(live, form, preview, make, weights, download)
     _wire_preview(context, live, form, preview, chosen)
     live.on(chosen.change, lambda name: _own_type(context, name), [chosen], [form.kind])
-    live.on(make.click, start, [chosen, *form.inputs])
+    live.on([make.click, add.click], start, [chosen, *form.inputs])
     live.on(download.click, start_download, form.inputs)
-    job_controls(live, KIND, [make], cancel, progress)
+    job_controls(live, KIND, [], cancel, progress)
     live.outputs(
         [result],
         lambda view: (view.results.get(KIND), after_html(view, "obey")),

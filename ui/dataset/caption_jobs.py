@@ -12,6 +12,8 @@ from engine.jobs.events import Event
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.data_jobs import Captions
+from engine.queue.job import QueuedJob
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
@@ -112,7 +114,14 @@ def write_by_model(
         failed = f", {counted(unread, 'image')} could not be read" if unread else ""
         return f"{counted(report.written, 'caption')} written, {report.kept:,} kept{failed}.", ()
 
-    _run(context, name, "Writing captions", work, always_job=True)
+    queued = Captions(
+        dataset=open_dataset(context, name).name,
+        model=model.strip(),
+        length=length,  # type: ignore[arg-type]
+        only_empty=only_empty,
+        batch=max(1, int(batch or 1)),
+    )
+    _run(context, name, "Writing captions", work, queued)
 
 
 def save_edits(context: AppContext, name: str | None, typed: dict[str, str]) -> None:
@@ -135,8 +144,9 @@ def _run(
     name: str | None,
     title: str,
     work: Callable[[Dataset, Token, Emit], Report],
-    always_job: bool = False,
+    queued: QueuedJob | None = None,
 ) -> None:
+    """Do the work at once, or as a job where the dataset is large, or where it could wait in the queue."""
     dataset = open_dataset(context, name)
 
     def job(token: Token, emit: Emit) -> Outcome:
@@ -144,8 +154,8 @@ def _run(
         context.set_result(KIND, note=sentence, facts=examples)
         return "completed"
 
-    if always_job or dataset.count() > AT_ONCE:
-        context.start_job(KIND, title, job)
+    if queued is not None or dataset.count() > AT_ONCE:
+        context.start_job(KIND, title, job, queued)
     else:
         job(Control().token, _ignore)
 

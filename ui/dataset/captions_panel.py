@@ -11,7 +11,7 @@ from ui.dataset import caption_jobs
 from ui.dataset.caption_jobs import ADD, KIND, NAMES, REPLACE, TEMPLATE
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.view import View
 
@@ -233,8 +233,9 @@ def _build_model(context: AppContext, live: Live, chosen: Any) -> None:
         )
     only_empty = gr.Checkbox(True, label="Only images without a caption")
     start = gr.Button("Write captions", variant="primary", elem_id="captions-write")
+    add = queue_button(live, start)
     live.on(
-        start.click,
+        [start.click, add.click],
         lambda *given: caption_jobs.write_by_model(context, *given),
         [chosen, model, length, only_empty, batch],
     )

@@ -10,11 +10,13 @@ import gradio as gr
 
 from engine.data.import_config import ImportConfig, parse_import, text_of_roles
 from engine.errors import UserError
+from engine.queue.data_jobs import Read
 from ui.dataset import folder_dialog
 from ui.dataset.import_jobs import KIND, import_images, suggested_name
 from ui.dataset.question_panel import QuestionPanel
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
+from ui.page.jobs import queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 
@@ -55,6 +57,7 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Row(elem_classes="beside"):
             name = gr.Textbox(label="Name of the dataset", max_lines=1, scale=3, elem_id="dataset-name")
             read = gr.Button("Read the images", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
+            add = queue_button(live, read)
         with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
             settings = _options()
 
@@ -66,7 +69,8 @@ def build(context: AppContext, live: Live) -> None:
 
     def begin(place: str, name: str, config: ImportConfig) -> None:
         title = f"Reading {name.strip() or suggested_name(place) or 'images'}"
-        context.start_job(KIND, title, import_images(context, place, name, config))
+        queued = Read(place=place, name=name.strip() or suggested_name(place), options=config)
+        context.start_job(KIND, title, import_images(context, place, name, config), queued)
 
     def start(place: str, name: str, *values: Any) -> list[Any]:
         from engine.data.before_import import question
@@ -90,7 +94,7 @@ def build(context: AppContext, live: Live) -> None:
         live.on(event, _found, [place], [found])
     live.on(place.change, suggested_name, [place], [name])
     inputs = [place, name, *settings.values()]
-    live.on(read.click, start, inputs, asking.outputs, refresh=True, show_progress="full")
+    live.on([read.click, add.click], start, inputs, asking.outputs, refresh=True, show_progress="full")
     asking.wire(live, place, start_with, inputs)
 
 

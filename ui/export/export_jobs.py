@@ -15,6 +15,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes
+from engine.queue.run_jobs import CheckpointChoice, Export
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
@@ -58,6 +59,20 @@ def export_job(context: AppContext, run_name: str, checkpoint: Checkpoint, optio
         return "completed"
 
     return work
+
+
+def queued_export(run_name: str, checkpoint: CheckpointChoice, options: ExportOptions) -> Export:
+    """Return the export as a job of the queue."""
+    return Export(
+        run=run_name,
+        checkpoint=checkpoint,
+        format=options.format,
+        precision=options.precision,
+        weights="ema" if options.average else "plain",
+        rank=options.rank,
+        name=options.name,
+        overwrite=options.overwrite,
+    )
 
 
 def average_job(

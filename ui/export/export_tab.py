@@ -11,9 +11,9 @@ from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
-from ui.page.choices import checkpoint_list, pick_checkpoint, run_list
+from ui.page.choices import NEWEST, checkpoint_list, pick_checkpoint, run_list
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
@@ -30,6 +30,7 @@ def build(context: AppContext, live: Live) -> None:
             options = _build_options(live)
             weights = options[2]
             make = gr.Button("Export", variant="primary", elem_id="export-make")
+            add = queue_button(live, make)
             cancel = gr.Button("Cancel", visible=False, elem_id="export-cancel")
             progress = gr.HTML(elem_id="export-progress")
         with gr.Column(scale=3, min_width=420):
@@ -41,12 +42,15 @@ def build(context: AppContext, live: Live) -> None:
         chosen = pick_checkpoint(context, run, step)
         if not run:
             raise UserError("Nothing was exported.", "No run is selected.", "Select a run.")
-        job = export_jobs.export_job(context, run, chosen, export_jobs.export_options(*raw))
-        context.start_job(KIND, "Exporting", job)
+        wanted = export_jobs.export_options(*raw)
+        job = export_jobs.export_job(context, run, chosen, wanted)
+        newest = step in (NEWEST, None)
+        queued = export_jobs.queued_export(run, "newest" if newest else chosen.step, wanted)
+        context.start_job(KIND, "Exporting", job, queued)
 
-    live.on(make.click, start, [run, checkpoint, *options])
-    buttons = [make, *delivery, *more]
-    job_controls(live, KIND, buttons, cancel, progress, busy_hint="wait for it, or pause it, then export.")
+    live.on([make.click, add.click], start, [run, checkpoint, *options])
+    buttons = [*delivery, *more]
+    job_controls(live, KIND, buttons, cancel, progress, busy_hint="add the export to the queue, or pause it.")
     live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 

@@ -16,19 +16,22 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
+from engine.queue.job import QueuedJob, Report
+from engine.queue.run_jobs import Resume, Train
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
 from ui.page.auto_check import AutoCheck
 from ui.page.guide.state import Guide
 from ui.page.next_run import NextRun
 from ui.page.problems import Problems
+from ui.page.queueing import DOUBLE_CLICK_SECONDS, Queueing
 from ui.page.shown_run import find_unfinished, open_runs, read_run
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, Result, View
 from ui.server.shutdown import Shutdown
 
 
-class AppContext(Problems, NextRun):
+class AppContext(Problems, NextRun, Queueing):
     """The state of the app. There is one per process. Methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
@@ -50,8 +53,9 @@ class AppContext(Problems, NextRun):
         self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
         self._starting = threading.Lock()
-        self._started: Any = None
+        self._started: tuple[float, Any] = (0.0, None)
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
+        Queueing.__init__(self, workspace, self.runner, self.shutdown)
 
     # -- what the pages show ------------------------------------------------------------------------------------------
 
@@ -92,8 +96,13 @@ class AppContext(Problems, NextRun):
         check(dataset, data.resolution, data.held_out, token, progress, workers)
 
     def show_run(self, name: str) -> None:
-        """Show a run on the Train tab. An empty name shows the form for a new one."""
-        self._chosen_run = name
+        """Show a run on the Train tab. An empty name shows the form for a new one.
+
+        Whoever chooses the run that is training also sees the next one that the queue trains.
+        """
+        snapshot = self.runner.snapshot
+        live = snapshot.run_folder.name if snapshot.is_training and snapshot.run_folder else None
+        self._chosen_run = None if name == live else name
 
     def set_result(self, kind: str, **what: Any) -> None:
         """Show what a job of this kind has made, until the next one."""
@@ -120,9 +129,10 @@ class AppContext(Problems, NextRun):
             shown = self._shown_run(runs)
             training = self._training
             if training is not None and (not training.run_folder or training.run_folder.name != shown):
-                training = training if training.alive or not shown else None
+                preparing = training.alive and self._chosen_run is None
+                training = training if preparing or (not training.alive and not shown) else None
             history, facts = self._history_of(shown, training)
-            busy = snapshot.title if snapshot.alive and snapshot.kind != JobKind.TRAIN else ""
+            busy = snapshot.title if snapshot.alive and (training is None or not training.alive) else ""
             return View(
                 snapshot=snapshot,
                 datasets=datasets,
@@ -138,6 +148,7 @@ class AppContext(Problems, NextRun):
                 unfinished=self.unfinished,
                 start_pressed=self._asked == self.draft,
                 auto_check=self.auto_check.state,
+                queue=self.queue_view(),
                 closing=self.shutdown.requested,
             )
 
@@ -146,11 +157,9 @@ class AppContext(Problems, NextRun):
 
     def _shown_run(self, runs: tuple[str, ...]) -> str:
         training = self._training
-        if training is not None and training.alive:
-            return training.run_folder.name if training.run_folder else ""
         if self._chosen_run is None:
-            if training is not None and training.run_folder is not None:
-                return training.run_folder.name
+            if training is not None and (training.run_folder is not None or training.alive):
+                return training.run_folder.name if training.run_folder else ""
             return runs[0] if runs else ""
         return self._chosen_run if self._chosen_run in runs else ""
 
@@ -167,14 +176,28 @@ class AppContext(Problems, NextRun):
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    def start_job(self, kind: str, title: str, work: Callable[..., Any]) -> None:
+    def start_job(self, kind: str, title: str, work: Callable[..., Any], queued: QueuedJob | None = None) -> None:
         """Start a job other than training, and close the panel of an earlier problem.
 
+        Args:
+            queued: the same job for the queue, to which it is added if another one is running.
+
         Raises:
-            Busy: another job is running.
+            Busy: another job is running, and this one cannot be queued.
         """
-        self.runner.start(kind, title, self._with_new_listing(work))
+        if queued is not None and self.must_queue:
+            self.add_to_queue(queued)
+        else:
+            self.runner.start(kind, title, self._with_new_listing(work))
         self.clear_problem()
+
+    def queued_job_ended(self, job: QueuedJob, report: Report) -> None:
+        """Show what a queued job has made where its tab shows results. What the user is working on stays as it is."""
+        self.files_changed()
+        if job.job_kind != JobKind.TRAIN:
+            facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
+            where = report.run if job.job_kind == JobKind.GRID else report.where
+            self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
 
     def _with_new_listing(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:
@@ -186,13 +209,16 @@ class AppContext(Problems, NextRun):
         return run
 
     def start_training(self) -> None:
-        """Start the run that the draft describes. The second of two presses is ignored.
+        """Start the run that the draft describes, or add it to the queue. The second of two presses is ignored.
 
         Raises:
-            UserError: a setting is out of bounds, or something is missing. Busy: another job is running.
+            UserError: a setting is out of bounds, or something is missing.
         """
         with self._first_press("start", self.draft.preset, self.draft.changes) as first:
-            if first:
+            if first and self.must_queue:
+                config, origins = self.config_of(self.draft)
+                self.add_to_queue(Train(config=config.model_dump(mode="json"), origins=origins))
+            elif first:
                 self.free_models()
                 start_training(self.runner, self.workspace, *self.config_of(self.draft))
                 self.training_started()
@@ -200,15 +226,17 @@ class AppContext(Problems, NextRun):
     def resume_training(
         self, name: str, changes: Mapping[str, Any] | None = None, from_step: int | None = None
     ) -> None:
-        """Resume a run by its folder name. Other settings and an earlier step: see ``engine.training.job.change_run``.
+        """Resume a run by its folder name, or add that to the queue. The second of two presses is ignored.
 
-        The second of two presses is ignored.
+        Other settings and an earlier step: see ``engine.training.job.change_run``.
 
         Raises:
-            UserError: the run cannot be resumed so. Busy: another job is running.
+            UserError: the run cannot be resumed so.
         """
         with self._first_press("resume", name, dict(changes or {}), from_step) as first:
-            if first:
+            if first and self.must_queue:
+                self.add_to_queue(Resume(run=name, changes=dict(changes or {}), from_step=from_step))
+            elif first:
                 self.free_models()
                 resume_training(self.runner, self.workspace, self.workspace.run_folder(name), changes, from_step)
                 self.training_started()
@@ -220,10 +248,12 @@ class AppContext(Problems, NextRun):
         A double click sends two, and the page cannot hide the button in between. One waits here for the other.
         """
         with self._starting:
-            snapshot = self.runner.snapshot
-            again = snapshot.alive and snapshot.kind == JobKind.TRAIN and self._started == what
+            snapshot, now = self.runner.snapshot, time.monotonic()
+            running = snapshot.alive and snapshot.kind == JobKind.TRAIN
+            started_at, started = self._started
+            again = running and started == what and now - started_at < DOUBLE_CLICK_SECONDS
             yield not again
-            self._started = what
+            self._started = (time.monotonic(), what)
 
     def training_started(self) -> None:
         """Show the run that was started or resumed, and close the panel of an earlier problem."""

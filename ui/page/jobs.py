@@ -21,6 +21,7 @@ from ui.page.context import AppContext
 from ui.page.listing import is_demo_set
 from ui.page.live import Live
 from ui.page.messages import job_progress, note
+from ui.page.states import ADD_TO_QUEUE
 from ui.page.view import Draft, View
 
 DEMO = demo_preset().name
@@ -35,6 +36,28 @@ def progress_events(emit: Emit, label: str = "") -> Any:
     return lambda done, total, own="": emit(Progress(done, total, label or own))
 
 
+def queue_button(live: Live, start: Any) -> Any:
+    """Build "Add to queue" beside a button that starts a job, whose place it takes while any job runs.
+
+    Wire both to the same handler, which passes ``queued`` to ``context.start_job``.
+    """
+    add = gr.Button(
+        ADD_TO_QUEUE,
+        variant=start.variant,
+        size=start.size,
+        scale=start.scale,
+        min_width=start.min_width,
+        visible=False,
+        elem_id=f"{start.elem_id}-queue",
+    )
+    live.outputs(
+        [start, add],
+        lambda view: view.snapshot.alive,
+        lambda view: [gr.Button(visible=not view.snapshot.alive), gr.Button(visible=view.snapshot.alive)],
+    )
+    return add
+
+
 def job_controls(
     live: Live, kind: str, buttons: Sequence[Any], cancel: Any, progress: Any, busy_hint: str = ""
 ) -> None:
@@ -42,7 +65,7 @@ def job_controls(
 
     Args:
         kind: of the jobs.
-        buttons: they start jobs, and are disabled while any job is running.
+        buttons: they start jobs that cannot be queued, and are disabled while any job is running.
         cancel: visible while one of these jobs is running. progress: an HTML component that shows how far it is.
         busy_hint: what to do while a job of another tab is running; shown with that job's title.
     """

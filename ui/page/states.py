@@ -76,6 +76,8 @@ class ButtonView:
     enabled: bool = True
     reason: str = ""
     """Why it is disabled."""
+    title: str = ""
+    """Its text."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,19 @@ AFTER_OUTCOME: dict[Outcome | None, TrainTabState] = {
     "paused": TrainTabState.PAUSED,
     "failed": TrainTabState.FAILED,
 }
-WHILE_TRAINING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
+ADD_TO_QUEUE, NEXT_RUN = "Add to queue", "Set up the next run"
+SAVING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
+WHILE_TRAINING = (*SAVING, Action.NEW)
 BUTTONS: dict[TrainTabState, tuple[Action, ...]] = {
     TrainTabState.NOT_READY: (Action.START,),
     TrainTabState.READY: (Action.START,),
-    TrainTabState.PREPARING: (Action.CANCEL,),
+    TrainTabState.PREPARING: (Action.CANCEL, Action.NEW),
     TrainTabState.RUNNING: WHILE_TRAINING,
     TrainTabState.VALIDATING: WHILE_TRAINING,
     TrainTabState.SAVING: WHILE_TRAINING,
-    TrainTabState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
-    TrainTabState.PAUSING: WHILE_TRAINING,
-    TrainTabState.STOPPING: WHILE_TRAINING,
+    TrainTabState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.NEW),
+    TrainTabState.PAUSING: SAVING,
+    TrainTabState.STOPPING: SAVING,
     TrainTabState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
     TrainTabState.STOPPED: (Action.RESUME, Action.NEW),
     TrainTabState.COMPLETED: (Action.NEW,),
@@ -170,7 +174,12 @@ def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: 
 def train_view(
     training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness, busy_with: str = ""
 ) -> TrainView:
-    """Return state, text and buttons. ``busy_with``: title of another job that is running, or empty."""
+    """Return state, text and buttons.
+
+    Args:
+        busy_with: title of another job that is running, or empty. A run can then be added to the queue, also one that
+            lacks something now: it is looked at again in its turn.
+    """
     state = find_state(training, facts, readiness)
     asked = training.asked if training is not None else ""
     headline, hint = _text(state, training, facts, readiness)
@@ -178,17 +187,26 @@ def train_view(
     buttons = {}
     for action in Action:
         reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
-        buttons[action] = ButtonView(action in shown, not reason, reason)
+        buttons[action] = ButtonView(action in shown, not reason, reason, _title(action, state, busy_with))
+    if busy_with and state is TrainTabState.NOT_READY:
+        hint = f"{readiness.missing} In the queue, this is looked at again when its turn comes."
+    elif busy_with and state is TrainTabState.READY:
+        headline, hint = "Ready for the queue", f"“{busy_with}” is running. {hint}"
     return TrainView(state, headline, hint, buttons, readiness.cautions if state is TrainTabState.READY else ())
+
+
+def _title(action: Action, state: TrainTabState, busy_with: str) -> str:
+    """Return the text of a button."""
+    if busy_with and action in (Action.START, Action.RESUME):
+        return ADD_TO_QUEUE
+    return NEXT_RUN if action is Action.NEW and state in ACTIVE else action.value
 
 
 def _reason(
     action: Action, state: TrainTabState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
 ) -> str:
     """Return why a visible button is disabled, or an empty string."""
-    if action in (Action.START, Action.RESUME) and busy_with:
-        return f"“{busy_with}” is running; wait for it or cancel it"
-    if action is Action.START and state is TrainTabState.NOT_READY:
+    if action is Action.START and state is TrainTabState.NOT_READY and not busy_with:
         return readiness.missing
     if action is Action.RESUME and facts is None:
         return "the run ended before anything was saved"

@@ -28,7 +28,7 @@ def script(name: str) -> str:
 
 ON_LOAD = (
     f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); "
-    + "".join(f"({script(name)})(); " for name in ("heartbeat.js", "poll.js", "loading_status.js"))
+    + "".join(f"({script(name)})(); " for name in ("heartbeat.js", "poll.js", "title.js", "loading_status.js"))
     + "}"
 )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.queue.entries import Entry
+from engine.queue.entries import Result as QueueResult
 from ui.page.auto_check import CheckState
 from ui.page.guide.state import GuideState
 from ui.page.shown_run import Unfinished
@@ -37,6 +39,22 @@ class Result:
 
 
 @dataclass(frozen=True)
+class QueueView:
+    """The queue as its files say."""
+
+    entries: tuple[Entry, ...] = ()
+    """The running one, then the waiting ones in their order."""
+    results: tuple[QueueResult, ...] = ()
+    """Newest first."""
+    held: bool = False
+    """The waiting ones begin only when somebody says so."""
+
+    @property
+    def waiting(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.state == "waiting")
+
+
+@dataclass(frozen=True)
 class View:
     """Everything that a page needs for one refresh. It is the same for all pages."""
 
@@ -60,5 +78,6 @@ class View:
     """Start was pressed for this draft, and a red caution stands against it."""
     auto_check: CheckState = CheckState()
     """The dataset check that runs by itself."""
+    queue: QueueView = QueueView()
     closing: bool = False
     """The app is about to end."""

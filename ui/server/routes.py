@@ -13,6 +13,7 @@ from dataclasses import dataclass
 API = "/gradio_api"
 FILE = f"{API}/file="
 POLL = "/studio/poll"
+PROGRESS = "/studio/progress"
 STREAM = f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}"
 GUARDED = "Host, Origin, Sec-Fetch-Site"
 LOGIN = f"{GUARDED}; the password where there is one"
@@ -61,6 +62,7 @@ ROUTES = (
     Route(f"{API}/app_id", "tells the page that the app has restarted", GUARDED),
     Route(f"{API}/startup-events", "called once by the server itself", GUARDED),
     Route(POLL, "whether the page has to refresh, as version numbers", GUARDED),
+    Route(PROGRESS, "how far the running job is and how the last one ended, in numbers and without names", GUARDED),
     Route(f"{API}/heartbeat/{{session_hash}}", "tells that a page was closed", GUARDED),
     Route(
         f"{API}/queue/join",

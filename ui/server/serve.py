@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -17,7 +17,7 @@ from ui.server import gradio_patches
 from ui.server.files import remove_old_uploads
 from ui.server.guard import LOOPBACK_NAMES, LocalGuard, RequestFilter, machine_names
 from ui.server.list_script import MendedLists
-from ui.server.routes import POLL
+from ui.server.routes import POLL, PROGRESS
 
 FIRST_PORT = 7860
 PORTS_TRIED = 40
@@ -27,23 +27,27 @@ USER = "studio"
 
 
 class Poll:
-    """ASGI middleware that answers ``GET /studio/poll`` and passes everything else on.
+    """ASGI middleware that answers ``GET /studio/poll`` and ``GET /studio/progress`` and passes everything else on.
 
     Every page asks this address each second whether it has to refresh. As an event of gradio's, the question would
     take a third of a CPU core on an idle page: see ui/page/live.py.
 
     Args:
         versions: returns one number for each update group. It grows when something in the group has changed.
+        progress: returns what a page's title tells (ui/page/queueing.py), as plain values.
     """
 
-    def __init__(self, app: Any, versions: Callable[[], Sequence[int]]) -> None:
-        self._app, self._versions = app, versions
+    def __init__(
+        self, app: Any, versions: Callable[[], Sequence[int]], progress: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._app = app
+        self._answers: dict[str, Callable[[], Any]] = {POLL: versions, PROGRESS: progress}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != POLL:
+        if scope["type"] != "http" or scope["path"] not in self._answers:
             await self._app(scope, receive, send)
             return
-        body = json.dumps(list(await to_thread.run_sync(self._versions))).encode()
+        body = json.dumps(await to_thread.run_sync(self._answers[scope["path"]])).encode()
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -109,6 +113,7 @@ def serve(
     demo: Any,
     workspace: Workspace,
     versions: Callable[[], Sequence[int]],
+    progress: Callable[[], Mapping[str, Any]],
     host: str,
     port: int,
     password: str | None,
@@ -119,7 +124,7 @@ def serve(
     """Start the server in threads of its own.
 
     Args:
-        demo: the Blocks. versions: see ``Poll``.
+        demo: the Blocks. versions, progress: see ``Poll``.
         allowed: host names that the user gave with --allow-host.
         max_pages: how many open pages gradio keeps in memory, more than a megabyte each.
         look: theme, css and js of the page.
@@ -142,7 +147,7 @@ def serve(
         requests=requests,
         allowed=own,
     )
-    poll = Middleware(Poll, versions=versions)  # type: ignore[arg-type]
+    poll = Middleware(Poll, versions=versions, progress=progress)  # type: ignore[arg-type]
     try:
         demo.launch(
             server_name=host,

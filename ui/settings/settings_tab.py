@@ -36,6 +36,8 @@ HELP = """
 - **Control image** (condition map, or map): the image that tells the ControlNet *where* things are: edges, depth, a
   pose, … Training needs one for each image.
 - **Step**: one optimizer step, that is, one update of the weights from one batch of images.
+- **Queue**: jobs that wait for their turn. Start one while another runs, and it is added; the button in the header
+  shows them.
 - **Checkpoint**: the ControlNet as it was after one step, saved on disk.
 - **Loss**: how far the prediction was off. It stays noisy: watch the preview images and the score instead.
 - **Held-out images**: images that are never trained on. Scores and preview images use them.

@@ -17,11 +17,12 @@ from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.run_jobs import Evaluate
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls, progress_events
+from ui.page.jobs import job_controls, progress_events, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
@@ -44,6 +45,7 @@ def build_evaluate(context: AppContext, live: Live) -> None:
             pairs = gr.Number(64, label="Pairs", precision=0, minimum=2, maximum=512, elem_id="evaluate-pairs")
         with gr.Row(elem_classes="buttons"):
             start = gr.Button("Evaluate this checkpoint", elem_id="evaluate-start", min_width=200)
+            add = queue_button(live, start)
             only = gr.Button("Control-effect meter only", elem_id="evaluate-effect-only", min_width=200)
             cancel = gr.Button("Cancel", visible=False, elem_id="evaluate-cancel", min_width=120)
         progress = gr.HTML(elem_id="evaluate-progress")
@@ -62,10 +64,12 @@ def build_evaluate(context: AppContext, live: Live) -> None:
 
     def evaluate(step: int | None, count: float) -> None:
         name = context.view().shown_run
-        chosen = pick_checkpoint(context, name, step)
-        context.free_models()
+        chosen, pairs = pick_checkpoint(context, name, step), int(count or 64)
+        queued = Evaluate(run=name, checkpoint="newest" if step in (NEWEST, None) else chosen.step, pairs=pairs)
+        if not context.must_queue:
+            context.free_models()
         context.start_job(
-            KIND, f"Evaluating step {chosen.step:,}", evaluation_job(context, name, chosen, int(count or 64))
+            KIND, f"Evaluating step {chosen.step:,}", evaluation_job(context, name, chosen, pairs), queued
         )
 
     def measure_effect(step: int | None) -> None:
@@ -75,10 +79,10 @@ def build_evaluate(context: AppContext, live: Live) -> None:
         title = f"Measuring the control effect of step {chosen.step:,}"
         context.start_job(KIND, title, control_effect_job(context, name, chosen))
 
-    live.on(start.click, evaluate, [checkpoint, pairs])
+    live.on([start.click, add.click], evaluate, [checkpoint, pairs])
     live.on(only.click, measure_effect, [checkpoint])
-    job_controls(live, KIND, [start, only], cancel, progress)
-    live.outputs([box, checkpoint], lambda view: (view.shown_run, view.history.kept, view.train.active), _choices)
+    job_controls(live, KIND, [only], cancel, progress)
+    live.outputs([box, checkpoint], lambda view: (view.shown_run, view.history.kept), _choices)
     live.outputs(
         [found, effect, meter],
         lambda view: (view.shown_run, view.results.get(KIND)),
@@ -116,14 +120,14 @@ def control_effect_job(context: AppContext, run_name: str, checkpoint: Checkpoin
 
 
 def _choices(view: View) -> list[Any]:
-    """Render the list of checkpoints, with the best one marked. Hidden while a run trains or has no checkpoint."""
+    """Render the list of checkpoints, with the best one marked. Hidden while a run has no checkpoint."""
     history = view.history
     verdict = verdict_of(history)
     best = verdict.best if verdict else None
     entries = [(f"step {step:,}{' (the best)' if step == best else ''}", step) for step in reversed(history.kept)]
     chosen = best if best in history.kept else NEWEST
     return [
-        gr.Accordion(visible=bool(view.shown_run and history.kept) and not view.train.active),
+        gr.Accordion(visible=bool(view.shown_run and history.kept)),
         gr.Dropdown([NEWEST_ENTRY, *entries], value=chosen),
     ]
 

@@ -77,7 +77,7 @@ def build(context: AppContext, live: Live) -> None:
     live.on(run.input, lambda name: context.show_run("" if name == NEW_RUN else name), [run])
     live.outputs([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "fast")
     live.outputs([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
-    live.outputs([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
+    live.outputs([run], lambda view: (view.runs, view.shown_run), _runs)
     live.outputs(
         [setup, about],
         lambda view: (view.shown_run, view.train.state, view.history.changes),
@@ -152,13 +152,13 @@ def _buttons(view: View) -> list[Any]:
         if shown[action].visible and not shown[action].enabled
     ]
     text = f"<ul class='reasons'>{''.join(reasons)}</ul>" if reasons else ""
-    return [text, *(gr.Button(visible=shown[a].visible, interactive=shown[a].enabled) for a in Action)]
+    return [text, *(gr.Button(shown[a].title, visible=shown[a].visible, interactive=shown[a].enabled) for a in Action)]
 
 
 def _runs(view: View) -> list[Any]:
     names = [NEW_RUN, *view.runs]
     chosen = view.shown_run if view.shown_run in view.runs else NEW_RUN
-    return [gr.Dropdown(names, value=chosen, interactive=not view.train.active)]
+    return [gr.Dropdown(names, value=chosen, interactive=True)]
 
 
 def _condition_title(run: Run) -> str:

@@ -22,6 +22,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.run_jobs import DrawGrid
 from engine.runs.run import Run
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
@@ -62,6 +63,12 @@ def grid_job(jobs: ModelJobs, run_name: str, request: GridRequest) -> ModelWork:
         return "completed"
 
     return work
+
+
+def queued_grid(run_name: str, request: GridRequest) -> DrawGrid:
+    """Return the grid as a job of the queue. Its turn comes when no training lends live weights."""
+    fields = {name: getattr(request, name) for name in DrawGrid.model_fields if name != "run"}
+    return DrawGrid(run=run_name, **fields)
 
 
 def timelapse_job(context: AppContext, run_name: str, image: int, beside: bool, kind: Literal["webp", "gif"]) -> Work:

@@ -15,6 +15,7 @@ from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.states import ADD_TO_QUEUE
 from ui.page.view import View
 from ui.try_it import compare_jobs
 from ui.try_it.compare_jobs import LIVE, WITHOUT
@@ -35,6 +36,7 @@ def build(context: AppContext, live: Live) -> None:
             _build_form(fields)
             plan = gr.HTML(elem_id="compare-plan")
             make = gr.Button("Draw the grid", variant="primary", elem_id="compare-make")
+            add = gr.Button(ADD_TO_QUEUE, variant="primary", visible=False, elem_id="compare-make-queue")
             cancel = gr.Button("Cancel", visible=False, elem_id="compare-cancel")
             progress = gr.HTML(elem_id="compare-progress")
         with gr.Column(scale=5, min_width=420), gr.Tabs(elem_id="compare-tabs"):
@@ -87,12 +89,17 @@ def build(context: AppContext, live: Live) -> None:
             raise UserError("No grid was drawn.", "There is no run to compare.", "Train one first.")
         if request.live and jobs.training != name:
             request = replace(request, live=False)
-        jobs.start(JobKind.GRID, "Drawing the grid", compare_jobs.grid_job(jobs, name, request))
+        jobs.start(
+            JobKind.GRID,
+            "Drawing the grid",
+            compare_jobs.grid_job(jobs, name, request),
+            compare_jobs.queued_grid(name, request),
+        )
 
     form = set(fields.values())  # a set: gradio then passes the values by widget, not by position
     live.on(run.change, show_run, [run], [fields["steps"], fields["images"], *grid_views])
     live.on([box.change for box in fields.values()], show_size, form, [plan])
-    live.on(make.click, start, {run, *form})
+    live.on([make.click, add.click], start, {run, *form})
     live.on(cancel.click, lambda: jobs.cancel())
     # Two states that change with the view; their change events then read the run that this page has selected.
     grid_number, checkpoints = gr.State(0), gr.State("")
@@ -101,7 +108,7 @@ def build(context: AppContext, live: Live) -> None:
     live.outputs([grid_number], _grid_number, lambda view: [_grid_number(view)])
     live.outputs([checkpoints], _checkpoints_key, lambda view: [repr(_checkpoints_key(view))])
     live.outputs(
-        [make, cancel, progress],
+        [make, add, cancel, progress],
         lambda view: (jobs.job(view), jobs.blocked_by(view)),
         lambda view: _job_state(jobs, view),
     )
@@ -186,9 +193,10 @@ def _checkpoints_key(view: View) -> tuple[Any, ...]:
 
 
 def _job_state(jobs: ModelJobs, view: View) -> list[Any]:
-    busy = jobs.job(view) is not None
+    busy, waits = jobs.job(view) is not None, bool(jobs.blocked_by(view))
     return [
-        gr.Button(interactive=not busy and not jobs.blocked_by(view)),
+        gr.Button(interactive=not busy, visible=not waits),
+        gr.Button(visible=waits),
         gr.Button(visible=busy),
         jobs.progress_html(view),
     ]

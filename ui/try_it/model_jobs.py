@@ -10,6 +10,7 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
+from engine.queue.job import QueuedJob
 from ui.page.context import AppContext
 from ui.page.messages import job_progress, note
 from ui.page.view import View
@@ -46,8 +47,11 @@ class ModelJobs:
             return ""
         return snapshot.run_folder.name if snapshot.run_folder else "a new run"
 
-    def start(self, kind: JobKind, title: str, work: ModelWork) -> None:
+    def start(self, kind: JobKind, title: str, work: ModelWork, queued: QueuedJob | None = None) -> None:
         """Start a job that needs models.
+
+        Args:
+            queued: the same job for the queue, to which it is added if one is running that lends no models.
 
         Raises:
             Busy: another job is running, or one of this panel.
@@ -63,7 +67,7 @@ class ModelJobs:
             self._start_side(kind, title, borrowed)
         else:
             self._refuse_second(title)
-            self.context.start_job(kind, title, own)
+            self.context.start_job(kind, title, own, queued)
 
     def start_without_models(self, kind: JobKind, title: str, work: Work) -> None:
         """Start a job that needs no models. It may run beside any job but those of this panel.

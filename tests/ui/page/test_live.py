@@ -94,7 +94,7 @@ def test_events_of_one_handler_are_answered_in_their_order(
         live.wire()
     demo.queue(api_open=False)
     port = free_port()
-    serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
+    serve.serve(demo, context.workspace, live.versions, context.progress, "127.0.0.1", port, None, PAGES)
     try:
         server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         functions = [f for box in boxes for f in demo.fns.values() if (box._id, "change") in f.targets]

@@ -111,7 +111,7 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
     demo.queue(api_open=False)
     assert len(live.refresh_buttons) == len(GROUPS) and demo._queue.sleep_when_free > 0, "what gradio calls it"
     port = free_port()
-    serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
+    serve.serve(demo, context.workspace, live.versions, context.progress, "127.0.0.1", port, None, PAGES)
     assert demo._queue.sleep_when_free == gradio_patches.QUEUE_SECONDS
     try:
         yield demo, Page(demo, live, port)

@@ -101,10 +101,24 @@ def test_a_run_that_was_paused_in_an_earlier_session_is_still_paused() -> None:
 @pytest.mark.parametrize(
     ("state", "action"), [(TrainTabState.READY, Action.START), (TrainTabState.PAUSED, Action.RESUME)]
 )
-def test_another_job_disables_start_and_resume_and_is_named(state: TrainTabState, action: Action) -> None:
+def test_while_another_job_runs_start_and_resume_add_to_the_queue(state: TrainTabState, action: Action) -> None:
+    assert train_view(*CASES[state]).buttons[action].title == action.value
     button = train_view(*CASES[state], busy_with="Making maps of cats").buttons[action]
-    assert not button.enabled
-    assert "Making maps of cats" in button.reason
+    assert button.enabled
+    assert button.title == "Add to queue"
+
+
+def test_a_run_that_lacks_something_can_be_queued_and_says_what_is_missing() -> None:
+    """The job that runs may make it."""
+    view = train_view(*CASES[TrainTabState.NOT_READY], busy_with="Reading cats")
+    assert view.buttons[Action.START].enabled
+    assert view.hint == "Choose a dataset. In the queue, this is looked at again when its turn comes."
+
+
+def test_the_next_run_can_be_set_up_while_one_trains() -> None:
+    button = train_view(*CASES[TrainTabState.RUNNING]).buttons[Action.NEW]
+    assert button.enabled
+    assert button.title == "Set up the next run"
 
 
 def test_waiting_for_the_disk_says_what_the_buttons_would_do() -> None:

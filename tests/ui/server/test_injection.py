@@ -15,11 +15,13 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.jobs.events import Checked, PreviewMade, Progress
 from engine.jobs.snapshot import Curve, Failure, JobSnapshot
+from engine.queue.entries import Entry
+from engine.queue.entries import Result as QueueResult
 from engine.workspace.paths import Workspace
 from ui.app import build_app
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.view import Result, View
+from ui.page.view import QueueView, Result, View
 
 EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script><a href='javascript:fired=3'>&lt;b&gt;"
 IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
@@ -130,9 +132,12 @@ def evil_view(context: AppContext, alive: bool) -> View:
         )
     }
     train = replace(view.train, headline=EVIL, hint=EVIL)
+    entry = Entry(EVIL, "train", EVIL, {}, EVIL, 60.0)
+    queue = QueueView((entry,), (QueueResult(EVIL, "train", EVIL, "failed", EVIL, 60.0, EVIL),), True)
     return replace(
         view,
         snapshot=snapshot,
+        queue=queue,
         history=snapshot,
         problem=failure,
         results=results,

@@ -21,7 +21,7 @@ from docs import make_security_tables as security
 from tests.browser.studio import ROOT, Studio, studio
 from ui.server import files
 from ui.server.files import file_allowed, has_forged_file
-from ui.server.routes import FILE, POLL, ROUTES, Route, find_route
+from ui.server.routes import FILE, POLL, PROGRESS, ROUTES, Route, find_route
 
 SECRET = "canary-7f1e9c"
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
@@ -55,7 +55,7 @@ def test_every_route_of_gradio_is_listed() -> None:
     missing = {(m, p) for m, p in here if m not in ("HEAD", "OPTIONS")} - listed
     assert missing == set(), "enter them in ui/server/routes.py, closed unless the page needs them"
     gone = {(m, p) for m, p in listed if m != "HEAD"} - here
-    ours = {("GET", POLL)}
+    ours = {("GET", POLL), ("GET", PROGRESS)}
     assert gone - ours <= {("POST", "/login"), ("GET", "/logout")}, "gradio has these no more"
 
 

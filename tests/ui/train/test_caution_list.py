@@ -15,7 +15,6 @@ from PIL import Image
 from engine.data import scan
 from engine.data.dataset import Dataset
 from engine.demo.sets import make_demo_set
-from engine.jobs.runner import Busy
 from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page import context as context_module
@@ -130,8 +129,8 @@ def test_the_second_of_two_presses_is_ignored(context: AppContext, started: list
     assert started == ["demo-circles-16"]
     assert context.view().problem is None
     context.set_draft("demo", {"data": {"dataset": "demo-circles-16"}, "train": {"steps": 400}})
-    with pytest.raises(Busy):
-        context.start_training()  # another run: that one says why it is not started
+    context.start_training()  # another run: that one waits for the first
+    assert [entry.title for entry in context.queue.folder.waiting()] == ["Training demo-circles-16"]
 
 
 def test_so_is_the_second_press_of_resume(context: AppContext, started: list[str]) -> None:
@@ -140,8 +139,8 @@ def test_so_is_the_second_press_of_resume(context: AppContext, started: list[str
     for _ in range(2):
         context.resume_training(folder.name)
     assert started == [folder.name]
-    with pytest.raises(Busy):
-        context.resume_training(folder.name, {"train.steps": 9})
+    context.resume_training(folder.name, {"train.steps": 9})
+    assert [entry.settings["changes"] for entry in context.queue.folder.waiting()] == [{"train.steps": 9}]
 
 
 def test_a_caution_s_button_fills_the_form(context: AppContext) -> None:

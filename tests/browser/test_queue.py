@@ -1,0 +1,39 @@
+"""The queue as a person uses it: set up the next run while one trains, look at the panel, change it, reload."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tests.browser.acting import IN_A_BROWSER, click, shoot, wait_for, wait_for_count
+from tests.browser.demo_run import DemoRun
+
+pytestmark = IN_A_BROWSER
+
+
+def test_the_next_run_waits_in_the_queue(page: Any, demo: DemoRun) -> None:
+    page.context.grant_permissions(["notifications"], origin=demo.app.address)
+    click(page, "#train-new")
+    wait_for(page, "#train-status", "Ready to start")
+    click(page, "#train-start")
+    wait_for(page, "#train-new", "Set up the next run")
+    click(page, "#train-new")
+    wait_for(page, "#train-start", "Add to queue")
+    click(page, "#train-start")
+    wait_for(page, "#queue-button", "1 waiting")
+    page.wait_for_function("document.title.includes(' %) ControlNet Studio')")
+
+    click(page, "#queue-button")
+    wait_for_count(page, "#queue-jobs li", 2)
+    shoot(page, "queue")
+    page.get_by_role("button", name="Notify me when all is done").click()
+    page.get_by_role("button", name="No notification").wait_for()
+    page.reload()
+    wait_for(page, "#queue-button", "1 waiting")
+    click(page, "#queue-button")
+    page.get_by_role("button", name=re.compile("^Pause: ")).click()
+    wait_for(page, "#queue-button", "1 on hold")
+    wait_for(page, "#queue-held", "The queue holds")
+    page.get_by_role("button", name=re.compile("^Remove from the queue: ")).click()
+    wait_for(page, "#queue-jobs", "Nothing waits")
+    wait_for(page, "#queue-button", "Queue")
