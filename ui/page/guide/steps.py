@@ -154,7 +154,8 @@ def line_html(steps: tuple[Step, ...]) -> str:
     )
     step = next_step(steps)
     says = f"<span class='guide-next'>{escape(step.says)}</span>"
-    return f"<p class='guide-line'>{signs}{says} {step.html_button}</p>"
+    lead = "" if steps[0].state == "done" else "<b>Your own images</b> "
+    return f"<p class='guide-line'>{lead}{signs}{says} {step.html_button}</p>"
 
 
 def next_step(steps: tuple[Step, ...]) -> Step:
