@@ -74,8 +74,8 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
                 "Choose a smaller number.",
             )
         pair = pairs[number]
-        hint = cropped_map(dataset.condition_path(pair), plan.crop(pair), nearest)
-        found.append((f"held-out image {number + 1}", Image.fromarray(hint), pair.caption))
+        control = cropped_map(dataset.condition_path(pair), plan.crop(pair), nearest)
+        found.append((f"held-out image {number + 1}", Image.fromarray(control), pair.caption))
     return found
 
 

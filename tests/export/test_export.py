@@ -21,7 +21,6 @@ from engine.export import export, same_image, self_check, single_file
 from engine.export.formats import FORMATS, get
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
-from engine.families.ldm_keys import from_ldm
 from engine.families.registry import by_name
 from engine.families.unet_control_files import UNET_FILES
 from engine.inference.request import TryRequest
@@ -56,9 +55,8 @@ def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, forma
     assert {path.name for path in result.path.parent.iterdir()} == beside
     assert f"equal to the checkpoint in {precision}" in result.checked
     file = result.path if result.path.is_file() else result.path / WEIGHTS
-    original, written = load_file(checkpoint / "controlnet" / WEIGHTS), weights_of(file)
-    if format in ("ldm", "pth"):
-        written = from_ldm(written)
+    original = load_file(checkpoint / "controlnet" / WEIGHTS)
+    written = UNET_FILES.plain_names(format, weights_of(file))
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], weight.to(dtype)) for name, weight in original.items())
