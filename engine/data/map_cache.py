@@ -104,7 +104,7 @@ def open_or_build(
     if not verify(done, token, progress):
         if free_bytes(folder) < most_bytes(samples, plan) + SPARE_DISK:
             return None
-        _forget(folder, key)
+        forget_others(folder, "maps", key)
         make_all(cache, key, dataset, samples, plan, token, progress)
         about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(done, about, _paths(folder, key, samples, plan))
@@ -208,13 +208,18 @@ def _path(folder: Path, key: str, size: Size, number: int) -> Path:
     return folder / f"maps-{key}-{size[0]}x{size[1]}-{number:05d}.safetensors"
 
 
-def _forget(folder: Path, key: str) -> None:
-    """Deletes all but the newest sets, and leftovers of cancelled attempts: they are large, and quickly made again."""
-    finished = sorted(folder.glob("maps-*.json"), key=lambda path: path.stat().st_mtime_ns)
+def forget_others(folder: Path, kind: str, key: str) -> None:
+    """Deletes all but the newest sets, and leftovers of cancelled attempts: they are large, and quickly made again.
+
+    Args:
+        kind: of the files: "maps", or "control" for encoded ones.
+        key: of the set that is about to be made.
+    """
+    finished = sorted(folder.glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime_ns)
     for old in finished[: max(0, len(finished) - KEPT + 1)]:
         remove_file(old)
-    kept = {f"maps-{key}", *(path.stem for path in folder.glob("maps-*.json"))}
-    for path in folder.glob("maps-*.safetensors*"):
+    kept = {f"{kind}-{key}", *(path.stem for path in folder.glob(f"{kind}-*.json"))}
+    for path in folder.glob(f"{kind}-*.safetensors*"):
         if "-".join(path.name.split("-")[:2]) in kept:
             continue
         try:

@@ -159,8 +159,6 @@ def predict_from(
         gradient_bytes=4 if kept == "whole" or accumulates else bytes_each,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
-    if base.facts.control_is_encoded:
-        resident["VAE"] = 4 * encoders.vae
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)
@@ -174,7 +172,8 @@ def predict_from(
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
-    largest_map = 3 * resolution**2 if facts.needs_condition_maps else 0  # in colour
+    largest_map = latents / 2 if base.facts.control_is_encoded else 3 * resolution**2  # the mean alone; in colour
+    on_disk = latents + short_text * 2 + (largest_map if facts.needs_condition_maps else 0)
     saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
@@ -183,7 +182,7 @@ def predict_from(
         pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
         ram=PROCESS_RAM + max(loading, facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
-        cache=float(images * (latents + short_text * 2 + largest_map) + long.count * (sizes.text - short_text) * 2),
+        cache=float(images * on_disk + long.count * (sizes.text - short_text) * 2),
         weights_of_checkpoint=float(weights_on_disk),
     )
 

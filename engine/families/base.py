@@ -139,6 +139,14 @@ class Family(TextEncoding):
             UserError: the folder is not one, or is incomplete.
         """
 
+    def control_of(self, stored: torch.Tensor) -> torch.Tensor:
+        """Control images as the control net reads them, fp32, from those of a batch.
+
+        Args:
+            stored: uint8 RGB (B, H, W, 3); where ``facts.control_is_encoded`` what ``encode_control`` has returned.
+        """
+        return stored.float() if self.facts.control_is_encoded else self.encode_control(stored)
+
     def control_vae(self, base: str, device: torch.device) -> Any:
         """What ``encode_control`` encodes with: the base's VAE, on a device; None where control images are pixels."""
         return self.load_vae(base).to(device) if self.facts.control_is_encoded else None

@@ -16,6 +16,7 @@ import torch
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_map
+from engine.data.control_cache import ControlCache
 from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -86,7 +87,8 @@ class Batch:
     text: dict[str, torch.Tensor]
     """Embeddings, those of the empty prompt where the caption is hidden."""
     maps: torch.Tensor | None
-    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card. None: the run needs none."""
+    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card. Where the control net reads
+    latents: those, fp32 (B, C, h, w). None: the run needs none."""
     draws: Draws
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
@@ -158,7 +160,7 @@ class Batches:
         batch_size: int,
         num_train_timesteps: int,
         prompt_dropout: float,
-        maps: MapCache | None = None,
+        maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
         rank: int = 0,
         world: int = 1,
@@ -243,7 +245,7 @@ class Batches:
             text = self._cache.text(captions)
             maps = None
             if self._with_maps:
-                maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
+                maps = torch.from_numpy(np.stack([self.control(row, variant, crop) for row, variant, crop in places]))
         except (FileNotFoundError, DamagedFile) as error:
             if not self._cache.folder.exists():
                 raise  # the disk is gone, and may come back
@@ -262,7 +264,15 @@ class Batches:
         first = part * self._part
         return place, first, self._order.batch(place)[first : first + self._part]
 
-    def _map(self, row: int, variant: int, crop: Crop) -> np.ndarray:
+    def control(self, row: int, variant: int, crop: Crop) -> np.ndarray:
+        """The condition map of a crop as a batch has it.
+
+        Args:
+            crop: of this variant; ``TrainingCache.crop``.
+
+        Raises:
+            DataGone: its file is gone or broken.
+        """
         if self._maps is not None:
             return self._maps.read(row, variant)
         sample = self._samples[row]

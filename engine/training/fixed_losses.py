@@ -43,6 +43,9 @@ class Fixed:
     """uint8 RGB (B, H, W, 3)."""
     swapped: np.ndarray
     """The same maps, each at another pair; a pair alone in its size gets its own, mirrored."""
+    control: np.ndarray
+    """What the family makes the control of: ``maps``, or float32 latents (B, C, h, w) where the net reads those."""
+    swapped_control: np.ndarray
 
 
 def fix(state: TrainState, rows: Sequence[int]) -> list[Fixed]:
@@ -68,7 +71,10 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
     crops = [cache.crop(row) for row in rows]
     pairs = zip(samples, crops, strict=True)
     maps = np.stack([cropped_map(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
-    swapped = np.roll(maps, 1, axis=0) if len(maps) > 1 else maps[:, :, ::-1]
+    control, width = maps, 2
+    if state.family.facts.control_is_encoded:
+        control = np.stack([state.batches.control(row, 0, crop) for row, crop in zip(rows, crops, strict=True)])
+        width = 3
     return Fixed(
         latents=state.latent_space.scaled(cache.latents(rows)[0]),
         noise=torch.cat(noise),
@@ -76,8 +82,15 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
         text=cache.text([sample.caption for sample in samples]),
         sizes=torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32),
         maps=maps,
-        swapped=np.ascontiguousarray(swapped),
+        swapped=_swapped(maps, 2),
+        control=control,
+        swapped_control=_swapped(control, width),
     )
+
+
+def _swapped(rows: np.ndarray, width: int) -> np.ndarray:
+    """Each row at another's place; one alone is mirrored along the axis ``width``."""
+    return np.roll(rows, 1, axis=0) if len(rows) > 1 else np.ascontiguousarray(np.flip(rows, axis=width))
 
 
 def losses(state: TrainState, fixed: Sequence[Fixed], swapped: bool, at_once: int) -> np.ndarray:
@@ -95,9 +108,9 @@ def losses(state: TrainState, fixed: Sequence[Fixed], swapped: bool, at_once: in
 def _part(state: TrainState, group: Fixed, part: slice, swapped: bool) -> torch.Tensor:
     to: Any = state.device
     latents, noise, timesteps = (t[part].to(to) for t in (group.latents, group.noise, group.timesteps))
-    maps = torch.from_numpy((group.swapped if swapped else group.maps)[part]).to(to)
+    given = torch.from_numpy((group.swapped_control if swapped else group.control)[part]).to(to)
     family, noise_process = state.family, state.noise_process
-    control = family.encode_control(maps, state.control_vae).to(state.dtype)
+    control = family.control_of(given).to(state.dtype)
     text = family.conditioning(
         {name: rows[part].to(to) for name, rows in group.text.items()}, group.sizes[part].to(to), state.dtype
     )

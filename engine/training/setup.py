@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.state import AcceleratorState
 
 from engine.config import RunConfig
-from engine.data import map_cache
+from engine.data import control_cache
 from engine.data.cache import TrainingCache, open_or_build
+from engine.data.control_cache import ControlCache
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split as split_of
+from engine.data.map_cache import MapCache
 from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
@@ -50,6 +52,8 @@ from engine.training.torch_settings import without_tf32
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
 from engine.tuning.facts import WHY_WHOLE, facts_of, master_weights_of
 from engine.tuning.trainable import Placement, Trainable
+
+T = TypeVar("T")
 
 
 def set_up(
@@ -119,6 +123,11 @@ def set_up(
     def progress(done: int, total: int, label: str) -> None:
         history(Progress(done, total, label))
 
+    def warn(words: str) -> None:
+        history(Message(words, "warning"))
+
+    at_once = images_encoded_together(config.data.resolution)
+
     def build_cache() -> TrainingCache:
         with without_tf32():  # other runs use the cache, too
             return open_or_build(
@@ -130,9 +139,9 @@ def set_up(
                 device,
                 token,
                 progress,
-                batch=images_encoded_together(config.data.resolution),
+                batch=at_once,
                 group=group,
-                on_message=lambda words: history(Message(words, "warning")),
+                on_message=warn,
                 text=config.text,
             )
 
@@ -140,10 +149,16 @@ def set_up(
     if cache.text_note:
         history(Message(cache.text_note))
     needs_maps, maps = facts_of(config).needs_condition_maps, None
+
+    def build_maps() -> MapCache | ControlCache | None:
+        with without_tf32():
+            data = (dataset, samples, plan)
+            return control_cache.open_or_build(cache, family, base, *data, device, token, progress, at_once, warn)
+
     if needs_maps:
-        maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))
+        maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
         if maps is None:
-            history(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
+            warn("The disk has no room for prepared condition maps; their files are read.")
     token.raise_if_cancelled()
 
     # The base and the trainable.
@@ -187,7 +202,6 @@ def set_up(
             plan=plan,
             cache=cache,
             images_at_once=images_drawn_together(config.data.resolution),
-            control_vae=family.control_vae(base, device) if needs_maps else None,
             strict=config.train.deterministic,
         )
         speed.set_attention_and_layout(state)
@@ -274,13 +288,13 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
     state.emit(Message(f"Going on from step {state.step:,}."))
 
 
-def _wait_for_disk(retry: DiskRetry, build: Callable[[], TrainingCache]) -> TrainingCache:
+def _wait_for_disk(retry: DiskRetry, build: Callable[[], T]) -> T:
     """``build()``, waiting while the disk has no room; finished parts are kept.
 
     Several processes do not wait: they would no longer agree on which parts are finished.
     """
 
-    def stop(problem: UserError) -> TrainingCache:
+    def stop(problem: UserError) -> T:
         raise Cancelled
 
     return retry.until_done("The cache of images and captions", build, stop)

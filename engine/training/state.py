@@ -98,8 +98,6 @@ class TrainState:
     strict: bool = False
     """Steps use deterministic kernels only (``train.deterministic``), until one turns out to be missing."""
 
-    control_vae: Any = None
-    """The base's VAE, where the family's control net reads latents of the control image."""
     step: int = 0
     """Optimizer steps that are done."""
     parallel: Parallel = field(init=False)

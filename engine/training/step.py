@@ -52,7 +52,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
 
         # Text and control image, in the run's precision. A run without condition maps has no control.
         text = family.conditioning(batch.text, batch.sizes, state.dtype)
-        control = None if batch.maps is None else family.encode_control(batch.maps, state.control_vae).to(state.dtype)
+        control = None if batch.maps is None else family.control_of(batch.maps).to(state.dtype)
 
         # Target of the prediction, and the weight of each image's loss.
         target = noise_process.target(latents, noise, timesteps)

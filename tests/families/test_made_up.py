@@ -122,7 +122,9 @@ def test_a_control_net_can_read_latents_of_the_control_image(
     session = TrySession(ready_workspace, device="cpu")
     drawn, bare = session.generate([request, replace(request, control=Image.new("RGB", (64, 64)))])
     assert not np.array_equal(drawn, bare), "the control image counts"
-    assert predict(ready_workspace, straight.config).training["VAE"] > 0
+    predicted = predict(ready_workspace, straight.config, images=10)
+    assert "VAE" not in predicted.training, "what it read was encoded before"
+    assert predicted.cache < 10 * 3 * 64**2, "and takes less room than pixels"
 
 
 def test_packed_latents_are_those_of_diffusers() -> None:
