@@ -14,6 +14,7 @@ from ui.page import close_button, unfinished
 from ui.page.context import AppContext
 from ui.page.guide import card
 from ui.page.live import Live
+from ui.page.loading import build_loading
 from ui.page.messages import status_line
 from ui.page.problems import ReportCache, problem_html
 from ui.page.view import View
@@ -42,6 +43,7 @@ def build_app(context: AppContext) -> tuple[gr.Blocks, Live]:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True) as demo:
         live = Live(context, demo)
         _header(context, live)
+        build_loading(live)
         cards = gr.Column()
         with gr.Tabs(elem_id="tabs") as tabs:
             for title, name, build in TABS:

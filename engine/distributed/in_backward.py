@@ -137,6 +137,6 @@ def check_in_backward(config: RunConfig, dtype: torch.dtype, processes: int) -> 
             "This run cannot update its weights in the backward pass.",
             " ".join(reasons),
             "Choose the precision bf16 on an RTX 30 card or newer, and start one process; or switch it off (Update in "
-            "the backward pass, optim.in_backward, under Expert settings) and save memory in another way: by gradient "
+            "the backward pass, optim.in_backward, under All settings) and save memory in another way: by gradient "
             "checkpointing, the optimizer adafactor, or Offload to RAM.",
         )

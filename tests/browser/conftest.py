@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.bases.listed import listed_bases
+from tests.bases.hub import LocalHub, serving
 from tests.browser.acting import open_page, pick, wait_for
 from tests.browser.demo_run import DemoRun, train_the_demo
 from tests.browser.studio import ROOT, chromium, explained, open_tab, page_of, studio
@@ -27,13 +30,23 @@ def window(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="package")
-def demo(window: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
+def hub(tiny_base: Path) -> Iterator[LocalHub]:
+    """A hub on this machine with a tiny base under the id of the first base on offer."""
+    files = {path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in tiny_base.rglob("*.*")}
+    with serving(listed_bases()[0].id, files) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def demo(window: Any, hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
     """The app with the demo's finished run, open until the end of all tests. It must not use the internet."""
     folder = tmp_path_factory.mktemp("demo")
     calls, slow = folder / "calls.txt", folder / "slow"
     slow.touch()
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    with studio(folder / "workspace", program=program, STUDIO_CALLS=str(calls), STUDIO_SLOW=str(slow)) as app:
+    said = {"STUDIO_CALLS": str(calls), "STUDIO_SLOW": str(slow), "HF_ENDPOINT": hub.address}
+    said["HF_HOME"] = str(folder / "hub")
+    with studio(folder / "workspace", program=program, **said) as app:
         with explained(window):
             seen = train_the_demo(window, app, slow)
         yield seen

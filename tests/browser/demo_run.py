@@ -104,11 +104,11 @@ def set_up(page: Any, app: Studio) -> None:
     shoot(page, "conditions")
     open_tab(page, "Train")
     wait_for(page, "#train-status", "Ready to start")
-    for folded in ("own-tests", "more-settings", "expert-settings"):
+    for folded in ("group-data", "group-validation", "own-tests"):
         page.click(f"#{folded} > button")
     for setting, value in SETTINGS.items():
         fill(page, f"#set-{setting} input", str(value))
-    for folded in ("own-tests", "more-settings", "expert-settings"):
+    for folded in ("group-data", "group-validation", "own-tests"):
         page.click(f"#{folded} > button")
 
 

@@ -42,7 +42,7 @@ def test_the_browser_keeps_no_loading_status_of_inputs(page: Any) -> None:
     page.evaluate(LOADING_STATUS)
     click(page, "#train-new")  # has the form's settings as inputs
     wait_for(page, "#train-status", "Ready to start")
-    page.click("#more-settings > button")
+    page.click("#group-validation > button")
     fill(page, "#set-validation-every input", "20")
     page.wait_for_function("window.loadingStatus")
     assert page.evaluate("Object.keys(window.loadingStatus).length") < 30

@@ -28,6 +28,7 @@ def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_page_shows_that_adherence_rises(page: Any) -> None:
+    wait_for(page, "#train-pictures-head", f"step {STEPS}")  # comes with the last score
     lines = on_the_chart(page, "#chart-score")
     for line in ("contours as in the original", "right place"):
         (first, blind), (last, best) = lines[line][0], lines[line][-1]

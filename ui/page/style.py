@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+SHEETS = ("style.css", "train.css", "try_it.css")
+CSS = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in SHEETS)
 
 # The browser stores the choice. "system" follows the setting of the operating system, as gradio itself does.
 APPLY = """

@@ -30,33 +30,37 @@ def build_bases(context: AppContext, live: Live) -> None:
     """Build the folded panel below the base's field."""
     offered = listed_bases()
     with gr.Accordion("Get a base model", open=False, elem_id="bases"):
-        gr.HTML(
-            note(
-                "A ControlNet is trained for a base model, which has to know images like yours. The demo base knows "
-                "only coloured shapes."
-            )
-        )
-        table = gr.HTML(elem_id="bases-list")
-        chosen = gr.Dropdown(
-            [(base.title, base.name) for base in offered],
-            value=offered[0].name,
-            label="Base to download",
-            info="From huggingface.co, only what training needs. A download that was interrupted goes on where it was.",
-            elem_id="bases-choice",
-        )
-        about = gr.HTML(about_base(offered[0]), elem_id="bases-about")
-        download = gr.Button("Download and use it", elem_id="bases-download")
-        folder = gr.Textbox(
-            label="Folder to look into",
-            info="Bases of ComfyUI, AUTOMATIC1111 and others are used where they are. Empty: the usual places.",
-            max_lines=1,
-            elem_id="bases-folder",
-        )
-        find = gr.Button("Find bases on this computer", elem_id="bases-find")
-        cancel = gr.Button("Cancel", visible=False, elem_id="bases-cancel")
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=260, elem_classes="snug"):
+                gr.HTML(
+                    note(
+                        "A ControlNet is trained for a base model, which has to know images like yours. The demo base "
+                        "knows only coloured shapes."
+                    )
+                )
+                table = gr.HTML(elem_id="bases-list")
+            with gr.Column(min_width=300, elem_classes="snug"):
+                chosen = gr.Dropdown(
+                    [(base.title, base.name) for base in offered],
+                    value=offered[0].name,
+                    label="Base to download",
+                    info="From huggingface.co, only what training needs. A download that was interrupted goes on.",
+                    elem_id="bases-choice",
+                )
+                about = gr.HTML(about_base(offered[0]), elem_id="bases-about")
+                download = gr.Button("Download and use it", size="md", elem_id="bases-download")
+            with gr.Column(min_width=300, elem_classes="snug"):
+                folder = gr.Textbox(
+                    label="Folder to look into",
+                    info="Bases of ComfyUI, AUTOMATIC1111 and others are used where they are. Empty: the usual places.",
+                    max_lines=1,
+                    elem_id="bases-folder",
+                )
+                find = gr.Button("Find bases on this computer", size="md", elem_id="bases-find")
+                message = gr.HTML(elem_id="bases-message")
+                found = gr.Dropdown([], label="Found: choose one to use it", visible=False, elem_id="bases-found")
         progress = gr.HTML(elem_id="bases-progress")
-        message = gr.HTML(elem_id="bases-message")
-        found = gr.Dropdown([], label="Found: choose one to use it", visible=False, elem_id="bases-found")
+        cancel = gr.Button("Cancel", visible=False, size="md", elem_id="bases-cancel")
 
     def start_download(name: str) -> None:
         base = hub_id(name, offered)

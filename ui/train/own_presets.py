@@ -24,11 +24,12 @@ HELP = (
 def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
     """Build the folded form."""
     with gr.Accordion("Save these settings as a preset", open=False, elem_id="own-presets"):
-        gr.HTML(note(HELP))
-        title = gr.Textbox(label="Name of your preset", max_lines=1, max_length=60, elem_id="own-preset-title")
-        with gr.Row():
-            save = gr.Button("Save the preset", elem_id="own-preset-keep")
-            delete = gr.Button("Delete this preset", visible=False, elem_id="own-preset-delete")
+        with gr.Row(elem_classes="beside"):
+            title = gr.Textbox(
+                label="Name of your preset", info=HELP, max_lines=1, max_length=60, elem_id="own-preset-title"
+            )
+            save = gr.Button("Save the preset", scale=0, min_width=150, elem_id="own-preset-keep")
+            delete = gr.Button("Delete this preset", visible=False, scale=0, min_width=170, elem_id="own-preset-delete")
         result = gr.HTML(elem_id="own-preset-result")
         broken = gr.HTML(_broken_presets(context))
 

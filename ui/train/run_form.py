@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,35 +15,27 @@ from engine.config import RunConfig
 from engine.config.presets import flatten, unflatten
 from engine.config.user_presets import RUN_ONLY
 from engine.errors import UserError
-from engine.jobs.control import Token
-from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
-from ui.page.form import describe, parse_value, section_widgets, widget
+from ui.page.form import describe, parse_value, widget
 from ui.page.live import Live
-from ui.page.messages import job_progress, note
-from ui.page.states import Action
 from ui.page.view import Draft, View
 from ui.train.bases_panel import build_bases
+from ui.train.settings_panel import RESET_ALL, build_settings, changes_html
 from ui.train.shown_forms import Shown, ShownForms
 
 PRESET = "preset"
 """Name of the preset among the values of the form."""
-FIRST = ("data.dataset", "model.base", "train.steps")
-"""Settings at the top of the form."""
-OWN_TESTS = (
-    "validation.prompts",
-    "validation.pictures_folder",
-    "validation.pictures_are_maps",
-    "validation.probes",
-)
-"""Settings of the user's own test images and prompts, in a form of their own."""
 
 
 class RunForm:
     """Widgets that show the context's draft, and handlers that write what the user enters into the draft."""
 
-    def __init__(self, context: AppContext, live: Live) -> None:
+    def __init__(self, context: AppContext, live: Live, below: Any = None) -> None:
+        """Build the form.
+
+        Args:
+            below: the column for the settings that are not needed at each start; None: right below the others.
+        """
         self._context = context
         self._forms = ShownForms()
         values = self._values(context.draft)
@@ -56,22 +49,14 @@ class RunForm:
             elem_id="train-preset",
         )
         self.settings = {"data.dataset": self._dataset(), "model.base": self._base(str(values["model.base"]))}
-        build_bases(context, live)
-        steps = config.fields("train")["steps"]
-        self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
-        self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
-        with gr.Accordion("Your own test images and prompts", open=False, elem_id="own-tests"):
-            gr.HTML(note("Added to every set of preview images, next to the held-out pairs, and scored separately."))
-            fields = config.fields("validation")
-            names = {dotted: dotted.split(".")[1] for dotted in OWN_TESTS}
-            self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
-        with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN_TESTS))
-        with gr.Accordion("Expert settings", open=False, elem_id="expert-settings"):
-            self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
-        self.trial = gr.Button("Try three steps", elem_id="train-trial")
-        self.trial_progress = gr.HTML(elem_id="train-trial-progress")
-        self.trial_cancel = gr.Button("Cancel the trial", visible=False, elem_id="train-trial-cancel")
+        with gr.Row(equal_height=True):
+            steps = config.fields("train")["steps"]
+            self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
+            self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
+        with below or nullcontext():
+            build_bases(context, live)
+            made, self.changed = build_settings(values)
+        self.settings |= made
         self.inputs = [self.stamp, self.preset, self.name, *self.settings.values()]
         self._wire(live)
 
@@ -102,14 +87,32 @@ class RunForm:
     def _wire(self, live: Live) -> None:
         for box in (self.preset, self.name, *self.settings.values()):
             live.on(box.input, self.remember, self.inputs)
-        live.on(self.trial.click, self._start_trial, self.inputs)
-        live.on(self.trial_cancel.click, live.job_command("cancel"))
-        live.outputs(
-            [self.trial, self.trial_progress, self.trial_cancel],
-            lambda view: (_trial_runs(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
-            _render_trial,
-        )
+        live.on(self.changed.click, self.reset)
         live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._render, "form")
+        live.outputs(
+            [self.changed], lambda view: str(view.draft), lambda view: [changes_html(self._changed(view.draft))]
+        )
+
+    def reset(self, event: gr.EventData) -> None:
+        """Set one setting back to the preset's value, or all but the dataset."""
+        self.set_back(str(getattr(event, "setting", "")))
+
+    def set_back(self, dotted: str) -> None:
+        """Set a setting back to the preset's value; ``RESET_ALL``: all but the dataset."""
+
+        def edit(draft: Draft) -> Draft:
+            changes = flatten(draft.changes)
+            gone = [key for key in changes if key not in RUN_ONLY and dotted in (key, RESET_ALL)]
+            left = {key: value for key, value in changes.items() if key not in gone}
+            return replace(draft, changes=unflatten(left), number=draft.number + bool(gone))
+
+        self._context.edit_draft(edit)
+
+    def _changed(self, draft: Draft) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that are not the preset's: the value and the preset's, by dotted name in form order."""
+        changes, usual = flatten(draft.changes), self._usual_values(draft)
+        known = [key for key in self.settings if key in changes and key not in RUN_ONLY]
+        return {key: (changes[key], usual[key]) for key in known if changes[key] != usual[key]}
 
     def remember(self, stamp: Any, preset: str, name: str, *raw: Any) -> None:
         """Write what was changed in a page's form into the draft. Another preset brings all its values.
@@ -177,13 +180,6 @@ class RunForm:
         """Return a preset's settings for a base model."""
         return self._context.config_of(Draft(preset, {"model": {"base": base}}))[0]
 
-    def _start_trial(self, *values: Any) -> None:
-        """Measure time and memory of these settings. The line below the buttons then shows them."""
-        self.take_all(*values)
-        config, _ = self._context.config_of(self._context.draft)
-        self._context.free_models()
-        self._context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(self._context, config))
-
     def _values(self, draft: Draft) -> dict[str, Any]:
         """Return what the form shows of a draft, by name. Values of the user's may be out of bounds."""
         preset = self._context.preset_of(draft).name
@@ -200,29 +196,3 @@ class RunForm:
         filled[1] = gr.Dropdown(self._bases(), value=values["model.base"])
         preset = gr.Dropdown(self._presets(), value=values[PRESET])
         return [self._forms.add(draft.number, values), preset, values["name"], *filled]
-
-
-def trial_job(context: AppContext, config: RunConfig) -> Work:
-    """Return the job that takes three optimizer steps, draws a set of preview images, and measures both."""
-
-    def work(token: Token, emit: Emit) -> Outcome:
-        from engine.training.preflight import preflight_job
-
-        return preflight_job(context.workspace, config, context.hardware)(token, emit)
-
-    return work
-
-
-def _trial_runs(view: View) -> bool:
-    return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
-
-
-def _render_trial(view: View) -> list[Any]:
-    """Render the button, its help or progress, and its cancel button."""
-    runs = _trial_runs(view)
-    text = "Measures time and memory on your own images before you start a long run. About a minute on a graphics card."
-    return [
-        gr.Button(interactive=view.train.buttons[Action.START].enabled),
-        job_progress(view.snapshot) if runs else note(text),
-        gr.Button(visible=runs),
-    ]

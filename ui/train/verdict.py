@@ -39,14 +39,14 @@ LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 
 
-def build_verdict(context: AppContext, live: Live) -> None:
-    """Build the sentence, and below it the charts of control gain and fixed losses."""
+def build_verdict(context: AppContext, live: Live, charts: Any) -> None:
+    """Build the sentence, and in the row ``charts`` those of control gain and fixed losses."""
     verdict = gr.HTML(elem_id="verdict")
-    with gr.Row(visible=False) as charts:
-        gain = gr.HTML(elem_id="chart-gain", min_width=340)
-        loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
+    with charts:
+        gain = gr.HTML(elem_id="chart-gain", min_width=300)
+        loss = gr.HTML(elem_id="chart-fixed-loss", min_width=300)
     live.outputs(
-        [verdict, charts, gain, loss],
+        [verdict, gain, loss],
         _key,
         lambda view: _render(context, view),
     )
@@ -105,12 +105,13 @@ def _render(context: AppContext, view: View) -> list[Any]:
     history = view.history
     verdict = verdict_of(history, context.workspace.datasets)
     if verdict is None:
-        return ["", gr.Row(visible=False), "", ""]
+        return ["", "", ""]
     options = {**step_axis(history), "marks": marks_of(history, verdict)}
     gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
+    if len(history.checks) < 2:
+        return [verdict_html(verdict), "", ""]
     return [
         verdict_html(verdict),
-        gr.Row(visible=len(history.checks) > 1),
         line_chart(gains, "step", "percent", "line", COLOURS, GAIN_TITLE, "Gain, %", **options),
         line_chart(losses, "step", "percent", "line", COLOURS, LOSS_TITLE, "Change, %", **options),
     ]

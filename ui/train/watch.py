@@ -1,19 +1,14 @@
-"""Watching a run: charts, preview images and the log on the Train tab."""
+"""Watching a run: charts and the log on the Train tab."""
 
 from __future__ import annotations
 
 import time
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from engine.disk.images import thumbnail
-from engine.jobs.events import PreviewMade
-from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import note
 from ui.page.view import View
 from ui.train.chart import line_chart
 from ui.train.curves import (
@@ -40,46 +35,26 @@ SCORE_COLOURS = {  # ui/page/style.css defines them for light and dark pages
 COLOURS = {EACH: "#94a3b8", SMOOTH: "var(--first)"}
 
 
-def build_watch(context: AppContext, live: Live) -> None:
-    """Build the charts, and below them the preview images and the log."""
-    with gr.Row(visible=False) as charts:
-        loss = gr.HTML(elem_id="chart-loss", min_width=340)
-        scores = gr.HTML(elem_id="chart-score", min_width=340)
-    with gr.Accordion("Learning rate, speed, memory", open=False, visible=False, elem_id="more-charts") as more:
-        with gr.Row():
-            rate = gr.HTML(elem_id="chart-rate", min_width=300)
-            speed = gr.HTML(elem_id="chart-pace", min_width=300)
+def build_watch(live: Live, charts: Any) -> None:
+    """Build the charts of loss and scores in the row ``charts``, and the others in a folded panel."""
+    with charts:
+        loss = gr.HTML(elem_id="chart-loss", min_width=300)
+        scores = gr.HTML(elem_id="chart-score", min_width=300)
+    more = gr.Accordion("Learning rate, speed, memory", open=False, visible=False, elem_id="more-charts")
+    with more, gr.Row():
+        rate = gr.HTML(elem_id="chart-rate", min_width=300)
+        speed = gr.HTML(elem_id="chart-pace", min_width=300)
         memory = gr.HTML(elem_id="chart-memory", min_width=300)
-    heading = gr.HTML(elem_id="train-pictures-head")
-    previews = _gallery("train-pictures")
-    tests_heading = gr.HTML(elem_id="train-probes-head")
-    tests = _gallery("train-probes")
-    with gr.Accordion("Log", open=False, elem_id="train-log-box"):
-        log = gr.HTML(elem_id="train-log")
-
-    thumbnails = context.workspace.thumbnails
-    live.outputs([charts, loss], _loss_key, _loss)
+    live.outputs([loss], _loss_key, _loss)
     live.outputs([more, rate, speed, memory], _loss_key, _more)
     live.outputs([scores], lambda view: (view.shown_run, view.history.scores, view.history.changes), score_chart)
-    live.outputs(
-        [heading, previews, tests_heading, tests],
-        lambda view: (view.shown_run, view.history.preview),
-        lambda view: [*_previews(thumbnails, view.history.preview), *_tests(thumbnails, view.history.preview)],
-    )
+
+
+def build_log(live: Live) -> None:
+    """Build the folded log."""
+    with gr.Accordion("Log", open=False, elem_id="train-log-box"):
+        log = gr.HTML(elem_id="train-log")
     live.outputs([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
-
-
-def _gallery(elem_id: str) -> Any:
-    return gr.Gallery(
-        show_label=False,
-        columns=2,
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        visible=False,
-        elem_id=elem_id,
-        interactive=False,
-    )
 
 
 def _loss_key(view: View) -> Any:
@@ -94,7 +69,7 @@ def _loss(view: View) -> list[Any]:
     points = view.history.loss.points
     title = "Loss (lower is better, but it stays noisy)"
     chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss", **step_axis(view.history))
-    return [gr.Row(visible=bool(points)), chart]
+    return [chart if points else ""]
 
 
 def _more(view: View) -> list[Any]:
@@ -132,33 +107,6 @@ def score_chart(view: View) -> list[Any]:
             rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **step_axis(view.history)
         )
     ]
-
-
-def _previews(folder: Path, preview: PreviewMade | None) -> list[Any]:
-    """Render heading and gallery of the newest preview images of held-out pairs."""
-    if preview is None or not preview.pictures:
-        return ["", gr.Gallery([], visible=False)]
-    captions = [*preview.captions, *[""] * len(preview.pictures)]
-    shown = [
-        (str(thumbnail(path, folder, IMAGE_SIDE)), caption.strip())
-        for path, caption in zip(preview.pictures, captions, strict=False)
-        if path.is_file()
-    ]
-    heading = f"<h3>Preview images at step {preview.step:,}</h3>"
-    return [
-        heading + note("From left to right: control image, generated image, original."),
-        gr.Gallery(shown, visible=True),
-    ]
-
-
-def _tests(folder: Path, preview: PreviewMade | None) -> list[Any]:
-    """Render the newest preview images with odd prompts and of the user's own, each with its title."""
-    known = [(path, title) for path, title in preview.probes if path.is_file()] if preview else []
-    if not known:
-        return ["", gr.Gallery([], visible=False)]
-    shown = [(str(thumbnail(path, folder, IMAGE_SIDE)), title) for path, title in known]
-    text = "Scored separately: no prompt, a prompt that contradicts the image, and your own test images and prompts."
-    return [note(text), gr.Gallery(shown, visible=True)]
 
 
 def _log(lines: tuple[str, ...]) -> str:

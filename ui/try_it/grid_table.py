@@ -4,65 +4,25 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from engine.evaluation.grid import Grid, RowLabel
+from ui.page import enlarge
 
 MIN_WIDTH, MAX_WIDTH, DEFAULT_WIDTH = 80, 512, 176
 """Widths of an image in the table, in px. The default is smaller if there are many columns."""
 ROW_WIDTH, HEAD_WIDTH = 700, 180
 """Width of the page for the images of one row, and for the text beside them, in px."""
 
-ON_LOAD = """
-const dialog = () => element.querySelector('dialog');
-const cells = () => [...element.querySelectorAll('button.cell')];
-let at = 0;
-const show = (number) => {
-  const all = cells();
-  at = (number + all.length) % all.length;
-  const box = dialog();
-  box.querySelector('img').src = all[at].dataset.full;
-  box.querySelector('img').alt = all[at].dataset.words;
-  box.querySelector('p').textContent = all[at].dataset.words;
-  if (!box.open) box.showModal();
-};
-const zoom = (times) => {
-  const image = dialog().querySelector('img');
-  image.style.width = times ? image.naturalWidth * times + 'px' : '';
-  image.classList.toggle('whole', !times);
-};
-element.addEventListener('click', (event) => {
-  const cell = event.target.closest('button.cell');
-  if (cell) { show(cells().indexOf(cell)); zoom(0); return; }
-  const what = event.target.closest('button[data-do]');
-  if (what) {
-    const act = what.dataset.do;
-    if (act === 'close') dialog().close();
-    else if (act === 'before' || act === 'after') show(at + (act === 'after' ? 1 : -1));
-    else zoom(Number(act));
-  } else if (event.target === dialog()) dialog().close();
-});
-element.addEventListener('keydown', (event) => {
-  if (!dialog() || !dialog().open) return;
-  if (event.key === 'ArrowRight') show(at + 1);
-  if (event.key === 'ArrowLeft') show(at - 1);
-});
+ON_LOAD = (
+    enlarge.ON_LOAD
+    + """
 element.addEventListener('input', (event) => {
   if (event.target.type !== 'range') return;
   event.target.closest('.comparison').style.setProperty('--cell', event.target.value + 'px');
 });
 """
-"""Script for gr.HTML. It listens on the element itself, which stays when its content is replaced."""
-
-DIALOG = (
-    "<dialog aria-label='An image of the grid'><div class='bar-above'><p></p><span>"
-    "<button type='button' data-do='before' aria-label='The previous image'>‹</button>"
-    "<button type='button' data-do='after' aria-label='The next image'>›</button>"
-    "<button type='button' data-do='0'>Fit</button><button type='button' data-do='1'>1 : 1</button>"
-    "<button type='button' data-do='2'>2 x</button><button type='button' data-do='4'>4 x</button>"
-    "<button type='button' data-do='close'>Close</button></span></div>"
-    "<div class='stage'><img class='whole' alt=''></div></dialog>"
 )
+"""Script for gr.HTML."""
 
 
 def grid_html(grid: Grid, folder: Path) -> str:
@@ -96,7 +56,7 @@ def grid_html(grid: Grid, folder: Path) -> str:
     return (
         f"<div class='comparison' style='--cell: {narrow}'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
         f"<thead><tr><th scope='col'>Row</th><th scope='col'>control image</th>{''.join(heads)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{enlarge.dialog('An image of the grid')}</div>"
     )
 
 
@@ -110,14 +70,4 @@ def _row_text(row: RowLabel) -> str:
 
 
 def _image(folder: Path, row: RowLabel, key: str, text: str) -> str:
-    address, escaped = served(folder / f"{key}.webp"), escape(text, quote=True)
-    return (
-        f"<button type='button' class='cell' data-full='{address}' data-words='{escaped}' "
-        f"aria-label='Enlarge: {escaped}'>"
-        f"<img src='{address}' alt='{escaped}' loading='lazy' width='{row.width}' height='{row.height}'></button>"
-    )
-
-
-def served(path: Path) -> str:
-    """Return the address at which the app serves a file of an allowed folder."""
-    return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
+    return enlarge.cell(folder / f"{key}.webp", text, f"width='{row.width}' height='{row.height}'")

@@ -38,7 +38,7 @@ class ControlPanel:
                 label="Map of a held-out image",
                 interactive=False,
                 type="filepath",
-                height=190,
+                height=150,
                 buttons=["fullscreen"],
                 elem_id="try-control",
             )

@@ -36,13 +36,17 @@ def build_one(context: AppContext, live: Live) -> None:
     """Build the form and what it draws."""
     jobs, fields = ModelJobs(context, (JobKind.TRY,)), Fields()
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=340):
-            fields["run"] = run_list(live, "Run", "try-run")
-            fields["net"] = net_list(context, live, fields["run"], "try-checkpoint")
+        with gr.Column(scale=2, min_width=340, elem_id="try-form"):
+            with gr.Row():
+                with gr.Column(min_width=140):
+                    fields["run"] = run_list(live, "Run", "try-run")
+                with gr.Column(min_width=140):
+                    fields["net"] = net_list(context, live, fields["run"], "try-checkpoint")
             control = ControlPanel(fields)
             try_panels.add_settings(fields, "main")
-            make = gr.Button("Generate", variant="primary", elem_id="try-make")
-            cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
+            with gr.Row():
+                make = gr.Button("Generate", variant="primary", elem_id="try-make")
+                cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
             progress = gr.HTML(elem_id="try-progress")
             try_panels.sampling_panel(fields)
             try_panels.control_panel(fields)

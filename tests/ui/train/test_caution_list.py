@@ -24,7 +24,7 @@ from ui.page.live import Live
 from ui.page.states import Action, Readiness, train_view
 from ui.train import cautions
 from ui.train.run_form import RunForm
-from ui.train.train_tab import _handler
+from ui.train.status_bar import button_handler
 
 RED = Caution("red", "It is <b>bad</b>.", "Why.", "Do this.", anyway="Train anyway", look="base", rule="demo_base")
 YELLOW = Caution("yellow", "It is slow.", "Why.", "Do that.", Remedy("Better", {"train.steps": 7}), rule="too_short")
@@ -69,7 +69,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def press_start(context: AppContext) -> None:
-    _handler(context, Live(context, cast(Any, None)), cast(RunForm, Form()), Action.START)()
+    button_handler(context, Live(context, cast(Any, None)), cast(RunForm, Form()), Action.START)()
 
 
 def shown(context: AppContext) -> tuple[str, Any]:

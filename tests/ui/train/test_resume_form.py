@@ -19,7 +19,7 @@ from tests.short_runs import RunFactory
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.train.resume_form import NEWEST, begin_again, build_resume_form
-from ui.train.train_tab import _about
+from ui.train.run_facts import run_facts
 
 CHANGED = {"optim.learning_rate": 5e-4, "train.steps": 12}
 
@@ -55,7 +55,7 @@ def test_it_holds_what_may_change_as_the_run_has_it_now(ready_workspace: Workspa
     assert visible and name == run.name
     assert set(values) == {"resume-" + dotted.replace(".", "-") for dotted in config.changeable()}
     assert values["resume-optim-learning_rate"] == 5e-4 and values["resume-train-steps"] == 12
-    assert "step 0: learning rate 0.001 → 0.0005, steps 6 → 12" in _about(context, context.view())
+    assert "step 0: learning rate 0.001 → 0.0005, steps 6 → 12" in run_facts(context, context.view())
     context.show_run("")
     assert shown(context, live)[:2] == (False, "")
 

@@ -13,7 +13,7 @@ from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.states import Action, Readiness, train_view
-from ui.train.train_tab import COMMANDS, _handler, _status
+from ui.train.status_bar import COMMANDS, button_handler, status_html
 
 
 class Recorder:
@@ -29,7 +29,7 @@ class Recorder:
 @pytest.mark.parametrize(("action", "asked"), list(COMMANDS.items()))
 def test_buttons_send_commands_to_a_running_training(workspace: Workspace, action: Action, asked: str) -> None:
     context = AppContext(workspace, runner=cast(Any, Recorder()))
-    handler = _handler(context, Live(context, cast(Any, None)), cast(Any, None), action)
+    handler = button_handler(context, Live(context, cast(Any, None)), cast(Any, None), action)
     assert handler("run") is None
     assert cast(Any, context.runner).asked == [asked]
 
@@ -37,7 +37,7 @@ def test_buttons_send_commands_to_a_running_training(workspace: Workspace, actio
 def test_every_button_does_something(workspace: Workspace) -> None:
     context = AppContext(workspace, runner=cast(Any, Recorder()))
     live = Live(context, cast(Any, None))
-    assert all(callable(_handler(context, live, cast(Any, None), action)) for action in Action)
+    assert all(callable(button_handler(context, live, cast(Any, None), action)) for action in Action)
 
 
 def test_a_slow_or_full_disk_is_reported_above_the_buttons(workspace: Workspace) -> None:
@@ -49,7 +49,7 @@ def test_a_slow_or_full_disk_is_reported_above_the_buttons(workspace: Workspace)
         for event in events:
             snapshot = fold(snapshot, event, 0.0)
         train = train_view(snapshot, None, Readiness())
-        return _status(replace(page, snapshot=snapshot, history=snapshot, train=train))
+        return status_html(replace(page, snapshot=snapshot, history=snapshot, train=train))
 
     slow = "Writing the checkpoint of step 5 has taken 31 s so far."
     assert "62.0 GB free" in words(seen, PhaseChanged("saving")) and slow not in words()

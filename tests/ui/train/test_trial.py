@@ -8,7 +8,7 @@ from engine.jobs.snapshot import JobKind
 from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.run_form import _render_trial, trial_job
+from ui.train.trial import _render_trial, trial_job
 
 
 def test_the_trial_button_is_disabled_until_a_run_could_start(workspace: Workspace) -> None:

@@ -11,9 +11,10 @@ from engine.errors import UserError
 from engine.evaluation.grid import Column, Grid, RowLabel
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
+from ui.page.enlarge import served
 from ui.try_it import compare_jobs
 from ui.try_it.compare_jobs import WITHOUT, grid_request, size_text
-from ui.try_it.grid_table import grid_html, served
+from ui.try_it.grid_table import grid_html
 
 FORM: dict[str, Any] = {
     "steps": [100, 300],

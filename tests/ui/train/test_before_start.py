@@ -1,0 +1,34 @@
+"""Beside the form of a new run: three pairs as they will be trained, and the forecast."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from engine.config import DataConfig
+from engine.demo.sets import make_demo_set
+from engine.workspace.paths import Workspace
+from ui.page.context import AppContext
+from ui.page.states import Readiness, train_view
+from ui.train.before_start import forecast_html, pairs_html
+
+
+def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Workspace) -> None:
+    name = make_demo_set(workspace, "circles", 5).name
+    text = pairs_html(workspace, DataConfig(dataset=name, resolution=64))
+    assert text.count("<figure>") == 3 and "64 x 64 px" in text and "circle" in text
+    files = {Path(path) for path in re.findall(r"src='gradio_api/file=([^']+)'", text)}
+    assert all(Image.open(path).size == (128, 64) for path in files), "control image and image side by side"
+    made = {path.stat().st_mtime_ns for path in files}
+    assert pairs_html(workspace, DataConfig(dataset=name, resolution=64)) == text
+    assert {path.stat().st_mtime_ns for path in files} == made
+
+
+def test_the_forecast_is_there_while_a_run_could_start(workspace: Workspace) -> None:
+    view = AppContext(workspace).view()
+    assert forecast_html(view) == ""
+    ready = replace(view, train=train_view(None, None, Readiness("", "500 steps & more.")))
+    assert "500 steps &amp; more." in forecast_html(ready)

@@ -1,0 +1,124 @@
+"""Before Start: three pairs as the net will see them, and what the run will take."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.config import DataConfig
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.workspace.paths import Workspace
+from ui.page import enlarge
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.states import TrainTabState
+from ui.page.view import View
+from ui.train.run_form import RunForm
+from ui.train.trial import build_trial
+
+PAIRS = 3
+SIDE = 512
+"""Longer side of each half of a shown pair, px."""
+
+
+def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
+    """Build the part that is there while a run is set up. Returns its column."""
+    with gr.Column(elem_id="before-start", elem_classes="snug") as box:
+        forecast = gr.HTML(elem_id="forecast")
+        build_trial(context, live, form)
+        pairs = gr.HTML(js_on_load=enlarge.ON_LOAD, elem_id="first-pairs")
+    live.outputs([forecast], lambda view: (view.train.state, view.train.hint), lambda view: [forecast_html(view)])
+    live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
+    return box
+
+
+def forecast_html(view: View) -> str:
+    """Return what the run will take, in a box. Nothing while it cannot start: the reason is shown then."""
+    if view.train.state is not TrainTabState.READY or not view.train.hint:
+        return ""
+    return f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
+
+
+def _key(context: AppContext, view: View) -> Any:
+    if view.shown_run or view.train.active:
+        return None
+    data = _data(context)
+    return data, view.train.state, context.listing.stamp_of(data.dataset) if data else ()
+
+
+def _data(context: AppContext) -> DataConfig | None:
+    """Return the next run's settings of its images; None while a value is out of bounds."""
+    try:
+        return context.config_of(context.draft)[0].data
+    except UserError:
+        return None
+
+
+def _pairs(context: AppContext, view: View) -> str:
+    data = None if view.shown_run or view.train.active else _data(context)
+    if data is None or not data.dataset:
+        return ""
+    try:
+        return pairs_html(context.workspace, data)
+    except UserError:
+        return ""  # an image is gone or damaged; the tab says so where it is looked for
+
+
+def pairs_html(workspace: Workspace, data: DataConfig) -> str:
+    """Return the first, a middle and the last pair, cropped as for training, with their captions.
+
+    Raises:
+        UserError: the dataset or an image cannot be read.
+    """
+    from engine.data.crop_plan import CropPlan
+
+    dataset = Dataset.open(workspace.dataset_folder(data.dataset))
+    total = dataset.count(ready=True)
+    if not total:
+        return ""
+    plan = CropPlan.of(data)
+    places = dict.fromkeys(place * (total - 1) // max(1, PAIRS - 1) for place in range(PAIRS))
+    figures = []
+    for sample in (dataset.samples(place, 1, ready=True)[0] for place in places):
+        path, size = pair_image(workspace, dataset, sample, plan)
+        words = sample.caption or "no caption"
+        figures.append(
+            f"<figure>{enlarge.cell(path, f'{words} · {size[0]} x {size[1]} px')}"
+            f"<figcaption>{escape(words)}</figcaption></figure>"
+        )
+    head = "<h3>As the net will see them</h3>" + note("Control image and image, cropped, and the caption.")
+    return f"{head}<div class='strips pairs'>{''.join(figures)}</div>{enlarge.dialog('A pair of the dataset')}"
+
+
+def pair_image(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any) -> tuple[Any, tuple[int, int]]:
+    """Return the file of a pair's control image beside its image, made once, and the size that training uses, px."""
+    import hashlib
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from engine.conditions import registry
+    from engine.data.crop import apply_crop
+    from engine.disk.durable import atomic_write_bytes
+    from engine.disk.images import load_map, load_rgb
+
+    crop = plan.crop(sample)
+    parts = [apply_crop(load_rgb(sample.image), crop)]
+    if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
+        nearest = registry.get(dataset.condition.type).categorical
+        parts.insert(0, apply_crop(load_map(path), crop, nearest=nearest))
+    size = parts[0].size
+    for part in parts:
+        part.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1)).save(buffer, "WEBP", quality=85)
+    data = buffer.getvalue()
+    target = workspace.thumbnails / f"{hashlib.sha256(data).hexdigest()[:32]}-pair.webp"
+    if not target.exists():
+        atomic_write_bytes(target, data, unique=True, flushed=False)
+    return target, size

@@ -1,0 +1,66 @@
+"""A trial of three steps: measures time and memory of the form's settings before a long run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine.config import RunConfig
+from engine.jobs.control import Token
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import JobKind, Outcome
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import job_progress, note
+from ui.page.states import Action
+from ui.page.view import View
+from ui.train.run_form import RunForm
+
+
+def build_trial(context: AppContext, live: Live, form: RunForm) -> None:
+    """Build the button, its help or progress, and its cancel button."""
+    with gr.Row(elem_classes="beside", equal_height=True):
+        start = gr.Button("Try three steps", scale=0, min_width=150, elem_id="train-trial")
+        cancel = gr.Button("Cancel the trial", visible=False, scale=0, min_width=150, elem_id="train-trial-cancel")
+        progress = gr.HTML(elem_id="train-trial-progress")
+
+    def start_trial(*values: Any) -> None:
+        form.take_all(*values)
+        config, _ = context.config_of(context.draft)
+        context.free_models()
+        context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(context, config))
+
+    live.on(start.click, start_trial, form.inputs)
+    live.on(cancel.click, live.job_command("cancel"))
+    live.outputs(
+        [start, progress, cancel],
+        lambda view: (_trial_runs(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
+        _render_trial,
+    )
+
+
+def trial_job(context: AppContext, config: RunConfig) -> Work:
+    """Return the job that takes three optimizer steps, draws a set of preview images, and measures both."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.training.preflight import preflight_job
+
+        return preflight_job(context.workspace, config, context.hardware)(token, emit)
+
+    return work
+
+
+def _trial_runs(view: View) -> bool:
+    return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
+
+
+def _render_trial(view: View) -> list[Any]:
+    """Render the button, its help or progress, and its cancel button."""
+    runs = _trial_runs(view)
+    text = "Measures time and memory on your own images before you start a long run. About a minute on a graphics card."
+    return [
+        gr.Button(interactive=view.train.buttons[Action.START].enabled),
+        job_progress(view.snapshot) if runs else note(text),
+        gr.Button(visible=runs),
+    ]
