@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.cli.add_images import say_result
 from engine.jobs.control import Control
-from engine.machine.units import MIB, counted, format_bytes
+from engine.machine.units import counted, format_bytes
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
 
@@ -44,12 +44,11 @@ def _list(workspace: Workspace, console: Any) -> None:
         state = state_of(workspace, one)
         said: str = state.kind
         if state.kind == "partly there":
-            said += f": {format_bytes(state.have)} of about {format_bytes(one.download_mb * MIB)}"
+            said += f": {format_bytes(state.have)} of about {one.download_mb} MB"
         console.say(f"{one.name:<14}{one.title}: {said}")
         console.say(f"{'':<14}{one.use}")
         maps = "with their control images" if one.maps else "without control images, which the app makes (extract)"
-        size = format_bytes(one.download_mb * MIB)
-        console.say(f"{'':<14}{counted(one.images, 'image')} {maps}, download of about {size}, {one.id}")
+        console.say(f"{'':<14}{counted(one.images, 'image')} {maps}, download of about {one.download_mb} MB, {one.id}")
         console.say(f"{'':<14}Licence: {one.licence}. {one.licence_means}")
     console.say("\nDownload one with: python -m engine.cli datasets get NAME")
 

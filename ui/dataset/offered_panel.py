@@ -11,7 +11,7 @@ from engine.data.offered import OfferedSet, get_set, offered_sets, set_named, st
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
-from engine.machine.units import MIB, counted, format_bytes
+from engine.machine.units import counted, format_bytes
 from engine.workspace.paths import Workspace
 from ui.dataset.import_jobs import KIND, progress_of, show_result
 from ui.page.context import AppContext
@@ -58,8 +58,7 @@ def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
     rows = []
     for one in offered:
         state = state_of(workspace, one)
-        whole = format_bytes(one.download_mb * MIB)
-        part = f", {format_bytes(state.have)} of about {whole}" if state.kind == "partly there" else ""
+        part = f", {format_bytes(state.have)} of about {one.download_mb} MB" if state.kind == "partly there" else ""
         rows.append(f"<li><b>{escape(one.title)}</b>: {state.kind}{part}</li>")
     return f"<ul class='reasons'>{''.join(rows)}</ul>"
 
@@ -67,8 +66,7 @@ def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
 def about_set(one: OfferedSet) -> str:
     """What a set teaches, what it holds, and its licence, as HTML."""
     maps = "with control images" if one.maps else "without control images: the Conditions tab makes them"
-    size = format_bytes(one.download_mb * MIB)
-    holds = f"{counted(one.images, 'image')} with captions, {maps}. The download is about {size}."
+    holds = f"{counted(one.images, 'image')} with captions, {maps}. The download is about {one.download_mb} MB."
     return note(one.use) + note(holds) + note(f"Licence: {one.licence}. {one.licence_means}")
 
 

@@ -42,7 +42,7 @@ Check = Callable[[str, CancelToken, OnProgress, int], None]
 
 
 class AutoCheck:
-    """Checks one dataset at a time in a thread of its own. Thread-safe.
+    """Checks datasets one after the other in a thread of its own, the newest first. Thread-safe.
 
     Args:
         busy: whether a job is running, which it gives way to.
@@ -52,65 +52,87 @@ class AutoCheck:
     def __init__(self, busy: Callable[[], bool], check: Check, ended: Callable[[], None]) -> None:
         self._busy, self._check, self._ended = busy, check, ended
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._waiting: tuple[str, ...] = ()
+        self._round = threading.Event()
+        """Set when what is being checked is no longer what should be."""
         self._thread: threading.Thread | None = None
         self.state = CheckState()
 
     def begin(self, dataset: str) -> None:
-        """Check a dataset as soon as no job is running. An earlier check that has not ended is given up."""
-        self.cancel()
+        """Check a dataset as soon as no job is running, from the start; others go on afterwards."""
         with self._lock:
-            stop = self._stop = threading.Event()
-            self.state = replace(self.state, dataset=dataset, done=0, total=0, failed="")
-            self._thread = threading.Thread(target=self._run, args=(dataset, stop), name="dataset check", daemon=True)
-            self._thread.start()
+            self._next((dataset, *(name for name in self._waiting if name != dataset)))
+            self.state = replace(self.state, failed="")
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="dataset check", daemon=True)
+                self._thread.start()
 
     def cancel(self) -> None:
-        """Give up the check. What was measured is kept for the next one."""
-        self._stop.set()
+        """Give up all checks. What was measured is kept for the next one."""
         with self._lock:
-            self.state = replace(self.state, dataset="")
+            self._next(())
 
     def wait(self, seconds: float) -> bool:
-        """Wait for its end. Returns whether it has ended."""
+        """Wait until nothing is left to check. Returns whether that is so."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
 
-    def _run(self, dataset: str, stop: threading.Event) -> None:
-        token, failed = _GivesWay(stop, self._busy), ""
-        while not stop.is_set():
+    def _next(self, waiting: tuple[str, ...]) -> None:
+        """Change what is checked. Call it with the lock held."""
+        self._round.set()
+        self._round = threading.Event()
+        self._waiting = waiting
+        self.state = replace(self.state, dataset=waiting[0] if waiting else "", done=0, total=0)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                name, over = self._waiting[0], self._round
             if self._busy():
-                stop.wait(PAUSE_SECONDS)
+                over.wait(PAUSE_SECONDS)
                 continue
             try:
-                self._check(dataset, token, lambda done, total, _: self._progress(stop, done, total), _workers())
+                failed = self._failure_of(name, over)
             except Cancelled:
-                continue  # given up, or a job has begun: then once more after it
-            except UserError as error:
-                failed = f"{error.what} {error.why} {error.try_this}"
-            except Exception as error:
-                failed = f"The check has failed: {type(error).__name__}: {error}"
+                continue  # given up, or another dataset comes first, or a job has begun: then once more after it
             with self._lock:
-                if not stop.is_set():
-                    self.state = replace(self.state, dataset="", ended=self.state.ended + 1, failed=failed)
+                if not over.is_set():
+                    done = self.state
+                    self._next(self._waiting[1:])
+                    self.state = replace(self.state, ended=done.ended + 1, failed=failed)
             self._ended()
-            return
 
-    def _progress(self, stop: threading.Event, done: int, total: int) -> None:
-        with self._lock:
-            if not stop.is_set():
-                self.state = replace(self.state, done=done, total=total)
+    def _failure_of(self, name: str, over: threading.Event) -> str:
+        """Check one dataset. Returns why that failed, or nothing. Raises Cancelled."""
+
+        def progress(done: int, total: int, _: str) -> None:
+            with self._lock:
+                if not over.is_set():
+                    self.state = replace(self.state, done=done, total=total)
+
+        try:
+            self._check(name, _GivesWay(over, self._busy), progress, _workers())
+        except Cancelled:
+            raise
+        except UserError as error:
+            return f"{error.what} {error.why} {error.try_this}"
+        except Exception as error:
+            return f"The check has failed: {type(error).__name__}: {error}"
+        return ""
 
 
 class _GivesWay:
-    """Raises Cancelled when the check is given up or a job runs."""
+    """Raises Cancelled when the check is over or a job runs."""
 
-    def __init__(self, stop: threading.Event, busy: Callable[[], bool]) -> None:
-        self._stop, self._busy = stop, busy
+    def __init__(self, over: threading.Event, busy: Callable[[], bool]) -> None:
+        self._over, self._busy = over, busy
 
     def raise_if_cancelled(self) -> None:
-        if self._stop.is_set() or self._busy():
+        if self._over.is_set() or self._busy():
             raise Cancelled
 
 

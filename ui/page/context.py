@@ -198,6 +198,8 @@ class AppContext(Problems, NextRun, Queueing):
             facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
             where = report.run if job.job_kind == JobKind.GRID else report.where
             self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
+        if job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS) and report.dataset in self.files()[0]:
+            self.check_by_itself(report.dataset)
 
     def _with_new_listing(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:

@@ -44,7 +44,8 @@ def focus_on(selector: str, unfold: str = "", press: str = "") -> str:
     )
     return (
         "(()=>{let tries=0,done=0;const find=()=>{"
-        f"{pressed}{opened}const found=document.querySelector('{selector}');"
-        "if(found&&found.offsetParent){found.scrollIntoView({block:'center'});found.focus();}"
+        f"{pressed}{opened}"
+        f"const found=[...document.querySelectorAll('{selector}')].find(one=>one.offsetParent);"
+        "if(found){found.scrollIntoView({block:'center'});found.focus();}"
         f"else if(tries++<{TRIES})setTimeout(find,{PAUSE});}};setTimeout(find,{PAUSE});}})();"
     )

@@ -14,6 +14,8 @@ from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.snapshot import JobKind
+from engine.queue.data_jobs import Read
+from engine.queue.job import Report
 from engine.training.caution import Caution
 from engine.workspace.paths import Workspace
 from ui.conditions.condition_jobs import make_maps
@@ -38,6 +40,7 @@ class Work:
     def __init__(self) -> None:
         self.busy, self.end, self.begun = threading.Event(), threading.Event(), threading.Event()
         self.times = self.ended = 0
+        self.checked: list[str] = []
         self.raises: Exception | None = None
         self.auto = AutoCheck(self.busy.is_set, self.check, self.count)
 
@@ -46,6 +49,7 @@ class Work:
 
     def check(self, dataset: str, token: CancelToken, progress: OnProgress, workers: int) -> None:
         self.times += 1
+        self.checked.append(dataset)
         assert workers >= 1
         progress(self.times, 10, dataset)
         self.begun.set()
@@ -73,16 +77,23 @@ def test_it_gives_way_to_a_job_and_goes_on_afterwards() -> None:
     work.wait_until_begun()
     work.end.set()
     assert work.auto.wait(5) and work.times == 2 and work.ended == 1
-    assert work.auto.state == CheckState("", 2, 10, ended=1) and not work.auto.state.alive
+    assert work.auto.state == CheckState(ended=1) and not work.auto.state.alive
 
 
-def test_a_cancel_ends_it_and_a_new_one_replaces_it() -> None:
+def test_the_newest_comes_first_the_others_follow_and_a_cancel_ends_all() -> None:
     work = Work()
     work.auto.begin("cats")
     work.wait_until_begun()
     work.auto.begin("dogs")
     work.wait_until_begun()
     assert work.auto.state.dataset == "dogs"
+    work.end.set()
+    assert work.auto.wait(5) and work.ended == 2 and work.checked[-2:] == ["dogs", "cats"]
+
+    work = Work()
+    for name in ("cats", "dogs"):
+        work.auto.begin(name)
+        work.wait_until_begun()
     work.auto.cancel()
     assert work.auto.wait(5) and not work.auto.state.alive and work.ended == 0
 
@@ -119,6 +130,9 @@ def test_it_begins_after_reading_and_after_making_maps(workspace: Workspace, pai
     assert read["fingerprint"] == made["fingerprint"] == dataset.fingerprint
     assert read["maps"] == "" and made["maps"] == maps_of(dataset) == "12 of canny"
     assert context.auto_check.state.ended == 2
+    context.queued_job_ended(Read(place="x"), Report("completed", "Read.", dataset="cats"))
+    context.queued_job_ended(Read(place="x"), Report("failed", "It is gone."))
+    assert context.auto_check.wait(30) and context.auto_check.state.ended == 3, "also after a job of the queue"
     rules = {one.rule for one in context.readiness().cautions}
     assert "dataset_check" in rules or "faulty_maps" in rules, "its verdict is among the cautions"
 

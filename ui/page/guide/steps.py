@@ -100,7 +100,14 @@ def _control_images(facts: OwnFacts) -> Step:
         count = f"{facts.maps:,} of {facts.images:,}" if few else f"{facts.maps:,}"
         says = f"{facts.obeys}: {count} {plural(facts.images if few else facts.maps, 'control image')}."
     return Step(
-        "obey", "What the net follows", "Control images", state, says, "Make them", ("tab-conditions",), "#maps-make"
+        "obey",
+        "What the net follows",
+        "Control images",
+        state,
+        says,
+        "Make them",
+        ("tab-conditions",),
+        "#maps-make, #maps-make-queue",
     )
 
 
