@@ -105,6 +105,14 @@ class Family(TextEncoding):
         side = max(latents.shape[-2:]) * space.factor
         return whole_or_in_tiles(vae, side, space.factor, lambda: vae.decode(unscaled).sample)
 
+    def to_pipeline(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) as diffusers' pipelines take and return them."""
+        return self.latents.pack(latents) if self.facts.packs_latents else latents
+
+    def from_pipeline(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """The inverse of ``to_pipeline``. ``height``, ``width``: of the latents."""
+        return self.latents.unpack(latents, height, width) if self.facts.packs_latents else latents
+
     # Denoiser and control net
 
     @abstractmethod

@@ -59,6 +59,8 @@ class FamilyFacts:
     """diffusers' class of the denoiser."""
     latents: LatentSpace = LatentSpace()
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
+    packs_latents: bool = False
+    """diffusers' pipelines take and return the latents as tokens of 2 x 2, as ``LatentSpace.pack`` makes them."""
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     layers: Layers = UNET

@@ -78,9 +78,10 @@ class SamplingStart:
 
     def arguments(self, control: Any) -> dict[str, Any]:
         """Return the arguments that diffusers' text-to-image and image-to-image pipelines name differently."""
+        latents = self._family.to_pipeline(self._latents)
         if self._change is None:
-            return {"image": control, "latents": self._latents}
-        return {"image": self._clean, "control_image": control, "latents": self._latents, "strength": self._change}
+            return {"image": control, "latents": latents}
+        return {"image": self._clean, "control_image": control, "latents": latents, "strength": self._change}
 
     def keep_unmasked(self, scheduler: Any, latents: torch.Tensor, step: int) -> torch.Tensor:
         """Replace the latents outside the mask by those of the image, with the noise of the next step.

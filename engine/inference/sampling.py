@@ -123,19 +123,20 @@ def draw_latents(
             stack.enter_context(_adapted(family, net, denoiser, balance.soft and not options.guess))
         if second:
             stack.enter_context(_together(pipeline, nets))
-        start = SamplingStart(family, pipeline, noise, options.steps, init)
+        start, size = SamplingStart(family, pipeline, noise, options.steps, init), noise.shape[-2:]
 
         def after_step(drawing: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if on_step:
                 on_step(step + 1)
             if token:
                 token.raise_if_cancelled()
-            values["latents"] = start.keep_unmasked(drawing.scheduler, values["latents"], step)
+            now = family.from_pipeline(values["latents"], *size)
+            now = start.keep_unmasked(drawing.scheduler, now, step)
             if on_latents:
-                on_latents(family.unit_variance(drawing.scheduler, values["latents"]))
-            return values
+                on_latents(family.unit_variance(drawing.scheduler, now))
+            return {**values, "latents": family.to_pipeline(now)}
 
-        latents = start.pipeline(
+        drawn = start.pipeline(
             **arguments,
             **start.arguments(images if second else images[0]),
             width=width,
@@ -151,6 +152,7 @@ def draw_latents(
             callback_on_step_end=after_step,
             output_type="latent",
         ).images
+    latents = family.from_pipeline(drawn, *size)
     if not torch.isfinite(latents).all():
         raise UserError(
             "The image could not be generated.",

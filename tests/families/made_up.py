@@ -10,6 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,38 @@ class Encoded(MadeUp):
     def predict(self, denoiser: Any, net: Any, noisy: torch.Tensor, *rest: Any) -> torch.Tensor:
         tokens = self.latents.pack(noisy)
         return super().predict(denoiser, net, self.latents.unpack(tokens, *noisy.shape[2:]), *rest)
+
+
+class PackedLatents:
+    """diffusers' pipeline with the interface of a transformer's: latents go in, to the callback and out as tokens."""
+
+    def __call__(self, *, latents: torch.Tensor, width: int, height: int, callback_on_step_end: Any, **how: Any) -> Any:
+        space, size = Packed.facts.latents, (height // 8, width // 8)
+        assert latents.ndim == 3, "tokens"
+
+        def after_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            told = callback_on_step_end(pipeline, step, timestep, {"latents": space.pack(values["latents"])})
+            return {**values, "latents": space.unpack(told["latents"], *size)}
+
+        how |= {"width": width, "height": height, "callback_on_step_end": after_step}
+        made = super().__call__(latents=space.unpack(latents, *size), **how)  # type: ignore[misc]
+        return SimpleNamespace(images=space.pack(made.images))
+
+
+class PackedPipeline(PackedLatents, StableDiffusionControlNetPipeline):
+    pass
+
+
+class PackedImagePipeline(PackedLatents, StableDiffusionControlNetImg2ImgPipeline):
+    pass
+
+
+class Packed(MadeUp):
+    """Its pipelines take and return latents as tokens."""
+
+    facts = replace(MADE_UP, packs_latents=True)
+    pipeline_class = PackedPipeline
+    image_pipeline_class = PackedImagePipeline
 
 
 def register(patch: pytest.MonkeyPatch, family: type[MadeUp] = MadeUp) -> None:

@@ -11,8 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from engine.config import ValidationConfig
 from engine.estimate.memory import predict
+from engine.evaluation import pairs
+from engine.evaluation.pairs import ImageRequest, Models
 from engine.export.out import export
+from engine.families import registry
 from engine.families.files import family_of
 from engine.families.latents import LatentSpace
 from engine.families.registry import describe, detect
@@ -125,6 +129,46 @@ def test_a_control_net_can_read_latents_of_the_control_image(
     predicted = predict(ready_workspace, straight.config, images=10)
     assert "VAE" not in predicted.training, "what it read was encoded before"
     assert predicted.cache < 10 * 3 * 64**2, "and takes less room than pixels"
+
+
+@pytest.mark.parametrize("from_image", [False, True], ids=["from noise", "over a part of an image"])
+def test_pipelines_with_packed_latents_draw_the_same(
+    from_image: bool,
+    base: str,
+    ready_workspace: Workspace,
+    edges: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Try it, its live preview and the previews of a run, wide images included."""
+    family = detect(base)
+    net = family.new_controlnet(family.load_denoiser(base, torch.float32))
+    net.controlnet_mid_block.weight.data.normal_()
+    net.save_pretrained(tmp_path / "net")
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (0, 0, 48, 64))
+    image = {"image": edges, "mask": mask, "change": 0.7} if from_image else {}
+    one = TryRequest(
+        base=base, controlnet=tmp_path / "net", prompt="red", control=edges, steps=3, width=96, height=64, **image
+    )
+
+    def draw(shown: list[Image.Image]) -> list[np.ndarray]:
+        session = TrySession(ready_workspace, device="cpu")
+        images = session.generate([one, replace(one, seed=5)], on_preview=shown.append)
+        models = Models(detect(base), base, family.load_denoiser(base, torch.float32), net.eval())
+        wanted = ImageRequest(np.asarray(edges.convert("RGB").resize((96, 64))), "red", 1)
+        previews = pairs.draw(models, [wanted], ValidationConfig(sampling_steps=2), None, None)
+        return [*map(np.asarray, images), previews[0].numpy()]
+
+    seen: tuple[list[Image.Image], list[Image.Image]] = [], []
+    plain = draw(seen[0])
+    made_up.register(monkeypatch, made_up.Packed)
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES[:-2], registry.FAMILIES[-1]))
+    assert isinstance(detect(base), made_up.Packed)
+    packed = draw(seen[1])
+    assert all(np.array_equal(a, b) for a, b in zip(plain, packed, strict=True))
+    assert plain[0].shape == (64, 96, 3) and plain[2].shape == (4, 8, 12) and plain[0].std() > 1
+    assert len(seen[0]) > 0 and np.array_equal(seen[0][0], seen[1][0])
 
 
 def test_packed_latents_are_those_of_diffusers() -> None:
