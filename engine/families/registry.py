@@ -14,10 +14,12 @@ from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
-from engine.families.weight_files import require_weights
+from engine.families.weight_files import require_base, require_folders, require_weights
 
 WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 """Parts of a base that training loads."""
+WITH_WORDS = ("tokenizer", "tokenizer_2")
+"""Parts that split text into tokens."""
 FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
 
@@ -30,7 +32,11 @@ def detect(base: str) -> Family:
     Raises:
         UserError: not a diffusers pipeline, of a family that is not supported, or one that its family cannot train for.
     """
+    if Path(base).is_dir():
+        require_base(Path(base))
     index = read_component_config(base, "", "model_index.json")
+    if not isinstance(index, Mapping):
+        raise _refused(base, "Its model_index.json does not say of what it consists.")
     denoisers = {family.facts.denoiser for family in FAMILIES} & index.keys()
     configs = {name: read_component_config(base, name, "config.json") for name in denoisers}
     for family in FAMILIES:
@@ -45,6 +51,7 @@ def detect(base: str) -> Family:
                 raise _refused(base, why)
             if Path(base).is_dir():
                 require_weights(Path(base), [name for name in WITH_WEIGHTS if name in index])
+                require_folders(Path(base), [name for name in WITH_WORDS if name in index])
             return family
     raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
 

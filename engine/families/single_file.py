@@ -22,6 +22,7 @@ from engine.errors import UserError
 from engine.families.file_kinds import NoBase, family_of_tensors
 from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of
 from engine.families.hints import names_noise, schedule_beside, schedule_of_name
+from engine.families.not_weights import UNFINISHED, what_instead
 from engine.families.pickled import load_tensors, objects_left_out
 from engine.machine.errors import is_of_machine
 
@@ -147,7 +148,9 @@ def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shapes(path: Path) -> dict[str, list[int]]:
     if path.suffix not in ENDINGS:
-        raise _refused(str(path), f"not one of {', '.join(ENDINGS)}")
+        raise _no_weights(path)
+    if why := what_instead(path):
+        raise _unreadable(path, why)
     try:
         if path.suffix == ".safetensors":
             return shapes_of(path)
@@ -160,12 +163,30 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         if is_of_machine(error):
             raise
         code = "Unsupported global" in str(error) or "Unsupported class" in str(error)
-        why = "It holds more than weights, and code in it will not be run" if code else f"{type(error).__name__}"
-        raise UserError(
-            f"The model {path.name} cannot be read.",
-            f"{why}." if code else f"The file is damaged or not a model ({why}).",
-            "Download it again, as .safetensors where there is a choice.",
+        why = "It holds more than weights, and code in it will not be run"
+        raise _unreadable(
+            path, why if code else f"The file is damaged or not a model ({type(error).__name__})"
         ) from error
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"The model {path.name} cannot be read.",
+        f"{why}.",
+        "Download it again, as .safetensors where there is a choice.",
+    )
+
+
+def _no_weights(path: Path) -> UserError:
+    """The error for a file of another ending than weights have."""
+    why = what_instead(path) if path.suffix.lower() in UNFINISHED else f"Its ending is none of {', '.join(ENDINGS)}"
+    if path.suffix.lower() in ENDINGS:
+        why = f"Its ending has capital letters: rename it to {path.stem}{path.suffix.lower()}"
+    return UserError(
+        f"{path.name} cannot be used as a base model.",
+        f"{why}.",
+        "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout.",
+    )
 
 
 def _refused(path: str, what: str) -> UserError:

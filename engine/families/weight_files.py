@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.families.not_weights import what_instead
 
 _NAME = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+?))?(?:-\d{5}-of-\d{5})?"
@@ -64,6 +65,27 @@ def _found(folder: Path) -> set[tuple[str, str]]:
     return {kind for name in names if (kind := weight_name(name))}
 
 
+def require_base(base: Path) -> None:
+    """Check that a folder is that of a base.
+
+    Raises:
+        UserError: says what it is instead, and what to choose.
+    """
+    if (base / "model_index.json").is_file():
+        return
+    why, choose = "It has no model_index.json, which every folder in diffusers layout has.", "Choose such a folder."
+    files = sorted(path.name for path in base.iterdir() if path.suffix in (".safetensors", ".ckpt"))
+    beside = {Path(name).stem for name in files}  # folders with the configs of these
+    inner = sorted({path.parent.name for path in base.glob("*/model_index.json")} - beside)
+    if (base.parent / "model_index.json").is_file():
+        why, choose = f"It is a part of the base {base.parent.name}.", f"Choose the folder {base.parent}."
+    elif inner:
+        why, choose = f"The base lies in it: {', '.join(inner[:3])}.", f"Choose the folder {base / inner[0]}."
+    elif files:
+        why, choose = f"It is a folder with {', '.join(files[:3])}.", f"Choose the file itself: {base / files[0]}."
+    raise UserError(f"The folder {base.name} is not a base model.", why, choose)
+
+
 def require_weights(base: Path, parts: Iterable[str]) -> None:
     """Check that each part of a base's folder has weights that can be loaded.
 
@@ -72,16 +94,33 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
     """
     for part in parts:
         folder = base / part
-        if variant_of(folder) is not None:
-            continue
-        if not folder.is_dir():
+        if (variant := variant_of(folder)) is not None:
+            files = weight_files(folder) or [
+                path for path in folder.iterdir() if weight_name(path.name) == (variant, "bin")
+            ]
+            broken = next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
+            if broken is None:
+                continue
+            why = f"{part}/{broken[0].name}: {broken[1]}."
+        elif not folder.is_dir():
             why = f"It has no folder {part}."
         else:
             others = sorted({kind for path in folder.iterdir() if (kind := _OTHERS.get(path.suffix))})
             held = f" ({' and '.join(others)} files are there, which are not read)" if others else ""
             why = f"{part} has no weights: neither .safetensors nor .bin files{held}."
-        raise UserError(
-            f"The base model {base.name} is not complete.",
-            why,
-            "Download it again, with its safetensors files, or choose another base.",
-        )
+        raise _incomplete(base, why)
+
+
+def require_folders(base: Path, parts: Iterable[str]) -> None:
+    """Raise UserError unless a base's folder holds these folders."""
+    for part in parts:
+        if not (base / part).is_dir():
+            raise _incomplete(base, f"It has no folder {part}.")
+
+
+def _incomplete(base: Path, why: str) -> UserError:
+    return UserError(
+        f"The base model {base.name} is not complete.",
+        why,
+        "Download it again, with its safetensors files, or choose another base.",
+    )

@@ -64,7 +64,9 @@ def base_of(
         (folder / name).write_text(json.dumps(values), encoding="utf-8")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         (folder / part).mkdir(exist_ok=True)
-        (folder / part / "model.safetensors").touch()
+        (folder / part / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # without tensors
+    for part in ("tokenizer", "tokenizer_2"):
+        (folder / part).mkdir(exist_ok=True)
     return str(folder)
 
 

@@ -158,3 +158,79 @@ def test_a_base_in_shards_is_used(tiny_base: Path, tmp_path: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     loads(base, tiny_base)
     assert len(weight_files(folder)) == 2
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2132696762\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.safetensors", b"", "The file is empty"),
+        ("a.safetensors", b"<!DOCTYPE html><html>Please log in</html>", "It is a web page"),
+        ("a.safetensors", LFS, "pointer of Git LFS"),
+        ("a.ckpt", LFS, "pointer of Git LFS"),
+        ("a.safetensors", b"GGUF" + bytes(100), "GGUF"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(100), "an archive or a .ckpt under another name"),
+        ("a.safetensors", b"\xff" * 100, "it does not begin like one"),
+        ("a.safetensors", (40).to_bytes(8, "little") + b'{"a": {}}', "The end of the file is missing"),
+        ("a.safetensors.crdownload", b"x", "a download that was not finished"),
+        ("a.gguf", b"GGUF", "none of .safetensors"),
+        ("A.SAFETENSORS", b"x", "rename it to A.safetensors"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named_for_what_it_is(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        detect(str(tmp_path / name))
+    assert words in refused.value.why and "Error" not in refused.value.why
+
+
+def test_half_of_a_file_is_known_by_its_header(tiny_base: Path, tmp_path: Path) -> None:
+    path = write_single_file(tiny_base, tmp_path / "a.safetensors")
+    detect(str(path))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="(?s)cannot be read.*end of the file is missing"):
+        detect(str(path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", LFS, "unet/diffusion_pytorch_model.safetensors: It is a pointer"),
+        ("vae/diffusion_pytorch_model.safetensors", b"", "vae/diffusion_pytorch_model.safetensors: The file is empty."),
+        ("text_encoder/model.safetensors", b"<html>", "text_encoder/model.safetensors: It is a web page"),
+        ("model_index.json", b"[]", "does not say of what it consists"),
+        ("tokenizer", None, "It has no folder tokenizer."),
+    ],
+)
+def test_a_folder_whose_files_hold_no_weights_is_refused_at_the_choice(
+    tiny_base: Path, tmp_path: Path, file: str, content: bytes | None, why: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    if content is None:
+        shutil.rmtree(base / file)
+    else:
+        (base / file).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        detect(str(base))
+    assert why in refused.value.why
+
+
+def test_a_folder_beside_above_or_inside_a_base_says_what_to_choose(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "above" / "base")
+    (tmp_path / "files").mkdir()
+    write_single_file(tiny_base, tmp_path / "files" / "a.safetensors")
+    (tmp_path / "empty").mkdir()
+    for folder, words in (
+        ("above", str(tmp_path / "above" / "base")),
+        ("above/base/unet", str(tmp_path / "above" / "base")),
+        ("files", str(tmp_path / "files" / "a.safetensors")),
+        ("empty", "Choose such a folder"),
+    ):
+        with pytest.raises(UserError, match="is not a base model") as refused:
+            detect(str(tmp_path / folder))
+        assert words in refused.value.try_this
