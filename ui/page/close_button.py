@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.jobs.snapshot import JobKind, JobSnapshot
+from engine.machine.units import counted
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
@@ -50,6 +51,7 @@ def _key(view: View) -> Any:
         job.kind,
         job.title,
         job.waiting,
+        len(view.queue.waiting),
     )  # not its step, which would refresh this with each one
 
 
@@ -57,11 +59,19 @@ def _render(view: View) -> list[Any]:
     training = view.snapshot.is_training
     label = "Save the run and close" if training else "Close"
     asked = not view.closing
-    return [question(view.snapshot, view.closing), gr.Button(label, visible=asked), gr.Button(visible=asked)]
+    return [
+        question(view.snapshot, view.closing, len(view.queue.waiting)),
+        gr.Button(label, visible=asked),
+        gr.Button(visible=asked),
+    ]
 
 
-def question(job: JobSnapshot, closing: bool) -> str:
-    """Return the question, as HTML: what closing would end. ui/page/heartbeat.js reads the heading's attributes."""
+def question(job: JobSnapshot, closing: bool, waiting: int = 0) -> str:
+    """Return the question, as HTML: what closing would end. ui/page/heartbeat.js reads the heading's attributes.
+
+    Args:
+        waiting: how many jobs wait in the queue.
+    """
     waits = job.alive and job.phase == "waiting"
     facts = f"data-closing='{'now' if closing else 'asked'}' data-saved='{'perhaps' if waits else 'yes'}'"
     if closing:
@@ -80,6 +90,8 @@ def question(job: JobSnapshot, closing: bool) -> str:
         text = f"{job.title} is running and will be cancelled. Finished work is kept."
     else:
         text = "Nothing is running. Everything is saved."
+    if waiting:
+        text += f" {counted(waiting, 'job waits', 'jobs wait')} in the queue until the next start."
     return f"<h3 {facts}>Close ControlNet Studio?</h3><p class='note'>{escape(text)}</p>" + note(
         "To close only this page, close its browser tab: the app keeps running."
     )

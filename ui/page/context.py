@@ -14,9 +14,9 @@ from engine.conditions import places, weights
 from engine.disk.in_use import rename
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.jobs.runner import JobRunner
+from engine.jobs.runner import Busy, JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
-from engine.queue.job import QueuedJob, Report
+from engine.queue.job import QueuedJob
 from engine.queue.run_jobs import Resume, Train
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
@@ -185,21 +185,16 @@ class AppContext(Problems, NextRun, Queueing):
         Raises:
             Busy: another job is running, and this one cannot be queued.
         """
-        if queued is not None and self.must_queue:
+        try:
+            if queued is not None and self.must_queue:
+                self.add_to_queue(queued)
+            else:
+                self.runner.start(kind, title, self._with_new_listing(work))
+        except Busy:  # the queue has begun its next job just now
+            if queued is None:
+                raise
             self.add_to_queue(queued)
-        else:
-            self.runner.start(kind, title, self._with_new_listing(work))
         self.clear_problem()
-
-    def queued_job_ended(self, job: QueuedJob, report: Report) -> None:
-        """Show what a queued job has made where its tab shows results. What the user is working on stays as it is."""
-        self.files_changed()
-        if job.job_kind != JobKind.TRAIN:
-            facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
-            where = report.run if job.job_kind == JobKind.GRID else report.where
-            self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
-        if job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS) and report.dataset in self.files()[0]:
-            self.check_by_itself(report.dataset)
 
     def _with_new_listing(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:

@@ -30,7 +30,7 @@ class Queueing(ABC):
             workspace,
             runner,
             before=lambda job: self.free_models(),
-            after=self.queued_job_ended,
+            after=self._queued_job_ended,
             closing=lambda: shutdown.requested,
             failed=self.show_problem,
         )
@@ -42,8 +42,16 @@ class Queueing(ABC):
         """Free what the window has loaded. Called before a queued job starts."""
 
     @abstractmethod
-    def queued_job_ended(self, job: QueuedJob, report: Report) -> None:
-        """Show what a queued job has made. Called in its thread when it has ended without an error."""
+    def files_changed(self) -> None:
+        """Read the folders again for the next view."""
+
+    @abstractmethod
+    def set_result(self, kind: str, **what: Any) -> None:
+        """Show what a job of this kind has made."""
+
+    @abstractmethod
+    def check_by_itself(self, dataset: str) -> None:
+        """Check a dataset that has new images or maps."""
 
     @abstractmethod
     def show_problem(self, error: BaseException) -> None:
@@ -70,6 +78,16 @@ class Queueing(ABC):
             self._added = (0.0, None)  # the next click tries again
             raise
         gr.Info(escape(f"{job.title}: added to the queue."), title="Queue")
+
+    def _queued_job_ended(self, job: QueuedJob, report: Report) -> None:
+        """Show what a queued job has made on its tab. What the user is working on stays as it is."""
+        self.files_changed()
+        if job.job_kind != JobKind.TRAIN:
+            facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
+            where = report.run if job.job_kind == JobKind.GRID else report.where
+            self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
+        if job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS):
+            self.check_by_itself(report.dataset)
 
     def queue_view(self) -> QueueView:
         """Return what the pages show of the queue."""

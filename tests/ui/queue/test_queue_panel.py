@@ -17,6 +17,7 @@ from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.queue.data_jobs import Maps, Read
 from engine.queue.entries import Entry, Result
 from engine.workspace.paths import Workspace
+from ui.page.close_button import question
 from ui.page.context import AppContext
 from ui.page.queueing import ended_words, percent_of
 from ui.page.states import Action, TrainTabState
@@ -68,6 +69,20 @@ def test_a_job_that_is_started_while_another_runs_waits_and_then_runs(
     assert view.results[JobKind.DATASET].note.startswith("pairs: 12 images, 12 captions.")
     assert view.focus_dataset == "", "what the user is working on stays as it is"
     assert [result.outcome for result in view.queue.results] == ["completed"]
+
+
+def test_a_job_that_the_queue_overtakes_by_a_moment_is_added_to_it(
+    context: AppContext, busy: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AppContext, "must_queue", False)  # what it looked like a moment before
+    context.start_job(JobKind.CONDITIONS, ROBINS.title, never, ROBINS)
+    assert [entry.title for entry in context.view().queue.waiting] == ["Making maps of robins"]
+    assert context.view().problem is None
+
+
+def test_closing_says_that_jobs_wait() -> None:
+    assert "2 jobs wait in the queue until the next start." in question(JOB, False, 2)
+    assert "queue" not in question(JOB, False)
 
 
 def test_a_double_click_adds_one_job(context: AppContext, busy: threading.Event) -> None:
