@@ -70,6 +70,7 @@ def build(context: AppContext, live: Live) -> None:
                 label="Theme",
                 elem_id="theme-choice",
             )
+            choose_guide(context, live)
             gr.HTML("<h3>Folders</h3>" + _table(_folders(context)))
             gr.HTML("<h3>Versions</h3>" + _table(_versions()))
             hardware = context.hardware
@@ -79,7 +80,6 @@ def build(context: AppContext, live: Live) -> None:
                 + note(hardware.banner, "warning")
             )
             choose_card(context, live)
-            choose_guide(context, live)
             check = gr.Button("Check the installation", elem_id="doctor-run")
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):

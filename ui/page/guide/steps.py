@@ -43,7 +43,9 @@ class Step:
 
     @property
     def html_button(self) -> str:
-        return go_button(self.button, self.tabs, focus_on(self.focus, self.unfold, self.press), f"go {self.state}")
+        last = self.name == "start" and self.state == "done"  # what follows it is worth a real button
+        css = "next" if last else self.state
+        return go_button(self.button, self.tabs, focus_on(self.focus, self.unfold, self.press), f"go {css}")
 
 
 def own_steps(view: View) -> tuple[Step, ...]:
@@ -70,7 +72,7 @@ def own_steps(view: View) -> tuple[Step, ...]:
 
 
 def _images(facts: OwnFacts) -> Step:
-    says = "A folder of images. They are only read, never changed."
+    says = "A folder of images, which are only read, never changed; or a set to download."
     if facts.dataset:
         says = f"{facts.dataset}: {counted(facts.images, 'image')}."
     state: State = "done" if facts.dataset else "next"
