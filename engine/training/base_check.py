@@ -27,6 +27,7 @@ from engine.runs.run import write_run
 from engine.training.batches import draw
 from engine.training.fixed_losses import NOISE_SEED
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 LEVELS = (0.1, 0.3, 0.6, 0.8)
 """Noise levels, as shares of the schedule. The first is about fine detail and tells least of the prediction type."""
@@ -77,7 +78,8 @@ def _recorded_or_measured(state: TrainState, new: bool) -> dict[str, Any]:
         return dict(about.get(RECORD, {}))
     process = state.noise_process
     check = measure(state, process.readings() or {process.prediction: process})
-    chosen, notes = judge(process, check, state.config.model.prediction)
+    steers = facts_of(state.config).learned.control
+    chosen, notes = judge(process, check, state.config.model.prediction, steers)
     for note in notes:
         state.emit(Message(note, "warning"))
     measured = {name: check.error(name) for name in check.errors} if check else {}
@@ -92,13 +94,16 @@ def _recorded_or_measured(state: TrainState, new: bool) -> dict[str, Any]:
     return found
 
 
-def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple[NoiseProcess, list[str]]:
+def judge(
+    process: NoiseProcess, check: BaseCheck | None, setting: str, steers: bool = True
+) -> tuple[NoiseProcess, list[str]]:
     """The noise process to train with, and a sentence for people about each thing that is doubtful.
 
     Args:
         process: as the settings and the base's config say.
         check: None: nothing could be measured.
         setting: ``model.prediction``.
+        steers: a control net is trained, which steers the base and does not teach it other images.
     """
     readings, notes = process.readings(), []
     found = check.decided if check else ""
@@ -106,7 +111,7 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
         figures = " and ".join(f"{check.error(name):.2f}" for name in check.errors)
         notes.append(
             f"{NO_BETTER} (error {figures}; 0 is exact, 1 is no knowledge of images). The run trains for a base that "
-            f"{process.description}. If it is broken or of an unknown kind, the ControlNet will learn nothing."
+            f"{process.description}. If it is broken or of an unknown kind, the run will learn nothing."
         )
     elif check and found != process.prediction:
         measured = (
@@ -119,7 +124,7 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
             notes[-1] += process.not_measured and f" {process.not_measured}"
         else:
             notes.append(f"Prediction type is set to {setting}, but {measured}, {against}. The setting is used.")
-    if check and found and check.error(found) >= UNKNOWN:
+    if steers and check and found and check.error(found) >= UNKNOWN:
         notes.append(
             f"The base hardly knows images like these: without control its error is {check.error(found):.2f} (0 is "
             f"exact, 1 is no knowledge of images; this is said from {UNKNOWN:g} on). A ControlNet steers what its base "

@@ -43,7 +43,9 @@ STEPS_ROUNDED_TO = 500
 
 def cautions(config: RunConfig, facts: StartFacts) -> tuple[Caution, ...]:
     """All cautions for a run, the red ones first, then in the order of ``RULES``."""
-    found = [(rule.__name__, rule(config, facts)) for rule in RULES]
+    controlled = facts_of(config).needs_condition_maps
+    rules = [rule for rule in RULES if controlled or rule not in ABOUT_CONTROL]
+    found = [(rule.__name__, rule(config, facts)) for rule in rules]
     named = [replace(caution, rule=name) for name, caution in found if caution is not None]
     return tuple(sorted(named, key=lambda caution: LEVELS.index(caution.level)))
 
@@ -201,6 +203,9 @@ RULES: tuple[Rule, ...] = (
     first_sign,
 )
 """In the order of the page."""
+ABOUT_CONTROL: tuple[Rule, ...] = (unknown_images, number_of_images, missing_maps, faulty_maps, too_short, first_sign)
+"""What they say holds for nets that learn to follow control images. A run that trains something else is not judged by
+them."""
 
 
 WITH_REMEDY = tuple(rule.__name__ for rule in (number_of_images, resolution, learning_rate, batch, too_short, disk))

@@ -94,7 +94,9 @@ def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = Non
         raise UserError(
             f"{run.name} cannot be resumed.",
             "Its checkpoints hold weights, but no training state (of the optimizer): it was imported, or removed.",
-            f"Start a new run that begins with its weights: Start from a ControlNet, {run.checkpoints()[-1].folder}.",
+            f"Start a new run that begins with its weights: Start from a ControlNet, {run.checkpoints()[-1].folder}."
+            if facts_of(run.config).learned.control
+            else f"Start a new run; its weights stay in {run.checkpoints()[-1].folder}.",
         )
     done = max(steps, default=0) if from_step is None else from_step
     changed = allowed_changes(run.name, run.begun_with, run.config, done, changes)

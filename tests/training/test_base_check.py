@@ -154,6 +154,11 @@ def test_how_the_errors_are_judged(
     assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
 
 
+def test_a_run_that_teaches_the_base_is_not_told_that_it_should_know_the_images() -> None:
+    known = BaseCheck({"epsilon": [0.5] * 4, "v": [1.3] * 4})
+    assert judge(NOISE, known, "auto", steers=False)[1] == [] != judge(NOISE, known, "auto")[1]
+
+
 def test_a_base_that_can_be_read_in_one_way_only_has_nothing_to_set() -> None:
     flow = Flow()
     assert flow.with_settings("auto", "auto") is flow

@@ -23,9 +23,10 @@ from engine.machine.hardware import Hardware
 from engine.runs.known_bases import RECORD
 from engine.runs.run import write_run
 from engine.training.caution import LEVELS, Caution, StartFacts
-from engine.training.cautions import RULES, WITH_REMEDY, cautions
+from engine.training.cautions import ABOUT_CONTROL, RULES, WITH_REMEDY, cautions
 from engine.training.start_facts import start_facts
 from engine.workspace.paths import Workspace
+from tests import whole_denoiser
 
 GIB = 2**30
 CARD = Hardware("cuda", "RTX 3060", 12.0, 16, 8)
@@ -252,3 +253,12 @@ def test_the_command_line_prints_them_before_it_trains(
     make_demo_set(workspace, "circles", 16)
     assert main([*start, "--dataset", "demo-circles-16"]) == 0
     assert capsys.readouterr().out.startswith("Run "), "the demo needs none"
+
+
+def test_a_run_that_trains_no_control_net_is_not_judged_as_one() -> None:
+    few = {"images": 10, "listed": 30, "base_error": 0.9, "found": {"map_blank": 3}, "seconds_per_image": 900.0}
+    asked = {"train.steps": 5, "optim.learning_rate": 0.1}
+    judged = found(few, **asked)
+    assert {rule.__name__ for rule in ABOUT_CONTROL} <= judged.keys()
+    with whole_denoiser.chosen():
+        assert found(few, **asked).keys() == judged.keys() - {rule.__name__ for rule in ABOUT_CONTROL} != set()
