@@ -57,7 +57,7 @@ class FoundBase:
 
 @dataclass
 class Search:
-    """What a search has found."""
+    """The result of a search."""
 
     bases: list[FoundBase] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)

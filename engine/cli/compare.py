@@ -74,7 +74,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
 
 
 def request_of(options: argparse.Namespace) -> GridRequest:
-    """What the options of "grid" ask for.
+    """Build the grid request from the command's options.
 
     Raises:
         UserError: a part of a list is not a number.

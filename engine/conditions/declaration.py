@@ -167,7 +167,7 @@ class ConditionType:
         return added | dict(values)
 
     def identity(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What of resolved parameters makes maps differ: without those that are as before they existed."""
+        """The parameters that affect the maps, without those that have the value from before they existed."""
         former = {parameter.name: parameter.former for parameter in self.parameters if parameter.former is not None}
         return {name: value for name, value in values.items() if name not in former or value != former[name]}
 

@@ -27,5 +27,5 @@ def workspace() -> Path:
 
 
 def models() -> Path:
-    """Where users put weights, and where downloads go."""
+    """The folder for weights: the user's own files and downloads."""
     return workspace() / "models"

@@ -120,7 +120,7 @@ def free() -> None:
 
 
 def device() -> str:
-    """Where models run: "cuda" if there is a graphics card ("cuda:1" for the second of several processes) or "cpu"."""
+    """The device for models: "cuda" with a graphics card ("cuda:1" in the second of several processes), or "cpu"."""
     import torch
 
     return group.current().card if torch.cuda.is_available() else "cpu"

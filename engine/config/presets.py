@@ -63,7 +63,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _toml_advice(path: Path) -> str:
-    """What to try with a file that is no TOML: the two mistakes that most people make are named."""
+    """Advice about a file that is not valid TOML. Names the two most common mistakes."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     if re.search(r'=\s*"[^"\n]*\\[^"\n]*"', text):
         return "Write Windows paths in single quotes: base = 'C:\\models\\base.safetensors'."

@@ -28,7 +28,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Account:
-    """What every file of a folder was used as. The numbers add up to ``files``."""
+    """How every file of a folder was used. The numbers add up to ``files``."""
 
     files: int
     images: int

@@ -53,7 +53,7 @@ def describe_source(place: str) -> str:
 
 
 def question(place: str, config: ImportConfig | None = None) -> Reading | None:
-    """What the user should decide before a folder is read: its parts, and the doubts. None: nothing, or no folder.
+    """The decisions that the user has to make before a folder is read. None: there are none, or it is not a folder.
 
     Takes a few seconds at most. Raises UserError if the folder cannot be used.
     """
@@ -78,7 +78,7 @@ def first_pairs(place: str, roles: Mapping[str, str], count: int) -> list[FoundI
 
 
 def typed_source(place: str) -> str:
-    """The path, address or name that the user means."""
+    """Clean up a typed path, address or Hub id."""
     bare = typed_path(place)
     if not bare:
         raise UserError("Nothing was chosen.", "The field is empty.", "Give the folder or the list of your images.")

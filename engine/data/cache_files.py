@@ -50,7 +50,7 @@ class Verified:
         return False
 
     def add(self, path: Path, known: str, state: os.stat_result) -> None:
-        """A file has this checksum. ``state``: of before it was read."""
+        """Note a file's checksum. ``state``: the file's size and date from before it was read."""
         self._entries[path.name] = [known, state.st_size, state.st_mtime_ns, time.time()]
 
     def save(self) -> None:

@@ -24,7 +24,7 @@ Change = Callable[[Sample], str]
 
 @dataclass(frozen=True)
 class EditPreview:
-    """What a change would do. ``examples``: the first few changes as (key, caption before, caption after)."""
+    """A change before it is applied. ``examples``: the first few changes as (key, caption before, caption after)."""
 
     total: int
     changed: int

@@ -143,12 +143,12 @@ class Dataset:
 
     @property
     def roles(self) -> dict[str, str]:
-        """What the user said of the parts of the folder, by their names. Empty: nothing."""
+        """The roles that the user assigned to parts of the folder, by name. Empty: none."""
         return dict(self._description.get("roles", {}))
 
     @property
     def account(self) -> Account | None:
-        """What every file of the folder was used as. None for datasets of earlier versions."""
+        """How every file of the folder was used. None for datasets of earlier versions."""
         kept = self._description.get("account")
         return Account.from_dict(kept) if kept else None
 
@@ -177,7 +177,7 @@ class Dataset:
         return ConditionSpec(**{**stored, "parameters": parameters})
 
     def like_its_maps(self, type: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters for more maps of a type: those added since the dataset's maps were made are as in these."""
+        """Complete the parameters for more maps of a type: those newer than the dataset's maps keep their values."""
         spec = self.condition
         if spec is None or spec.type != type:
             return dict(given)
@@ -210,7 +210,7 @@ class Dataset:
         return spec
 
     def condition_path(self, sample: Sample) -> Path:
-        """Where the sample's map is, or will be once it is made. Raises UserError if no type was chosen yet."""
+        """Path of the sample's map, which may not exist yet. Raises UserError if no type was chosen yet."""
         spec = self.condition
         if spec is None:
             raise UserError(
@@ -225,7 +225,7 @@ class Dataset:
         return earlier if wanted.suffix == ".png" and earlier.exists() and not wanted.exists() else wanted
 
     def map_path(self, sample: Sample, type: str) -> Path:
-        """Where a map of the type is written. Maps with one bit per pixel are PNGs: faster than WebP, and as small."""
+        """Path for a map of this type. Maps with one bit per pixel are PNGs: faster than WebP, and as small."""
         large = max(sample.width, sample.height) > WEBP_LIMIT
         ending = ".png" if large or registry.get(type).two_level else ".webp"
         place, name = self.folder / "conditions" / sample.key, f"{Path(sample.key).name}{ending}"

@@ -105,7 +105,7 @@ class DecisionStore:
             return sum(connection.execute(f"DELETE FROM {t} WHERE finding = ?", (finding,)).rowcount for t in tables)
 
     def without_excluded(self, where: tuple[str, tuple[Any, ...]]) -> tuple[str, tuple[Any, ...]]:
-        """Adds to a selection of the index that samples are not excluded."""
+        """Narrow a selection of the index to samples that are not excluded."""
         excluded = self.current.excluded
         if not excluded:
             return where

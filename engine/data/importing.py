@@ -210,7 +210,7 @@ def _index(
 
 
 def _roles_before(workspace: Workspace, name: str) -> dict[str, str]:
-    """What the user said when the dataset was read before."""
+    """The roles that the user assigned at an earlier import."""
     folder = workspace.dataset_folder(name)
     return Dataset.open(folder).roles if (folder / DESCRIPTION).exists() else {}
 

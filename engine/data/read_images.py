@@ -89,7 +89,7 @@ def caption_of_found(item: FoundImage) -> str:
 
 
 def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
-    """What the user should know of the caption files."""
+    """Notes for the user about the caption files."""
     notes = [
         f"{counted(len(paths), 'caption file is not UTF-8 and was', 'caption files are not UTF-8 and were')} read as "
         f"{encoding}, for example {paths[0].name}. If "

@@ -67,7 +67,7 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
 
 
 def _why_none(reading: Reading) -> str:
-    """What lies in a folder without usable images."""
+    """Explain why a folder has no usable images."""
     unread = [
         counted(len(paths), f"{kind} file, which is not read", f"{kind} files, which are not read")
         for kind, paths in reading.inventory.unread.items()

@@ -117,7 +117,7 @@ def to_rgb(image: Image.Image, stretch: bool = False) -> Image.Image:
 
 
 def _grey_scale(values: np.ndarray, floats: bool, stretch: bool) -> float:
-    """What grey values are multiplied by, so that they fit 0..255: see ``to_rgb``."""
+    """Factor that brings grey values to 0..255: see ``to_rgb``."""
     top = float(values.max(initial=0.0))
     if floats:
         if 0 < top <= 1:

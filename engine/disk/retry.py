@@ -117,7 +117,7 @@ def _missing_folder(folder: Path) -> Path | None:
 
 
 def _gone(folder: Path) -> str:
-    """Where a folder was, and what may have become of it."""
+    """Describe a folder that has disappeared, and the likely cause."""
     return (
         f"The folder {folder.name} is no longer in {folder.parent}: it was renamed, moved or deleted, or its disk was "
         "disconnected. Give it its name back, or put it back there."

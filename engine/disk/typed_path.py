@@ -16,7 +16,7 @@ _WINDOWS_VARIABLE = re.compile(r"%([A-Za-z_()0-9]+)%")
 
 
 def typed_path(text: str | os.PathLike[str]) -> str:
-    """What a person means by a text that should be a path. Names that are no paths, such as Hugging Face ids, stay.
+    """Turn a typed or pasted path into a usable one. Names that are no paths, such as Hugging Face ids, stay.
 
     Takes off quotation marks, blanks and invisible marks around it, file:// and Windows' long form in front of it, and
     fills in ``~`` and environment variables. The text itself counts if it names something that exists.
@@ -48,7 +48,7 @@ def _address(text: str) -> SplitResult | None:
 
 
 def _other_forms(text: str) -> Iterator[str]:
-    """What a text may mean that does not exist as it stands; only what exists counts."""
+    """Other readings of a path that does not exist as typed. Yields only paths that exist."""
     yield re.sub(r"\\(.)", r"\1", text)  # as terminals write a path that is dropped on them
     yield text.strip(_QUOTES + "<>[]() ")  # quotation marks on one side, or brackets
     yield text.rstrip("\\/,;. ")

@@ -37,7 +37,7 @@ class DeepSpeed(FSDP):
             yield
 
     def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
-        """What was finite. DeepSpeed has clipped, and has taken the step unless a gradient is not finite anywhere."""
+        """Report what was finite. DeepSpeed has clipped, and taken the step unless a gradient was not finite."""
         self._run.accelerator.clip_grad_norm_(self.parameters(), max_norm * loss_scale)
         taken = not self.optimizer.step_was_skipped
         self._updated = self._updated or taken

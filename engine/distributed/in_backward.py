@@ -100,13 +100,13 @@ class InBackward(Parallel):
                 gradient.mul_(factor)
 
     def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
-        """What was finite; all else is done."""
+        """Report what was finite. The weights were clipped and updated in the backward pass."""
         if not self._finite.gradients:
             self._run.trainable.weights.refresh()
         return self._finite
 
     def optimizer_step(self) -> None:
-        """It is done."""
+        """Do nothing: the backward pass has updated the weights."""
 
 
 def update_in_backward(parallel: Parallel) -> Parallel:

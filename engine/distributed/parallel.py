@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Run(Protocol):
-    """What a strategy knows of a training run (``engine.training.state.TrainState``)."""
+    """The part of a training run that a strategy uses (``engine.training.state.TrainState``)."""
 
     group: ProcessGroup
     accelerator: Accelerator
@@ -47,7 +47,7 @@ class Run(Protocol):
 
 
 class Finite(NamedTuple):
-    """What a step computed without NaN or infinity, in every process."""
+    """Whether loss and gradients of a step are finite in every process."""
 
     loss: bool
     gradients: bool

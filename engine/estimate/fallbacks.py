@@ -54,7 +54,7 @@ CLIPPING_COST = 3.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choice of a fallback depends on, beside the run's settings."""
+    """Facts about the machine and the run's progress on which the choice of a fallback depends."""
 
     on_card: bool
     """The run is on a graphics card, so moving things to RAM helps."""
@@ -96,7 +96,7 @@ class Fallback:
 
 
 def shortage_of_step(now: Prediction, usable: float | None, lacked: float) -> Shortage:
-    """What is missing for a step.
+    """Bytes that a step lacks.
 
     Args:
         now: with the present settings.
@@ -107,7 +107,7 @@ def shortage_of_step(now: Prediction, usable: float | None, lacked: float) -> Sh
 
 
 def shortage_to_build(now: Prediction, usable: float | None, lacked: float) -> Shortage:
-    """What is missing for the nets, and for the steps afterwards. Arguments as for ``shortage_of_step``."""
+    """Bytes that the nets, and the steps afterwards, lack. Arguments as for ``shortage_of_step``."""
     resident = max(ASSUMED_SHORTAGE * now.resident, lacked, _above(now.resident, usable))
     return Shortage(_above(now.step, usable), resident)
 
@@ -238,7 +238,7 @@ def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
 
 
 def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
-    """What the changes mean, for people."""
+    """Describe the changes for people."""
     if (size := settings.get("train.batch_size")) is not None:
         more = settings["train.accumulation"]
         yield f"{size} at a time instead of {before['train.batch_size']}, {more} micro-batches accumulated"

@@ -20,7 +20,7 @@ ADDED = {"train.allow_tf32": False}
 
 @dataclass(frozen=True)
 class Measured:
-    """What a trial of three steps and one set of preview images measured."""
+    """Measurements from a trial of three steps and one set of preview images."""
 
     seconds_per_step: float
     seconds_per_picture: float

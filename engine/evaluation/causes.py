@@ -35,7 +35,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules need to know about a run besides its figures."""
+    """Facts about a run, besides its figures, that the rules use."""
 
     total_steps: int
     learning_rate: float

@@ -48,7 +48,7 @@ class Effect:
 
 
 def wrong_map_requests(pairs: Sequence[Pair], seed: int, strength: float) -> list[ImageRequest]:
-    """What to draw besides the ordinary images: each pair with a blank map, then each with another pair's map."""
+    """Requests for the comparison images: each pair with a blank map, then each with another pair's map."""
     blank = [_with(pair, np.zeros_like(pair.wanted), seed + n, strength) for n, pair in enumerate(pairs)]
     swapped = [_with(pair, other_map(pairs, n), seed + n, strength) for n, pair in enumerate(pairs)]
     return [*blank, *swapped]

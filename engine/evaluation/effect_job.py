@@ -30,7 +30,7 @@ JSON = "effect.json"
 
 
 def effect_folder(run_folder: Path, step: int) -> Path:
-    """Where ``measure_effect`` writes."""
+    """The folder that ``measure_effect`` writes to."""
     return run_folder / "evaluation" / f"effect-{step:06d}"
 
 

@@ -58,7 +58,7 @@ class _Drawn:
 
 
 def report_folder(run: Run, step: int) -> Path:
-    """Where ``evaluate`` writes."""
+    """The folder that ``evaluate`` writes to."""
     return run.folder / FOLDER / f"full-{step:06d}"
 
 

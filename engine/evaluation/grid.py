@@ -28,7 +28,7 @@ MOST_COLUMNS = 6
 
 @dataclass(frozen=True)
 class GridRequest:
-    """What to compare. Empty fields take the values of the run's preview images."""
+    """The contents of a grid. Empty fields take the values of the run's preview images."""
 
     steps: tuple[int, ...] | None = None
     """Steps of the checkpoints. None: at most MOST_COLUMNS, spread over the run."""

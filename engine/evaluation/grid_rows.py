@@ -23,7 +23,7 @@ from engine.workspace.paths import Workspace
 
 @dataclass(frozen=True)
 class GridRow:
-    """What all images of a row have in common. ``control``: RGB, in the size to draw."""
+    """The values that all images of a row share. ``control``: RGB, in the size to draw."""
 
     source: str
     control: Image.Image

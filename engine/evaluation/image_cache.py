@@ -32,7 +32,7 @@ class ImageCache:
         self._most = most_files, most_bytes
 
     def path(self, key: str) -> Path:
-        """Where the image with this key is kept. It may not exist."""
+        """Path of the image with this key. It may not exist."""
         return self.folder / f"{key}.webp"
 
     def has(self, key: str) -> bool:

@@ -55,7 +55,7 @@ class ImageRequest:
     """Denoising steps. 0: as many as the settings say."""
 
     def without_control(self) -> ImageRequest:
-        """The same image with the ControlNet switched off."""
+        """Copy a request with the ControlNet switched off."""
         return replace(self, strength=0.0)
 
 

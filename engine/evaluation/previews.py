@@ -53,7 +53,7 @@ DiskWatch = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """What to draw, and where to write it."""
+    """A set of preview images to draw, and the folder to write them to."""
 
     samples: Sequence[Sample]
     """Held-out samples. The first ``settings.pictures`` are drawn."""

@@ -37,7 +37,7 @@ FOLDER = "merged"
 
 
 def equal_shares(checkpoints: Sequence[Checkpoint]) -> list[float]:
-    """The same share for each ("model soups", Wortsman et al. 2022, arXiv 2203.05482)."""
+    """Equal weights for all checkpoints ("model soups", Wortsman et al. 2022, arXiv 2203.05482)."""
     return [1 / len(checkpoints)] * len(checkpoints)
 
 

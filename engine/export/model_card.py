@@ -118,7 +118,7 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
 
 
 def _nodes_needed(facts: Mapping[str, str]) -> list[str]:
-    """What has to be installed into ComfyUI for the workflow."""
+    """Custom nodes that the ComfyUI workflow needs."""
     if not preprocessor(facts.get("condition_type", "")).node:
         return []
     return [

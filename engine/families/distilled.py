@@ -26,7 +26,7 @@ SCHEDULERS = {"LCMScheduler": "lcm", "TCDScheduler": "hyper"}
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a distilled base is, and how its images are drawn."""
+    """The kind of a distilled base, and its usual number of steps and guidance."""
 
     kind: str
     steps: int

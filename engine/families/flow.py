@@ -23,7 +23,7 @@ STEPS = 1 << 20
 
 
 def static_shift(k: float) -> Shift:
-    """The same shift at every size."""
+    """A shift that does not depend on the image size."""
     return lambda tokens: k
 
 

@@ -83,7 +83,7 @@ class NoiseProcess(ABC):
 
     @property
     def not_measured(self) -> str:
-        """What errors do not tell of this reading and people have to set, as a sentence; "" if there is nothing."""
+        """A sentence about settings that errors cannot reveal, which people have to set; "" if there are none."""
         return ""
 
     def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
@@ -102,7 +102,7 @@ class NoiseProcess(ABC):
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """What runs and checkpoints record of it, in plain values, for ``with_schedule``."""
+        """The schedule as plain values, which runs and checkpoints record. See ``with_schedule``."""
         return {}
 
     def with_schedule(self, schedule: Mapping[str, Any]) -> NoiseProcess:

@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Learned:
-    """What a run trains, as far as sizes depend on it. The trainable's facts say it, the family's counting reads it."""
+    """The trained parts of a run, as far as sizes depend on them. The trainable's facts set it, the family reads it."""
 
     control: bool = True
     """A control net beside the base, which gives it residuals."""

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Offer:
-    """What would be downloaded."""
+    """The files that would be downloaded, and their revision."""
 
     repository: Repository
     revision: str

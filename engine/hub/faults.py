@@ -17,7 +17,7 @@ LOG_IN = (
 
 @dataclass(frozen=True)
 class Repository:
-    """What is downloaded."""
+    """A repository on the hub."""
 
     id: str
     """owner/name."""

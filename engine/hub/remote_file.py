@@ -135,7 +135,7 @@ def is_whole(path: Path, file: RemoteFile, check: Check) -> bool:
 
 
 def part_of(partial: Path, file: RemoteFile) -> Path:
-    """Where a file is until it is whole. Its hash is in the name: the rest of another version is not gone on with."""
+    """Path of an unfinished file. The hash is in its name, so a download never continues another version's file."""
     return partial / f"{file.name}.{(file.sha256 or file.git_hash)[:12]}{PART}"
 
 

@@ -58,7 +58,7 @@ def _fit(image: Image.Image, request: TryRequest) -> Image.Image:
 
 
 class SamplingStart:
-    """Where sampling starts: at noise, or at the init latents with as much noise on them as is to be removed."""
+    """The start of sampling: pure noise, or the init latents with the amount of noise that will be removed."""
 
     def __init__(
         self, family: Family, pipeline: Any, noise: torch.Tensor, steps: int, init: InitLatents | None

@@ -15,7 +15,7 @@ from engine.install.torch_choice import Choice
 
 @dataclass(frozen=True)
 class Job:
-    """What the steps of one installation work on."""
+    """The state that the steps of one installation share."""
 
     layout: Layout
     console: Console

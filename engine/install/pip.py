@@ -71,7 +71,7 @@ def explain(output: str, doing: str) -> InstallError:
 
 
 def show_progress(line: str) -> str | None:
-    """What ``Console.tick`` shows for a line of pip's output (see ``Console.run``)."""
+    """The text that ``Console.tick`` shows for a line of pip's output (see ``Console.run``)."""
     raw = re.match(r"\s*Progress (\d+) of (\d+)", line)
     if raw:
         done, total = (int(number) / 2**20 for number in raw.groups())

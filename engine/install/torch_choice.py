@@ -48,7 +48,7 @@ BUILDS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What to install: a build ("cpu", "cu126", "cu130"), the reason for it, and warnings to show."""
+    """The torch build to install: its name ("cpu", "cu126", "cu130"), the reason for it, and warnings to show."""
 
     build: str
     reason: str

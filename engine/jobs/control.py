@@ -206,7 +206,7 @@ class Token:
         return requested
 
     def take_borrow_requests(self) -> list[BorrowRequest]:
-        """What others want done before the next step, each once, oldest first."""
+        """Take the requests to run before the next step, oldest first. Each is returned once."""
         with self._control._lock:
             requests, self._control._borrow_requests = self._control._borrow_requests, []
         return requests

@@ -30,7 +30,7 @@ def error_chain(error: BaseException) -> list[BaseException]:
 def lost_card_words(
     error: BaseException, left: str = "", then: str = "resume from the last checkpoint"
 ) -> tuple[str, str, str]:
-    """What happened, why, and what to try, of an error for which ``is_device_lost`` is true.
+    """What happened, why, and what to try, for an error for which ``is_device_lost`` is true.
 
     Args:
         left: a sentence about what is left of the work.
@@ -47,7 +47,7 @@ def lost_card_words(
 
 
 def describe_crash(error: BaseException) -> Failure:
-    """What the panel shows for an exception that is no UserError."""
+    """Build the failure panel's text for an exception that is not a UserError."""
     details = "".join(traceback.format_exception(error))
     first_line = str(error).split("\n")[0][:300]
     if any(is_device_lost(one) for one in error_chain(error)):

@@ -30,7 +30,7 @@ from engine.jobs.events import (
 
 
 class JobKind(StrEnum):
-    """What a job does. The pages show a job's progress and result on the tab that belongs to its kind."""
+    """The kind of a job. The pages show a job's progress and result on the tab that belongs to its kind."""
 
     TRAIN = "train"
     TRIAL = "trial"
@@ -60,7 +60,7 @@ LEAST_GAP, GAP_TIMES = 60.0, 50.0
 
 @dataclass(frozen=True)
 class Failure:
-    """What the failure panel shows."""
+    """The contents of the failure panel."""
 
     what: str
     why: str

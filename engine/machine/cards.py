@@ -75,7 +75,7 @@ def ask_nvidia_smi() -> str:
 
 
 def ask_torch(hidden: bool) -> str:
-    """What torch itself finds, as JSON; it is loaded in another process, which takes some seconds. Empty: it failed.
+    """Ask torch, in another process, which cards it finds. Returns JSON after some seconds; empty if that failed.
 
     Args:
         hidden: leave out what CUDA_VISIBLE_DEVICES hides.

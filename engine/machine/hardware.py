@@ -16,7 +16,7 @@ from engine.machine.units import format_memory
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run can use."""
+    """The hardware that a run can use."""
 
     device: str
     """"cuda" or "cpu"."""

@@ -101,7 +101,7 @@ class CompactMasterWeights(MasterWeightSync):
 
     @property
     def low_bits(self) -> list[torch.Tensor]:
-        """What is kept beside the copy that computes."""
+        """The low halves of the master weights, kept beside the compute copy."""
         return [low for low in self._low.values() if low is not None]
 
     @torch.no_grad()

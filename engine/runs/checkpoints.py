@@ -55,7 +55,7 @@ class Checkpoint:
 
     @property
     def noise_schedule(self) -> dict[str, Any]:
-        """What its run took the base for, where the base's config may say otherwise; see ``NoiseProcess.schedule``."""
+        """The noise schedule of its run, which may differ from the base's config; see ``NoiseProcess.schedule``."""
         schedule = self.about.get("noise_schedule")
         return dict(schedule) if isinstance(schedule, dict) else {}
 
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def trained(self) -> str:
-        """What its run has trained, as a noun phrase for people."""
+        """A noun phrase for people that names what the run has trained."""
         return str(self.about.get("trained", "a ControlNet"))
 
     @property
@@ -270,7 +270,7 @@ def _free_name(folder: Path, prefix: str) -> Path:
 
 
 def temporary_name(target: Path) -> Path:
-    """Where a checkpoint is written. The name ends in the id of the writing process."""
+    """Path of a checkpoint while it is written. The name ends in the id of the writing process."""
     return target.with_name(f"{TEMPORARY}{target.name}.{os.getpid()}")
 
 

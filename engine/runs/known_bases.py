@@ -20,7 +20,7 @@ photographs at the 128 px that it was made for; 0.1 to 0.25 and 0.25 to 0.5 at 6
 
 
 def known_schedule(workspace: Workspace, base: str) -> dict[str, Any]:
-    """What the newest run on a base took it for, see ``NoiseProcess.schedule``; empty if no run says.
+    """The noise schedule of the newest run on a base, see ``NoiseProcess.schedule``; empty if none recorded it.
 
     For nets that come without a record of their own, such as exported files. The base's config may be wrong about it.
 

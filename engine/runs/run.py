@@ -112,7 +112,7 @@ class Run:
 
     @property
     def machine(self) -> str:
-        """What the run was last trained on: the card's name, or the processor's. Empty in runs of earlier versions."""
+        """Name of the card or processor that the run was last trained on. Empty in runs of earlier versions."""
         machines = self.about.get("machines") or [{}]
         return str(machines[-1].get("name", ""))
 

@@ -24,7 +24,7 @@ AXES = ((ROW, -1), (COLUMN, -2))
 
 
 class Adafactor(torch.optim.Optimizer):
-    """Of a weight of two axes or more it keeps mean squared gradients along each of the last two, not of each number.
+    """For weights with two or more axes it keeps row and column means of squared gradients, not one value per number.
 
     Weights are updated in parts. All memory of a part is allocated before the first of its weights changes, and a
     weight's count of steps rises together with it.

@@ -94,11 +94,11 @@ class Batch:
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; a card copies while the processor continues."""
+        """Copy the batch to a device; a card copies while the processor continues."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same in pinned memory, from which a card copies by itself."""
+        """Copy the batch to pinned memory, from which a card copies asynchronously."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:

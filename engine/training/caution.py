@@ -21,7 +21,7 @@ SMALL_NET = 100_000_000
 
 @dataclass(frozen=True)
 class StartFacts:
-    """What the rules need to know besides the settings."""
+    """Facts, besides the settings, that the rules use."""
 
     listed: int = 0
     """Images in the dataset."""

@@ -41,7 +41,7 @@ class Hooks:
         self._checkpoint_bytes = 0
 
     def before_first_step(self) -> None:
-        """What is due at the start: a new run's first images, or what a crash or a pause left out."""
+        """Run the tasks that are due at the start: a new run's first images, or those that a crash or pause skipped."""
         state = self._state
         self._report_disk()
         if all(check.step != state.step for check in state.history.checks):
@@ -49,7 +49,7 @@ class Hooks:
         self.previews.draw_missing()
 
     def after_step(self) -> None:
-        """What is due after this step, or was asked for."""
+        """Run the tasks that are due after this step, or were asked for."""
         last = self._state.step == self._state.config.train.steps
         self.checkpointer.save_if_due()
         self.loss_checks.check_if_due(always=last)

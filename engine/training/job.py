@@ -165,7 +165,7 @@ def note_machine(run: Run, emit: Emit) -> None:
 
 
 def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:
-    """The same training in a process that is not main: it computes its share, and reports and writes nothing."""
+    """Train in a process that is not main: it computes its share of each step, and reports and writes nothing."""
     trainer = build_trainer(workspace, run, token, lambda event: None)
     try:
         outcome = trainer.train()

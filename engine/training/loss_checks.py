@@ -42,7 +42,7 @@ class Schedule:
         return self._ended is None or now - self._ended >= self._cost / self._budget
 
     def took(self, began: float, ended: float) -> None:
-        """It was done between these times."""
+        """Record when a check began and ended."""
         self._cost, self._ended = ended - began, ended
 
 
@@ -82,7 +82,7 @@ class LossChecks:
         return self.verdict([saved.step for saved in list_checkpoints(self._state.run_folder)]).best
 
     def check_if_due(self, always: bool = False) -> bool:
-        """Check if it is due, or ``always``; whether it was done."""
+        """Run a check if one is due, or ``always``. Returns whether it ran."""
         if self._off or not (always or self.schedule.due(self._state.step, active_time())):
             return False
         try:

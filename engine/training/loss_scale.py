@@ -54,7 +54,7 @@ class LossScale:
     # What a step reports, one of these each time.
 
     def held(self) -> None:
-        """The gradients were finite, and the step was taken."""
+        """Record that the gradients were finite and the step was taken."""
         if self._trying_twice:
             self._scale, self._good = self.value, 0
         self._good += 1
@@ -126,7 +126,7 @@ class LossScale:
         return {"scale": scale, "_growth_tracker": good, "ceiling": ceiling, "any_held": self._any_held, **record}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Continue as a checkpoint says; without a state nothing changes.
+        """Restore the state from a checkpoint. None changes nothing.
 
         Checkpoints of earlier versions may hold a scale that one bad batch has crushed (6e-5), and do not say which one
         held. So the search begins anew at START, or above if the scale is: that costs a few tries of one batch.

@@ -49,7 +49,7 @@ class UnreadLosses:
         self._seconds = 0.0
 
     def add(self, rate: float, seconds: float, loss: torch.Tensor) -> None:
-        """The last step is done.
+        """Add the loss of the step that was just taken.
 
         Args:
             rate: its learning rate.
@@ -66,7 +66,7 @@ class UnreadLosses:
             self.read()
 
     def read(self) -> None:
-        """Read and report what has not been. Called before anything that has to know these steps, as a checkpoint has.
+        """Read and report the remaining losses. Call it before anything that needs them, such as a checkpoint.
 
         Raises:
             TrainingBroke: too many steps were skipped.

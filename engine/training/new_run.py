@@ -96,6 +96,6 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str],
 
 
 def _condition(dataset: Dataset, spec: ConditionSpec) -> dict[str, Any]:
-    """What run.json keeps of the maps, so that those of other images are made alike."""
+    """The settings of the maps for run.json, so that maps of other images can be made alike."""
     side = spec.resolution or dataset.usual_side()
     return {"type": spec.type, "parameters": spec.parameters, "side": side, "varied": spec.varied}

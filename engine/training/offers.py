@@ -25,7 +25,7 @@ WANTED_SAVING = 0.2
 
 
 def with_offers(error: BaseException, run: Run) -> UserError | None:
-    """The error with ways to resume the run, if there are any that may help; None: there are none.
+    """Add ways to resume the run to an error. None: there are none that may help.
 
     Args:
         run: as its files are now, with what could be saved.

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 def recover(state: TrainState, where: str, message: str = "") -> Fallback | None:
-    """Free what a failed try left. If that was done not long ago, take, tell and record the next fallback as well.
+    """Free the memory of a failed try. If that happened recently, also apply, report and record the next fallback.
 
     Call outside of the ``except`` block: the error holds the tensors of the failed try.
 
@@ -140,13 +140,13 @@ def build_that_fits(
 
 
 def _shortage_of_step(state: TrainState, message: str) -> Shortage:
-    """What this process lacks. Call when memory was freed."""
+    """Bytes that this process lacks. Call it after memory was freed."""
     now = predict_from(state.config, configs_at(state.base), processes=state.group.world_size)
     return shortage_of_step(now, usable_bytes(state.device), missing_bytes(message))
 
 
 def _largest(shortages: Sequence[Shortage]) -> Shortage:
-    """Of several processes: all take the same fallback."""
+    """The largest value of all processes, so that all take the same fallback."""
     return Shortage(max(one.peak for one in shortages), max(one.resident for one in shortages))
 
 
@@ -159,7 +159,7 @@ def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
 
 
 def machine_of(device: torch.device, processes: int, sharded: bool) -> Machine:
-    """What the choice of a fallback depends on, beside the settings."""
+    """Facts about the machine on which the choice of a fallback depends."""
     return Machine(
         on_card=device.type == "cuda",
         eight_bit=importlib.util.find_spec("bitsandbytes") is not None,

@@ -84,7 +84,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def updated_parameters(optimizer: torch.optim.Optimizer) -> set[torch.nn.Parameter]:
-    """After an optimizer failed in the middle of a step: the parameters that it has updated already.
+    """The parameters that an optimizer had updated when it failed in the middle of a step.
 
     Their state counts one step more than that of the others.
     """

@@ -151,7 +151,7 @@ class TrainState:
         self.nets.use(*self.trainable.nets_of_step(parallel.net, self.denoiser))
 
     def train_on(self, batches: Batches) -> None:
-        """Take the images of each step from these batches."""
+        """Set the batches that steps are taken from."""
         self.batches = batches
         batches.split(self.config.train.batch_size, self.config.train.accumulation)
 
@@ -206,11 +206,11 @@ class TrainState:
         self.trainable.weights.drop_gradients()
 
     def start_at(self, step: int) -> None:
-        """Continue after this many optimizer steps."""
+        """Set the number of optimizer steps that were taken."""
         self.step = step
 
     def step_done(self) -> None:
-        """One more optimizer step is done."""
+        """Count one more optimizer step."""
         self.step += 1
 
     def set_learning_rate(self, rate: float) -> None:
@@ -245,7 +245,7 @@ class TrainState:
         self.accelerator.device_placement = False  # else accelerate would move the optimizer's state to the card
 
     def use_noise_process(self, process: NoiseProcess) -> None:
-        """What the base was found to predict, before the first step."""
+        """Set the noise process that the base was found to fit. Called before the first step."""
         self.noise_process = process
 
     def memory_was_freed(self) -> None:

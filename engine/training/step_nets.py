@@ -16,18 +16,18 @@ class StepNets:
     _plain: tuple[Any, Any] = (None, None)
 
     def use(self, net: Any, denoiser: Any) -> None:
-        """Call these from now on, wrapped as the processes share them."""
+        """Set the nets that steps call, already wrapped for several processes."""
         self._plain = self.net, self.denoiser = net, denoiser
 
     def use_compiled(self, net: Any, denoiser: Any) -> None:
-        """Call these compiled ones from now on, until ``use_plain``."""
+        """Set the compiled nets that steps call until ``use_plain``."""
         self.net, self.denoiser = net, denoiser
 
     def use_plain(self) -> None:
-        """Call the nets of ``use`` again."""
+        """Go back to the nets of ``use``."""
         self.net, self.denoiser = self._plain
 
     @property
     def compiled(self) -> bool:
-        """Compiled nets are called at the moment."""
+        """Whether steps call compiled nets."""
         return self.denoiser is not self._plain[1]

@@ -20,7 +20,7 @@ another workspace than ``engine.machine.environment`` does."""
 
 @contextmanager
 def for_a_run(train: TrainConfig) -> Iterator[None]:
-    """Within the block torch works as the settings of a run ask for; afterwards as before."""
+    """Apply a run's torch settings within the block, and restore the earlier ones afterwards."""
     with ExitStack() as stack:
         if train.deterministic:
             _until_the_end(stack, *_deterministic())
@@ -35,7 +35,7 @@ def for_a_run(train: TrainConfig) -> Iterator[None]:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Matrix products in full fp32: for what other runs use as well, such as the cache."""
+    """Compute matrix products in full fp32, for results that other runs reuse, such as the cache."""
     with ExitStack() as stack:
         _set(stack, torch.backends.cuda.matmul, "allow_tf32", False)
         yield

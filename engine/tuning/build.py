@@ -20,7 +20,7 @@ from engine.tuning.unlocked import UnlockedDecoder
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a trainable is built from."""
+    """The inputs from which a trainable is built."""
 
     run_folder: Path
     config: RunConfig
@@ -47,7 +47,7 @@ class Builder:
 
 
 def base_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
-    """What to load the denoiser in: the run's dtype where it is frozen, fp32 where master weights start from it."""
+    """The dtype to load the denoiser in: the run's if it is frozen, fp32 if master weights start from it."""
     return dtype if facts_of(config).base_is_frozen else torch.float32
 
 

@@ -45,7 +45,7 @@ class TrainableFacts:
 
     @property
     def why_not_drawn(self) -> str:
-        """What is trained, and why no images are drawn with it; empty: they are."""
+        """A sentence on what is trained and why no images can be drawn with it; empty if they can."""
         return f"It trains {self.trains}. {self.not_drawn}" if self.not_drawn else ""
 
     @property
@@ -70,16 +70,16 @@ class TrainableFacts:
         return parts[self.learned.base]
 
     def built_in_ram(self, sizes: Sizes) -> int:
-        """Numbers of the net that is made in RAM, in fp32, before it goes where it computes."""
+        """Number of fp32 values of the net that is built in RAM before it moves to the device."""
         return sizes.controlnet.weights if self.learned.control else sizes.denoiser.weights
 
     def averaged_weights(self, sizes: Sizes) -> int:
-        """Numbers in a checkpoint's files of an average. Low rank is saved merged, too."""
+        """Number of values in a checkpoint's averaged files. Low-rank weights are saved merged, too."""
         control = sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
         return control + (self._of_base(sizes) if self.averages_base else 0)
 
     def saved_weights(self, sizes: Sizes) -> int:
-        """Numbers in a checkpoint's files, without those of an average."""
+        """Number of values in a checkpoint's files, without the averaged ones."""
         return self.averaged_weights(sizes) + (0 if self.averages_base else self._of_base(sizes))
 
     def _of_base(self, sizes: Sizes) -> int:

@@ -24,7 +24,7 @@ from engine.tuning.facts import MasterWeights
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the weights of a run are, and in what precision they compute."""
+    """The devices that hold a run's weights, and the precision that they compute in."""
 
     device: torch.device
     """Where to compute."""
@@ -120,11 +120,11 @@ class Trainable(ABC):
         """Upper estimate of a checkpoint's size: weights, the optimizer's state, and the average where there is one."""
 
     def description(self, precision: str) -> dict[str, Any]:
-        """What checkpoint.json says of it beside what it says of every run."""
+        """Entries that it adds to checkpoint.json."""
         return {}
 
     def why_only_live(self) -> str:
-        """Why a running training cannot draw with one of its checkpoints; empty: it can."""
+        """Why images cannot be drawn with a checkpoint while the run trains; empty if they can."""
         return ""
 
     @torch.no_grad()

@@ -183,7 +183,7 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def owner_of(workspace: Workspace) -> Owner | None:
-    """What has the workspace open now. None if nothing has."""
+    """The app or command that has the workspace open. None if there is none."""
     owner = read_owner(workspace.root / FILE)
     return owner if owner is not None and owner.alive else None
 

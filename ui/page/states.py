@@ -45,7 +45,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the files of a run say."""
+    """Facts about a run, read from its files."""
 
     folder: Path
     name: str

@@ -27,7 +27,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job of a tab has made: files and text."""
+    """The output of a tab's job: files and text."""
 
     number: int = 0
     """Tells a new result from the last one of its kind."""

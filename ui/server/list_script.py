@@ -19,7 +19,7 @@ _SAFE = r'(\1.choices[\2(\3)]??[""])[0]'
 
 
 def assets_folder() -> Path:
-    """Where gradio keeps the page's scripts."""
+    """The folder with gradio's page scripts."""
     import gradio
 
     return Path(gradio.__file__).parent / "templates" / "frontend" / "assets"

@@ -92,7 +92,7 @@ def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
 
 
 def about_base(base: ListedBase) -> str:
-    """What a base is for, what it takes, and its licence, as HTML."""
+    """Describe a base as HTML: its use, its size and its licence."""
     takes = (
         f"{base.resolution} px, for graphics cards of {format_memory(base.min_vram_gib)} or more. The download is "
         f"about {base.download_gb:.1f} GB."

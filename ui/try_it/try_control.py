@@ -29,7 +29,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Control:
-    """Where the control image comes from, as selected on the page."""
+    """The source of the control image, as selected on the page."""
 
     source: str
     at: int = 0

@@ -36,7 +36,7 @@ WITH, WITHOUT, MAP = "with", "without", "control"
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """What the user asks for on the page."""
+    """The images that the user asked for on the page."""
 
     run: str
     net: Net

@@ -52,7 +52,7 @@ class SampleFacts:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the findings depend on besides the images."""
+    """Settings that the findings depend on besides the images."""
 
     resolution: int = 512
     """Resolution of the training, in pixels."""

@@ -84,7 +84,7 @@ def _by_ending(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
 
 
 def _by_type(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
-    """The same for a.jpg and a.png, if the files of one type look like maps and those of the other do not."""
+    """Pair a.jpg with a.png, if the files of one type look like maps and those of the other do not."""
     types: dict[str, dict[Path, Path]] = {}
     for path in paths:
         types.setdefault(path.suffix.lower(), {})[path.with_suffix("")] = path

@@ -37,7 +37,7 @@ class Group:
 
     @cached_property
     def by_base(self) -> dict[str, Path]:
-        """As maps: "1" for 1_canny.png, canny_1.png and 1.jpg.png."""
+        """Group maps by image name: "1" for 1_canny.png, canny_1.png and 1.jpg.png."""
         found: dict[str, Path] = {}
         for path, inner in self._inner():
             place, slash, stem = inner.rpartition("/")

@@ -67,7 +67,7 @@ class Inventory:
 
     @cached_property
     def _places(self) -> dict[Path, tuple[int, int]]:
-        """Where the images below each folder begin and end: they were found one folder after the other."""
+        """First and last index of the images below each folder; they are listed folder by folder."""
         found: dict[Path, tuple[int, int]] = {}
         number = 0
         while number < len(self.images):

@@ -46,7 +46,7 @@ class Part:
 
 @dataclass
 class Reading:
-    """What is known of a folder while its layout is recognized, and what the layouts find out."""
+    """The state of recognizing a folder's layout: input, and what the layouts add."""
 
     root: Path
     inventory: Inventory

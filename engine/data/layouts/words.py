@@ -155,7 +155,7 @@ def map_bases(stem: str) -> Iterator[tuple[str, str]]:
 
 
 def image_bases(stem: str) -> Iterator[str]:
-    """What is left of an image's name without words such as "rgb" at its end or start; first the name itself."""
+    """Yield an image's name, then the name without words such as "rgb" at its end or start."""
     yield stem
     if not _SOME_IMAGE.search(stem):
         return

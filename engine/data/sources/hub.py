@@ -33,7 +33,7 @@ def hub_id(place: str) -> str:
 
 
 def on_hub(id: str) -> str:
-    """What a dataset's description says of images that came from the Hub."""
+    """The origin that a dataset's description records for images from the Hub."""
     return f"{id} on Hugging Face"
 
 

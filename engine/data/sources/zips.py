@@ -87,7 +87,7 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 
 def _targets(folder: Path, archives: Sequence[tuple[Path, zipfile.ZipFile]]) -> dict[Path, Path]:
-    """Where each archive is unpacked."""
+    """The folder that each archive is unpacked into."""
     names = [name for _, archive in archives for name in archive.namelist() if not name.endswith("/")]
     if len(set(names)) == len(names):
         return {path: folder for path, _ in archives}

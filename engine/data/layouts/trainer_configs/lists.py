@@ -21,7 +21,7 @@ MAP_KEYS = ("control_path", "control_path_0", "control_path_0000")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a list says of an image. Names are paths as written, perhaps without an ending."""
+    """One image in a list. Names are paths as written, perhaps without an extension."""
 
     name: str
     caption: str

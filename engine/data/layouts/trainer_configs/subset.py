@@ -58,7 +58,7 @@ def _own_images(subset: Subset, folder: Path, subsets: Sequence[Subset], reading
 
 
 class _Entries:
-    """What a list says of each image."""
+    """The entries of a list, found by image."""
 
     def __init__(self, paths: Sequence[Path], folder: Path, entries: Sequence[Entry]) -> None:
         self.of: dict[Path, list[Entry]] = {}
