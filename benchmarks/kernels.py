@@ -1,4 +1,5 @@
-"""Kernels and memory traffic, counted at real shapes: optimizer, EMA, a base in fp8 (docs/performance.md).
+"""Kernels and memory traffic, counted at real shapes: what follows the backward pass, and a base in fp8
+(docs/performance.md).
 
     python -m benchmarks.kernels [--families sd1 sdxl]
 
@@ -27,6 +28,7 @@ from transformers.optimization import Adafactor as TransformersAdafactor
 from engine.config import OptimConfig
 from engine.families.files import LAYOUTS
 from engine.families.registry import by_name
+from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8
 from engine.training.optim import build_optimizer, parameter_groups
@@ -55,12 +57,15 @@ class Traffic(TorchDispatchMode):
             return output
         given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | (kwargs or {})
         changed = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in given]
-        read = _tensors([value for name, value in given.items() if name != "out"])
+        if "grads" in changed and given.get("grad_scale") is None:
+            changed.remove("grads")  # torch's fused Adam writes them only where it scales them
+        only_written = {"out", "self"} if func.__name__.startswith(("copy_", "_foreach_copy_")) else {"out"}
+        read = _tensors([value for name, value in given.items() if name not in only_written])
         written = _tensors([given[name] for name in changed] if changed else output)
         moved = _bytes(read) + _bytes(written)
         if moved:
             self.bytes += moved
-            self.kernels += _launches(given) if "_foreach_" in func.__name__ else 1
+            self.kernels += _launches(given) if func.__name__.startswith(("_foreach_", "_fused_")) else 1
         return output
 
 
@@ -74,6 +79,7 @@ def _bytes(tensors: list[torch.Tensor]) -> int:
 
 def _launches(given: dict[str, Any]) -> int:
     lists = [_tensors(value) for value in given.values() if isinstance(value, list | tuple) and _tensors(value)]
+    lists = lists[: max(TENSORS)]  # the fused Adam has a list of step counts as well, one number each
     if any(one.shape != other.shape for many in lists[1:] for one, other in zip(lists[0], many, strict=True)):
         return len(lists[0])  # torch takes them one by one
     blocks = sum(-(-tensor.numel() // CHUNK) for tensor in lists[0])
@@ -115,6 +121,39 @@ def optimizers(net: nn.Module) -> dict[str, Callable[[], object]]:
     }
 
 
+def after_backward(family: str) -> dict[str, Callable[[], object]]:
+    """All that follows the backward pass of a step of one micro-batch in bf16 with AdamW, on a card: gradients to fp32,
+    their norm, clipping or skipping, the update, and the copy to the weights that compute."""
+
+    def step(half: bool) -> Callable[[], object]:
+        net = control_net(family)
+        weights = CompactMasterWeights(net, torch.bfloat16, "whole")
+        weights.refresh()
+        for parameter in net.parameters():
+            parameter.grad = None
+        if half:
+            weights.keep_half_gradients()
+        optimizer: Any = torch.optim.AdamW(parameter_groups(net, 0.01), fused=True)
+
+        def work() -> None:
+            for computing in weights.master_of:
+                computing.grad = torch.empty_like(computing)
+            if not half:
+                weights.widen_gradients()  # as the hooks on the weights do
+            norm = weights.gradient_norm(list(net.parameters()))
+            optimizer.grad_scale, optimizer.found_inf = norm, torch.zeros((), device=CARD)
+            weights.update(optimizer.step, 0)
+            optimizer.zero_grad(set_to_none=True)
+            weights.refresh()
+
+        return work
+
+    return {
+        "After the backward pass, fp32 gradients": step(half=False),
+        "After the backward pass, gradients in half precision": step(half=True),
+    }
+
+
 def fp8_forward(family: str, images: int = 4) -> dict[str, Callable[[], object]]:
     """The forward pass of a base's UNet in half precision and in fp8, with its scales on the weights alone and as it
     is."""
@@ -149,8 +188,10 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     print("| | ControlNet of | kernels | GB read and written |\n|---|---|---|---|")
     for family in parser.parse_args().families:
-        for name, work in {**optimizers(control_net(family)), **fp8_forward(family)}.items():
-            traffic = count(work)
+        counted = {**optimizers(control_net(family)), **after_backward(family), **fp8_forward(family)}
+        for name, work in counted.items():
+            with patch("torch.optim.adam._device_dtype_check_for_fused"):  # which does not know the meta device
+                traffic = count(work)
             print(f"| {name} | {family} | {traffic.kernels:,} | {traffic.bytes / 1e9:.1f} |", flush=True)
 
 

@@ -71,16 +71,21 @@ def step_gradients(state: TrainState) -> tuple[torch.Tensor, dict[str, torch.Ten
     """Loss and gradients of the next step, unscaled and clipped, fp32, by name. The weights do not move."""
     parallel = state.parallel
     optimizer_step, zero_grad = parallel.optimizer_step, parallel.zero_grad
-    parallel.optimizer_step = parallel.zero_grad = lambda: None  # type: ignore[method-assign]
+    found: dict[str, torch.Tensor] = {}
+
+    def note() -> None:
+        named = state.trainable.master.named_parameters()
+        found.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
+
+    parallel.optimizer_step = lambda: state.trainable.weights.update(note, state.step)  # type: ignore[method-assign]
+    parallel.zero_grad = lambda: None  # type: ignore[method-assign]
     try:
         loss = train_step(state)
     finally:
         parallel.optimizer_step, parallel.zero_grad = optimizer_step, zero_grad  # type: ignore[method-assign]
     assert isinstance(loss, torch.Tensor), "something is not finite"
-    named = state.trainable.master.named_parameters()
-    found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
     state.drop_gradients()
-    return loss, found
+    return loss, {name: found[name] for name, _ in state.trainable.master.named_parameters() if name in found}
 
 
 def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:

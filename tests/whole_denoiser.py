@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.families.sizes import Learned
-from engine.nets.master_weights import MasterWeightSync
 from engine.tuning.build import BUILDERS, Builder, Inputs
 from engine.tuning.controlnet import training_bytes
 from engine.tuning.facts import CASES, TrainableFacts
@@ -37,7 +36,7 @@ class WholeDenoiser(Trainable):
                 master.cpu()
             nn.Module.to(denoiser, place.dtype)
         self.master = self.averaged = master
-        self.weights = MasterWeightSync(master, place.dtype, compute=denoiser)
+        self.weights = place.sync(master, denoiser)
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_FILE if average else FILE)

@@ -139,7 +139,8 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
     for section in SECTIONS:
         for name, field in fields(section).items():
             mark = (field.json_schema_extra or {}).get("affects_speed")
-            if mark and (mark != "in fp32" or config.train.precision == "fp32"):
+            precision = "in fp32" if config.train.precision == "fp32" else "in half precision"
+            if mark and (not str(mark).startswith("in ") or mark == precision):
                 value = getattr(getattr(config, section), name)
                 found[f"{section}.{name}"] = bool(value) if mark == "on or off" else value
     return found

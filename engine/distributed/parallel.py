@@ -78,6 +78,8 @@ class Parallel:
 
     def prepare(self) -> None:
         """Wrap the net and the optimizer, once, before the first step."""
+        if self._run.config.optim.half_gradients:
+            self._run.trainable.weights.keep_half_gradients()
         self.net = self._run.accelerator.prepare_model(self._run.trainable.weights.compute)
         self.wrap_optimizer()
 
@@ -140,9 +142,8 @@ class Parallel:
         Where ``card_skips``, nothing waits for the card here: everything counts as finite, the optimizer's kernel clips
         or skips, and ``loss``, which is read later, becomes -inf in place if it is finite and a gradient is not.
 
-        Otherwise this is the only place in a step that waits. So what there is to multiply is known here: mostly
-        nothing, and the gradients are not read and written for it. All processes find the same, since a step that only
-        one of them skips would part their weights.
+        Otherwise this is the only place in a step that waits, and mostly there is nothing to multiply. All processes
+        find the same, since a step that only one of them skips would part their weights.
         """
         weights, parameters = self._run.trainable.weights, self.parameters()
         scaled_norm = self._whole_norm(weights.gradient_norm(parameters)).to(loss.device, torch.float32)
@@ -181,8 +182,7 @@ class Parallel:
 
     def _read(self, values: torch.Tensor) -> list[float]:
         """Values on the device, mean over all processes: what is NaN or infinite in one of them is so in all."""
-        found: list[float] = values.tolist()
-        return found
+        return list(values.tolist())
 
     # What a step reports back.
 

@@ -149,6 +149,7 @@ def predict_from(
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }
     accumulates = train.accumulation > processes
+    half_gradients = not accumulates and (kept != "whole" or (optim.half_gradients and processes == 1))
     step = training_peak(
         sizes,
         train.batch_size,
@@ -156,7 +157,7 @@ def predict_from(
         facts.checkpointed(train.gradient_checkpointing),
         accumulates,
         on_card,
-        gradient_bytes=4 if kept == "whole" or accumulates else bytes_each,
+        gradient_bytes=bytes_each if half_gradients else 4,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)

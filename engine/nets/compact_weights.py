@@ -8,7 +8,8 @@ is rounded up or down at random, with the probabilities that make its expected v
 arXiv 1502.02551; for fine-tuning in bf16 Zamirai et al. 2020, arXiv 2010.06192).
 
 In both, fp32 weights exist only while they are updated, a part at a time, or read. So do fp32 gradients in a step of
-one micro-batch: until then a gradient stays in the precision in which it was computed. Sums of several are fp32.
+one micro-batch: until then a gradient stays in the precision in which it was computed. Sums of several are fp32. Whole
+master weights may keep their gradients so, too (``keep_half_gradients``).
 """
 
 from __future__ import annotations
@@ -75,17 +76,19 @@ class CompactMasterWeights(MasterWeightSync):
     A placeholder has the shape of its weight and NaN everywhere, and cannot be written to. Gradients go to it as usual.
     """
 
-    def __init__(self, master: Any, dtype: torch.dtype, kind: str) -> None:
+    def __init__(self, master: Any, dtype: torch.dtype, kind: str, compute: Any | None = None) -> None:
         """
         Args:
             dtype: what to compute in, bf16 (or fp16, except for "split").
-            kind: "split", "none", or "whole": as ``MasterWeightSync`` does, until ``keep_split``.
+            kind: "split", "none", or "whole": as ``MasterWeightSync`` does, until ``keep_half_gradients`` or
+                ``keep_split``.
+            compute: a copy in ``dtype`` that is there already.
         """
         self._kind, self._dtype = kind, dtype
         self._gradients_stay = [kind != "whole"]  # shared with the hooks, which hold no reference to this object
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
         self._factor = 1.0  # which gradients in half precision have to be multiplied by
-        super().__init__(master, dtype)
+        super().__init__(master, dtype, compute=compute)
 
     @property
     def can_split(self) -> bool:
@@ -94,6 +97,9 @@ class CompactMasterWeights(MasterWeightSync):
     def keep_split(self) -> None:
         self._kind, self._gradients_stay[0] = "split", True
         self.refresh()
+
+    def keep_half_gradients(self) -> None:
+        self._gradients_stay[0] = True
 
     @property
     def updated_at_once(self) -> bool:
@@ -126,12 +132,7 @@ class CompactMasterWeights(MasterWeightSync):
 
     @torch.no_grad()
     def gradient_norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
-        if self._kind == "whole":
-            return super().gradient_norm(parameters)
-        norms: list[torch.Tensor] = []
-        for part in self._parts(1.0):
-            norms += torch._foreach_norm([gradient for *_, gradient in part])
-            part.clear()  # before the next part is made
+        norms = torch._foreach_norm(self.gradients(list(self.master_of.values())), 2, dtype=torch.float32)
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def multiply_gradients(self, parameters: list[nn.Parameter], factor: float) -> None:
@@ -150,7 +151,7 @@ class CompactMasterWeights(MasterWeightSync):
 
     @torch.no_grad()
     def update(self, step: Callable[[], object], number: int) -> None:
-        if self._kind == "whole":
+        if self._kind == "whole" and all(copy.grad is None for copy in self.master_of):
             step()
             return
         summed = {master: master.grad for master in self.master_of.values() if master.grad is not None}
@@ -163,7 +164,8 @@ class CompactMasterWeights(MasterWeightSync):
                     master.grad = gradient
                 step()
                 for copy, master, index, _ in part:
-                    self._store(copy, master, (number, index))
+                    if self._kind != "whole":
+                        self._store(copy, master, (number, index))
                     master.grad = copy.grad = None
                     summed.pop(master, None)
                 part.clear()  # its memory, before the next part is made
@@ -173,31 +175,40 @@ class CompactMasterWeights(MasterWeightSync):
                 master.grad = gradient
 
     def _parts(
-        self, factor: float, summed: Mapping[nn.Parameter, torch.Tensor] | None = None
+        self, factor: float, summed: Mapping[nn.Parameter, torch.Tensor]
     ) -> Iterator[list[tuple[nn.Parameter, nn.Parameter, int, torch.Tensor]]]:
         """Copy, master, number and fp32 gradient of up to AT_ONCE weights, at least one parameter.
 
         Args:
             factor: for gradients that are still in half precision.
-            summed: fp32 gradients; None: those of the master weights.
+            summed: gradients that are fp32 already.
         """
-        part: list[tuple[nn.Parameter, nn.Parameter, int, torch.Tensor]] = []
+        part: list[tuple[nn.Parameter, nn.Parameter, int]] = []
         size = 0
         for index, (copy, master) in enumerate(self.master_of.items()):
-            gradient = master.grad if summed is None else summed.get(master)
-            if gradient is None and copy.grad is None:
+            if copy.grad is None and master not in summed:
                 continue
             if part and size + master.numel() > AT_ONCE:
-                yield part
+                yield self._with_gradients(part, factor, summed)
                 part, size = [], 0
-            if gradient is None:
-                gradient = _in_fp32(copy.grad)
-                if factor != 1:
-                    gradient *= factor
-            part.append((copy, master, index, gradient))
+            part.append((copy, master, index))
             size += master.numel()
         if part:
-            yield part
+            yield self._with_gradients(part, factor, summed)
+
+    def _with_gradients(
+        self,
+        part: list[tuple[nn.Parameter, nn.Parameter, int]],
+        factor: float,
+        summed: Mapping[nn.Parameter, torch.Tensor],
+    ) -> list[tuple[nn.Parameter, nn.Parameter, int, torch.Tensor]]:
+        half = {master: copy.grad for copy, master, _ in part if master not in summed and copy.grad is not None}
+        wide = {master: torch.empty(master.shape, device=copy.device) for copy, master, _ in part if master in half}
+        if half:
+            torch._foreach_copy_(list(wide.values()), list(half.values()))
+            if factor != 1:
+                torch._foreach_mul_(list(wide.values()), factor)
+        return [(copy, master, index, (summed if master in summed else wide)[master]) for copy, master, index in part]
 
     @contextmanager
     def whole_weights(self, changed: bool = False) -> Iterator[None]:

@@ -102,6 +102,12 @@ class MasterWeightSync:
         """Wait until the gradients of all master weights are complete: some may still be on their way to RAM."""
         self.offload.finish()
 
+    def keep_half_gradients(self) -> None:
+        """Keep half-precision gradients as they are until ``update``, unless they are added up.
+
+        For one process: several exchange the fp32 gradients of the master weights.
+        """
+
     def widen_gradients(self) -> None:
         """Another micro-batch follows, whose gradients are added: sums are fp32."""
 
@@ -121,7 +127,7 @@ class MasterWeightSync:
 
     @property
     def updated_at_once(self) -> bool:
-        """Whether ``update`` is one step of the optimizer over all whole weights."""
+        """Whether ``update`` hands the optimizer whole weights, which it may leave as they are."""
         return True
 
     def leave_out(self, masters: Iterable[nn.Parameter]) -> None:

@@ -37,12 +37,12 @@ class Placement:
     master_weights: MasterWeights = "whole"
     """How they are kept (``facts.master_weights_of``)."""
 
-    def sync(self, master: nn.Module) -> MasterWeightSync:
-        """The link between a net of fp32 master weights and the copy of it that computes."""
-        if self.master_weights != "whole" or (self.dtype == torch.bfloat16 and not (self.in_ram or self.sharded)):
-            return CompactMasterWeights(master, self.dtype, self.master_weights)
+    def sync(self, master: nn.Module, compute: Any | None = None) -> MasterWeightSync:
+        """The link between a net of fp32 master weights and the copy of it that computes; None: one is made."""
+        if self.dtype != torch.float32 and not (self.in_ram or self.sharded):
+            return CompactMasterWeights(master, self.dtype, self.master_weights, compute)
         return MasterWeightSync(
-            master, torch.float32 if self.sharded else self.dtype, self.device if self.in_ram else None
+            master, torch.float32 if self.sharded else self.dtype, self.device if self.in_ram else None, compute
         )
 
 

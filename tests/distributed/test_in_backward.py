@@ -44,10 +44,12 @@ def new_net() -> nn.Sequential:
 class FakeRun:
     """What a strategy knows of a run, around a small net."""
 
-    def __init__(self, master: nn.Sequential, place: Placement, optimizer: str, limit: float) -> None:
+    def __init__(
+        self, master: nn.Sequential, place: Placement, optimizer: str, limit: float, half: bool = True
+    ) -> None:
         self.trainable: Any = self
         self.group, self.accelerator, self.device, self.dtype, self.step = ALONE, self, CPU, place.dtype, 0
-        self.config: RunConfig = parse({"optim": {"max_grad_norm": limit}})
+        self.config: RunConfig = parse({"optim": {"max_grad_norm": limit, "half_gradients": half}})
         master[-1].weight.data = master[-1].weight.data.to(place.dtype)  # the base's
         self.master, self.weights = master, place.sync(master)
         settings = OptimConfig(optimizer=optimizer, learning_rate=1e-2)  # type: ignore[arg-type]
@@ -95,9 +97,10 @@ def train(
     steps: int = 4,
     damage: Any = None,
     prepare: Any = None,
+    half: bool = True,
 ) -> tuple[list[torch.Tensor], FakeRun, list[Any]]:
     """A few steps. Returns weights, compute copy and the optimizer's state; the run; and what was finite."""
-    run = FakeRun(new_net(), place, optimizer, limit)
+    run = FakeRun(new_net(), place, optimizer, limit, half)
     parallel = strategy(run, str)
     if prepare is not None:
         prepare(run)
@@ -149,7 +152,7 @@ def test_the_updates_are_those_of_the_ordinary_step(kept: str, optimizer: str, m
     if "8bit" in optimizer:
         pytest.importorskip("bitsandbytes", minversion="0.50")
     monkeypatch.setattr(facts, "UPDATED_TOGETHER", 100)
-    ordinary, before, _ = train(Parallel, PLACES[kept], optimizer)
+    ordinary, before, _ = train(Parallel, PLACES[kept], optimizer, half=optimizer != "adamw")
     found, run, _ = train(InBackward, PLACES[kept], optimizer)
     assert same(ordinary, found)
     largest, everything = 8 * 8 * 9, sum(p.numel() for p in run.parameters() if p.requires_grad)

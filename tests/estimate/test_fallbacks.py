@@ -47,7 +47,7 @@ def test_the_page_says_what_the_code_does() -> None:
 
 
 def test_a_12_gb_card_that_is_short_of_half_a_gigabyte_goes_on_with_a_base_in_fp8() -> None:
-    """Not with two times two images, which need 0.4 GB more, nor with an optimizer that starts anew."""
+    """Not with smaller batches, which need more since gradients are added up in fp32, nor with a fresh optimizer."""
     twelve, sixteen = PRESETS["12gb", "sd1"], PRESETS["16gb", "sd1"]
     assert taken(twelve, 0.5) == {"train.base_storage": "fp8"}
     assert taken(sixteen, 0.5) == {"train.base_storage": "fp8"}
@@ -55,7 +55,7 @@ def test_a_12_gb_card_that_is_short_of_half_a_gigabyte_goes_on_with_a_base_in_fp
     batches = {"train.batch_size", "train.accumulation"}
     smaller = [one for one in options(twelve, SD1, CARD) if set(one.settings) == batches]
     saves = {one.settings["train.batch_size"]: one.saves for one in smaller}
-    assert saves[2] < 0 < saves[1] < 0.15 * GIB
+    assert saves[2] < saves[1] < 0
 
 
 @pytest.mark.parametrize("family", SIDES)

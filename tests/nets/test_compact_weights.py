@@ -11,6 +11,7 @@ from torch import nn
 from engine.nets import compact_weights
 from engine.nets.compact_weights import CompactMasterWeights, join, round_stochastically, split
 from engine.nets.master_weights import MasterWeightSync
+from engine.training.adafactor import Adafactor
 
 
 def bit_patterns(*patterns: int) -> torch.Tensor:
@@ -56,6 +57,10 @@ def nets(kind: str) -> tuple[nn.Module, MasterWeightSync]:
     if kind == "whole":
         weights: MasterWeightSync = MasterWeightSync(master, torch.bfloat16)
         weights.refresh = lambda: _store_nearest(weights)  # type: ignore[method-assign]
+    elif kind in ("fp32 gradients", "half gradients"):
+        weights = CompactMasterWeights(master, torch.bfloat16, "whole")
+        if kind == "half gradients":
+            weights.keep_half_gradients()
     else:
         weights = CompactMasterWeights(master, torch.bfloat16, kind)
     weights.refresh()
@@ -103,6 +108,18 @@ def test_in_two_halves_training_has_the_same_bits(
     halves, same = train("split", 12, optimizer, micro_batches=micro_batches)
     assert losses == same and losses[-1] < losses[0]
     assert all(torch.equal(one, other) for one, other in zip(whole, halves, strict=True))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, Adafactor])
+def test_with_gradients_in_half_precision_training_has_the_same_bits(
+    optimizer: Any, micro_batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact_weights, "AT_ONCE", 250)  # in several parts
+    wide, losses = train("fp32 gradients", 12, optimizer, micro_batches=micro_batches)
+    half, same = train("half gradients", 12, optimizer, micro_batches=micro_batches)
+    assert losses == same and losses[-1] < losses[0]
+    assert all(torch.equal(one, other) for one, other in zip(wide, half, strict=True))
 
 
 def test_without_master_weights_updates_that_half_precision_cannot_hold_add_up(
@@ -174,8 +191,9 @@ def test_memory_that_runs_out_in_an_update_leaves_gradients_and_whole_weights_fo
             assert torch.equal(parameter, was - 1)
 
 
-def test_gradients_take_half_until_they_are_used_or_added_up() -> None:
-    master, weights = nets("split")
+@pytest.mark.parametrize("kind", ["split", "half gradients"])
+def test_gradients_take_half_until_they_are_used_or_added_up(kind: str) -> None:
+    master, weights = nets(kind)
     inputs = torch.randn(16, 3, 6, 6).bfloat16()
     weights.compute(inputs).float().square().mean().backward()
     assert all(copy.grad is not None and copy.grad.dtype == torch.bfloat16 for copy in weights.master_of)

@@ -37,6 +37,7 @@ def test_what_may_change_is_the_course_and_what_saves_memory() -> None:
     assert {name for name, kind in kinds.items() if kind == "memory"} == {
         "optim.master_weights",
         "optim.in_backward",
+        "optim.half_gradients",
         "optim.optimizer",
         "optim.ema_device",
         "optim.offload",

@@ -76,7 +76,7 @@ def make(folder: Path, events: list[Event], **settings: dict[str, Any]) -> Train
 
 
 def test_master_weights_gradients_and_average_go_their_ways(tmp_path: Path) -> None:
-    state = make(tmp_path, [])
+    state = make(tmp_path, [], optim={"ema_decay": 0.5, "learning_rate": 0.1, "half_gradients": False})
     before = [weight.detach().clone() for weight in state.trainable.parameters()]
     state.trainable.control_net(torch.ones(4, 3, dtype=torch.bfloat16)).sum().backward()
     gradients = [weight.grad for weight in state.trainable.parameters()]
