@@ -31,7 +31,6 @@ def new_run(page: Any) -> None:
     open_tab(page, "Train")
     pick(page, "#train-run", "A new run")
     page.wait_for_selector("#all-settings", state="visible")
-    page.wait_for_selector("#settings-changed")
     if page.locator("[data-setting=all]").count():
         page.click("[data-setting=all]")
         wait_for_count(page, "#settings-changed [data-setting]", 0)
@@ -41,7 +40,7 @@ def test_all_settings_fit_on_three_screens_are_found_and_are_set_back(page: Any)
     from playwright.sync_api import expect
 
     new_run(page)
-    wait_for_count(page, "#first-pairs img", 3)
+    wait_for_count(page, "#first-pairs .cell", 3)
     wait_for(page, "#forecast", "What this run will take")
     assert HEAD + page.evaluate(HEIGHT) <= 1.5 * SCREEN
     shoot(page, "train-new")

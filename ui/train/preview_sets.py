@@ -78,16 +78,16 @@ def shown_set(preview: PreviewMade | None, folder: Path) -> list[str]:
     pairs = [(path, caption.strip()) for path, caption in zip(preview.pictures, captions, strict=False)]
     parts = [_strips(pairs, folder)]
     if known := [(path, title) for path, title in preview.probes if path.is_file()]:
-        parts += [note(OTHERS), _strips(known, folder)]
+        parts += [note(OTHERS), _strips(known, folder, "small")]
     heading = f"<h3>Preview images at step {preview.step:,}</h3>{note(PARTS)}"
     return [heading, "".join(parts) + enlarge.dialog("A preview image")]
 
 
-def _strips(pairs: list[tuple[Path, str]], folder: Path) -> str:
+def _strips(pairs: list[tuple[Path, str]], folder: Path, kind: str = "") -> str:
     found = [
         f"<figure>{enlarge.cell(thumbnail(path, folder, SIDE), words or path.stem)}"
         f"<figcaption>{escape(words)}</figcaption></figure>"
         for path, words in pairs
         if path.is_file()
     ]
-    return f"<div class='strips'>{''.join(found)}</div>"
+    return f"<div class='strips {kind}'>{''.join(found)}</div>"

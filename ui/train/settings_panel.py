@@ -158,7 +158,9 @@ def search_html() -> str:
 
 
 def group_id(dotted: str) -> str:
-    """Return the id of the group of a setting."""
+    """Return the id of the group of a setting; empty for one at the top of the form."""
+    if dotted in FIRST:
+        return ""
     return "own-tests" if dotted in OWN_TESTS else f"group-{dotted.split('.')[0]}"
 
 
