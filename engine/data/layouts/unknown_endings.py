@@ -5,6 +5,7 @@ Their contents tell which ones are maps, and the user is asked.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -15,7 +16,11 @@ from engine.data.layouts.words import same_name
 
 _MOST = 4
 """Kinds of images that belong together. In a folder with more, names are of another sort."""
+_STRAY = 16
+"""Kinds that are counted, among them those of single files."""
+_LOOKED_AT = 500
 _NEARLY_ALL = 0.9
+_MOST_PATHS = 2 / 3
 _SEPARATED = re.compile(r"(.+)([-_. ]+[^-_. ]+)")
 _BEGINNING = re.compile(r"([^-_. ]+[-_. ]+)(.+)")
 _NUMBERED = re.compile(r"(\D*?)0*(\d+)(\D*)")
@@ -23,19 +28,24 @@ Split = Callable[[Path], tuple[Hashable, str] | None]
 
 
 def by_contents(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
-    """Part of the names -> image -> its map. Empty unless nearly all images have a partner that looks like a map."""
+    """Part of the names -> image -> its map. Empty unless most images have a partner that looks like a map."""
+    some = random.Random(0).sample(paths, min(len(paths), _LOOKED_AT))
     for split in (_at_the_end, _at_the_beginning, _around_a_number, _in_folders):
-        kinds: dict[str, dict[Hashable, Path]] = {}
-        for path in paths:
-            parted = split(path)
-            if parted is None or len(kinds) > _MOST:
-                break
-            kinds.setdefault(parted[1], {})[parted[0]] = path
-        else:
-            check_search()
-            if found := _maps_of(kinds):
-                return found
+        check_search()
+        if len(_usual(some, split)) > 1 and (found := _maps_of(_usual(paths, split))):
+            return found
     return {}
+
+
+def _usual(paths: Sequence[Path], split: Split) -> dict[str, dict[Hashable, Path]]:
+    """The kinds of images without those that a few strays are of; none if most images are of no common kind."""
+    kinds: dict[str, dict[Hashable, Path]] = {}
+    for path in paths:
+        if (parted := split(path)) is not None and (parted[1] in kinds or len(kinds) <= _STRAY):
+            kinds.setdefault(parted[1], {})[parted[0]] = path
+    largest = max(map(len, kinds.values()), default=0)
+    usual = {name: one for name, one in kinds.items() if len(one) > largest / 2}
+    return usual if sum(map(len, usual.values())) >= _MOST_PATHS * len(paths) else {}
 
 
 def _maps_of(kinds: dict[str, dict[Hashable, Path]]) -> dict[str, dict[Path, Path]]:
