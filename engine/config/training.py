@@ -88,10 +88,11 @@ class TrainConfig(Section):
         advanced=True,
         affects_speed=True,
     )
-    compile: Literal["none", "kernels", "graphs"] = setting(
+    compile: Literal["none", "blocks", "kernels", "graphs"] = setting(
         "none",
         "torch.compile",
         "kernels: joins small operations into larger ones; that takes minutes at the start and at each new image size. "
+        "blocks: the same within the attention blocks alone, which are alike, so that each kind is compiled once. "
         "graphs: also replays whole steps as CUDA graphs, which needs more memory. If it fails, the run goes on "
         "without. Usual: none. Not measured on cards yet: compare two trials.",
         advanced=True,

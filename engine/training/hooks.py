@@ -14,6 +14,7 @@ from engine.runs.run import read_preview
 from engine.training import lending
 from engine.training.checkpointer import Checkpointer
 from engine.training.loss_checks import LossChecks, Schedule
+from engine.training.speed import uncompiled
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
@@ -44,17 +45,19 @@ class Hooks:
         """Run the tasks that are due at the start: a new run's first images, or those that a crash or pause skipped."""
         state = self._state
         self._report_disk()
-        if all(check.step != state.step for check in state.history.checks):
-            self.loss_checks.check_if_due(always=state.step == 0)
-        self.previews.draw_missing()
+        with uncompiled(state):
+            if all(check.step != state.step for check in state.history.checks):
+                self.loss_checks.check_if_due(always=state.step == 0)
+            self.previews.draw_missing()
 
     def after_step(self) -> None:
         """Run the tasks that are due after this step, or were asked for."""
         last = self._state.step == self._state.config.train.steps
-        self.checkpointer.save_if_due()
-        self.loss_checks.check_if_due(always=last)
-        self.previews.draw_if_due()
-        lending.lend_models(self._state)
+        with uncompiled(self._state):
+            self.checkpointer.save_if_due()
+            self.loss_checks.check_if_due(always=last)
+            self.previews.draw_if_due()
+            lending.lend_models(self._state)
 
     def close(self) -> None:
         """Wait for the last checkpoint, and end the threads."""

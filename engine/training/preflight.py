@@ -30,6 +30,7 @@ from engine.runs.run import Run, write_run
 from engine.training.faults import report_skipped, take_step
 from engine.training.losses import read_losses
 from engine.training.previews import preview_during_training
+from engine.training.speed import uncompiled
 from engine.training.step import Skipped
 from engine.workspace.paths import Workspace
 
@@ -116,7 +117,8 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
     per_image = 0.0
     if config.validation.every:
         began = time.perf_counter()
-        preview_during_training(state, state.step)
+        with uncompiled(state):
+            preview_during_training(state, state.step)
         drawn = min(state.config.validation.pictures, len(state.held_out)) or 1
         per_image = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
         peak = max(peak, memory_used(state.device))

@@ -7,9 +7,12 @@ without it.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from engine.errors import UserError
 from engine.jobs.events import Message
@@ -18,6 +21,8 @@ from engine.training.state import TrainState
 
 MODES = {"kernels": "default", "graphs": "reduce-overhead"}
 """``train.compile`` -> torch.compile's mode."""
+BACKEND = "inductor"
+BLOCK_VERSIONS = 64
 
 
 def set_attention_and_layout(state: TrainState) -> None:
@@ -53,7 +58,7 @@ def _use_xformers(state: TrainState) -> None:
 
 
 def compile_nets(state: TrainState) -> None:
-    """Compile the nets that a step calls. Previews and loss checks use the plain nets, because their shapes differ."""
+    """Compile the nets that a step calls, or blocks in them. Not for previews and loss checks, whose shapes differ."""
     mode = state.config.train.compile
     if mode == "none":
         return
@@ -68,9 +73,44 @@ def compile_nets(state: TrainState) -> None:
         return None if net is None else torch.compile(net, mode=MODES[mode])
 
     try:
+        if mode == "blocks":
+            _compile_blocks(state)
+            return
         state.nets.use_compiled(compiled(state.nets.net), compiled(state.nets.denoiser))
     except Exception as error:  # torch rejects this Python or system; the compiler fails at the first step
         _use_plain_nets(state, error)
+
+
+def _compile_blocks(state: TrainState) -> None:
+    """Compile the blocks that a net repeats, in place ("regional compilation", see diffusers' compile_repeated_blocks).
+
+    diffusers knows which they are for a denoiser; a control net begins as a copy of it.
+    """
+    kinds = getattr(state.denoiser, "_repeated_blocks", None) or ()
+    nets = [net for net in (state.nets.net, state.nets.denoiser) if net is not None]
+    blocks = [block for net in nets for block in net.modules() if _is_one_of(block, kinds)]
+    if not blocks:
+        _warn(state, "The nets are not compiled: diffusers names no blocks that this base repeats.")
+        return
+    # One version for each width, size, precision, frozen or not: more than torch's usual limit of 8.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCK_VERSIONS)
+    for block in blocks:
+        block.compile(backend=BACKEND, dynamic=False)
+    state.nets.use_compiled_blocks(blocks)
+
+
+def _is_one_of(block: Any, kinds: Sequence[str]) -> bool:
+    return any(kind.__name__ in kinds for kind in type(block).__mro__)
+
+
+@contextmanager
+def uncompiled(state: TrainState) -> Iterator[None]:
+    """Within the block, nothing is compiled and nothing compiled is used: for what follows a step."""
+    if not state.nets.blocks:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def mark_cuda_graph_step(state: TrainState) -> None:

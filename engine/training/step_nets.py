@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,6 +13,8 @@ class StepNets:
     net: Any = None
     """The control net; None where the denoiser alone computes."""
     denoiser: Any = None
+    blocks: list[Any] = field(default_factory=list)
+    """Parts of the plain nets that are compiled in place."""
     _plain: tuple[Any, Any] = (None, None)
 
     def use(self, net: Any, denoiser: Any) -> None:
@@ -23,11 +25,18 @@ class StepNets:
         """Set the compiled nets that steps call until ``use_plain``."""
         self.net, self.denoiser = net, denoiser
 
+    def use_compiled_blocks(self, blocks: list[Any]) -> None:
+        """Note the parts that are compiled in place, until ``use_plain``."""
+        self.blocks = blocks
+
     def use_plain(self) -> None:
-        """Go back to the nets of ``use``."""
+        """Go back to the nets of ``use``, without compiled blocks."""
         self.net, self.denoiser = self._plain
+        for block in self.blocks:
+            block._compiled_call_impl = None  # what Module.compile sets
+        self.blocks = []
 
     @property
     def compiled(self) -> bool:
-        """Whether steps call compiled nets."""
-        return self.denoiser is not self._plain[1]
+        """Whether steps call compiled nets or blocks."""
+        return bool(self.blocks) or self.denoiser is not self._plain[1]

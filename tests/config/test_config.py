@@ -87,7 +87,7 @@ def test_every_problem_is_named_at_once() -> None:
         ({"train": {"steps": 1.5}}, "train.steps has to be a whole number; 1.5 was given."),
         ({"train": {"steps": None}}, "train.steps has to be a whole number; nothing was given."),
         ({"train": {"precision": "bf17"}}, "train.precision has to be one of 'fp32', 'fp16' or 'bf16'"),
-        ({"train": {"compile": {"a": 1}}}, "train.compile has to be one of 'none', 'kernels' or 'graphs'."),
+        ({"train": {"compile": {"a": 1}}}, "train.compile has to be one of 'none', 'blocks', 'kernels' or 'graphs'."),
         ({"train": 5}, "train has to be a section with settings in it; 5 was given."),
         ({"data": {"resolution": 100}}, "data.resolution has to be a multiple of 64; 100 was given."),
         ({"train": {"steps": 10}, "optim": {"warmup_steps": 10}}, "The warm-up is as long as the whole run"),

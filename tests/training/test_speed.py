@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.training import speed
 from engine.training.faults import take_step
+from engine.training.hooks import Hooks
 from engine.training.job import build_trainer
+from engine.training.loss_checks import LossChecks
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
@@ -136,6 +140,96 @@ def test_faults_that_are_not_the_compilers_stay_what_they_are(build: Callable, p
     Compiled.fault = UserError("A map is gone.", "It was moved.", "Bring it back.")
     with pytest.raises(UserError, match="A map is gone"):
         take_step(made)
+    assert messages == [] and speed.is_compiled(made)
+
+
+def test_a_step_calls_the_compiled_blocks_of_both_nets_and_what_follows_it_none(
+    build: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, stances = [0], []
+
+    def pretend(block: torch.nn.Module, **how: Any) -> None:
+        def call(*given: Any, **named: Any) -> Any:
+            calls[0] += 1
+            return block._call_impl(*given, **named)
+
+        assert how == {"backend": "inductor", "dynamic": False}
+        block._compiled_call_impl = call
+
+    @contextmanager
+    def stance(kind: str) -> Iterator[None]:
+        stances.append(kind)
+        yield
+
+    monkeypatch.setattr(torch.nn.Module, "compile", pretend)
+    monkeypatch.setattr(torch.compiler, "set_stance", stance)
+    plain, _ = build()
+    made, messages = build(**{"train.compile": "blocks"})
+    both = (made.denoiser, made.trainable.control_net)
+    owned = [sum(block in net.modules() for block in made.nets.blocks) for net in both]
+    assert all(owned) and sum(owned) == len(made.nets.blocks) and speed.is_compiled(made)
+    assert torch.equal(take_step(made), take_step(plain)) and calls == [sum(owned)]
+    for state in (made, plain):
+        state.start_at(1)
+        Hooks(state, None, lambda: None).after_step()
+    assert stances == ["force_eager"], "nothing that has other shapes is compiled, and a plain run asks for nothing"
+    assert speed.go_on_uncompiled(made, RuntimeError("Failed to find a C++ compiler"))
+    assert torch.equal(take_step(made), take_step(plain)) and calls == [sum(owned)] and not speed.is_compiled(made)
+    assert messages == [
+        "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run continues uncompiled."
+    ]
+
+
+def test_a_base_without_repeated_blocks_is_trained_as_it_is(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
+    made, messages = build(**{"train.compile": "blocks"})
+    assert messages == ["The nets are not compiled: diffusers names no blocks that this base repeats."]
+    assert not speed.is_compiled(made) and isinstance(take_step(made), torch.Tensor)
+
+
+@pytest.mark.long
+def test_blocks_are_compiled_in_place_and_only_steps_use_them(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[int] = []  # calls of each
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(0)
+        number = len(graphs) - 1
+
+        def run(*given: Any) -> Any:
+            graphs[number] += 1
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(speed, "BACKEND", backend)
+    plain, _ = build()
+    made, messages = build(**{"train.compile": "blocks", "validation.check_every": 1})
+    assert speed.is_compiled(made) and len(made.nets.blocks) > 2 and messages == []
+    assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-5)
+    assert graphs and sum(graphs) >= len(made.nets.blocks), "blocks of both nets"
+    compiled, calls = len(graphs), sum(graphs)
+    checks = LossChecks(made)
+    with speed.uncompiled(made):
+        assert checks.check_if_due(always=True)
+    assert (len(graphs), sum(graphs)) == (compiled, calls), "checks and images have other shapes"
+    made.start_at(1)
+    plain.start_at(1)
+    assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
+    assert sum(graphs) > calls and len(graphs) == compiled, "nothing is compiled again"
+    speed.go_on_uncompiled(made, RuntimeError("Failed to find a C++ compiler"))
+    calls = sum(graphs)
+    take_step(made)
+    assert sum(graphs) == calls and not speed.is_compiled(made)
+
+
+@pytest.mark.long
+def test_real_compiled_blocks_change_nothing_but_rounding(build: Callable) -> None:
+    plain, _ = build()
+    made, messages = build(**{"train.compile": "blocks", "train.gradient_checkpointing": "controlnet"})
+    for step in range(2):
+        plain.start_at(step)
+        made.start_at(step)
+        assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
     assert messages == [] and speed.is_compiled(made)
 
 
