@@ -163,7 +163,9 @@ def predict_from(
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)
-    drawing = max(sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each), decoding)
+    encoding_control = 4 * encoders.vae if base.facts.control_is_encoded else 0  # the VAE stays while images are drawn
+    sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
+    drawing = max(sampling + encoding_control, decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     # While nets are loaded: the control net, and a base that becomes fp8 afterwards, since the net begins as its copy.

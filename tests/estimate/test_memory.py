@@ -248,3 +248,12 @@ def test_long_captions_take_their_length_on_the_disk_and_a_little_memory(workspa
 @pytest.mark.parametrize(("resolution", "expected"), [(128, 8), (512, 4), (768, 1), (1024, 1), (2048, 1)])
 def test_the_vae_sees_fewer_large_images_at_once(resolution: int, expected: int) -> None:
     assert images_encoded_together(resolution) == expected
+
+
+def test_control_images_read_as_latents_take_the_vae_while_images_are_drawn_and_less_disk() -> None:
+    base = read_configs(LAYOUTS / "sd1")
+    encoded = replace(base, facts=replace(base.facts, control_is_encoded=True))
+    plain, latents = (predict_from(config(), one, images=10) for one in (base, encoded))
+    assert latents.training == plain.training, "they are encoded before"
+    assert 0 < latents.pictures["pictures"] - plain.pictures["pictures"] <= 4 * 83_653_863
+    assert plain.cache - latents.cache == 10 * (3 * 512**2 - 2 * 4 * 64**2)
