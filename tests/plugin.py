@@ -75,6 +75,14 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bases.build(folder, work, tiny_bases.SDXL_UNET, {}, two_encoders=True)
 
 
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion 3.5 Medium: a transformer, flow matching, three text encoders."""
+    from tests import tiny_bases
+
+    return tiny_bases.build_sd3(tmp_path_factory.mktemp("tiny_sd3"), tmp_path_factory.mktemp("tokenizer"))
+
+
 @pytest.fixture(params=["tiny_base", "tiny_sd2", "tiny_sd2_base", "tiny_sdxl"])
 def any_base(request: pytest.FixtureRequest) -> Path:
     """A tiny base of each family in turn."""

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from engine.demo import build_base
 
@@ -67,3 +71,76 @@ def build(folder: Path, work: Path, unet: dict[str, Any], schedule: dict[str, An
         plain = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         StableDiffusionPipeline(**parts, **plain).save_pretrained(folder)
     return folder
+
+
+SD3: dict[str, Any] = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 4,
+    "attention_head_dim": 8,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 128,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": 24 + 40,
+    "pos_embed_max_size": 12,
+    "dual_attention_layers": (0, 1),
+    "qk_norm": "rms_norm",
+}
+
+
+def build_sd3(folder: Path, work: Path, t5: bool = True) -> Path:
+    """The same shaped like Stable Diffusion 3.5 Medium: flow matching, a transformer, three text encoders.
+
+    Args:
+        t5: with the third of them.
+    """
+    tokenizer = build_base.build_tokenizer(work)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        latents = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+        no_quant = {"use_quant_conv": False, "use_post_quant_conv": False}
+        shared = {name: value for name, value in build_base.build_vae().config.items() if not name.startswith("_")}
+        vae = AutoencoderKL(**shared | latents | no_quant)
+        build_base.pass_colours_through(vae)
+        config = build_base.build_text_encoder(tokenizer).config.to_dict()
+        config |= {"num_hidden_layers": 3}
+        widths = ({"hidden_size": 64, "projection_dim": 24}, {"hidden_size": 48, "projection_dim": 40})
+        first, second = (CLIPTextModelWithProjection(CLIPTextConfig(**config | width)) for width in widths)
+        transformer = SD3Transformer2DModel(**SD3)
+        for name, weight in transformer.named_parameters():  # diffusers starts modulations at zero
+            if "norm" in name and weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.05)
+        third, tokenizer_3 = (t5_encoder(), t5_tokenizer()) if t5 else (None, None)
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=first,
+        tokenizer=tokenizer,
+        text_encoder_2=second,
+        tokenizer_2=tokenizer,
+        text_encoder_3=third,
+        tokenizer_3=tokenizer_3,
+    ).save_pretrained(folder)
+    return folder
+
+
+def t5_tokenizer() -> Any:
+    """T5's tokenizer with a vocabulary of single letters."""
+    letters = [(letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,.-0123456789"]
+    return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
+
+
+def t5_encoder() -> Any:
+    config = T5Config(
+        vocab_size=64,
+        d_model=SD3["joint_attention_dim"],
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)

@@ -80,7 +80,8 @@ def pass_colours_through(vae: AutoencoderKL) -> None:
                 module.bias.zero_()
         vae.encoder.conv_in.bias[5] = 2.0
         vae.decoder.conv_in.bias[5] = 2.0
-        vae.quant_conv.bias[4:] = -5.0
+        before_the_split = vae.encoder.conv_out if vae.quant_conv is None else vae.quant_conv
+        before_the_split.bias[vae.config.latent_channels :] = -5.0
 
 
 def build_vae() -> AutoencoderKL:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from engine.families.control_files import DIFFERENCE_MARK, LORA_MARK
 from engine.families.facts import FamilyFacts, version_of
-from engine.families.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
+from engine.families.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm
 from engine.machine.units import counted
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,15 +51,16 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
     """
     if DIFFERENCE_MARK in raw:
         raise Misread(f"a tensor {DIFFERENCE_MARK} makes readers add the base to it")
-    version = version_of(stem)
-    if version is not family:
+    files, version = family.control_files, version_of(stem)
+    if "AUTOMATIC1111" in files.programs and version is not family:
         raise Misread(f"AUTOMATIC1111 reads the version {version.name if version else None} from the name {stem}")
     if LORA_MARK in raw:
         _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config, family)
         return "a Control-LoRA"
-    if family.control_files.trigger in raw:
+    if files.trigger in raw:
         kind, seen = "a ControlNet with diffusers names", dict(raw)
-        to_ldm(seen, config)  # both programs translate every name
+        if why := files.why_misread(seen, config):
+            raise Misread(why)
     elif TRIGGER in raw or PREFIX + TRIGGER in raw:
         kind, seen = "a ControlNet with LDM names", from_ldm(dict(raw))
     else:

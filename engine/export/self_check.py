@@ -96,7 +96,10 @@ def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) ->
         kind = readers.check(readers.raw_shapes(path), net, source.config, stem, family)
     except readers.Misread as error:
         raise failed(str(error)) from error
-    return f"ComfyUI, AUTOMATIC1111 and Forge recognise it as {kind}."
+    *others, last = family.control_files.programs
+    if not others:
+        return f"{last} recognises it as {kind}."
+    return f"{', '.join(others)} and {last} recognise it as {kind}."
 
 
 def failed(why: str) -> UserError:

@@ -218,6 +218,16 @@ class Family(TextEncoding):
             resident: loaded parts to use as they are (denoiser=, vae=, text_encoder=, tokenizer=, scheduler=). None
                 leaves a part out: sampling itself needs neither text encoder nor VAE.
         """
+        parts = self.sampling_parts(base, dtype, schedule, resident)
+        parts[self.facts.denoiser] = parts.pop("denoiser")
+        pipeline = self.pipeline_class(**self.pipeline_parts(parts), controlnet=controlnet, **self.pipeline_options)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def sampling_parts(
+        self, base: str, dtype: torch.dtype, schedule: Mapping[str, Any], resident: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The parts of a pipeline by name, as ``pipeline`` takes them; those that are not ``resident`` are loaded."""
         load: dict[str, Callable[[], Any]] = {
             "vae": lambda: self.load_vae(base),
             "denoiser": lambda: self.load_denoiser(base, dtype),
@@ -225,11 +235,7 @@ class Family(TextEncoding):
             "tokenizer": lambda: self.load_tokenizer(base),
             "scheduler": lambda: self.default_scheduler(base, schedule),
         }
-        parts = {name: resident[name] if name in resident else loader() for name, loader in load.items()}
-        parts[self.facts.denoiser] = parts.pop("denoiser")
-        pipeline = self.pipeline_class(**self.pipeline_parts(parts), controlnet=controlnet, **self.pipeline_options)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return {name: resident[name] if name in resident else loader() for name, loader in load.items()}
 
     def image_pipeline(self, pipeline: Any) -> Any:
         """The pipeline that starts from an image, made of the same parts; nothing is copied."""

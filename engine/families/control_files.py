@@ -45,6 +45,8 @@ class ControlFiles(ABC):
     """Beginnings of names that only a net for several kinds of control images has."""
     formats: tuple[str, ...] = ("single_file", "diffusers")
     """The export formats that exist for such nets."""
+    programs: tuple[str, ...] = ("ComfyUI",)
+    """The programs that read such files, besides diffusers."""
 
     @abstractmethod
     def control_channels(self, config: Mapping[str, Any]) -> int:
@@ -61,6 +63,15 @@ class ControlFiles(ABC):
         Raises:
             UserError: layers are missing.
         """
+
+    def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
+        """Why these programs would read another net from a file with diffusers' names, as a clause; "": they do not.
+
+        Args:
+            shapes: in the file, by name.
+            config: the net's.
+        """
+        return ""
 
     def recognise(self, names: Collection[str]) -> str:
         """The export format of a file with tensors of these names; empty: it is no such net."""

@@ -6,11 +6,12 @@ All are numbers of elements, from the configs alone; activations are those at th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of the VAE of every Stable Diffusion
 LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, and the norm's output
+T5_TOKENS = 256  # that Stable Diffusion 3 reads
 FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
 
 
@@ -53,6 +54,22 @@ def count_clip(
         text=sum(_clip_parameters(config) for config in text_encoders),
         caption=tokens * (outputs + inside),
     )
+
+
+def count_three(
+    vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int
+) -> EncoderSizes:
+    """Both CLIPs, and T5 where the base has it."""
+    clips = [config for config in text_encoders if "d_model" not in config]
+    found = count_clip(vae, clips, side, decoded_side)
+    for config in (config for config in text_encoders if "d_model" in config):
+        width, inner = int(config["d_model"]), int(config["d_ff"])
+        heads = int(config["num_heads"]) * int(config["d_kv"])
+        # It stays in RAM, and a card has one layer of it at a time, in bf16: query, key, value, output; the gated MLP.
+        layer = max(4 * width * heads + 3 * width * inner, int(config["vocab_size"]) * width)
+        inside = T5_TOKENS * (4 * width + 3 * inner) + int(config["num_heads"]) * T5_TOKENS**2
+        found = replace(found, text=found.text + layer // 2, caption=found.caption + inside)
+    return replace(found, tokens=found.tokens + T5_TOKENS)
 
 
 def _clip_parameters(config: Mapping[str, Any]) -> int:

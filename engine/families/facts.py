@@ -1,6 +1,6 @@
 """The facts of each base model family, as one table without torch: forms, presets, estimates and exports read them.
 
-What a family does with torch: base.py, stable_diffusion.py, sdxl.py.
+What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.families import unet_sizes
+from engine.families import joint_sizes, unet_sizes
 from engine.families.control_files import ControlFiles
-from engine.families.encoder_sizes import CountEncoders, count_clip
+from engine.families.encoder_sizes import CountEncoders, count_clip, count_three
+from engine.families.joint_control_files import JOINT_FILES
 from engine.families.latents import LatentSpace
-from engine.families.layers import UNET, Layers
+from engine.families.layers import JOINT_TRANSFORMER, UNET, Layers
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
 
@@ -61,6 +62,10 @@ class FamilyFacts:
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
     packs_latents: bool = False
     """diffusers' pipelines take and return the latents as tokens of 2 x 2, as ``LatentSpace.pack`` makes them."""
+    patch: int = 1
+    """Side of the denoiser's tokens, in latents."""
+    text_key: str = "cross_attention_dim"
+    """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     layers: Layers = UNET
@@ -117,17 +122,44 @@ SDXL = FamilyFacts(
     text_layer=2,
     clip_skip_argument=True,
 )
+SD3 = FamilyFacts(
+    name="sd3",
+    title="Stable Diffusion 3",
+    text_width=4096,
+    parameters=2_243_171_520,
+    pipeline="StableDiffusion3ControlNetPipeline",
+    file_tag="sd3",
+    version_marks=("sd3",),
+    outputs=6,
+    lora_mark=False,
+    net_class="SD3ControlNetModel",
+    text_class="CLIPTextModelWithProjection",
+    card_tag="stable-diffusion-3",
+    safety_checker=False,
+    text_layer=2,
+    clip_skip_argument=True,
+    denoiser="transformer",
+    denoiser_class="SD3Transformer2DModel",
+    latents=LatentSpace(channels=16, scale=1.5305, shift=0.0609),
+    patch=2,
+    text_key="joint_attention_dim",
+    control_is_encoded=True,
+    layers=JOINT_TRANSFORMER,
+    count=joint_sizes.count,
+    count_encoders=count_three,
+    control_files=JOINT_FILES,
+)
 
-FACTS = (SD1, SD2, SDXL)
+FACTS = (SD1, SD2, SDXL, SD3)
 """In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
-TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+TEXT_PARTS = tuple(f"{part}{number}" for number in ("", "_2", "_3") for part in ("text_encoder", "tokenizer"))
 """Folders of a base, of any family, from which encoded text comes. Their files are a part of the text cache's key."""
 NAMES = tuple(facts.name for facts in FACTS)
 
 
 def of_config(config: Mapping[str, Any]) -> FamilyFacts | None:
     """The family of a denoiser's config, by class and text width; None: another class, or a size of its own."""
-    return next((facts for facts in of_class(config) if config.get("cross_attention_dim") == facts.text_width), None)
+    return next((facts for facts in of_class(config) if config.get(facts.text_key) == facts.text_width), None)
 
 
 def of_class(config: Mapping[str, Any]) -> list[FamilyFacts]:

@@ -21,7 +21,7 @@ LAYOUTS = Path(__file__).resolve().parent / "layouts"
 SINGLE_FILES = (".safetensors", ".ckpt")
 UNET_PREFIX = "model.diffusion_model."
 """In a single file, in front of the names of the denoiser's tensors."""
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Layers:
     outer_outputs: tuple[str, ...]
     """The control net's output modules except the one into the denoiser's middle (``only_mid_control``)."""
     control_encoder: str
-    """The control net's module that reads the control image at full size."""
+    """The control net's module that reads the control image at full size; "": it reads latents."""
 
 
 UNET = Layers(
@@ -29,3 +29,11 @@ UNET = Layers(
     control_encoder="controlnet_cond_embedding",
 )
 """diffusers' UNet2DConditionModel and ControlNetModel."""
+JOINT_TRANSFORMER = Layers(
+    quantized=("transformer_blocks.",),
+    copied=("pos_embed.", "time_text_embed.", "context_embedder.", "transformer_blocks."),
+    after_control=(),
+    outer_outputs=(),
+    control_encoder="",
+)
+"""diffusers' SD3Transformer2DModel and SD3ControlNetModel."""

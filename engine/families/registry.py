@@ -11,16 +11,17 @@ from engine.errors import UserError
 from engine.families import distilled
 from engine.families.base import Family
 from engine.families.parts import read_component_config, read_optional_config
+from engine.families.sd3 import StableDiffusion3
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
 from engine.families.weight_files import require_base, require_folders, require_weights
 
-WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
+WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that training loads."""
-WITH_WORDS = ("tokenizer", "tokenizer_2")
+WITH_WORDS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 """Parts that split text into tokens."""
-FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), StableDiffusion3())
 
 
 def detect(base: str) -> Family:
@@ -50,8 +51,9 @@ def detect(base: str) -> Family:
             if why := family.unsuitable(parts):
                 raise _refused(base, why)
             if Path(base).is_dir():
-                require_weights(Path(base), [name for name in WITH_WEIGHTS if name in index])
-                require_folders(Path(base), [name for name in WITH_WORDS if name in index])
+                present = [name for name, kind in index.items() if kind and kind != [None, None]]
+                require_weights(Path(base), [name for name in WITH_WEIGHTS if name in present])
+                require_folders(Path(base), [name for name in WITH_WORDS if name in present])
             return family
     raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
 

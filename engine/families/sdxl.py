@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from engine.families.facts import SDXL
 from engine.families.parts import load_part
-from engine.families.stable_diffusion import StableDiffusion
+from engine.families.stable_diffusion import StableDiffusion, layer_output
 from engine.families.text_encoding import Text
 
 
@@ -60,7 +60,9 @@ class StableDiffusionXL(StableDiffusion):
             encoder(numbers.to(text_encoder.device), output_hidden_states=True)
             for numbers, encoder in zip(tokens, (text_encoder.first, text_encoder.second), strict=True)
         )
-        hidden = torch.cat([self.layer_output(read.hidden_states, 2, skipped) for read in (first, second)], dim=-1)
+        hidden = torch.cat(
+            [layer_output(self.facts, read.hidden_states, 2, skipped) for read in (first, second)], dim=-1
+        )
         return {"hidden": hidden, "pooled": second.text_embeds}
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:

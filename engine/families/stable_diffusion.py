@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.distilled import recognise
-from engine.families.facts import SD1, SD2
+from engine.families.facts import SD1, SD2, FamilyFacts
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
 from engine.families.text_encoding import Text
@@ -83,26 +83,7 @@ class StableDiffusion(Family):
             return {"hidden": text_encoder(tokens[0].to(text_encoder.device))[0]}
         read = text_encoder(tokens[0].to(text_encoder.device), output_hidden_states=True)
         model = getattr(text_encoder, "text_model", text_encoder)  # transformers 5 has it under either name
-        return {"hidden": model.final_layer_norm(self.layer_output(read.hidden_states, 1, skipped))}
-
-    def layer_output(self, states: Sequence[torch.Tensor], usual: int, skipped: int) -> torch.Tensor:
-        """The output of the layer that is ``skipped`` layers before the usual one.
-
-        Args:
-            states: the embeddings, then each layer's output.
-            usual: place of the usual layer among them, counted from the end; 1 is the last.
-
-        Raises:
-            UserError: there are not so many layers.
-        """
-        count, unloaded = len(states) - 1, self.facts.text_layer - usual
-        if usual + skipped > count:
-            raise UserError(
-                f"Clip skip {usual + skipped + unloaded} cannot be used with this base.",
-                f"Its text encoder has {count + unloaded} layers.",
-                f"Set Clip skip to {count + unloaded} or less. 1 and 2 are usual.",
-            )
-        return states[-usual - skipped]
+        return {"hidden": model.final_layer_norm(layer_output(self.facts, read.hidden_states, 1, skipped))}
 
     def encode_long(
         self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
@@ -213,6 +194,26 @@ def one_text_encoder(index: Mapping[str, Any], config: Mapping[str, Any]) -> boo
         and "text_encoder_2" not in index
         and config.get("_class_name") == "UNet2DConditionModel"
     )
+
+
+def layer_output(facts: FamilyFacts, states: Sequence[torch.Tensor], usual: int, skipped: int) -> torch.Tensor:
+    """The output of the layer that is ``skipped`` layers before the usual one.
+
+    Args:
+        states: the embeddings, then each layer's output.
+        usual: place of the usual layer among them, counted from the end; 1 is the last.
+
+    Raises:
+        UserError: there are not so many layers.
+    """
+    count, unloaded = len(states) - 1, facts.text_layer - usual
+    if usual + skipped > count:
+        raise UserError(
+            f"Clip skip {usual + skipped + unloaded} cannot be used with this base.",
+            f"Its text encoder has {count + unloaded} layers.",
+            f"Set Clip skip to {count + unloaded} or less. 1 and 2 are usual.",
+        )
+    return states[-usual - skipped]
 
 
 def listed(tokenizer: Any) -> list[Any]:

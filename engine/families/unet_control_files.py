@@ -28,9 +28,14 @@ class UNetControlFiles(ControlFiles):
     # The third is spelled so in the files.
     union_marks = ("task_embedding", "control_add_embedding", "transformer_layes", "control_model.task_embedding")
     formats = ("single_file", "diffusers", "ldm", "pth", "control_lora")
+    programs = ("ComfyUI", "AUTOMATIC1111", "Forge")
 
     def control_channels(self, config: Mapping[str, Any]) -> int:
         return int(config.get("conditioning_channels", 3))
+
+    def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
+        ldm_keys.to_ldm(dict(shapes), config)  # all three translate every name, and this fails where they would
+        return ""
 
     def recognise(self, names: Collection[str]) -> str:
         if LORA_MARK in names:

@@ -37,8 +37,8 @@ def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, laye
     """
     if scope != "none":
         control_net.enable_gradient_checkpointing()
-        encoder = control_net.get_submodule(layers.control_encoder)
-        if not hasattr(encoder, "is_recomputed"):
+        encoder = control_net.get_submodule(layers.control_encoder) if layers.control_encoder else None
+        if encoder is not None and not hasattr(encoder, "is_recomputed"):
             encoder.__class__ = recomputed(encoder.__class__)
     if scope == "both":
         denoiser.enable_gradient_checkpointing()

@@ -59,7 +59,7 @@ def initial_controlnet(
         controlnet = family.new_controlnet(denoiser)
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
-        if config.model.hint_start == "he":
+        if config.model.hint_start == "he" and family.layers.control_encoder:
             he_initialization(controlnet.get_submodule(family.layers.control_encoder))
     if rank:
         torch.manual_seed(config.train.seed + 1)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.errors import UserError
 from engine.families.base import Family
 from engine.nets.initial import initial_controlnet
 from engine.tuning.controlnet import ControlLora, WholeControlNet
@@ -77,7 +78,17 @@ def _controlnet(inputs: Inputs) -> Any:
 
 
 def _silent(inputs: Inputs) -> tuple[str, ...]:
-    return inputs.family.layers.outer_outputs if inputs.config.objective.only_mid_control else ()
+    if not inputs.config.objective.only_mid_control:
+        return ()
+    outer = inputs.family.layers.outer_outputs
+    return _required(outer, "Control only in the middle", "Its ControlNet has no middle block", "off")
+
+
+def _required(modules: tuple[str, ...], title: str, why: str, instead: str) -> tuple[str, ...]:
+    """Modules that a setting is about; UserError where a base of this family has none."""
+    if not modules:
+        raise UserError(f"{title} cannot be changed for this base.", f"{why}.", f"Switch {title} {instead}.")
+    return modules
 
 
 def _whole(inputs: Inputs, net: Any) -> WholeControlNet:
@@ -89,6 +100,8 @@ def _low_rank(inputs: Inputs, net: Any) -> WholeControlNet:
 
 
 def _unlocked(inputs: Inputs, net: Any) -> Trainable:
+    why = "It is a transformer: control enters at every block, so no half of it lies behind the control"
+    _required(inputs.family.layers.after_control, "Keep the base frozen", why, "on")
     build = _low_rank if inputs.facts.rank else _whole
     return UnlockedDecoder(inputs.denoiser, inputs.place, inputs.family.layers, lambda: build(inputs, net))
 

@@ -42,8 +42,8 @@ def test_the_shipped_list_has_a_base_of_each_family_and_its_cards_have_presets()
 def test_a_base_is_named_by_the_list_or_by_its_id() -> None:
     assert hub_id("SD15") == hub_id("Stable Diffusion 1.5") == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert hub_id("https://huggingface.co/anna/other/") == "anna/other"
-    with pytest.raises(UserError, match=r"no base called sd3.*sd15, "):
-        hub_id("sd3")
+    with pytest.raises(UserError, match=r"no base called sd4.*sd15, "):
+        hub_id("sd4")
 
 
 @pytest.mark.parametrize(

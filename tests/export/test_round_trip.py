@@ -100,7 +100,7 @@ def test_by_command(trained: Run, ready_workspace: Workspace, capsys: pytest.Cap
     assert main([*start, "export", trained.name, "--merged", "ema-000002-000004", "--name", "again"]) == 0
     assert main([*start, "export", trained.name, "--format", "control_lora", "--rank", "32", "--name", "small"]) == 0
     assert main([*start, "trim", trained.name]) == 0
-    assert "1 checkpoints trimmed" in capsys.readouterr().out
+    assert "1 checkpoint trimmed" in capsys.readouterr().out
     (lora,) = trained.exports.glob("small*.safetensors")
     base = str(trained.config.model.base)
     assert main([*start, "import-net", str(lora), "--base", base, "--name", "small"]) == 0

@@ -1,0 +1,152 @@
+"""Sampling under control with bases that were trained by flow matching: one loop for all of them.
+
+It is called like diffusers' ControlNet pipelines, and predicts as training does (``TransformerFamily.predict``), so
+both read the same control. diffusers' own pipelines for these bases encode the control image anew for each image, know
+no start from an image beside a ControlNet, and differ from base to base. tests/families compares with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from engine.families.facts import FamilyFacts
+from engine.families.flow import dynamic_shift
+
+
+class ControlledFlow(Protocol):
+    """What sampling asks of a family; see ``TransformerFamily``."""
+
+    facts: FamilyFacts
+
+    def residuals(self, net: Any, noisy: Any, timesteps: Any, text: Any, control: Any) -> list[torch.Tensor]: ...
+
+    def denoise(self, denoiser: Any, noisy: Any, timesteps: Any, text: Any, residuals: Any) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sampled:
+    images: torch.Tensor
+    """Latents (B, C, h, w)."""
+
+
+class FlowPipeline:
+    """The parts of a base with a ControlNet, or several (anything that has ``nets``)."""
+
+    def __init__(self, family: ControlledFlow, controlnet: Any, **parts: Any) -> None:
+        self.family, self.controlnet = family, controlnet
+        self.transformer, self.scheduler = parts["denoiser"], parts["scheduler"]
+        self._of_base = dict(self.scheduler.config)
+        self.vae, self.text_encoder, self.tokenizer = parts["vae"], parts["text_encoder"], parts["tokenizer"]
+
+    def register_modules(self, **parts: Any) -> None:
+        """Replace parts (controlnet=, scheduler=)."""
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def get_timesteps(self, steps: int, strength: float, device: Any) -> tuple[torch.Tensor, int]:
+        """The sampler's last timesteps, ``strength`` of them, and for how many steps: to start from an image."""
+        skipped = max(steps - min(int(steps * strength), steps), 0)
+        self.scheduler.set_begin_index(skipped * self.scheduler.order)
+        return self.scheduler.timesteps[skipped * self.scheduler.order :], steps - skipped
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        *,
+        text: dict[str, torch.Tensor],
+        negative: dict[str, torch.Tensor],
+        image: Any,
+        latents: torch.Tensor,
+        num_inference_steps: int,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float | Sequence[float] = 1.0,
+        control_guidance_start: float | Sequence[float] = 0.0,
+        control_guidance_end: float | Sequence[float] = 1.0,
+        guess_mode: bool = False,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
+        control_image: Any = None,
+        strength: float | None = None,
+        **of_pixels: Any,
+    ) -> Sampled:
+        """Sample latents.
+
+        Args:
+            text, negative: from ``encode_text``, B rows each.
+            image: control images from ``encode_control``, one tensor for each net. With ``strength``: the latents to
+                start from, and the control images are ``control_image``.
+            latents: the noise; with ``strength``, the noisy latents of the first timestep.
+            guess_mode: the control acts on the prompt's half of classifier-free guidance only.
+            strength: share of the steps that are done, to start from an image.
+            of_pixels: arguments of diffusers' pipelines without a meaning here: width, height, output_type, generator.
+        """
+        del of_pixels
+        device = self.transformer.device
+        self.scheduler.set_timesteps(num_inference_steps, device=device, **self._shift(latents))
+        timesteps = self.scheduler.timesteps
+        if strength is not None:
+            image = control_image
+            timesteps, _ = self.get_timesteps(num_inference_steps, strength, device)
+        nets = list(getattr(self.controlnet, "nets", [self.controlnet]))
+        controls, scales = _each(image, nets), _each(controlnet_conditioning_scale, nets)
+        starts, ends = _each(control_guidance_start, nets), _each(control_guidance_end, nets)
+        guided = guidance_scale > 1
+        given = {name: torch.cat([negative[name], rows]) if guided else rows for name, rows in text.items()}
+        order, count = self.scheduler.order, len(timesteps)
+        for index, timestep in enumerate(timesteps):
+            place = index // order / (count // order or 1), (index // order + 1) / (count // order or 1)
+            active = [
+                (net, control, scale)
+                for net, control, scale, start, end in zip(nets, controls, scales, starts, ends, strict=True)
+                if scale and place[0] >= start and place[1] <= end
+            ]
+            predicted = self._predict(latents, timestep, given, active, guided, guess_mode)
+            if guided:
+                without, with_prompt = predicted.chunk(2)
+                predicted = without + guidance_scale * (with_prompt - without)
+            latents = self.scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+            if callback_on_step_end and (index + 1) % order == 0:
+                latents = callback_on_step_end(self, index // order, timestep, {"latents": latents})["latents"]
+        return Sampled(latents)
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        text: dict[str, torch.Tensor],
+        active: Sequence[tuple[Any, torch.Tensor, float]],
+        guided: bool,
+        prompt_only: bool,
+    ) -> torch.Tensor:
+        """The denoiser's prediction (B or, if guided, 2 B, C, h, w) under the residuals of all nets together."""
+        denoiser, family = self.transformer, self.family
+        noisy = torch.cat([latents] * 2 if guided else [latents]).to(denoiser.dtype)
+        sigma = timestep.to(noisy.device, torch.float32) / self.scheduler.config.num_train_timesteps
+        sigma = sigma.expand(len(noisy))
+        total: list[torch.Tensor] | None = None
+        for net, control, scale in active:
+            half = slice(len(noisy) // 2, None) if guided and prompt_only else slice(None)
+            copies = 2 if guided and not prompt_only else 1
+            read = {name: rows[half] for name, rows in text.items()}
+            residuals = family.residuals(net, noisy[half], sigma[half], read, torch.cat([control] * copies))
+            residuals = [residual * scale for residual in residuals]
+            if guided and prompt_only:
+                residuals = [torch.cat([torch.zeros_like(one), one]) for one in residuals]
+            total = residuals if total is None else [a + b for a, b in zip(total, residuals, strict=True)]
+        return family.denoise(denoiser, noisy, sigma, text, total)
+
+    def _shift(self, latents: torch.Tensor) -> dict[str, float]:
+        """Argument of ``set_timesteps`` of a sampler whose shift depends on the number of tokens."""
+        if not self.scheduler.config.get("use_dynamic_shifting"):
+            return {}
+        tokens = latents.shape[-2] * latents.shape[-1] // self.family.facts.patch**2
+        return {"mu": math.log(dynamic_shift(self._of_base)(tokens))}
+
+
+def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
+    """A value for each net."""
+    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)

@@ -1,0 +1,192 @@
+"""Stable Diffusion 3 and 3.5: a transformer over image and text tokens, three text encoders, flow matching.
+
+Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", arXiv 2403.03206. Its
+ControlNet copies the first blocks. It reads the control image's latents without the shift of the VAE, and zeros in
+place of the pooled text: diffusers' pipeline and ComfyUI give them so (``force_zeros_for_pooled_projection``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from diffusers import SD3ControlNetModel, SD3Transformer2DModel
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from engine.families.encoder_sizes import T5_TOKENS
+from engine.families.facts import SD3
+from engine.families.joint_sizes import control_blocks
+from engine.families.parts import load_part, read_component_config
+from engine.families.sdxl import TwoTextEncoders
+from engine.families.stable_diffusion import layer_output, tokenize
+from engine.families.text_encoding import Text
+from engine.families.transformer import TransformerFamily
+
+LARGE = 10**8
+TIMESTEPS = 1000
+"""The denoiser reads sigmas times this."""
+
+
+class ThreeTextEncoders(TwoTextEncoders):
+    """CLIP ViT-L, OpenCLIP ViT-bigG and, unless the base comes without it, T5.
+
+    T5-XXL takes 9 GiB in bf16. It stays in RAM, and a card is given one layer at a time.
+    """
+
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module, third: Any, width: int) -> None:
+        """``width``: of the text that the denoiser reads."""
+        super().__init__(first, second)
+        self._third, self.width = [third], width  # in a list, so that ``to`` leaves it where it is
+        self._streams_to: torch.device | None = None
+
+    def read_t5(self, tokens: torch.Tensor) -> torch.Tensor:
+        """T5's hidden states (B, length, width) of token numbers (B, length); zeros where the base has no T5."""
+        (t5,) = self._third
+        if t5 is None:
+            return torch.zeros(*tokens.shape, self.width, device=self.device)
+        if self.device.type != "cpu" and self._streams_to != self.device:
+            cpu_offload(t5, execution_device=self.device)
+            self._streams_to = self.device
+        return t5(tokens.to(self.device))[0]
+
+
+class StableDiffusion3(TransformerFamily):
+    facts = SD3
+
+    def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
+        return config.get("_class_name") == "SD3Transformer2DModel"
+
+    # Text
+
+    def load_tokenizer(self, base: str) -> Any:
+        tokenizers = [load_part(CLIPTokenizer, base, name, None) for name in ("tokenizer", "tokenizer_2")]
+        return [*tokenizers, load_part(T5TokenizerFast, base, "tokenizer_3", None)] if reads_t5(base) else tokenizers
+
+    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        first, second = (
+            load_part(CLIPTextModelWithProjection, base, name, dtype) for name in ("text_encoder", "text_encoder_2")
+        )
+        third: Any = None
+        if reads_t5(base):
+            config = read_component_config(base, "text_encoder_3", "config.json")
+            third = load_part(T5EncoderModel, base, "text_encoder_3", torch.bfloat16 if is_large(config) else dtype)
+            third.eval().requires_grad_(False)
+        width = int(self.denoiser_config(base)["joint_attention_dim"])
+        return ThreeTextEncoders(first, second, third, width).eval().requires_grad_(False)
+
+    def encode_text(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """The hidden states of both CLIPs side by side, padded with zeros to T5's width, then T5's; and pooled text.
+
+        Without T5 its tokens are zeros. (B, 77 + 256, 4096) and (B, 2048) for the real base.
+        """
+        device, skipped = text_encoder.device, self.skipped_layers(clip_skip)
+        read = [
+            encoder(tokenize(one, captions).to(device), output_hidden_states=True)
+            for one, encoder in zip(tokenizer, (text_encoder.first, text_encoder.second), strict=False)
+        ]
+        hidden = torch.cat([layer_output(self.facts, one.hidden_states, 2, skipped) for one in read], dim=-1)
+        hidden = torch.nn.functional.pad(hidden, (0, text_encoder.width - hidden.shape[-1]))
+        tokens = torch.zeros(len(captions), T5_TOKENS, dtype=torch.long)
+        if len(tokenizer) > 2:
+            options = {"padding": "max_length", "max_length": T5_TOKENS, "truncation": True, "return_tensors": "pt"}
+            tokens = tokenizer[2](list(captions), **options).input_ids
+        t5 = text_encoder.read_t5(tokens)
+        pooled = torch.cat([one.text_embeds for one in read], dim=-1)
+        return {"hidden": torch.cat([hidden, t5.to(hidden.dtype)], dim=1), "pooled": pooled}
+
+    def encode_long(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """As ``encode_text``: T5 reads 256 tokens, and CLIP the first 77 of them."""
+        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
+
+    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
+        return [1] * len(captions)
+
+    def text_length(self, text: Text) -> int:
+        return int(text["hidden"].shape[-2])
+
+    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
+        return dict(text)
+
+    # Denoiser and control net
+
+    def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        return load_part(SD3Transformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
+
+    def new_controlnet(self, denoiser: Any) -> SD3ControlNetModel:
+        """The first ``outputs`` blocks, or those that a smaller base has.
+
+        diffusers' ``from_transformer`` changes the base's own config, so it is not used.
+        """
+        blocks = control_blocks(len(denoiser.transformer_blocks), self.facts.outputs)
+        config = {**denoiser.config, "num_layers": blocks, "force_zeros_for_pooled_projection": True}
+        net: Any = SD3ControlNetModel.from_config(config, extra_conditioning_channels=0)
+        own = net.state_dict()
+        weights = {name: weight for name, weight in denoiser.state_dict().items() if name in own}
+        net.load_state_dict(weights, strict=False)
+        return net.float()
+
+    def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> SD3ControlNetModel:
+        return load_part(SD3ControlNetModel, str(folder), "", dtype)
+
+    def control_latents(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
+        return self.encode_images(vae, images)[0] * vae.config.scaling_factor
+
+    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
+        """For 8 x 8 latents and 8 tokens of text."""
+        config = net.config
+        noisy = torch.randn((1, config.in_channels, 8, 8), generator=generator)
+        control = torch.randn((1, net.pos_embed_input.proj.in_channels, 8, 8), generator=generator)
+        text = {
+            "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
+            "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
+        }
+        return self.residuals(net, noisy, torch.tensor([0.5]), text, control)
+
+    def residuals(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> list[torch.Tensor]:
+        return list(
+            net(
+                hidden_states=noisy,
+                controlnet_cond=control,
+                encoder_hidden_states=text["hidden"],
+                pooled_projections=torch.zeros_like(text["pooled"]),
+                timestep=TIMESTEPS * timesteps,
+                return_dict=False,
+            )[0]
+        )
+
+    def denoise(
+        self,
+        denoiser: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        residuals: list[torch.Tensor] | None,
+    ) -> torch.Tensor:
+        return denoiser(
+            hidden_states=noisy,
+            encoder_hidden_states=text["hidden"],
+            pooled_projections=text["pooled"],
+            timestep=TIMESTEPS * timesteps,
+            block_controlnet_hidden_states=residuals,
+            return_dict=False,
+        )[0]
+
+
+def is_large(t5: Mapping[str, Any]) -> bool:
+    """Whether a T5 of this config is too large for fp32: the real one has 4.8 billion parameters."""
+    return int(t5["d_model"]) * int(t5["d_ff"]) * int(t5["num_layers"]) > LARGE
+
+
+def reads_t5(base: str) -> bool:
+    """Whether a base has the third text encoder, by its model_index.json; without it, its tokens are zeros."""
+    index: Mapping[str, Any] = read_component_config(base, "", "model_index.json")
+    return bool((index.get("text_encoder_3") or [None])[0])

@@ -1,0 +1,139 @@
+"""What bases with a transformer and flow matching share: their ControlNets read latents of the control image."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from engine.errors import UserError
+from engine.families.base import Family
+from engine.families.flow import FlowMatching
+from engine.families.flow_pipeline import FlowPipeline
+from engine.families.noise import NoiseProcess
+from engine.families.parts import load_part
+from engine.families.text_encoding import Text
+
+OWN = {
+    "EulerDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
+    "HeunDiscreteScheduler": "FlowMatchHeunDiscreteScheduler",
+}
+"""Samplers that diffusers has as classes of their own for flow matching."""
+SHIFTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
+"""Samplers that read the sigmas of flow matching as an option."""
+
+
+class TransformerFamily(Family):
+    """``predict`` in two parts, the net's residuals and the denoiser's prediction, which sampling scales between."""
+
+    @abstractmethod
+    def residuals(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """What the control net adds to the denoiser's blocks, first block first. Arguments: see ``predict``."""
+
+    @abstractmethod
+    def denoise(
+        self,
+        denoiser: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        residuals: list[torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """The denoiser's prediction of the flow (B, C, h, w), with residuals from ``residuals`` or without control."""
+
+    def predict(
+        self,
+        denoiser: Any,
+        net: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: dict[str, torch.Tensor],
+        control: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if control is None:
+            return self.denoise(denoiser, noisy, timesteps, text, None)
+        found = self.residuals(net, noisy, timesteps, text, control)
+        dtype = denoiser.dtype  # read once: diffusers walks over the whole net for it
+        return self.denoise(denoiser, noisy, timesteps, text, [residual.to(dtype) for residual in found])
+
+    def map_residuals(self, outputs: Any, change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Any:
+        return (change(list(outputs[0])), *outputs[1:])
+
+    def load_scheduler(self, base: str) -> Any:
+        return load_part(FlowMatchEulerDiscreteScheduler, base, "scheduler", None)
+
+    def noise_process(self, base: str) -> NoiseProcess:
+        return FlowMatching(self.load_scheduler(base), patch=self.facts.patch)
+
+    # Control
+
+    def encode_control(self, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        """The mean of the control images' latents as the control net reads them, (B, C, h, w)."""
+        images = maps.permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1
+        return self.control_latents(vae, images).to(maps.device)
+
+    def control_latents(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (B, C, h, w) of RGB control images in -1..1 (B, 3, H, W)."""
+        return self.encode_mean(vae, images)
+
+    # Sampling
+
+    def default_scheduler(self, base: str, schedule: Mapping[str, Any]) -> Any:
+        return self.load_scheduler(base)
+
+    def pipeline(
+        self,
+        base: str,
+        controlnet: Any,
+        dtype: torch.dtype,
+        schedule: Mapping[str, Any] = MappingProxyType({}),
+        **resident: Any,
+    ) -> FlowPipeline:
+        return FlowPipeline(self, controlnet, **self.sampling_parts(base, dtype, schedule, resident))
+
+    def image_pipeline(self, pipeline: Any) -> Any:
+        return pipeline  # it starts from noise or from an image
+
+    def prompt_arguments(self, text: Text, negative: Text) -> dict[str, Any]:
+        return {"text": dict(text), "negative": dict(negative)}
+
+    def sampling_scheduler(self, name: str, config: Any, options: Mapping[str, Any]) -> Any:
+        """A sampler with the base's own shift.
+
+        Raises:
+            UserError: it is made for noise schedules.
+        """
+        if name in OWN:
+            return getattr(diffusers, OWN[name]).from_config(config)
+        if name not in SHIFTED:
+            title = name.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
+            raise UserError(
+                f"The sampler {title} cannot be used with this base.",
+                "The base was trained by flow matching, and the sampler is made for other noise schedules.",
+                "Choose Euler, UniPC or DPM++ 2M.",
+            )
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+        flow |= (
+            {"use_dynamic_shifting": True} if config.get("use_dynamic_shifting") else {"flow_shift": config["shift"]}
+        )
+        return getattr(diffusers, name)(num_train_timesteps=config["num_train_timesteps"], **flow)
+
+    def add_sampling_noise(
+        self, scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        sigma = (timesteps.to(latents.device, latents.dtype) / scheduler.config.num_train_timesteps).view(-1, 1, 1, 1)
+        return (1 - sigma) * latents + sigma * noise
+
+    def unit_variance(self, scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Latents of deviation 1 and noise of deviation 1, mixed as 1 - s to s, have the deviation of both together."""
+        if getattr(scheduler, "step_index", None) is None:
+            return latents
+        sigma = float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)])
+        return latents / (sigma**2 + (1 - sigma) ** 2) ** 0.5

@@ -1,0 +1,101 @@
+"""A run on a tiny Stable Diffusion 3: its step is the formula, and it trains, resumes, draws and leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.errors import UserError
+from engine.estimate.memory import predict
+from engine.export.out import export
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
+from engine.jobs.control import Control
+from engine.jobs.events import PreviewMade
+from engine.training.job import build_trainer
+from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, step_gradients
+from tests.short_runs import RunFactory, train
+
+SHORT = {"train.steps": 3, "validation.check_every": 50, "validation.every": 3}
+SHORT |= {"validation.pictures": 1, "validation.sampling_steps": 2, "objective.timestep_sampling": "logit_normal"}
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "both"])
+def test_its_step_is_the_formula(
+    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, checkpointing: str
+) -> None:
+    """Loss and gradients of a step that is written down here with diffusers' classes alone."""
+    settings = {"model.base": str(tiny_sd3), "objective.prompt_dropout": 0.0, "optim.max_grad_norm": 1e9}
+    run = new_run(**settings, **SHORT, **{"train.gradient_checkpointing": checkpointing})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    state = trainer.state
+    net: Any = state.trainable.master
+    torch.nn.init.normal_(net.controlnet_blocks[0].weight, std=0.1)
+    torch.nn.init.normal_(net.pos_embed_input.proj.weight, std=0.1)
+    batch = state.batches.get(0)
+    loss, gradients = step_gradients(state)
+    draws = batch.draws
+    latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.0609) * 1.5305
+    u = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps.double() + 0.5) / 2**20))
+    sigma = (3 * u / (1 + 2 * u)).float()
+    noisy = latents + sigma[:, None, None, None] * (draws.noise - latents)
+    assert batch.maps is not None
+    hint = batch.maps.float()  # from the cache: latents
+    text, pooled = batch.text["hidden"], batch.text["pooled"]
+    net.zero_grad(set_to_none=True)
+    residuals = net(noisy, hint, 1.0, text, torch.zeros_like(pooled), 1000 * sigma, return_dict=False)[0]
+    predicted = state.denoiser(noisy, text, pooled, 1000 * sigma, residuals).sample
+    expected = torch.nn.functional.mse_loss(predicted, draws.noise - latents)
+    expected.backward()
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6), name
+    trainer.close()
+
+
+def test_it_trains_resumes_and_draws(
+    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
+) -> None:
+    settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2}
+    straight, paused = new_run(**settings), new_run(**settings)
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed" and trained.warnings == []
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 3]
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
+    last = straight.checkpoints()[-1].folder
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    plain = TryRequest(base=str(tiny_sd3), controlnet=last, prompt="red", control=edges, steps=2, width=64, height=64)
+    session = TrySession(ready_workspace, device="cpu")
+    requests = [plain, replace(plain, image=edges, change=0.6), replace(plain, sampler="dpmpp_2m_karras", guidance=1.0)]
+    drawn = [np.asarray(session.generate([one])[0]) for one in requests]
+    assert all(one.std() > 1 for one in drawn)
+    assert len({one.tobytes() for one in drawn}) == 3
+    assert predict(ready_workspace, straight.config).peak > 0
+
+    for kind in ("single_file", "diffusers"):
+        left = export(last, kind, tmp_path, f"net-{kind}").path
+        again = session.generate([replace(plain, controlnet=left)])[0]
+        assert np.abs(np.asarray(again).astype(int) - drawn[0]).max() <= 1, kind
+    assert (tmp_path / "net-single_file_sd3.safetensors").is_file()
+    with pytest.raises(UserError, match="no such files for Stable Diffusion 3"):
+        export(last, "ldm", tmp_path, "net")
+
+
+def test_what_a_transformer_has_not_is_refused(tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace) -> None:
+    for setting, title in (
+        ({"objective.sd_locked": False}, "Keep the base frozen"),
+        ({"objective.only_mid_control": True}, "Control only in the middle"),
+        ({"objective.min_snr_gamma": 5.0}, "Min-SNR gamma"),
+    ):
+        with pytest.raises(UserError, match=title):
+            train(ready_workspace, new_run(**SHORT | {"model.base": str(tiny_sd3)} | setting))
