@@ -5,6 +5,9 @@ here with any optimizer). The updates are those of an ordinary step, but for cli
 is not known before the last of them. So each weight's gradient is clipped by its own norm. As long as the total norm
 is below the limit, neither clips, and the bits are the same.
 
+Where the trained weights are in RAM, a thread updates them there as their gradients arrive, and they go back to the
+card beside the rest of the backward pass (Ren et al. 2021, "ZeRO-Offload", arXiv 2101.06840).
+
 A gradient that is not finite is found when others have been used already. It counts as zero, and the step as skipped.
 fp16 relies on steps that change nothing, so it cannot be trained this way.
 """
@@ -13,7 +16,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import nn
@@ -36,6 +41,8 @@ class InBackward(Parallel):
         super().__init__(run, record_fallback)
         self._complete: list[nn.Parameter] = []  # they have their gradients, and wait for their update
         self._done: set[nn.Parameter] = set()  # by a failed try of this step
+        self._worker = ThreadPoolExecutor(1, "update")  # starts no thread until it is used
+        self._under_way: deque[tuple[list[nn.Parameter], Future[None]]] = deque()
         self._finite = Finite(True, True)
 
     def prepare(self) -> None:
@@ -64,9 +71,14 @@ class InBackward(Parallel):
         self._finite = Finite(all(map(math.isfinite, self._read(loss.detach().float().reshape(1)))), True)
         with self._run.weights_update() as self._done:
             if self._finite.loss:
-                super().backward(loss)
-                self._run.trainable.weights.finish_gradients()
-                self._update()
+                try:
+                    super().backward(loss)
+                    self._run.trainable.weights.finish_gradients()
+                    self._update()
+                    self._send_updated(len(self._under_way))
+                finally:
+                    wait([future for _, future in self._under_way])
+                    self._under_way.clear()
 
     @torch.no_grad()
     def _gradient_done(self, master: nn.Parameter) -> None:
@@ -80,16 +92,44 @@ class InBackward(Parallel):
     @torch.no_grad()
     def _update(self) -> None:
         """Clip the gradients that are complete, update their weights, and free them."""
-        if not self._complete:
+        part, self._complete = self._complete, []
+        if not part:
             return
-        self._clip()
+        if self._run.trainable.weights.offload.in_use:
+            self._under_way.append((part, self._worker.submit(self._update_in_ram, part)))
+            self._send_updated(0)
+            return
+        self._clip(part)
         super().optimizer_step()
-        for master in self._complete:
+        for master in part:
             master.grad = None
-        self._complete.clear()
 
-    def _clip(self) -> None:
-        gradients = self._run.trainable.weights.gradients(self._complete)
+    @torch.no_grad()
+    def _update_in_ram(self, part: list[nn.Parameter]) -> None:
+        """In a thread of its own, beside the backward pass, while gradients of other weights may arrive."""
+        optimizer, those = self._run.optimizer, set(part)
+        self._clip(part)
+        whole = [group["params"] for group in optimizer.param_groups]
+        try:
+            for group, parameters in zip(optimizer.param_groups, whole, strict=True):
+                group["params"] = [parameter for parameter in parameters if parameter in those]
+            optimizer.step()
+        finally:
+            for group, parameters in zip(optimizer.param_groups, whole, strict=True):
+                group["params"] = parameters
+        for master in part:
+            master.grad = None
+
+    def _send_updated(self, wait_for: int) -> None:
+        """Send updated weights to the card: those that are done, in order, and the first ``wait_for`` in any case."""
+        while self._under_way and (wait_for > 0 or self._under_way[0][1].done()):
+            part, future = self._under_way.popleft()
+            future.result()
+            self._run.trainable.weights.send(part)
+            wait_for -= 1
+
+    def _clip(self, part: list[nn.Parameter]) -> None:
+        gradients = self._run.trainable.weights.gradients(part)
         limit = self._run.config.optim.max_grad_norm
         norms = self._read(torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)))
         for gradient, norm in zip(gradients, norms, strict=True):

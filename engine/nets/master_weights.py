@@ -50,6 +50,7 @@ class MasterWeightSync:
         """The net that computes."""
         self.offload = Offload()
         """Copies between RAM and a card that are under way."""
+        self._sent: set[nn.Parameter] = set()  # of the masters: their copies are up to date already
         if self.separate:
             self.link(self.compute, master)
 
@@ -75,13 +76,24 @@ class MasterWeightSync:
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the master weights into the compute copy: after each step, and whenever they were changed."""
-        pairs = list(self.master_of.items())
+        pairs = [(copy, master) for copy, master in self.master_of.items() if master not in self._sent]
+        self._sent.clear()
         if pairs and self.offload.overlaps(*pairs[0]):
             for copy, master in pairs:
                 self.offload.send_weight(master.data, copy.data)
         elif pairs:
-            torch._foreach_copy_(list(self.master_of), list(self.master_of.values()))
+            copies, masters = zip(*pairs, strict=True)
+            torch._foreach_copy_(copies, masters)
         self.stale = False
+
+    @torch.no_grad()
+    def send(self, masters: list[nn.Parameter]) -> None:
+        """Copy some master weights from RAM to the card already; the next ``refresh`` leaves them out."""
+        copies = {master: copy for copy, master in self.master_of.items()}
+        for master in masters:
+            if master in copies:
+                self.offload.send_weight(master.data, copies[master].data)
+                self._sent.add(master)
 
     def when_complete(self, masters: Iterable[nn.Parameter], call: Callable[[nn.Parameter], object]) -> None:
         """In every backward pass from now on, call this with each of these master weights once it has its gradient.

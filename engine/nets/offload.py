@@ -80,6 +80,11 @@ class Offload:
             self._copier = CudaCopier(copy.device)
         return self._copier is not None
 
+    @property
+    def in_use(self) -> bool:
+        """Something has gone through here."""
+        return self._copier is not None
+
     def send_gradient(self, gradient: torch.Tensor, accumulate: Callable[[torch.Tensor], None]) -> None:
         """Copy a gradient to RAM; ``accumulate`` is called with it there, by ``finish`` at the latest."""
         assert self._copier is not None

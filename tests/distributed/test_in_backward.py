@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,13 +162,42 @@ def test_the_updates_are_those_of_the_ordinary_step(kept: str, optimizer: str, m
 
 
 @pytest.mark.parametrize("looks", [0, 3, 10**6])
-def test_gradients_that_are_on_their_way_to_ram_are_used_when_they_are_there(looks: int) -> None:
-    def late(run: FakeRun) -> None:
-        run.weights.offload._copier = LateCopier(looks)
+def test_in_ram_weights_are_updated_and_sent_back_as_their_gradients_arrive(
+    looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "UPDATED_TOGETHER", 100)
+    threads, sent = set(), []
 
-    ordinary, *_ = train(Parallel, PLACES["in RAM"])
+    class Copier(LateCopier):
+        def to_card(self, weight: torch.Tensor, copy: torch.Tensor) -> Any:
+            sent.append(weight.shape)
+            return super().to_card(weight, copy)
+
+    def late(run: FakeRun) -> None:
+        run.weights.offload._copier = Copier(looks)
+        real = run.optimizer.step
+
+        def step() -> None:
+            threads.add(threading.current_thread().name)
+            assert sum(len(group["params"]) for group in run.optimizer.param_groups) < 9, "only those of the part"
+            real()
+
+        run.optimizer.step = step  # type: ignore[method-assign, assignment]
+
+    ordinary, run, _ = train(Parallel, PLACES["in RAM"])
     found, *_ = train(InBackward, PLACES["in RAM"], prepare=late)
     assert same(ordinary, found)
+    assert len(threads) == 1 and threads != {threading.current_thread().name}
+    assert len(sent) == 4 * len(run.weights.master_of), "each weight once in each step"
+
+
+def test_an_update_in_ram_that_fails_ends_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: FakeRun) -> None:
+        run.weights.offload._copier = LateCopier(0)
+        monkeypatch.setattr(run.optimizer, "step", lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        train(InBackward, PLACES["in RAM"], prepare=broken)
 
 
 def test_each_gradient_is_clipped_by_its_own_norm(monkeypatch: pytest.MonkeyPatch) -> None:
