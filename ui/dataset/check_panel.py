@@ -90,7 +90,8 @@ class CheckPanel:
         """Wire the events. ``chosen``: the list of datasets."""
         selection = [chosen, self._finding]
         filled = [*self._detail, *self._viewer]
-        live.on(chosen.change, self._show_list, [chosen], self._list)
+        # The selection stays the page's own: the list may come twice, the second time after the user has selected.
+        live.on(chosen.change, self._update_list, [chosen], self._list)
         live.on(
             [chosen.change, self._finding.change], self._show_finding, selection, filled, trigger_mode="always_last"
         )
@@ -178,9 +179,11 @@ class CheckPanel:
         if not pick_dataset(self._context, name):
             return [gr.Image(visible=False), "", 0]
         from engine.data.crop_plan import CropPlan
+        from engine.data.doctor import fix
 
         dataset = open_dataset(self._context, name)
-        hits = check_jobs.hits_to_show(dataset, check_jobs.finding_named(selected)) if selected else None
+        found = selected in {state.finding.name for state in fix.states(dataset)}  # another dataset may not have it
+        hits = check_jobs.hits_to_show(dataset, check_jobs.finding_named(str(selected))) if found else None
         plan = CropPlan.of(self._context.config_of(self._context.draft)[0].data)
         image, text, number = check_jobs.image_seen(dataset, hits, number, plan)
         return [gr.Image(image, visible=image is not None), text, number]
