@@ -15,7 +15,6 @@ from engine.families.facts import FACTS, NAMES
 from engine.families.files import TEXT_ENCODERS
 from engine.families.unsuitable import is_left_out
 from engine.families.weight_files import variant_of, weight_files
-from engine.machine.units import GIB
 from engine.workspace.paths import Workspace, in_hub_cache
 
 INDEX = "model_index.json"
@@ -117,12 +116,6 @@ def _has_weights(part: Path) -> bool:
     files = weight_files(part)
     counts = [int(match[1]) for file in files if (match := re.search(r"-of-(\d{5})\.", file.name))]
     return variant_of(part) is not None and (not counts or len(files) == max(counts))
-
-
-def expected_bytes(base_id: str, bases: list[ListedBase] | None = None) -> int | None:
-    """Rough size of a download in bytes; None for a base that is not in the list."""
-    found = next((base for base in (listed_bases() if bases is None else bases) if base.id == base_id), None)
-    return round(found.download_gb * GIB) if found else None
 
 
 def _entry(path: Path, name: str, values: Any) -> ListedBase:

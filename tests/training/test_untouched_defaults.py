@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from engine.demo.sets import make_demo_set
@@ -78,3 +80,9 @@ def test_the_suggested_settings_train_check_draw_and_save(
     assert kinds == [["event"], ["control_gain"], ["scores"], ["loss"], ["loss"], ["event"]]
     rates = [line["learning_rate"] for line in run.metrics() if "loss" in line]
     assert rates == pytest.approx([3e-3 / 31, 2 * 3e-3 / 31]), "the warm-up has begun"
+
+
+def test_no_line_about_a_kernel_of_bitsandbytes_appears_when_a_user_trains() -> None:
+    """diffusers imports it wherever it is installed, and its warning names packages that nobody needs."""
+    ops = pytest.importorskip("bitsandbytes.backends.cpu.ops")
+    assert ops.logger.name == "bitsandbytes.backends.cpu.ops" and not ops.logger.isEnabledFor(logging.WARNING)
