@@ -65,7 +65,7 @@ def _header(context: AppContext, live: Live) -> None:
         close = close_button.build_button()
     close_button.build_question(context, live, close)
     queue_panel.build_panel(context, live, queue)
-    _problem_panel(context, live)
+    build_problem_panel(context, live)
     live.outputs(
         [status],
         lambda view: status_line(view.snapshot, view.closing),
@@ -74,7 +74,7 @@ def _header(context: AppContext, live: Live) -> None:
     )
 
 
-def _problem_panel(context: AppContext, live: Live) -> None:
+def build_problem_panel(context: AppContext, live: Live) -> None:
     """Build the panel of an error, with a button for each way to resume the run that has failed."""
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")

@@ -103,7 +103,7 @@ def make_all(
     waiting: deque[tuple[list[Sample], Future[list[_Outcome]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV release Python's lock
     try:
-        batches = enumerate(_batches(_paged(dataset), BATCH if condition.batch else 1, resolution))
+        batches = enumerate(map_batches(_paged(dataset), BATCH if condition.batch else 1, resolution))
         todo = (batch for number, batch in batches if group.owns(number))
         while True:
             while len(waiting) < 4 * workers and (batch := next(todo, None)):
@@ -254,7 +254,7 @@ def read_image(path: Path, resolution: int | None) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _batches(samples: Iterator[Sample], most: int, resolution: int | None) -> Iterator[list[Sample]]:
+def map_batches(samples: Iterator[Sample], most: int, resolution: int | None) -> Iterator[list[Sample]]:
     """Batches of ``most`` samples, fewer if they are large."""
     batch: list[Sample] = []
     pixels = 0.0

@@ -23,7 +23,7 @@ def on_share(path: Path | str) -> bool:
     text = os.path.abspath(path)  # noqa: PTH100, where pathlib would ask the disk
     if text.startswith(("\\\\", "//")) and not text.startswith("\\\\?\\"):
         return True
-    above = [mount for mount in _mounts() if _is_below(text, mount[0])]
+    above = [mount for mount in mounts() if _is_below(text, mount[0])]
     return max(above, key=lambda mount: len(mount[0]))[1] if above else False
 
 
@@ -32,7 +32,7 @@ def _is_below(text: str, place: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _mounts() -> list[tuple[str, bool]]:
+def mounts() -> list[tuple[str, bool]]:
     """(mount point, whether it is on the network) of everything that is mounted when it is first asked for."""
     try:
         found = psutil.disk_partitions(all=True)

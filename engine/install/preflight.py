@@ -27,7 +27,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     Raises:
         InstallError: the installation cannot work here.
     """
-    _check_path(root)
+    check_path(root)
     _check_writable(root)
     warnings = []
     free, memory = free_disk_gb(root), memory_gb()
@@ -51,7 +51,7 @@ def summary(root: Path, choice: Choice) -> str:
     return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
 
 
-def _check_path(root: Path) -> None:
+def check_path(root: Path) -> None:
     if os.pathsep in str(root):
         raise InstallError(
             f'The folder\'s path contains "{os.pathsep}", which Python environments do not allow: {root}',

@@ -125,7 +125,7 @@ def stage_checkpoint(
     temporary = temporary_name(target)
     if is_whole(temporary):  # an earlier attempt wrote it, and only the rename failed
         return partial(_name, temporary, target)
-    _check_finite(trainable, step)
+    check_finite(trainable, step)
     target.parent.mkdir(exist_ok=True)  # but not the run's folder: if its disk is gone, the path is on another disk
     require_space(target.parent, trainable.checkpoint_bytes(ema is not None), f"The checkpoint of step {step:,}")
     clear(temporary)
@@ -203,7 +203,7 @@ def write_files(
                 pool.add(written)
 
 
-def _check_finite(trainable: Trainable, step: int) -> None:
+def check_finite(trainable: Trainable, step: int) -> None:
     """Raises UserError if a trained weight is NaN or infinite: such a state is of no use."""
     trained, read = [p for p in trainable.parameters() if p.requires_grad], trainable.weights.read
     # A sum is read ten times as fast as each number is tested, and is finite only if all are (but it may overflow).

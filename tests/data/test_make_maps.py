@@ -296,8 +296,8 @@ def test_a_program_that_always_fails_is_not_run_on_every_image(tmp_path: Path) -
 
 def test_large_images_go_in_smaller_batches(dataset: Dataset) -> None:
     large = [replace(sample, width=4000, height=3000) for sample in dataset.samples()]
-    assert [len(batch) for batch in make_maps._batches(iter(large), 8, None)] == [1] * 10
-    assert [len(batch) for batch in make_maps._batches(iter(large), 8, 512)] == [8, 2]
+    assert [len(batch) for batch in make_maps.map_batches(iter(large), 8, None)] == [1] * 10
+    assert [len(batch) for batch in make_maps.map_batches(iter(large), 8, 512)] == [8, 2]
 
 
 def test_large_photographs_are_read_downscaled_with_similar_maps(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:

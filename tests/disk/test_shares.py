@@ -20,9 +20,9 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (share / "local").mkdir(parents=True)
     found = [Mount("/", "ext4", "rw"), Mount(str(share), "cifs", "rw"), Mount(str(share / "local"), "ext4", "rw")]
     monkeypatch.setattr("psutil.disk_partitions", lambda all: found)
-    shares._mounts.cache_clear()
+    shares.mounts.cache_clear()
     yield share
-    shares._mounts.cache_clear()
+    shares.mounts.cache_clear()
 
 
 def test_the_deepest_mount_counts(mounted: Path) -> None:

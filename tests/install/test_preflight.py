@@ -72,6 +72,6 @@ def test_windows_wants_a_short_path(
     path = Path("/" + "a" * (length - 1))
     if stopped:
         with pytest.raises(InstallError, match="70 characters"):
-            preflight._check_path(path)
+            preflight.check_path(path)
     else:
-        preflight._check_path(path)
+        preflight.check_path(path)

@@ -278,7 +278,7 @@ def test_weights_whose_sum_is_too_large_for_a_number_are_numbers() -> None:
     with torch.no_grad():
         net.weight[:] = 3e38
     assert not net.weight.sum().isfinite()
-    checkpoint_module._check_finite(whole(net), 7)
+    checkpoint_module.check_finite(whole(net), 7)
 
 
 def test_the_last_every_so_many_the_best_and_the_starred_stay(folder: Path) -> None:

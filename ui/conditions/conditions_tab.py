@@ -42,7 +42,7 @@ def build(context: AppContext, live: Live) -> None:
             preview = ConditionPreview()
 
     def start(dataset: str | None, *raw: Any) -> None:
-        settings = _allow_program(context, form.read(*raw))
+        settings = allow_program(context, form.read(*raw))
         found = open_dataset(context, dataset).name
         work = condition_jobs.make_maps(
             context, found, settings.kind.name, settings.values, settings.side, settings.varied
@@ -88,7 +88,7 @@ def _wire_form(
     texts = [widget for widget in form.widgets if isinstance(widget, gr.Textbox)]
     live.on(
         [form.kind.change, *(box.change for box in texts)],
-        lambda *raw: _missing_weights(form.read(*raw)),
+        lambda *raw: missing_weights(form.read(*raw)),
         form.inputs,
         [weights, download],
     )
@@ -105,7 +105,7 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
         return condition_preview.show(context, dataset, at, upload, settings)
 
     def show(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
-        return condition_preview.show(context, dataset, at, upload, _allow_program(context, form.read(*raw)))
+        return condition_preview.show(context, dataset, at, upload, allow_program(context, form.read(*raw)))
 
     def turn(by: int) -> Callable[..., tuple[Any, ...]]:
         def turned(dataset: str | None, at: int, _upload: str | None, *raw: Any) -> tuple[Any, ...]:
@@ -115,7 +115,7 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
         return turned
 
     def sheet(dataset: str | None, *raw: Any) -> tuple[Any, str]:
-        return condition_preview.contact_sheet(context, dataset, _allow_program(context, form.read(*raw)))
+        return condition_preview.contact_sheet(context, dataset, allow_program(context, form.read(*raw)))
 
     inputs = [chosen, preview.number, preview.upload, *form.inputs]
     shown = [preview.slider, preview.about]
@@ -127,7 +127,7 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
     live.on(preview.random.click, sheet, [chosen, *form.inputs], [preview.sheet, preview.about], show_progress="full")
 
 
-def _allow_program(context: AppContext, settings: ConditionSettings) -> ConditionSettings:
+def allow_program(context: AppContext, settings: ConditionSettings) -> ConditionSettings:
     """Allow the user's own program to run: they pressed a button for it, and they sit at this machine."""
     from engine.conditions import ready
 
@@ -141,7 +141,7 @@ def _allow_program(context: AppContext, settings: ConditionSettings) -> Conditio
     return settings
 
 
-def _missing_weights(settings: ConditionSettings) -> list[Any]:
+def missing_weights(settings: ConditionSettings) -> list[Any]:
     """Return which weights are missing, and the button that downloads them."""
     if not settings.kind.models:
         return ["", gr.Button(visible=False)]

@@ -108,7 +108,7 @@ class CheckPanel:
         live.outputs(
             [self._by_itself, self._by_itself_words, self._by_itself_cancel],
             lambda view: (view.auto_check, view.snapshot.alive),
-            _render_by_itself,
+            render_by_itself,
         )
         ended = gr.State("")
         live.outputs([ended], _ended, lambda view: [_ended(view)])
@@ -219,7 +219,7 @@ def _ended(view: View) -> str:
     return f"{job} {view.auto_check.ended}"
 
 
-def _render_by_itself(view: View) -> list[Any]:
+def render_by_itself(view: View) -> list[Any]:
     """Render how far the check that runs by itself is, or why it has failed, and its cancel button."""
     check = view.auto_check
     if not check.alive:

@@ -54,7 +54,7 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
         if not name:
             nothing = [note(EMPTY), gr.Gallery([], visible=False), "", "", 0]
             return [*nothing, *[gr.Row(visible=False), ""] * len(pagers)]
-        return _page(context, name, page, len(pagers))
+        return render_page(context, name, page, len(pagers))
 
     shown = [
         summary,
@@ -91,7 +91,8 @@ def _changes(view: View) -> str:
     return f"{version} {[view.results[kind].number for kind in JOBS if kind in view.results]}"
 
 
-def _page(context: AppContext, name: str, page: int, pagers: int) -> list[Any]:
+def render_page(context: AppContext, name: str, page: int, pagers: int) -> list[Any]:
+    """Render one page of images: the pagers, the gallery and the list of problems."""
     from engine.data.dataset import Dataset
     from engine.disk.images import thumbnail
     from engine.errors import UserError

@@ -47,20 +47,20 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     inputs = [chosen, *boxes]
     changes = [chosen.change, *(box.change for box in boxes)]
     hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]
-    live.outputs([*boxes], lambda view: view.draft.number, lambda view: _draft_values(context), "form")
-    live.on(changes, lambda name, *raw: _table(context, name, raw), inputs, [table], trigger_mode="always_last")
+    live.outputs([*boxes], lambda view: view.draft.number, lambda view: draft_values(context), "form")
+    live.on(changes, lambda name, *raw: render_table(context, name, raw), inputs, [table], trigger_mode="always_last")
     live.on(changes, lambda: hidden, None, [gallery, more, turn])
     live.on(
         [look.click, more.click],
-        lambda at, name, *raw: _examples(context, name, raw, at),
+        lambda at, name, *raw: render_examples(context, name, raw, at),
         [turn, *inputs],
         [gallery, more, turn],
         show_progress="full",
     )
-    live.on(apply.click, lambda name, *raw: _apply(context, raw), inputs)
+    live.on(apply.click, lambda name, *raw: apply_draft(context, raw), inputs)
 
 
-def _draft_values(context: AppContext) -> list[Any]:
+def draft_values(context: AppContext) -> list[Any]:
     """Return the next run's settings, or the defaults while the form on the Train tab has an error."""
     try:
         data = context.config_of(context.draft)[0].data
@@ -74,7 +74,8 @@ def _parse(raw: tuple[Any, ...]) -> config.DataConfig:
     return config.parse({"data": dict(zip(NAMES, raw, strict=True))}, "These crop settings").data
 
 
-def _apply(context: AppContext, raw: tuple[Any, ...]) -> None:
+def apply_draft(context: AppContext, raw: tuple[Any, ...]) -> None:
+    """Use these crop settings for the next run."""
     data, draft = _parse(raw), context.draft
     values = {name: getattr(data, name) for name in NAMES}
     changes = {**draft.changes, "data": {**draft.changes.get("data", {}), **values}}
@@ -82,7 +83,7 @@ def _apply(context: AppContext, raw: tuple[Any, ...]) -> None:
     gr.Info("The next run will use these settings: see the Train tab.")
 
 
-def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
+def render_table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     """Return how many images each size has, and how much is cut off."""
     from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
 
@@ -115,7 +116,7 @@ def _pages(dataset: Any, size: int = 2000) -> Any:
         offset += size
 
 
-def _examples(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
+def render_examples(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
     """Return images as they are cropped, with their map beside and over them if there is one."""
     from engine.data.crop_plan import CropPlan
 

@@ -59,12 +59,12 @@ def build(context: AppContext, live: Live) -> None:
             read = gr.Button("Read the images", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
             add = queue_button(live, read)
         with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
-            settings = _options()
+            settings = import_options()
 
         asking = QuestionPanel(context, live)
 
     def config_of(values: Sequence[Any], **roles: str) -> ImportConfig:
-        given = {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
+        given = {key: clean_value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
         return parse_import(given | roles)
 
     def begin(place: str, name: str, config: ImportConfig) -> None:
@@ -91,7 +91,7 @@ def build(context: AppContext, live: Live) -> None:
 
     picked = live.on(browse.click, pick, [place], [place], show_progress="full")
     for event in (place.blur, place.submit, picked.then):
-        live.on(event, _found, [place], [found])
+        live.on(event, describe_place, [place], [found])
     live.on(place.change, suggested_name, [place], [name])
     inputs = [place, name, *settings.values()]
     live.on([read.click, add.click], start, inputs, asking.outputs, refresh=True, show_progress="full")
@@ -109,10 +109,10 @@ def known(context: AppContext, place: str, name: str) -> bool:
 def build_result(live: Live) -> None:
     """Build the result of the last import. It stays visible when the card is folded."""
     result = gr.HTML(elem_id="dataset-outcome")
-    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view.results.get(KIND))])
+    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [render_result(view.results.get(KIND))])
 
 
-def _options() -> dict[str, Any]:
+def import_options() -> dict[str, Any]:
     """Build the widgets of an import's settings, by name. Advanced ones are folded away."""
     fields = ImportConfig.model_fields
     made = {name: _widget(name) for name, field in fields.items() if not describe(field).advanced}
@@ -125,12 +125,13 @@ def _widget(name: str) -> Any:
     return widget(field, field.default, f"import-{name.replace('_', '-')}")
 
 
-def _value(name: str, raw: Any) -> Any:
+def clean_value(name: str, raw: Any) -> Any:
+    """Turn a widget's value into the setting's type: number boxes return floats for integers, too."""
     kind = describe(ImportConfig.model_fields[name]).kind
     return int(raw) if kind == "integer" and float(raw).is_integer() else raw
 
 
-def _found(place: str) -> str:
+def describe_place(place: str) -> str:
     """Return what the place holds, before it is read."""
     if not (place or "").strip():
         return LAYOUTS
@@ -142,7 +143,7 @@ def _found(place: str) -> str:
         return note(f"{error.what} {error.try_this}", "warning")
 
 
-def _result(result: Any) -> str:
+def render_result(result: Any) -> str:
     """Return what the last import has read, as HTML."""
     if result is None or not (result.note or result.facts):
         return ""

@@ -37,7 +37,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
         return [known.get(name, "") for name in (*(program.name for program in PROGRAMS), "hub_repository")]
 
     def list_run(name: str | None) -> Any:
-        return _list_of(context.workspace.runs / name / "exports") if name else gr.Dropdown([], value=None)
+        return list_of(context.workspace.runs / name / "exports") if name else gr.Dropdown([], value=None)
 
     def copy_to(program: str) -> Callable[..., None]:
         def start(file: str | None, folder: str, overwrite: bool) -> None:
@@ -119,7 +119,7 @@ def _check_selected(file: str | None) -> None:
         raise UserError("No export is selected.", "There is none yet, or none is chosen in the list.", "Export first.")
 
 
-def _list_of(folder: Path, chosen: str = "") -> Any:
+def list_of(folder: Path, chosen: str = "") -> Any:
     """Return the list of exports in a folder. Single files come first: that is what the programs load."""
     made = sorted(exports_in(folder), key=lambda made: made.path.is_dir())
     found = [(f"{one.path.name} · {format_bytes(one.bytes)}", str(one.path)) for one in made]
@@ -131,9 +131,9 @@ def _newest(context: AppContext, view: View) -> Any:
     """Return the list with the newest export selected."""
     made = view.results.get(KIND)
     if made is not None and made.where:
-        return _list_of(Path(made.where).parent, made.where)
+        return list_of(Path(made.where).parent, made.where)
     run = shown_run(view)
-    return _list_of(context.workspace.runs / run / "exports") if run else gr.Dropdown([], value=None)
+    return list_of(context.workspace.runs / run / "exports") if run else gr.Dropdown([], value=None)
 
 
 def _result(view: View) -> str:

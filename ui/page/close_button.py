@@ -40,7 +40,7 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
     live.on(button.click, ask, None, [box])
     live.on(no.click, keep, None, [box])
     live.on(yes.click, context.shutdown.request, js=MARK_CLOSING)
-    live.outputs([text, yes, no], _key, _render)
+    live.outputs([text, yes, no], _key, render_close_button)
 
 
 def _key(view: View) -> Any:
@@ -55,7 +55,7 @@ def _key(view: View) -> Any:
     )  # not its step, which would refresh this with each one
 
 
-def _render(view: View) -> list[Any]:
+def render_close_button(view: View) -> list[Any]:
     training = view.snapshot.is_training
     label = "Save the run and close" if training else "Close"
     asked = not view.closing

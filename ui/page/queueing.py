@@ -30,7 +30,7 @@ class Queueing(ABC):
             workspace,
             runner,
             before=lambda job: self.free_models(),
-            after=self._queued_job_ended,
+            after=self.queued_job_ended,
             closing=lambda: shutdown.requested,
             failed=self.show_problem,
         )
@@ -79,7 +79,7 @@ class Queueing(ABC):
             raise
         gr.Info(escape(f"{job.title}: added to the queue."), title="Queue")
 
-    def _queued_job_ended(self, job: QueuedJob, report: Report) -> None:
+    def queued_job_ended(self, job: QueuedJob, report: Report) -> None:
         """Show what a queued job has made on its tab. What the user is working on stays as it is."""
         self.files_changed()
         if job.job_kind != JobKind.TRAIN:

@@ -35,7 +35,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
 
     live.on(hide.click, hide_card)
     components = [component for row in rows for component in row]
-    live.outputs([card, heading, more, *components], _key, _render)
+    live.outputs([card, heading, more, *components], _key, render_unfinished)
 
 
 def _row(context: AppContext, live: Live, tabs: Any, place: int) -> tuple[Any, ...]:
@@ -72,7 +72,7 @@ def _shown(view: View) -> tuple[Unfinished, ...]:
     return tuple(run for run in view.unfinished if run.folder in view.runs)
 
 
-def _render(view: View) -> list[Any]:
+def render_unfinished(view: View) -> list[Any]:
     runs = _shown(view)
     count = counted(len(runs), "unfinished run was", "unfinished runs were")
     updates: list[Any] = [gr.Column(visible=bool(runs)), f"<h2>{count} found</h2>", _rest(len(runs))]

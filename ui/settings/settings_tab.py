@@ -71,7 +71,7 @@ def build(context: AppContext, live: Live) -> None:
                 elem_id="theme-choice",
             )
             choose_guide(context, live)
-            gr.HTML("<h3>Folders</h3>" + _table(_folders(context)))
+            gr.HTML("<h3>Folders</h3>" + _table(folders_html(context)))
             gr.HTML("<h3>Versions</h3>" + _table(_versions()))
             hardware = context.hardware
             gr.HTML(
@@ -134,7 +134,8 @@ def troubleshooting() -> str:
     return LINK.sub(r"\1 (docs/\2)", text.partition("\n")[2].strip())
 
 
-def _folders(context: AppContext) -> dict[str, str]:
+def folders_html(context: AppContext) -> dict[str, str]:
+    """Return the folders of the workspace and its free disk space, by title."""
     workspace = context.workspace
     return {
         "Workspace": str(workspace.root),

@@ -76,7 +76,7 @@ def build_bases(context: AppContext, live: Live) -> None:
     live.on(found.input, lambda path: choose_base(context, path) if path else None, [found])
     job_controls(live, KIND, [download, find], cancel, progress)
     live.outputs([table], _files_key, lambda view: [list_of_bases(context.workspace, offered)])
-    live.outputs([message, found], lambda view: (view.results.get(KIND), after_html(view, "base")), _render_result)
+    live.outputs([message, found], lambda view: (view.results.get(KIND), after_html(view, "base")), render_result)
 
 
 def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
@@ -164,7 +164,7 @@ def _files_key(view: View) -> Any:
     return job.kind == KIND and (job.alive, job.outcome), view.results.get(KIND)
 
 
-def _render_result(view: View) -> list[Any]:
+def render_result(view: View) -> list[Any]:
     result = view.results.get(KIND)
     if result is None:
         return ["", gr.Dropdown([], value=None, visible=False)]

@@ -71,9 +71,9 @@ def test_the_sheet_shows_pairs_and_names_poor_maps(context: AppContext) -> None:
 
 
 def test_missing_weights_are_reported_with_a_download_button(context: AppContext) -> None:
-    words, button = conditions_tab._missing_weights(settings("depth"))
+    words, button = conditions_tab.missing_weights(settings("depth"))
     assert "99 MB" in words and "Apache-2.0" in words and button.visible
-    assert conditions_tab._missing_weights(settings("canny"))[0] == ""
+    assert conditions_tab.missing_weights(settings("canny"))[0] == ""
     _, words = condition_preview.show(context, "set", 0, None, settings("depth"))
     assert "Nothing is downloaded without your consent" in words
 
@@ -85,7 +85,7 @@ def test_a_program_runs_only_after_a_button_press_on_this_machine(context: AppCo
     assert "not been allowed" in condition_preview.show(context, "set", 0, None, asked)[1]
     context.local = False
     with pytest.raises(UserError, match="another computer"):
-        conditions_tab._allow_program(context, asked)
+        conditions_tab.allow_program(context, asked)
     context.local = True
-    (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab._allow_program(context, asked))
+    (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab.allow_program(context, asked))
     assert np.array_equal(map, 255 - image)

@@ -97,18 +97,18 @@ def test_the_fraction_of_images_without_a_prompt_includes_empty_captions(context
 
 @pytest.mark.answers("Heads are cut off")
 def test_crops_are_counted_and_shown(context: AppContext) -> None:
-    assert "33% of" in crops_panel._table(context, "photos", (64, "centre", False))
-    table = crops_panel._table(context, "photos", (512, "centre", True))
+    assert "33% of" in crops_panel.render_table(context, "photos", (64, "centre", False))
+    table = crops_panel.render_table(context, "photos", (512, "centre", True))
     assert "640 x 384" in table and "<td>4</td>" in table
-    gallery, _, turn = crops_panel._examples(context, "photos", (192, "smart", True), 0)
+    gallery, _, turn = crops_panel.render_examples(context, "photos", (192, "smart", True), 0)
     assert turn == 1 and len(gallery.value) == 4
     with pytest.raises(UserError, match="crop settings"):
-        crops_panel._table(context, "photos", (65, "centre", False))
+        crops_panel.render_table(context, "photos", (65, "centre", False))
 
 
 def test_crop_settings_are_applied_to_the_next_run(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.Info", lambda text: None)
-    crops_panel._apply(context, (192, "random", True))
+    crops_panel.apply_draft(context, (192, "random", True))
     data = context.config_of(context.draft)[0].data
     assert (data.resolution, data.crop, data.buckets, data.dataset) == (192, "random", True, "photos")
-    assert crops_panel._draft_values(context) == [192, "random", True]
+    assert crops_panel.draft_values(context) == [192, "random", True]

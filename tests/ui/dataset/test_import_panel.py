@@ -40,39 +40,39 @@ def finish(context: AppContext, work: Any) -> Any:
 
 
 def test_the_box_says_what_a_folder_holds_before_it_is_read(folder: Path) -> None:
-    assert "a folder of images, 29 found" in import_panel._found(str(folder))
-    assert "does not exist" in import_panel._found(str(folder / "nowhere"))
-    assert "Folder layouts that work" in import_panel._found(" ")
-    assert "Hugging Face" in import_panel._found("owner/name")
+    assert "a folder of images, 29 found" in import_panel.describe_place(str(folder))
+    assert "does not exist" in import_panel.describe_place(str(folder / "nowhere"))
+    assert "Folder layouts that work" in import_panel.describe_place(" ")
+    assert "Hugging Face" in import_panel.describe_place("owner/name")
 
 
 def test_a_large_folder_is_not_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.data.before_import.RECOGNITION_SECONDS", -1.0)
-    assert "a large folder" in import_panel._found(str(folder))
+    assert "a large folder" in import_panel.describe_place(str(folder))
 
 
 def test_the_result_says_what_was_found_and_every_tab_shows_the_dataset(context: AppContext, folder: Path) -> None:
     view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
-    text = import_panel._result(view.results["dataset"])
+    text = import_panel.render_result(view.results["dataset"])
     assert "28 images" in text and "a folder of images" in text and "28 images are few" in text
 
 
 def test_a_page_shows_images_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
     finish(context, import_images(context, str(folder), "set"))
-    summary, gallery, table, problems, number, *pagers = contents_panel._page(context, "set", 1, 2)
+    summary, gallery, table, problems, number, *pagers = contents_panel.render_page(context, "set", 1, 2)
     assert "28 images" in summary and "1 file could not be used" in summary
     assert len(gallery.value) == 28 - contents_panel.PAGE and number == 1
     assert table.count("<tr>") == 1 + 28 - contents_panel.PAGE and "your file" in table and "ready" in table
     assert "broken.jpg" in problems and "page 2 of 2" in pagers[1]
-    first = contents_panel._page(context, "set", 0, 2)[2]
+    first = contents_panel.render_page(context, "set", 0, 2)[2]
     assert "&lt;b&gt;bold" in first and "<b>bold" not in first
 
 
 def test_settings_of_an_import_come_from_their_declaration() -> None:
-    assert import_panel._value("max_pictures", 5.0) == 5 and import_panel._value("split", "test") == "test"
+    assert import_panel.clean_value("max_pictures", 5.0) == 5 and import_panel.clean_value("split", "test") == "test"
     import gradio as gr
 
     with gr.Blocks():
-        made = import_panel._options()
+        made = import_panel.import_options()
     assert made.keys() == ImportConfig.model_fields.keys()

@@ -144,12 +144,12 @@ def test_shrinking_reports_when_there_is_nothing_to_shrink(context: AppContext) 
 
 
 def test_the_newest_export_is_selected(context: AppContext) -> None:
-    from ui.export.delivery_panel import _list_of
+    from ui.export.delivery_panel import list_of
 
     file = exported(context)
     checkpoint = list_checkpoints(context.workspace.runs / RUN)[-1]
     do(export_jobs.export_job(context, RUN, checkpoint, options(format="diffusers", name="folder")))
     folder = context.results[KIND].where
-    assert _list_of(file.parent).value == str(file)  # programs load files, not folders
-    assert _list_of(file.parent, folder).value == folder
-    assert len(_list_of(file.parent).choices) == 2
+    assert list_of(file.parent).value == str(file)  # programs load files, not folders
+    assert list_of(file.parent, folder).value == folder
+    assert len(list_of(file.parent).choices) == 2

@@ -19,7 +19,7 @@ from engine.queue.job import Report
 from engine.training.caution import Caution
 from engine.workspace.paths import Workspace
 from ui.conditions.condition_jobs import make_maps
-from ui.dataset.check_panel import _render_by_itself
+from ui.dataset.check_panel import render_by_itself
 from ui.dataset.import_jobs import import_images
 from ui.page import auto_check
 from ui.page.auto_check import AutoCheck, CheckState
@@ -111,7 +111,7 @@ def test_a_failure_is_told_on_the_check_panel(workspace: Workspace, error: Excep
     work.end.set()
     work.auto.begin("cats")
     assert work.auto.wait(5) and words in work.auto.state.failed
-    row, text, cancel = _render_by_itself(replace(AppContext(workspace).view(), auto_check=work.auto.state))
+    row, text, cancel = render_by_itself(replace(AppContext(workspace).view(), auto_check=work.auto.state))
     assert row.visible and words in text and not cancel.visible
 
 

@@ -26,7 +26,7 @@ def test_each_offer_is_a_button_that_resumes_the_run_as_it_says(
     monkeypatch.setattr(context, "resume_training", lambda *how: resumed.append(how))
     with gr.Blocks() as demo:
         live = Live(context, demo)
-        app._problem_panel(context, live)
+        app.build_problem_panel(context, live)
     (outputs,) = live.registered
 
     def shown() -> tuple[bool, str, list[tuple[bool, Any, Any]]]:

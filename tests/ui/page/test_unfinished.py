@@ -64,32 +64,32 @@ def test_unfinished_runs_are_found_and_described(workspace: Workspace, left: dic
 
 def test_the_card_is_shown_until_a_run_is_trained_or_it_is_hidden(workspace: Workspace, left: dict[str, Path]) -> None:
     context = AppContext(workspace)
-    card, heading, more, *rows = unfinished._render(context.view())
+    card, heading, more, *rows = unfinished.render_unfinished(context.view())
     assert card.visible and "3 unfinished runs were found" in heading and more == ""
     assert len(rows) == 3 * unfinished.ROWS and all(rows[place].visible for place in (0, 3, 6))
     context.discard_run(left["failed"].name)
-    card, heading, _, *rows = unfinished._render(context.view())
+    card, heading, _, *rows = unfinished.render_unfinished(context.view())
     assert "2 unfinished" in heading and not rows[6].visible
     context.training_started()
-    assert not unfinished._render(context.view())[0].visible
+    assert not unfinished.render_unfinished(context.view())[0].visible
 
 
 def test_a_removed_run_is_not_offered(workspace: Workspace, left: dict[str, Path]) -> None:
     context = AppContext(workspace)
     (left["killed"] / "run.json").unlink()
     context.files_changed()
-    assert all("killed" not in str(part) for part in unfinished._render(context.view()))
+    assert all("killed" not in str(part) for part in unfinished.render_unfinished(context.view()))
 
 
 def test_without_unfinished_runs_there_is_no_card(workspace: Workspace) -> None:
     context = AppContext(workspace)
-    assert context.unfinished == () and not unfinished._render(context.view())[0].visible
+    assert context.unfinished == () and not unfinished.render_unfinished(context.view())[0].visible
 
 
 def test_runs_that_do_not_fit_are_counted(workspace: Workspace) -> None:
     for number in range(5):
         make_run(workspace, f"run{number}", [("started", 0)], last=1)
-    assert "2 more" in unfinished._render(AppContext(workspace).view())[2]
+    assert "2 more" in unfinished.render_unfinished(AppContext(workspace).view())[2]
 
 
 def test_newcomers_see_one_card_at_a_time(workspace: Workspace) -> None:
@@ -133,5 +133,8 @@ def test_the_question_before_closing_says_what_would_end(workspace: Workspace) -
     context = AppContext(workspace)
     context.shutdown.request()
     view = context.view()
-    assert view.closing and "data-closing='now' data-saved='yes'>The app is closing" in close_button._render(view)[0]
-    assert json.dumps([button.visible for button in close_button._render(view)[1:]]) == "[false, false]"
+    assert (
+        view.closing
+        and "data-closing='now' data-saved='yes'>The app is closing" in close_button.render_close_button(view)[0]
+    )
+    assert json.dumps([button.visible for button in close_button.render_close_button(view)[1:]]) == "[false, false]"

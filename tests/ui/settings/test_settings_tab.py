@@ -62,7 +62,7 @@ def test_every_place_shows_the_same_free_space(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100 * GIB, 50 * GIB, 50 * GIB))
     workspace = context.workspace
     places = [
-        settings_tab._folders(context)["Free disk space"],
+        settings_tab.folders_html(context)["Free disk space"],
         estimate(RunConfig(), workspace, context.hardware),
         doctor.report(workspace),
         describe(tmp_path, [], []),

@@ -15,7 +15,7 @@ from engine.hub.download import Offer
 from engine.hub.faults import Repository
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.bases_panel import KIND, _render_result, about_base, choose_base, download_job, find_job, list_of_bases
+from ui.train.bases_panel import KIND, about_base, choose_base, download_job, find_job, list_of_bases, render_result
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -74,14 +74,14 @@ def test_found_bases_can_be_chosen_by_their_path(context: AppContext, tiny_sdxl:
     config = folder / "unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"cross_attention_dim": 2048}), encoding="utf-8")
     assert run(context, find_job(context, "")).outcome == "completed"
-    message, found = _render_result(context.view())
+    message, found = render_result(context.view())
     assert "1 base found." in message and found.visible
     assert found.choices == [("mine (Stable Diffusion XL, ComfyUI)", str(folder))]
     choose_base(context, str(folder))
     assert context.config_of(context.draft)[0].model.base == str(folder)
     snapshot = run(context, find_job(context, str(tmp_path / "gone")))
     assert snapshot.outcome == "failed" and "is not a folder" in snapshot.failure.what
-    assert _render_result(context.view())[0] == ""
+    assert render_result(context.view())[0] == ""
 
 
 def test_each_base_says_what_it_is_for_and_what_its_licence_means() -> None:
@@ -96,7 +96,7 @@ def test_a_folder_that_disappears_while_it_is_listed_is_a_sentence(context: AppC
     assert run(context, find_job(context, str(folder))).outcome == "completed"
     folder.rmdir()
     assert run(context, find_job(context, "")).outcome == "completed", "the other places are searched all the same"
-    assert f"{folder} is not there now." in _render_result(context.view())[0]
+    assert f"{folder} is not there now." in render_result(context.view())[0]
     choose_base(context, str(folder / "mine"))
     assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
     with pytest.raises(UserError, match="was not found"):
