@@ -160,7 +160,7 @@ def test_a_step_reads_nothing_and_ten_are_read_together(
 def test_skipped_steps_are_exact_and_noted_with_their_images_though_they_are_read_later(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    settings = {"train.steps": 8, "optim.max_grad_norm": 1e9, "train.checkpoint_every": 5}
+    settings = {"train.steps": 8, "optim.max_grad_norm": 1e9, "train.checkpoint_every": 5, "train.precision": "bf16"}
     real, calls = step.denoising_loss, [0]
 
     def breaks(*given: torch.Tensor) -> torch.Tensor:
