@@ -7,8 +7,16 @@ from typing import Any
 
 from tests.browser.acting import IN_A_BROWSER, click, shoot, wait_for, wait_for_count
 from tests.browser.demo_run import DemoRun
+from tests.browser.studio import open_tab
 
 pytestmark = IN_A_BROWSER
+LOOKS_ELSEWHERE = """() => {
+  document.hasFocus = () => false;
+  window.Notification = class {
+    static permission = 'granted';
+    constructor(title, about) { window.told = about.body; }
+  };
+}"""
 
 
 def test_the_next_run_waits_in_the_queue(page: Any, demo: DemoRun) -> None:
@@ -37,3 +45,9 @@ def test_the_next_run_waits_in_the_queue(page: Any, demo: DemoRun) -> None:
     page.get_by_role("button", name=re.compile("^Remove from the queue: ")).click()
     wait_for(page, "#queue-jobs", "Nothing waits")
     wait_for(page, "#queue-button", "Queue")
+
+    page.evaluate(LOOKS_ELSEWHERE)
+    open_tab(page, "Conditions")
+    click(page, "#maps-make")
+    page.wait_for_function("document.title.startsWith('Done: condition maps')")
+    assert page.evaluate("window.told") == "Done: condition maps"

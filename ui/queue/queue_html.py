@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 
 from engine.jobs.snapshot import JobKind, JobSnapshot
@@ -26,8 +27,10 @@ RULES = (
 
 
 def badge(queue: QueueView) -> str:
-    """Return the text of the button in the header."""
-    number = len(queue.waiting)
+    """Return the text of the button in the header. Failures are counted until the list of the last jobs is cleared."""
+    number, failed = len(queue.waiting), sum(result.outcome == "failed" for result in queue.results)
+    if failed:
+        return f"{badge(replace(queue, results=()))}, {failed} failed"
     return f"{number:,} {'on hold' if queue.held else 'waiting'}" if number else "Queue"
 
 

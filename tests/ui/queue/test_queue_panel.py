@@ -177,6 +177,9 @@ def test_the_panel_says_what_waits_and_how_long_it_takes() -> None:
     assert badge(queue) == "2 waiting"
     assert badge(replace(queue, held=True)) == "2 on hold"
     assert badge(QueueView()) == "Queue"
+    failed = Result("a3", "maps", "Making maps", "failed", "", 1.0, "")
+    assert badge(replace(queue, results=(failed, replace(failed, outcome="stopped")))) == "2 waiting, 1 failed"
+    assert badge(QueueView(results=(failed,))) == "Queue, 1 failed"
     html = list_html(JOB, queue)
     assert "2 jobs wait. At least 20 min until all are done; for some it is not known." in html
     assert "Training &lt;b&gt;" in html and "<b>" not in html
