@@ -191,7 +191,7 @@ def train_view(
     if busy_with and state is TrainTabState.NOT_READY:
         hint = f"{readiness.missing} In the queue, this is looked at again when its turn comes."
     elif busy_with and state is TrainTabState.READY:
-        headline, hint = "Ready for the queue", f"“{busy_with}” is running. {hint}"
+        headline, hint = "Ready for the queue", f"{hint} It begins after “{busy_with}” and the jobs that wait already."
     return TrainView(state, headline, hint, buttons, readiness.cautions if state is TrainTabState.READY else ())
 
 

@@ -35,7 +35,7 @@ def build_trial(context: AppContext, live: Live, form: RunForm) -> None:
     live.on(cancel.click, live.job_command("cancel"))
     live.outputs(
         [start, progress, cancel],
-        lambda view: (_trial_runs(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
+        lambda view: (_trial_runs(view) and view.snapshot.version, _may_start(view)),
         _render_trial,
     )
 
@@ -51,6 +51,11 @@ def trial_job(context: AppContext, config: RunConfig) -> Work:
     return work
 
 
+def _may_start(view: View) -> bool:
+    """Return whether a trial can begin now: Start can, and would not be queued, which a trial cannot."""
+    return view.train.buttons[Action.START].enabled and not view.snapshot.alive
+
+
 def _trial_runs(view: View) -> bool:
     return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
 
@@ -60,7 +65,7 @@ def _render_trial(view: View) -> list[Any]:
     runs = _trial_runs(view)
     text = "Measures time and memory on your own images before you start a long run. About a minute on a graphics card."
     return [
-        gr.Button(interactive=view.train.buttons[Action.START].enabled),
+        gr.Button(interactive=_may_start(view)),
         job_progress(view.snapshot) if runs else note(text),
         gr.Button(visible=runs),
     ]
