@@ -86,7 +86,7 @@ class Queueing(ABC):
             facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
             where = report.run if job.job_kind == JobKind.GRID else report.where
             self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
-        if job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS):
+        if report.dataset and job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS):  # a failed job names none
             self.check_by_itself(report.dataset)
 
     def queue_view(self) -> QueueView:
