@@ -83,7 +83,10 @@ class AppContext(Problems, NextRun, Queueing):
         from engine.data.dataset import Dataset
         from engine.demo.sets import is_of_demo_shapes
 
-        source = Dataset.open(self.workspace.dataset_folder(dataset)).source
+        try:
+            source = Dataset.open(self.workspace.dataset_folder(dataset)).source
+        except UserError:
+            return  # it is gone: the job that was to make it tells why
         if not is_of_demo_shapes(self.workspace, source):
             self.auto_check.begin(dataset)
 

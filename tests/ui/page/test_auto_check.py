@@ -15,7 +15,6 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.snapshot import JobKind
 from engine.queue.data_jobs import Read
-from engine.queue.job import Report
 from engine.training.caution import Caution
 from engine.workspace.paths import Workspace
 from ui.conditions.condition_jobs import make_maps
@@ -130,9 +129,11 @@ def test_it_begins_after_reading_and_after_making_maps(workspace: Workspace, pai
     assert read["fingerprint"] == made["fingerprint"] == dataset.fingerprint
     assert read["maps"] == "" and made["maps"] == maps_of(dataset) == "12 of canny"
     assert context.auto_check.state.ended == 2
-    context.queued_job_ended(Read(place="x"), Report("completed", "Read.", dataset="cats"))
-    context.queued_job_ended(Read(place="x"), Report("failed", "It is gone."))
-    assert context.auto_check.wait(30) and context.auto_check.state.ended == 3, "also after a job of the queue"
+    context.add_to_queue(Read(place=str(paired_folder / "images"), name="cats"))
+    assert context.queue.wait(30) and context.auto_check.wait(30)
+    assert context.auto_check.state.ended == 3, "also after a job of the queue"
+    context.check_by_itself("gone")
+    assert not context.auto_check.state.alive
     rules = {one.rule for one in context.readiness().cautions}
     assert "dataset_check" in rules or "faulty_maps" in rules, "its verdict is among the cautions"
 
