@@ -26,7 +26,10 @@ FOLDER = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1440, 960
 
 
-def shoot(page: Any, name: str) -> None:
+def shoot(page: Any, name: str, from_tabs: bool = False) -> None:
+    """Take an image of the window. ``from_tabs``: scrolled to the tabs, below the card of the first steps."""
+    if from_tabs:
+        page.evaluate("document.querySelector('#tabs').scrollIntoView()")
     page.wait_for_timeout(1500)  # charts are drawn a moment after their data came
     image = Image.open(io.BytesIO(page.screenshot()))
     FOLDER.mkdir(exist_ok=True)
@@ -63,14 +66,14 @@ def walk(page: Any, address: str, images: int, steps: int) -> None:
     page.wait_for_selector("#first-2:not([disabled])")
     page.click("#first-2")
     wait_for(page, "#train-pictures-head", f"step {steps // 2 // 100 * 100:,}", 3600)
-    shoot(page, "train-running")
+    shoot(page, "train-running", from_tabs=True)
     wait_for(page, "#train-status", "Finished", 3600)
-    shoot(page, "train-finished")
+    shoot(page, "train-finished", from_tabs=True)
     page.click("#first-3")
     page.wait_for_selector("#try-control img")
     page.click("#try-make")
     page.wait_for_selector("#try-results img", timeout=300_000)
-    shoot(page, "try-it")
+    shoot(page, "try-it", from_tabs=True)
     open_tab(page, "Export")
     page.click("#export-make")
     wait_for(page, "#export-result", "The export is ready", 300)
@@ -82,7 +85,7 @@ def walk(page: Any, address: str, images: int, steps: int) -> None:
     page.reload()  # charts take their colours when they are drawn
     wait_for(page, "#status-line", "Nothing is running", 30)
     open_tab(page, "Train")
-    shoot(page, "train-dark")
+    shoot(page, "train-dark", from_tabs=True)
 
 
 def main() -> None:

@@ -46,8 +46,10 @@ def forecast_html(view: View) -> str:
 def _key(context: AppContext, view: View) -> Any:
     if view.shown_run or view.train.active:
         return None
-    data = _data(context)
-    return data, view.train.state, context.listing.stamp_of(data.dataset) if data else ()
+    changes = view.draft.changes
+    chosen = changes.get("data", {}), changes.get("model", {})
+    name = str(chosen[0].get("dataset") or "")
+    return view.draft.preset, chosen, view.train.state, context.listing.stamp_of(name)
 
 
 def _data(context: AppContext) -> DataConfig | None:
