@@ -56,6 +56,7 @@ class StatusBar:
             self.status = gr.HTML(elem_id="train-status", min_width=280)
             with gr.Row(elem_classes="buttons", elem_id="train-buttons", scale=0):
                 self.buttons = {action: _button(action) for action in Action}
+        self.notes = gr.HTML(elem_id="train-notes")
         self.reasons = gr.HTML(elem_id="train-reasons")
 
     def wire(self, context: AppContext, live: Live, form: RunForm) -> None:
@@ -65,9 +66,9 @@ class StatusBar:
             live.on(button.click, button_handler(context, live, form, action), inputs)
         live.on(self.run.input, lambda name: context.show_run("" if name == NEW_RUN else name), [self.run])
         live.outputs(
-            [self.status],
+            [self.status, self.notes],
             lambda view: (view.train, view.snapshot.version),
-            lambda view: [status_html(view)],
+            lambda view: [status_html(view), notes_html(view)],
             "fast",
         )
         live.outputs([self.reasons, *self.buttons.values()], lambda view: str(view.train.buttons), _buttons)
@@ -109,21 +110,29 @@ def button_handler(context: AppContext, live: Live, form: RunForm, action: Actio
 
 def status_html(view: View) -> str:
     """Return what the run does and the time left on one line, a bar below it, and a hint."""
-    train, history = view.train, view.history
+    train = view.train
     sign = SIGNS.get(train.state, "●")
     kind = "busy" if train.active else train.state.name.lower()
     head = f"<h3 class='headline {kind}'><span aria-hidden='true'>{sign}</span> {escape(train.headline)}</h3>"
     figures, bar = _progress(view)
     parts = [f"<div class='line'>{head}<span class='hint'>{escape(' · '.join(figures))}</span></div>{bar}"]
-    waiting = train.state is TrainTabState.WAITING
-    if train.state is not TrainTabState.READY:  # then the forecast beside the form says it
-        parts.append(note(train.hint, "warning" if waiting else "hint"))
-    if train.active:
-        if not waiting:
-            parts.append(note(view.snapshot.warned, "warning"))  # for example a slow disk: the log may be folded
-        disk = "" if waiting else disk_line(history.disk)  # the free space as of the last checkpoint
-        parts.append(note(" · ".join(text for text in (disk, view.snapshot.keep_awake) if text)))
+    if train.state is TrainTabState.WAITING:
+        parts.append(note(train.hint, "warning"))
+    elif not train.active and train.state is not TrainTabState.READY:  # then the forecast beside the form says it
+        parts.append(note(train.hint))
     return "".join(parts)
+
+
+def notes_html(view: View) -> str:
+    """Return what is worth to know of a run in progress, below the bar."""
+    train, snapshot = view.train, view.snapshot
+    if not train.active:
+        return ""
+    waiting = train.state is TrainTabState.WAITING
+    warned = "" if waiting else snapshot.warned  # for example a slow disk: the log may be folded
+    disk = "" if waiting else disk_line(view.history.disk)  # the free space as of the last checkpoint
+    facts = "" if waiting else train.hint, disk, snapshot.keep_awake
+    return note(warned, "warning") + note(" · ".join(text.rstrip(".") for text in facts if text))
 
 
 def _progress(view: View) -> tuple[list[str], str]:
@@ -136,7 +145,8 @@ def _progress(view: View) -> tuple[list[str], str]:
     else:
         return [], ""
     share = min(1.0, done / total) if total else 0.0
-    figures = [f"{label}: {done:,g} of {total:,g} ({share:.0%})"]
+    named = train.active and label == "Steps"  # in the headline already
+    figures = [f"{share:.0%}" if named else f"{label}: {done:,g} of {total:,g} ({share:.0%})"]
     if train.active:
         left = duration(history.seconds_left)
         figures += [f"{left} left"] if left else []

@@ -13,7 +13,7 @@ from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.states import Action, Readiness, train_view
-from ui.train.status_bar import COMMANDS, button_handler, status_html
+from ui.train.status_bar import COMMANDS, button_handler, notes_html, status_html
 
 
 class Recorder:
@@ -49,7 +49,8 @@ def test_a_slow_or_full_disk_is_reported_above_the_buttons(workspace: Workspace)
         for event in events:
             snapshot = fold(snapshot, event, 0.0)
         train = train_view(snapshot, None, Readiness())
-        return status_html(replace(page, snapshot=snapshot, history=snapshot, train=train))
+        shown = replace(page, snapshot=snapshot, history=snapshot, train=train)
+        return status_html(shown) + notes_html(shown)
 
     slow = "Writing the checkpoint of step 5 has taken 31 s so far."
     assert "62.0 GB free" in words(seen, PhaseChanged("saving")) and slow not in words()
