@@ -24,12 +24,18 @@ from tests.browser.studio import browser_page, open_tab, studio  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1440, 960
+LOADED = (
+    "[...document.images].every((one) => one.complete || !one.offsetParent || "
+    "one.getBoundingClientRect().top > innerHeight)"
+)
+"""Every image in the window is there."""
 
 
 def shoot(page: Any, name: str, from_tabs: bool = False) -> None:
     """Take an image of the window. ``from_tabs``: scrolled to the tabs, below the card of the first steps."""
     if from_tabs:
         page.evaluate("document.querySelector('#tabs').scrollIntoView()")
+    page.wait_for_function(LOADED, timeout=60_000)
     page.wait_for_timeout(1500)  # charts are drawn a moment after their data came
     image = Image.open(io.BytesIO(page.screenshot()))
     FOLDER.mkdir(exist_ok=True)
