@@ -21,7 +21,7 @@ AT_LEAST_TWO = {
     "engine/machine/hardware.py": "self.cards",
     "engine/evaluation/verdict.py": "facts.follows_by",
     "ui/train/several_cards.py": "count",
-    "ui/train/train_tab.py": "context.hardware.cards",
+    "ui/train/run_facts.py": "context.hardware.cards",
 }
 """Numbers that are never 1, by the module."""
 

@@ -12,6 +12,7 @@ import gradio as gr
 from engine.jobs.keep_awake import ATTENDED
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
+from engine.machine.units import counted
 from engine.queue.job import QueuedJob, Report
 from engine.queue.loop import QueueLoop
 from engine.workspace.paths import Workspace
@@ -139,5 +140,5 @@ def ended_words(snapshot: JobSnapshot, queued: tuple[str, ...]) -> str:
     """Return how it ended: "Done: training", or of several queued jobs "Done: 3 jobs, 1 failed"."""
     if len(queued) > 1:
         failed = sum(outcome == "failed" for outcome in queued)
-        return f"Done: {len(queued)} jobs{f', {failed} failed' if failed else ''}"
+        return f"Done: {counted(len(queued), 'job')}{f', {failed} failed' if failed else ''}"
     return f"{'Failed' if snapshot.outcome == 'failed' else 'Done'}: {NOUNS.get(snapshot.kind, 'a job')}"
