@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
@@ -27,6 +29,9 @@ EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script
 IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
 ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting", "document.getElementById('tab-")
 """Parts of the scripts of the problem panel, and of buttons that open a tab."""
+SERVED = "gradio_api/file="
+"""Where the addresses of the page's own images begin: files of folders that the app may serve."""
+OF_AN_IMAGE = {"src", "alt", "class", "loading", "width", "height"}
 
 
 class Harm(HTMLParser):
@@ -37,6 +42,8 @@ class Harm(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "img" and _is_own(dict(attributes)):
+            return
         if tag in ("script", "img", "iframe", "object", "embed", "a", "style", "link", "base", "form"):
             self.found.append(tag)
         for name, value in attributes:
@@ -44,6 +51,11 @@ class Harm(HTMLParser):
             leads = name in ("href", "src", "action", "formaction", "data", "xlink:href")
             if (name.startswith("on") and not own) or leads:
                 self.found.append(f"{tag} {name}={value}")
+
+
+def _is_own(image: dict[str, str | None]) -> bool:
+    """Tell whether an image is the page's own: one that is served here, or that of a dialog before it is opened."""
+    return set(image) <= OF_AN_IMAGE and (image.get("src") or SERVED).startswith(SERVED)
 
 
 def harm(html: str) -> list[str]:
@@ -65,13 +77,13 @@ def texts(value: Any) -> Iterator[str]:
 
 def test_the_parser_sees_harm() -> None:
     assert harm(EVIL) and harm(IN_A_NAME) and harm("<p onmouseover='x()'>") and not harm("<p class='x'>&lt;img&gt;</p>")
+    assert harm("<img src='https://elsewhere/x.png'>") and harm(f"<img src='{SERVED}x' srcset='https://elsewhere/x'>")
+    assert harm(f"<img src='{SERVED}x' onload='x()'>") and not harm(f"<img src='{SERVED}x' alt='' loading='lazy'>")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> tuple[AppContext, Live, Any]:
     """The whole page over a workspace whose names and captions are all evil."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("evil") / "pictures"
     folder.mkdir()
     for number, photo in enumerate(photos.values()):
@@ -94,6 +106,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> t
 def evil_view(context: AppContext, alive: bool) -> View:
     """Return a view in which every text from outside is evil."""
     failure = Failure(EVIL, EVIL, EVIL, EVIL)
+    drawn = context.workspace.root / f"drawn{'' if os.name == 'nt' else IN_A_NAME}.png"
+    Image.new("RGB", (96, 32)).save(drawn)
     checks = tuple(Checked(step, step, 0.5, 0.5, 0.1, 0.2, 0.01, 0.5, 0.1) for step in (0, 50, 100))
     snapshot = JobSnapshot(
         version=7,
@@ -110,7 +124,7 @@ def evil_view(context: AppContext, alive: bool) -> View:
         loss=Curve(((1, 0.5), (2, 0.25))),
         scores=((1, {EVIL: 0.5}), (2, {EVIL: 0.6})),
         checks=checks,
-        preview=PreviewMade(1, Path("x"), (Path(IN_A_NAME),), (EVIL,), {EVIL: 0.5}),
+        preview=PreviewMade(1, drawn.parent, (drawn, Path(IN_A_NAME)), (EVIL, EVIL), {EVIL: 0.5}, ((drawn, EVIL),)),
     )
     view = context.view()
     results = {
