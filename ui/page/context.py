@@ -106,6 +106,7 @@ class AppContext(Problems, NextRun, Queueing):
         snapshot = self.runner.snapshot
         live = snapshot.run_folder.name if snapshot.is_training and snapshot.run_folder else None
         self._chosen_run = None if name == live else name
+        self._started = (0.0, None)  # whoever asks for the form and presses Start there means it
 
     def set_result(self, kind: str, **what: Any) -> None:
         """Show what a job of this kind has made, until the next one."""

@@ -133,6 +133,17 @@ def test_the_second_of_two_presses_is_ignored(context: AppContext, started: list
     assert [entry.title for entry in context.queue.folder.waiting()] == ["Training demo-circles-16"]
 
 
+def test_the_same_run_is_queued_if_its_form_was_asked_for_in_between(context: AppContext, started: list[str]) -> None:
+    """However quickly: that is no double click."""
+    make_demo_set(context.workspace, "circles", 16)
+    context.focus_on("demo-circles-16")
+    press_start(context)
+    context.show_run("")
+    press_start(context)
+    assert started == ["demo-circles-16"]
+    assert [entry.title for entry in context.queue.folder.waiting()] == ["Training demo-circles-16"]
+
+
 def test_so_is_the_second_press_of_resume(context: AppContext, started: list[str]) -> None:
     folder = context.workspace.new_run("one")
     (folder / "run.json").write_text("{}", encoding="utf-8")
