@@ -46,6 +46,31 @@ class ObjectiveConfig(Section):
         le=1,
         advanced=True,
     )
+    input_perturbation: float = setting(
+        0.0,
+        "Input perturbation",
+        "Noise added to the noise that the net sees, but not to its target, so that it learns to correct its own small "
+        "errors (Ning et al. 2023). Usual: 0.1. 0 switches it off.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    loss: Literal["mse", "huber"] = setting(
+        "mse",
+        "Loss",
+        "mse, the usual choice: mean squared error. huber: errors far above Huber c count in proportion instead of by "
+        "their square, so that broken or wrongly paired images pull less (Khrapov et al. 2024). The loss of the checks "
+        "is always mse.",
+        advanced=True,
+    )
+    huber_c: float = setting(
+        0.1,
+        "Huber c",
+        "With the loss huber: the error at which it turns from square to proportional. Usual: 0.1.",
+        gt=0,
+        le=10,
+        advanced=True,
+    )
     sd_locked: bool = setting(
         True,
         "Keep the base frozen",

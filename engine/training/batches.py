@@ -55,17 +55,25 @@ class Draws:
     """(B,), bool."""
     offset: torch.Tensor
     """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
+    perturbation: torch.Tensor
+    """(B, C, h, w), standard normal, for input perturbation; (B, 1, 1, 1) zeros in a run without it."""
 
 
 def draw(
-    seed: int, first: int, batch: int, shape: tuple[int, ...], num_train_timesteps: int, prompt_dropout: float
+    seed: int,
+    first: int,
+    batch: int,
+    shape: tuple[int, ...],
+    num_train_timesteps: int,
+    prompt_dropout: float,
+    perturbed: bool = False,
 ) -> Draws:
     """Random numbers for images ``first`` to ``first + batch`` of the stream.
 
     Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
     processes. They are drawn on the CPU, so they are the same on every device.
     """
-    noise, posterior, steps, hidden, offset = [], [], [], [], []
+    noise, posterior, steps, hidden, offset, perturbation = [], [], [], [], [], []
     for position in range(first, first + batch):
         digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -74,7 +82,8 @@ def draw(
         steps.append(torch.randint(0, num_train_timesteps, (), generator=generator))
         hidden.append(torch.rand((), generator=generator) < prompt_dropout)
         offset.append(torch.randn((shape[0], 1, 1), generator=generator))
-    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset)))
+        perturbation.append(torch.randn(shape, generator=generator) if perturbed else torch.zeros(1, 1, 1))
+    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation)))
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,7 @@ class Batches:
         batch_size: int,
         num_train_timesteps: int,
         prompt_dropout: float,
+        perturbed: bool = False,
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
         rank: int = 0,
@@ -168,6 +178,7 @@ class Batches:
     ) -> None:
         """
         Args:
+            perturbed: the run has input perturbation.
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
             read_ahead: a second thread reads the next batch while the card computes. Without a card it costs more than
@@ -184,7 +195,7 @@ class Batches:
             rows_by_size.setdefault(cache.size(row), []).append(row)
         self._order = BatchOrder(rows_by_size, seed, batch_size)
         self._seed, self._size, self._part = seed, batch_size, batch_size
-        self._num_train_timesteps, self._dropout = num_train_timesteps, prompt_dropout
+        self._num_train_timesteps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
         self._rank, self._world, self._count = rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") if read_ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
@@ -236,7 +247,8 @@ class Batches:
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
         shape = self._cache.latent_shape(rows[0])
         position = place * self._size + first
-        draws = draw(self._seed, position, self._part, shape, self._num_train_timesteps, self._dropout)
+        steps = self._num_train_timesteps
+        draws = draw(self._seed, position, self._part, shape, steps, self._dropout, self._perturbed)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         places = zip(rows, variants, crops, strict=True)

@@ -73,9 +73,8 @@ def set_up(
     Args:
         base: where the base is.
         about: what every checkpoint says of the run.
-        configured_batch_size: before a lack of memory reduced it; it decides the order of the images. None: the
-            config's.
-        held_out: keys of the held-out pairs; None: chosen by the config's number.
+        configured_batch_size: before memory reduced it; it decides the order of the images. None: the config's.
+        held_out: keys of the held-out pairs; None: chosen by number.
 
     Raises:
         UserError: the run cannot start with these settings, files, or this memory. Cancelled: by the user.
@@ -237,7 +236,8 @@ def set_up(
         seed=config.train.seed,
         batch_size=batch_size,
         num_train_timesteps=state.noise_process.num_train_timesteps,
-        prompt_dropout=config.objective.prompt_dropout,
+        perturbed=objective.input_perturbation > 0,
+        prompt_dropout=objective.prompt_dropout,
         maps=maps,
         with_maps=needs_maps,
         rank=group.rank,

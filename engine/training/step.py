@@ -48,7 +48,8 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         noise = batch.draws.noise + objective.offset_noise * batch.draws.offset
         size = (latents.shape[-2], latents.shape[-1])
         timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling, size)
-        noisy = noise_process.add_noise(latents, noise, timesteps).to(state.dtype)
+        seen = noise + objective.input_perturbation * batch.draws.perturbation
+        noisy = noise_process.add_noise(latents, seen, timesteps).to(state.dtype)
 
         # Text and control image, in the run's precision. A run without condition maps has no control.
         text = family.conditioning(batch.text, batch.sizes, state.dtype)
@@ -63,7 +64,8 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
             mark_cuda_graph_step(state)
             denoiser, net = state.nets.denoiser, state.nets.net
             predicted = family.predict(denoiser, net, noisy, timesteps, text, control)
-            loss = denoising_loss(predicted, target, loss_weights) / state.micro_batches
+            huber_c = objective.huber_c if objective.loss == "huber" else None
+            loss = denoising_loss(predicted, target, loss_weights, huber_c) / state.micro_batches
 
             # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
             # weight (nets/master_weights.py). DeepSpeed and distributed/in_backward.py also clip and update here.
@@ -100,7 +102,15 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     return step_loss
 
 
-def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean squared error in fp32: (B, ...), (B, ...), (B,) -> scalar."""
-    per_image = (predicted.float() - target.float()).square().mean(dim=tuple(range(1, target.ndim)))
-    return (per_image * weights.float()).mean()
+def denoising_loss(
+    predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, huber_c: float | None = None
+) -> torch.Tensor:
+    """Weighted mean squared error in fp32, or pseudo-Huber error: (B, ...), (B, ...), (B,) -> scalar.
+
+    Pseudo-Huber: 2 c (sqrt(error^2 + c^2) - c), which is error^2 for errors far below c. Source: Khrapov et al. 2024,
+    "Improving Diffusion Models's Data-Corruption Resistance using Scheduled Pseudo-Huber Loss", arXiv 2403.16728.
+    """
+    errors = (predicted.float() - target.float()).square()
+    if huber_c is not None:
+        errors = 2 * huber_c * ((errors + huber_c**2).sqrt() - huber_c)
+    return (errors.mean(dim=tuple(range(1, target.ndim))) * weights.float()).mean()

@@ -30,6 +30,24 @@ def test_draws_do_not_depend_on_the_batch_size() -> None:
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
+def test_input_perturbation_has_noise_of_its_own_and_changes_no_other_draw() -> None:
+    plain, perturbed = (draw(1, 3, 2, SHAPE, 1000, 0.5, given) for given in (False, True))
+    for name in ("noise", "posterior", "uniform_timesteps", "hide_prompt", "offset"):
+        assert torch.equal(getattr(plain, name), getattr(perturbed, name))
+    assert not plain.perturbation.any()
+    assert perturbed.perturbation.shape == perturbed.noise.shape
+    assert perturbed.perturbation.std() == pytest.approx(1, abs=0.1)
+    assert abs((perturbed.perturbation * perturbed.noise).mean()) < 0.1
+
+
+def test_huber_is_the_square_of_small_errors_and_in_proportion_to_large_ones() -> None:
+    target, ones = torch.zeros(2, 1, 1, 1), torch.ones(2)
+    small, large = torch.full_like(target, 1e-3), torch.full_like(target, 100.0)
+    assert denoising_loss(small, target, ones, 0.1).item() == pytest.approx(1e-6, rel=1e-3)
+    assert denoising_loss(large, target, ones, 0.1).item() == pytest.approx(2 * 0.1 * (100 - 0.1), rel=1e-3)
+    assert denoising_loss(large, target, ones).item() == pytest.approx(1e4)
+
+
 def test_draws_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     draw(1, 0, 4, SHAPE, 1000, 0.5)

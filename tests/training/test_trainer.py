@@ -79,8 +79,8 @@ def test_training_on_a_few_images_lowers_the_loss(new_run: RunFactory, ready_wor
 
 
 @pytest.mark.parametrize(
-    ("checkpointing", "apart", "gamma", "offset"),
-    [("none", False, 0.0, 0.0), ("controlnet", True, 5.0, 0.1), ("both", True, 0.0, 0.0)],
+    ("checkpointing", "apart", "gamma", "offset", "huber"),
+    [("none", False, 0.0, 0.0, False), ("controlnet", True, 5.0, 0.1, False), ("both", True, 0.0, 0.0, True)],
 )
 def test_the_step_equals_a_plain_diffusers_step(
     new_run: RunFactory,
@@ -90,6 +90,7 @@ def test_the_step_equals_a_plain_diffusers_step(
     apart: bool,
     gamma: float,
     offset: float,
+    huber: bool,
 ) -> None:
     """Loss and every gradient to 1e-5, against a step from the files on with diffusers' parts alone.
 
@@ -106,6 +107,8 @@ def test_the_step_equals_a_plain_diffusers_step(
         "optim.max_grad_norm": 1e9,
     }
     settings |= {"objective.min_snr_gamma": gamma, "objective.offset_noise": offset}
+    if huber:
+        settings |= {"objective.loss": "huber", "objective.huber_c": 0.5, "objective.input_perturbation": 0.1}
     run = new_run(**settings, **{"model.base": str(any_base), "objective.prompt_dropout": 0.5})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     state = trainer.state
@@ -130,7 +133,8 @@ def test_the_step_equals_a_plain_diffusers_step(
     mean, logvar, hidden = (tensor.half().float() for tensor in (posterior.mean, posterior.logvar, hidden))  # as kept
     latents = (mean + torch.exp(0.5 * logvar) * draws.posterior) * pipe.vae.config.scaling_factor
     noise = draws.noise + offset * draws.offset
-    noisy = pipe.scheduler.add_noise(latents, noise, draws.uniform_timesteps)
+    seen = noise + 0.1 * draws.perturbation if huber else noise
+    noisy = pipe.scheduler.add_noise(latents, seen, draws.uniform_timesteps)
     named = {"encoder_hidden_states": hidden}
     if pooled:
         whole_image = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
@@ -141,7 +145,10 @@ def test_the_step_equals_a_plain_diffusers_step(
     predicted = pipe.unet(noisy, draws.uniform_timesteps, **residuals, **named).sample
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
     wanted = pipe.scheduler.get_velocity(latents, noise, draws.uniform_timesteps) if velocity else noise
-    each = torch.nn.functional.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3))
+    each = torch.nn.functional.mse_loss(predicted, wanted, reduction="none")
+    if huber:
+        each = (each + 0.25).sqrt() - 0.5
+    each = each.mean(dim=(1, 2, 3))
     if gamma:
         ratio = compute_snr(pipe.scheduler, draws.uniform_timesteps)
         each = each * ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
