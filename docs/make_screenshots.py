@@ -83,7 +83,7 @@ def walk(page: Any, address: str, images: int, steps: int) -> None:
     open_tab(page, "Export")
     page.click("#export-make")
     wait_for(page, "#export-result", "The export is ready", 300)
-    shoot(page, "export")
+    shoot(page, "export", from_tabs=True)
     open_tab(page, "Settings & help")
     shoot(page, "settings")
     page.get_by_role("radio", name="Dark", exact=True).click()
