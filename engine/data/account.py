@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.data.layouts.inventory import take_inventory
 from engine.data.layouts.model import FoundImage, Reading
 from engine.data.samples import Problem, Sample
 from engine.machine.units import counted
@@ -38,6 +39,10 @@ class Account:
     left_out: tuple[LeftOut, ...] = ()
     hidden: int = 0
     """Hidden files, and those that the system makes. Not part of ``files``."""
+    beside: tuple[LeftOut, ...] = ()
+    """Files beside the archives or tables that the images come from, which were not used. Not part of ``files``."""
+    unpacked: bool = False
+    """The images were unpacked or downloaded: ``files`` are those of the dataset's own folder."""
 
     def sentences(self) -> list[str]:
         """The account for people, one sentence for each kind."""
@@ -49,13 +54,17 @@ class Account:
         ]
         said = ", ".join(words for words in used if not words.startswith("0 "))
         rest = sum(one.count for one in self.left_out)
-        first = f"Of {counted(self.files, 'file')} in the folder, {said or 'nothing'} {_were(said)} used"
-        if not rest:
-            return [f"{first}. Nothing was left out."]
-        return [
-            f"{first}, {rest:,} left out:",
-            *(f"{one.count:,} {one.what}: {_some(one.examples, one.count)}" for one in self.left_out),
-        ]
+        place = "the dataset's own folder" if self.unpacked else "the folder"
+        first = f"Of {counted(self.files, 'file')} in {place}, {said or 'nothing'} {_were(said)} used"
+        told = (
+            [f"{first}, {rest:,} left out:", *map(_line, self.left_out)]
+            if rest
+            else [f"{first}. Nothing was left out."]
+        )
+        if self.beside:
+            beside = counted(sum(one.count for one in self.beside), "file")
+            told += [f"Beside what was unpacked or downloaded, {beside} left out:", *map(_line, self.beside)]
+        return told
 
     def as_dict(self) -> dict[str, Any]:
         """For dataset.json."""
@@ -64,8 +73,26 @@ class Account:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Account:
         """The opposite of ``as_dict``."""
-        left = tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get("left_out", ()))
-        return cls(**{**values, "left_out": left})
+        parts = {
+            key: tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get(key, ()))
+            for key in ("left_out", "beside")
+        }
+        return cls(**{**values, **parts})
+
+
+def left_beside(folder: Path, used: Iterable[Path]) -> tuple[LeftOut, ...]:
+    """The files below a folder of archives or tables that were not used."""
+    inventory, done = take_inventory(folder, []), set(used)
+    kinds = {
+        "images, which are taken for previews": inventory.images,
+        "text files": inventory.texts,
+        "lists and JSON files": inventory.lists,
+        "archives and tables": inventory.archives,
+        **{_unread(kind): paths for kind, paths in inventory.unread.items()},
+        "other files": inventory.others,
+    }
+    rest = {what: [path for path in paths if path not in done] for what, paths in kinds.items()}
+    return tuple(_left(what, paths, folder) for what, paths in rest.items() if paths)
 
 
 @dataclass
@@ -87,8 +114,8 @@ class Bookkeeper:
             if what.condition is not None:
                 self.maps.add(what.condition)
 
-    def close(self, notes: Iterable[Path] = ()) -> Account:
-        """The account. ``notes``: other files that were read, such as condition.json."""
+    def close(self, notes: Iterable[Path] = (), unpacked: bool = False, beside: tuple[LeftOut, ...] = ()) -> Account:
+        """The account. ``notes``: other files that were read, such as condition.json. Others as in ``Account``."""
         inventory, root = self.reading.inventory, self.reading.root
         maps = self.maps.intersection(inventory.images)  # a list may name maps outside of the folder
         captions = {item.caption_path for item in self.found if item.image in self.used and item.caption_path}
@@ -122,7 +149,7 @@ class Bookkeeper:
         leave("lists and JSON files that were not used", inventory.lists)
         leave("archives, which are not unpacked while images lie beside them", inventory.archives)
         for kind, paths in inventory.unread.items():
-            leave(f"{kind} files, which are not read (images: save them as JPEG or PNG)", paths)
+            leave(_unread(kind), paths)
         leave("other files", inventory.others)
         return Account(
             files=inventory.files + len(elsewhere),
@@ -130,12 +157,23 @@ class Bookkeeper:
             maps=len(maps - self.used),
             captions=len(captions),
             lists=len(lists),
-            left_out=tuple(
-                LeftOut(what, len(paths), tuple(_relative(path, root) for path in paths[:EXAMPLES]))
-                for what, paths in left.items()
-            ),
+            left_out=tuple(_left(what, paths, root) for what, paths in left.items()),
             hidden=inventory.hidden,
+            beside=beside,
+            unpacked=unpacked,
         )
+
+
+def _left(what: str, paths: Sequence[Path], root: Path) -> LeftOut:
+    return LeftOut(what, len(paths), tuple(_relative(path, root) for path in paths[:EXAMPLES]))
+
+
+def _line(one: LeftOut) -> str:
+    return f"{one.count:,} {one.what}: {_some(one.examples, one.count)}"
+
+
+def _unread(kind: str) -> str:
+    return f"{kind} files, which are not read (images: save them as JPEG or PNG)"
 
 
 def _both(item: FoundImage) -> Iterable[Path]:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from engine.data.account import Bookkeeper
+from engine.data.account import Bookkeeper, LeftOut, left_beside
 from engine.data.before_import import refuse_archive, suggest_name, typed_source
 from engine.data.dataset import Dataset
 from engine.data.description import DESCRIPTION
@@ -134,7 +134,9 @@ def _fetch(
     if roles_of is not None:  # they name parts of that folder
         config = config.model_copy(update={"roles": ""})
         recognized = recognize_folder(folder, roles_of.reading.asked)
-    result = _index(workspace, name, folder, origin, config, progress, token, min_side, recognized)
+    source_folder = Path(place).expanduser()
+    beside = () if fetched.used is None or not source_folder.is_dir() else left_beside(source_folder, fetched.used)
+    result = _index(workspace, name, folder, origin, config, progress, token, min_side, recognized, beside)
     failures = folder.parent / FAILURES
     return replace(
         result,
@@ -156,6 +158,7 @@ def _index(
     token: CancelToken,
     min_side: int,
     recognized: RecognizedFolder | None = None,
+    beside: tuple[LeftOut, ...] = (),
 ) -> ImportResult:
     if recognized is None:
         recognized = recognize_folder(folder, config.asked or _roles_before(workspace, name))
@@ -184,7 +187,7 @@ def _index(
             yield what
 
     def about() -> dict[str, Any]:
-        return {"roles": asked, "account": books.close(recognized.note_file()).as_dict()}
+        return {"roles": asked, "account": books.close(recognized.note_file(), bool(origin), beside).as_dict()}
 
     dataset = Dataset.write(
         workspace, name, recognized.folder, recognized.layout.name, read, recognized.condition, origin, about

@@ -28,6 +28,11 @@ class Group:
         """The images by their paths in the folder, without endings."""
         return {same_name(inner): path for path, inner in self._inner()}
 
+    @cached_property
+    def deepest(self) -> Path:
+        """The folder that holds all images: "images/images" where an archive was unpacked into a folder of its name."""
+        return Path(os.path.commonpath([path.parent for path in self.images])) if self.images else self.folder
+
     def _inner(self) -> Iterator[tuple[Path, str]]:
         """Each image with its path in the folder, without ending, with forward slashes."""
         start = len(str(self.folder).rstrip(os.sep)) + 1
@@ -59,11 +64,18 @@ class Group:
     def map_of(self, image: Path, images: Group) -> Path | None:
         """This group's map of an image of another group, whose name is the same, or is but for words like "canny"."""
         name = image.relative_to(images.folder)
+        found = self._named(name)
+        if found is None and images.deepest != images.folder:
+            found = self._named(image.relative_to(images.deepest))
+        return found
+
+    def _named(self, name: Path) -> Path | None:
+        """The map for an image of this name, relative to the folder of the images."""
         exact = same_name(name)
         found = self.by_name.get(exact) or self.by_base.get(exact)
         if found is not None:
             return found
-        bases = [same_name((name.parent / base).as_posix()) for base in image_bases(image.stem) if base]
+        bases = [same_name((name.parent / base).as_posix()) for base in image_bases(name.stem) if base]
         return next((path for base in bases if (path := self.by_name.get(base) or self.by_base.get(base))), None)
 
 

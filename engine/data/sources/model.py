@@ -12,7 +12,6 @@ from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import files_below, image_files
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.units import counted, plural
 
 
 @dataclass
@@ -25,6 +24,8 @@ class FetchResult:
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason -> number of skipped images."""
     notes: list[str] = field(default_factory=list)
+    used: list[Path] | None = None
+    """Files of a source that is a folder which were unpacked or copied. None: all of them, or it is no folder."""
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Count skipped images by the reason that the user reads."""
@@ -68,17 +69,6 @@ def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
     found = sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
     tables = (".csv", ".tsv")  # beside images, these name them
     return [] if images and found and all(p.name.lower().endswith(tables) for p in found) else found
-
-
-def accessories(place: str) -> str:
-    """A sentence on images beside archives or tables, which are left out. Empty if there are none."""
-    path = Path(place).expanduser()
-    names = [image.relative_to(path).as_posix() for image in image_files(path)] if path.is_dir() else []
-    return (
-        f"{counted(len(names), 'image')} beside them {plural(len(names), 'was', 'were')} left out: {', '.join(names)}."
-        if names
-        else ""
-    )
 
 
 def require_package(module: str, reason: str) -> Any:

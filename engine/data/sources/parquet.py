@@ -10,7 +10,7 @@ from engine.data.import_config import ImportConfig
 from engine.data.layouts.words import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, MAP, MAP_COLUMNS
 from engine.data.sources import columns
 from engine.data.sources.image_store import ImageStore, Refused, name_for
-from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of, require_package
+from engine.data.sources.model import FetchResult, ImageSource, files_of, require_package
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
@@ -109,11 +109,10 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         )
     total = sum(table.metadata.num_rows for table in tables)
     rows = _rows(files, tables, [name for name in (image, caption, condition, "url") if name and name in schema.names])
-    fetched = FetchResult(notes=[columns.describe_choice(image, caption, condition)])
+    fetched = FetchResult(notes=[columns.describe_choice(image, caption, condition)], used=files)
     left = [name for name in image_columns(schema) if name not in (image, condition)]
     if left:
         fetched.notes.append(f"Other columns hold images, too, and were left out: {', '.join(left)}.")
-    fetched.notes += [beside] if (beside := accessories(place)) else []
     total = min(total, config.max_pictures or total)
     with ImageStore(folder) as store:
         for done, (name, row) in enumerate(rows):

@@ -11,8 +11,8 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import TEXTS
-from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of
-from engine.data.sources.unpacking import NAME_ERRORS, is_there, safe_path, write_new
+from engine.data.sources.model import FetchResult, ImageSource, files_of
+from engine.data.sources.unpacking import NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
@@ -43,12 +43,13 @@ def fits(place: str) -> bool:
 def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
     """Unpacks each archive into a folder of its own. Skips files that exist already.
 
+    The lists and texts beside them are copied.
+
     Raises:
         UserError: none of the archives can be read. Cancelled: the token was cancelled.
     """
     archives = files_of(place, ENDINGS)
     fetched = FetchResult(notes=[f"{counted(len(archives), 'archive')}."])
-    fetched.notes += [beside] if (beside := accessories(place)) else []
     size = sum(path.stat().st_size for path in archives) or 1
     before, broken = 0, 0
     names: set[str] = set()
@@ -71,6 +72,8 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         raise UserError(
             f"{archives[0].name} cannot be read.", fetched.notes[-1], "Download or copy it again: it is incomplete."
         )
+    if Path(place).expanduser().is_dir():
+        fetched.used = [*archives, *copy_lists(Path(place).expanduser(), archives, folder)]
     return fetched
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from engine.disk.durable import atomic_write
+from engine.data.layouts.inventory import LISTS, TEXTS, is_hidden
+from engine.disk.durable import atomic_write, atomic_write_bytes
 from engine.workspace.paths import RESERVED
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
 """Of names that this system does not support."""
+LIST_BYTES = 500_000_000
 _PIECE = 1 << 20
 
 
@@ -45,3 +48,18 @@ def write_new(source: IO[bytes], target: Path) -> int:
             while piece := source.read(_PIECE):
                 file.write(piece)
         return temporary.stat().st_size
+
+
+def copy_lists(place: Path, archives: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy the lists and texts beside archives, which name or describe their images. Return what was copied.
+
+    ``place``: the folder that was chosen; the archives may lie in its folders. Of two with one name the first counts.
+    """
+    copied: dict[str, Path] = {}
+    for beside in dict.fromkeys([place, *(path.parent for path in archives)]):
+        for path in sorted(beside.iterdir()):
+            wanted = path.suffix.lower() in LISTS | TEXTS and not is_hidden(path.name) and path.name not in copied
+            if wanted and path.is_file() and path.stat().st_size <= LIST_BYTES:
+                atomic_write_bytes(folder / path.name, path.read_bytes())
+                copied[path.name] = path
+    return list(copied.values())

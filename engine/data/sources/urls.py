@@ -53,7 +53,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     """
     files = files_of(place, ENDINGS)
     named = choose(_names(files[0]), config)
-    fetched = FetchResult(notes=[columns.describe_choice(named.url, named.caption, kind="addresses")])
+    fetched = FetchResult(notes=[columns.describe_choice(named.url, named.caption, kind="addresses")], used=files)
     kept, total = 0, 0
     for row in rows(files, named):
         if total % 10_000 == 0:

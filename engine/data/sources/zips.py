@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import LISTS, TEXTS, image_files
 from engine.data.sources.model import FetchResult, ImageSource, files_of
-from engine.data.sources.unpacking import NAME_ERRORS, is_there, safe_path, write_new
-from engine.disk.durable import atomic_write_bytes
+from engine.data.sources.unpacking import LIST_BYTES, NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
@@ -26,7 +25,7 @@ ENDINGS = (".zip",)
 MOST_MEMBERS = 20_000_000
 RATIO, FREE_BYTES = 200, 256_000_000
 """The largest ratio of unpacked to packed size, of archives that unpack to more than so many bytes."""
-TEXT_BYTES, LIST_BYTES = 1_000_000, 500_000_000
+TEXT_BYTES = 1_000_000
 NO_MAXIMUM = "“At most” does not apply to zip archives: which files are maps and captions is not known before."
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 _UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError)
@@ -64,7 +63,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
                 done += member.file_size
                 progress(done // MIB, max(1, total // MIB), "Megabytes unpacked")
     if Path(place).expanduser().is_dir():
-        _copy_lists(Path(place).expanduser(), folder)
+        fetched.used = [*paths, *copy_lists(Path(place).expanduser(), paths, folder)]
     return fetched
 
 
@@ -88,21 +87,34 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 def _targets(folder: Path, archives: Sequence[tuple[Path, zipfile.ZipFile]]) -> dict[Path, Path]:
     """The folder that each archive is unpacked into."""
-    names = [name for _, archive in archives for name in archive.namelist() if not name.endswith("/")]
+    names = [str(name) for _, archive in archives for _, name in _safe_members(archive) if name is not None]
     if len(set(names)) == len(names):
         return {path: folder for path, _ in archives}
-    return {path: folder / f"{path.stem}{'-' * number}" for number, (path, _) in enumerate(archives)}
+    before = {path: folder / f"{path.stem}{'-' * number}" for number, (path, _) in enumerate(archives)}
+    if any(target.is_dir() for target in list(before.values())[1:]):
+        return before  # an earlier version has begun with these
+    targets: dict[Path, Path] = {}
+    for path, _ in archives:
+        name = path.stem
+        while folder / name in targets.values():  # two folders may hold archives of the same name
+            name += "-"
+        targets[path] = folder / name
+    return targets
+
+
+def _safe_members(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath | None]]:
+    """The files of an archive with their safe names; None for those that are not extracted."""
+    for member in archive.infolist():
+        if not member.is_dir() and not member.filename.startswith("__MACOSX/"):
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            yield member, safe_path(member.filename) if kind in (0, stat.S_IFREG) else None
 
 
 def _members(
     archive: zipfile.ZipFile, config: ImportConfig, fetched: FetchResult
 ) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:
     """The members that are wanted, with their safe names. Counts the others by their reasons."""
-    for member in archive.infolist():
-        if member.is_dir() or member.filename.startswith("__MACOSX/"):
-            continue
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        relative = safe_path(member.filename) if kind in (0, stat.S_IFREG) else None
+    for member, relative in _safe_members(archive):
         if relative is None:
             fetched.skip("entries that are not regular files, or whose names lead out of the folder")
             continue
@@ -134,14 +146,6 @@ def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targ
     if target.suffix.lower() in EXTENSIONS:
         fetched.new += new
         fetched.present += not new
-
-
-def _copy_lists(place: Path, folder: Path) -> None:
-    """Copy the lists and texts directly beside the archives, which name or describe their images."""
-    for path in sorted(place.iterdir()):
-        small = path.is_file() and path.stat().st_size <= LIST_BYTES
-        if small and path.suffix.lower() in LISTS | TEXTS and not path.name.startswith("."):
-            atomic_write_bytes(folder / path.name, path.read_bytes())
 
 
 def _broken(path: Path, error: Exception) -> UserError:

@@ -429,7 +429,35 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     parquet.write_table(pyarrow.table(rows), clone / "data" / "train-00000-of-00001.parquet")
     result = import_source(workspace, str(clone))
     assert (result.pictures, result.captioned) == (3, 3)
-    assert "1 image beside them was left out: preview.png." in result.notes
+    assert result.account[1:] == [
+        "Beside what was unpacked or downloaded, 2 files left out:",
+        "1 images, which are taken for previews: preview.png.",
+        "1 other files: README.md.",
+    ]
+    assert Dataset.open(result.folder).account is not None
+
+
+def test_lists_beside_archives_are_used_and_other_files_told(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    place = tmp_path / "set"
+    (place / "data").mkdir(parents=True)
+    body = png(photos["coffee"])
+    with tarfile.open(place / "data" / "00000.tar", "w") as archive:
+        for number in range(3):
+            member = tarfile.TarInfo(f"{number:04}.png")
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    (place / "captions.csv").write_text(
+        "file,caption\n0000.png,a cup\n0001.png,two cups\n0002.png,three\n", encoding="utf-8"
+    )
+    (place / "phone.heic").write_bytes(b"x")
+    result = import_source(workspace, str(place))
+    assert [sample.caption for sample in Dataset.open(result.folder).samples()] == ["a cup", "two cups", "three"]
+    assert result.account[1:] == [
+        "Beside what was unpacked or downloaded, 1 file left out:",
+        "1 HEIC files, which are not read (images: save them as JPEG or PNG): phone.heic.",
+    ]
 
 
 def test_a_sample_of_an_archive_may_have_several_parts(

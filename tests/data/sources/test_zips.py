@@ -69,6 +69,21 @@ def test_archives_with_the_same_names_get_a_folder_each(workspace: Workspace, tm
     assert dataset.count() == 2
 
 
+def test_archives_of_images_and_maps_are_pairs_whatever_else_is_in_them(
+    workspace: Workspace, tmp_path: Path, coffee: bytes
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for part in ("images", "conditioning_images"):
+        body = {f"{part}/{number}.png": coffee for number in range(3)}
+        packed(folder / f"{part}.zip", {**body, "__MACOSX/._0.png": b"x", ".DS_Store": b"x"})
+    assert import_source(workspace, str(folder)).paired
+    for part in ("images", "conditioning_images"):  # now with a file of the same name in both
+        packed(folder / f"{part}.zip", {**{f"{part}/{n}.png": coffee for n in range(3)}, "README.md": "a set"})
+    result = import_source(workspace, str(folder), "again")
+    assert result.paired and result.pictures == 3
+
+
 def test_a_zip_beside_images_is_left_alone(tmp_path: Path, coffee: bytes) -> None:
     packed(tmp_path / "old.zip", {"1.png": coffee})
     (tmp_path / "own.png").write_bytes(coffee)
