@@ -78,7 +78,7 @@ def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 def _train(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.run_jobs import Train
 
-    _refuse(options, "write", "processes")
+    _refuse(options, "write", "dry_run", "processes")
     config, origins = train.settings_of(options, workspace)
     return Train(config=config.model_dump(mode="json"), origins=origins)
 

@@ -11,6 +11,7 @@ from engine.config import SECTIONS, RunConfig
 from engine.config.presets import flatten
 from engine.disk.typed_path import path_of
 from engine.distributed import group
+from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -33,6 +34,11 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--base", help="the base model, as in the settings")
     train.add_argument(
         "--write", type=path_of, metavar="FILE", help="write all settings to a TOML file, and do not train"
+    )
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would take, what speaks against it, and what to expect; do not train",
     )
     add_settings(train)
     resume = commands.add_parser("resume", help="resume a run")
@@ -73,22 +79,55 @@ def resume(options: argparse.Namespace, workspace: Workspace, control: Control) 
 
 
 def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
-    """Create a run with the settings of the options, and return its name. With --write nothing is created: ""."""
+    """Create a run with the settings of the options, and return its name. --write, --dry-run: "", none is created."""
     from engine.config.toml import write_run_file
-    from engine.machine.hardware import detect
-    from engine.training.cautions import cautions
     from engine.training.new_run import create_run
-    from engine.training.start_facts import start_facts
 
     config, origins = settings_of(options, workspace)
+    say = processes.console().say
     if options.write:
         write_run_file(options.write, config)
-        processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+        say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+    if options.dry_run:
+        _foretell(config, workspace)
+    if options.write or options.dry_run:
         return ""
     run = create_run(workspace, config, origins)
-    for caution in cautions(config, start_facts(workspace, config, detect())):
-        processes.console().say(f"{SAID[caution.level]}{caution.words}")
+    _warn_and_advise(config, workspace, say_unknown=False)
     return run.name
+
+
+def _foretell(config: RunConfig, workspace: Workspace) -> None:
+    """Say what a run would take, what speaks against it, and what to expect.
+
+    Raises:
+        UserError: something is missing, so that it could not start.
+    """
+    from engine.estimate.estimate import estimate
+    from engine.machine.hardware import detect
+    from engine.training.new_run import missing
+
+    if reasons := missing(workspace, config):
+        raise UserError("The run could not start.", " ".join(reasons), "Mend that, and repeat the command.")
+    processes.console().say(f"{estimate(config, workspace, detect())}.")
+    _warn_and_advise(config, workspace)
+
+
+def _warn_and_advise(config: RunConfig, workspace: Workspace, say_unknown: bool = True) -> None:
+    """Say what speaks against a run, and what to expect of it. ``say_unknown``: also that nothing is known."""
+    from engine.machine.hardware import detect
+    from engine.training.advisor import advice_for
+    from engine.training.cautions import cautions
+    from engine.training.start_facts import start_facts
+
+    say = processes.console().say
+    facts = start_facts(workspace, config, detect())
+    for caution in cautions(config, facts):
+        say(f"{SAID[caution.level]}{caution.words}")
+    advice = advice_for(config, facts)
+    if advice is not None and (say_unknown or advice.follows is not None):
+        for line in advice.lines:
+            say(line.words)
 
 
 def settings_of(options: argparse.Namespace, workspace: Workspace) -> tuple[RunConfig, dict[str, str]]:

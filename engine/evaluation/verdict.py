@@ -72,6 +72,8 @@ def convergence(checks: Sequence[Checked]) -> int | None:
     That is the first of two consecutive checks that do. Later, single checks that do not are ignored; two in a row are
     not.
     """
+    if not checks:
+        return None
     since: int | None = None
     misses = 0
     for check, following in zip(checks, [*checks[1:], None], strict=True):

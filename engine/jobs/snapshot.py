@@ -149,6 +149,12 @@ class JobSnapshot:
         return self.last_step.step if self.last_step else self.start_step
 
     @property
+    def seconds_per_step(self) -> float:
+        """Median of the last steps; 0: none was taken yet."""
+        # median_low: with two steps, one during which the machine was held up does not count.
+        return statistics.median_low(self.recent_seconds) if self.recent_seconds else 0.0
+
+    @property
     def seconds_left(self) -> float | None:
         """Estimated seconds to the end: from the median of the last steps while training, else from the pace so far.
 
@@ -157,8 +163,7 @@ class JobSnapshot:
         if self.phase == "waiting":
             return None
         if self.phase in ("running", "saving", "validating") and self.recent_seconds:
-            # median_low: with two steps, one during which the machine was held up does not count.
-            return statistics.median_low(self.recent_seconds) * (self.total_steps - self.step)
+            return self.seconds_per_step * (self.total_steps - self.step)
         if self.progress and self.progress.done > 0 and self.progress_at > self.progress_started:
             pace = (self.progress_at - self.progress_started) / self.progress.done
             return pace * (self.progress.total - self.progress.done)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.config import RunConfig
+from engine.estimate.advice import Recorded
 
 Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")
@@ -53,6 +54,8 @@ class StartFacts:
     measured: bool = False
     """``seconds_per_image`` was measured on this machine."""
     on_card: bool = True
+    recorded: tuple[Recorded, ...] = ()
+    """Runs like this one that began to follow their control images."""
 
     @property
     def toy(self) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.config import RunConfig
+from engine.estimate.advice import MOST_PASSES, MOST_PER_STEP, rounded
 from engine.evaluation.causes import LOW_RATE
 from engine.machine.units import counted, format_bytes, format_duration
+from engine.training.advisor import advice_for
 from engine.training.caution import LEVELS, Caution, Remedy, Rule, StartFacts
 from engine.training.image_cautions import (
     LOW_RANK_RATE,
@@ -28,17 +30,10 @@ USUAL_RATE, UNLOCKED_RATE = 1e-5, 2e-6
 """Of a whole ControlNet (Zhang et al. 2023), and with the base's decoder trained, too (the original code's advice)."""
 TOO_HIGH, FAR_TOO_HIGH = 10, 100
 """Times the usual learning rate. The lower bound is the verdict's ``LOW_RATE``, a fifth of the usual one."""
-MOST_PER_STEP = 128
-FIRST_SIGN = (12_000, 28_000)
-"""Images after which nets begin to follow their control images: 3,000 to 7,000 steps of 4, as the original authors'
-tutorial says."""
-MOST_PASSES = 1_000
-"""Times that each image is shown. A rule of thumb."""
 DISK_SHARE = 0.8
 """Of the free space, above which a run's largest need is close."""
 LONG_WAIT = 12 * 3600.0
 """Seconds until the first sign that are more than a night."""
-STEPS_ROUNDED_TO = 500
 
 
 def cautions(config: RunConfig, facts: StartFacts) -> tuple[Caution, ...]:
@@ -121,17 +116,21 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 
 def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """The run ends before a new net begins to follow (``FIRST_SIGN``)."""
-    shown = config.train.steps * config.images_per_step
-    if facts.toy or config.model.controlnet or shown >= FIRST_SIGN[0]:
+    """The run ends before a new net begins to follow, at best (engine/estimate/advice.py)."""
+    advice = advice_for(config, facts)
+    if facts.toy or config.model.controlnet or advice is None or advice.follows is None:
         return None
-    steps = -(-FIRST_SIGN[1] // config.images_per_step // STEPS_ROUNDED_TO) * STEPS_ROUNDED_TO
+    if config.train.steps >= advice.follows.low:
+        return None
+    shown = config.train.steps * config.images_per_step
+    low, high = rounded(advice.follows.low), rounded(advice.follows.high)
+    steps = counted(advice.steps, "step")
     return Caution(
         "yellow",
         f"The run is short: {counted(config.train.steps, 'step shows', 'steps show')} {counted(shown, 'image')}.",
-        f"Nets begin to follow their control images after about {FIRST_SIGN[0]:,} to {FIRST_SIGN[1]:,}.",
-        f"Train {counted(steps, 'step')}.",
-        Remedy(f"Set {counted(steps, 'step')}", {"train.steps": steps}),
+        f"Such a net begins to follow its control images after about {low:,} to {high:,} steps.",
+        f"Train {steps}.",
+        Remedy(f"Set {steps}", {"train.steps": advice.steps}),
     )
 
 
@@ -166,22 +165,21 @@ def disk(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 
 def first_sign(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """When a new net begins to follow (``FIRST_SIGN``); a caution if that takes ``LONG_WAIT`` or more at best."""
-    if facts.toy or config.model.controlnet or not facts.seconds_per_image:
+    """A new net begins to follow after ``LONG_WAIT`` or more at best. Otherwise the advice says when."""
+    advice = advice_for(config, facts)
+    if facts.toy or config.model.controlnet or advice is None or advice.follows is None or not facts.seconds_per_image:
         return None
-    soonest, latest = (images * facts.seconds_per_image for images in FIRST_SIGN)
-    source = "as measured on this machine" if facts.measured else "by a rough estimate"
-    what = f"The net should begin to follow after {format_duration(soonest)} to {format_duration(latest)}, {source}."
+    soonest, latest = (steps * advice.seconds_per_step for steps in (advice.follows.low, advice.follows.high))
     if soonest < LONG_WAIT:
-        why = "Until then previews ignore the control image, then they follow it suddenly."
-        return Caution("note", what, why, "Judge the run after that.")
-    if facts.on_card:
-        return Caution("yellow", what, "That is a long time.", "Choose a smaller base, or a lower resolution.")
+        return None
+    source = "as measured on this machine" if facts.measured else "by a rough estimate"
     return Caution(
         "yellow",
-        what,
-        "That is a long time: no graphics card is in use.",
-        "Train on a computer with a graphics card, or try the demo, which takes minutes.",
+        f"The net should begin to follow after {format_duration(soonest)} to {format_duration(latest)}, {source}.",
+        "That is a long time." if facts.on_card else "That is a long time: no graphics card is in use.",
+        "Choose a smaller base, or a lower resolution."
+        if facts.on_card
+        else "Train on a computer with a graphics card, or try the demo, which takes minutes.",
     )
 
 

@@ -14,6 +14,7 @@ from engine.demo.sets import demo_preset, is_of_demo_shapes
 from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
 from engine.estimate.memory import predict
+from engine.evaluation.recorded_runs import recorded_runs
 from engine.families.files import denoiser_parameters, made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_error
@@ -53,6 +54,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         seconds_per_image=seconds / (config.train.steps * config.images_per_step),
         measured=measured,
         on_card=hardware.vram_gib is not None,
+        recorded=recorded_runs(workspace, config, dataset.condition.type) if dataset.condition is not None else (),
     )
 
 

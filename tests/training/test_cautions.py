@@ -109,7 +109,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("disk", {"disk_needed": 80 * GIB, "disk_free": 100 * GIB}, {}, ""),
     ("disk", {"disk_needed": 81 * GIB, "disk_free": 100 * GIB}, {}, "yellow"),
     ("first_sign", {"seconds_per_image": 0}, {}, ""),
-    ("first_sign", {"seconds_per_image": 3.59}, {}, "note"),
+    ("first_sign", {"seconds_per_image": 3.59}, {}, ""),
     ("first_sign", {"seconds_per_image": 3.6}, {}, "yellow"),
     ("first_sign", DEMO, {}, ""),
     ("first_sign", {}, {"model__controlnet": "/a/net"}, ""),
@@ -253,6 +253,19 @@ def test_the_command_line_prints_them_before_it_trains(
     make_demo_set(workspace, "circles", 16)
     assert main([*start, "--dataset", "demo-circles-16"]) == 0
     assert capsys.readouterr().out.startswith("Run "), "the demo needs none"
+
+
+def test_a_dry_run_says_what_to_expect_and_creates_nothing(
+    workspace: Workspace, photographs: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The settings, what the run takes, cautions and advice. Something missing is an error."""
+    start = ["--workspace", str(workspace.root), "train", "--preset", "demo", "--dry-run"]
+    assert main([*start, "--dataset", "mine", "--set", "train.steps=40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("40 steps of 8 images, roughly ") and lines[1].startswith("In vain: ")
+    assert any(line.startswith("Follows its control images: ") for line in lines)
+    assert main([*start, "--dataset", "gone"]) != 0 and "could not start" in capsys.readouterr().err
+    assert not workspace.run_folders()
 
 
 def test_a_run_that_trains_no_control_net_is_not_judged_as_one() -> None:

@@ -11,6 +11,7 @@ from engine.estimate.estimate import estimate
 from engine.families.files import made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_schedule
+from engine.training.advisor import advice_for
 from engine.training.cautions import cautions
 from engine.training.new_run import missing
 from engine.training.start_facts import start_facts
@@ -34,9 +35,11 @@ def check_readiness(
         if sentences:
             return Readiness(" ".join(sentences))
         base = about_base(workspace, config) if libraries_loaded else ""
+        facts = start_facts(workspace, config, hardware)
         return Readiness(
             summary=f"{estimate(config, workspace, hardware)}. {base}".strip(),
-            cautions=cautions(config, start_facts(workspace, config, hardware)),
+            cautions=cautions(config, facts),
+            advice=advice_for(config, facts),
         )
     except UserError as error:
         return Readiness(f"{error.what} {error.why} {error.try_this}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from engine.estimate.advice import Advice
 from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.machine.units import counted
 from engine.runs.run import Ending
@@ -68,6 +69,8 @@ class Readiness:
     """What the run will take."""
     cautions: tuple[Caution, ...] = ()
     """What speaks against it."""
+    advice: Advice | None = None
+    """What to expect of it, and what to set."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class TrainView:
     buttons: dict[Action, ButtonView]
     cautions: tuple[Caution, ...] = ()
     """What speaks against the new run, while one is set up."""
+    advice: Advice | None = None
+    """What to expect of the new run, while one is set up."""
 
     @property
     def active(self) -> bool:
@@ -192,7 +197,8 @@ def train_view(
         hint = f"{readiness.missing} In the queue, this is looked at again when its turn comes."
     elif busy_with and state is TrainTabState.READY:
         headline, hint = "Ready for the queue", f"{hint} It begins after “{busy_with}” and the jobs that wait already."
-    return TrainView(state, headline, hint, buttons, readiness.cautions if state is TrainTabState.READY else ())
+    ready = readiness if state is TrainTabState.READY else Readiness()
+    return TrainView(state, headline, hint, buttons, ready.cautions, ready.advice)
 
 
 def _title(action: Action, state: TrainTabState, busy_with: str) -> str:

@@ -1,4 +1,4 @@
-"""Before Start: three pairs as the net will see them, and what the run will take."""
+"""Before Start: three pairs as the net will see them, what the run will take, and what to expect of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.states import TrainTabState
 from ui.page.view import View
+from ui.train.advice import advice_table
 from ui.train.run_form import RunForm
 from ui.train.trial import build_trial
 
@@ -31,16 +32,22 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
         forecast = gr.HTML(elem_id="forecast")
         build_trial(context, live, form)
         pairs = gr.HTML(js_on_load=enlarge.ON_LOAD, elem_id="first-pairs")
-    live.outputs([forecast], lambda view: (view.train.state, view.train.hint), lambda view: [forecast_html(view)])
+    live.outputs(
+        [forecast],
+        lambda view: (view.train.state, view.train.hint, view.train.advice),
+        lambda view: [forecast_html(view)],
+    )
     live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
     return box
 
 
 def forecast_html(view: View) -> str:
-    """Return what the run will take, in a box. Nothing while it cannot start: the reason is shown then."""
+    """Return what the run takes and what to expect of it. Nothing while it cannot start: then the reason is shown."""
     if view.train.state is not TrainTabState.READY or not view.train.hint:
         return ""
-    return f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
+    taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
+    advice = view.train.advice
+    return taken + (f"<h3>What to expect</h3>{advice_table(advice)}" if advice is not None else "")
 
 
 def _key(context: AppContext, view: View) -> Any:

@@ -1,0 +1,64 @@
+"""The advice on a run: before it starts, and while it goes, with what it has measured. Imports no torch."""
+
+from __future__ import annotations
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.estimate.advice import Advice, Progress, RunPlan, advise
+from engine.evaluation.recorded_runs import recorded_runs
+from engine.evaluation.verdict import convergence
+from engine.families.files import denoiser_parameters
+from engine.jobs.snapshot import JobSnapshot
+from engine.runs.run import Run
+from engine.training.caution import SMALL_NET, StartFacts
+from engine.tuning.facts import facts_of
+from engine.workspace.paths import Workspace
+
+
+def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
+    """What the advice needs of a run that could start. None: it trains nothing that control images steer."""
+    if not facts_of(config).needs_condition_maps:
+        return None
+    return RunPlan(
+        steps=config.train.steps,
+        images_per_step=config.images_per_step,
+        images=facts.images,
+        published=not facts.toy and not config.model.controlnet,
+        seconds_per_step=facts.seconds_per_image * config.images_per_step,
+        measured=facts.measured,
+        recorded=facts.recorded,
+    )
+
+
+def advice_for(config: RunConfig, facts: StartFacts) -> Advice | None:
+    """The advice before Start."""
+    plan = plan_of(config, facts)
+    return advise(plan) if plan is not None else None
+
+
+def advice_on(workspace: Workspace, run: Run, history: JobSnapshot) -> Advice | None:
+    """The advice on a run that goes or has ended, corrected by its checks and its pace.
+
+    Args:
+        history: of the live job, or of the run's files.
+    """
+    config = run.config
+    if not facts_of(config).needs_condition_maps:
+        return None
+    plan = RunPlan(
+        steps=config.train.steps,
+        images_per_step=config.images_per_step,
+        images=_images(workspace, config),
+        published=not 0 < denoiser_parameters(workspace, config.model.base) < SMALL_NET and not config.model.controlnet,
+        recorded=recorded_runs(workspace, config, str(run.condition.get("type", "")), run.name),
+    )
+    gains = [(check.step, check.gain_share) for check in history.checks]
+    return advise(plan, Progress(history.step, gains, convergence(history.checks), history.seconds_per_step))
+
+
+def _images(workspace: Workspace, config: RunConfig) -> int:
+    try:
+        return Dataset.open(workspace.dataset_folder(config.data.dataset)).count(ready=True)
+    except UserError:
+        return 0  # removed since
