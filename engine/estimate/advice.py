@@ -175,7 +175,7 @@ def _published(batch: int) -> Span:
     first, last = AUTHORS_STEPS
     low = FIRST_SIGN[0] / batch
     high = max(FIRST_SIGN[1] / batch, last)
-    source = f"ControlNet's authors saw it after {first:,} to {last:,} steps of {AUTHORS_BATCH} images"
+    source = f"ControlNet's authors saw it after {first:,} to {counted(last, 'step')} of {AUTHORS_BATCH} images"
     if batch < AUTHORS_BATCH:
         source += ", here converted to as many images"
     if batch > AUTHORS_BATCH:
@@ -270,7 +270,7 @@ def _when(follows: Span | None, now: Progress, late: bool, pace: float) -> str:
             if pace and follows.likely > now.step
             else ""
         )
-    text = f"after {low:,} to {high:,} steps, most likely about {likely:,}"
+    text = f"after {low:,} to {counted(high, 'step')}, most likely about {likely:,}"
     if not pace:
         return text
     spans = [format_duration((value - now.step) * pace) for value in (follows.low, follows.high)]

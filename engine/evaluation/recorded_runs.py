@@ -13,7 +13,7 @@ from engine.evaluation.verdict import convergence
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import add_check
 from engine.runs.run import Run
-from engine.tuning.facts import facts_of
+from engine.tuning.facts import trains_alike
 from engine.workspace.paths import Workspace
 
 NEWEST = 30
@@ -52,7 +52,7 @@ def _alike(workspace: Workspace, run: Run, config: RunConfig, condition: str) ->
     rates = sorted((its.optim.learning_rate, config.optim.learning_rate))
     return (
         str(run.condition.get("type", "")) == condition
-        and facts_of(its).kind == facts_of(config).kind
+        and trains_alike(its, config)
         and bool(its.model.controlnet) == bool(config.model.controlnet)
         and rates[1] <= LIKE_RATE * rates[0]
         and _located(workspace, its.model.base) == _located(workspace, config.model.base)

@@ -128,7 +128,7 @@ def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The run is short: {counted(config.train.steps, 'step shows', 'steps show')} {counted(shown, 'image')}.",
-        f"Such a net begins to follow its control images after about {low:,} to {high:,} steps.",
+        f"Such a net begins to follow its control images after about {low:,} to {counted(high, 'step')}.",
         f"Train {steps}.",
         Remedy(f"Set {steps}", {"train.steps": advice.steps}),
     )

@@ -137,6 +137,11 @@ def facts_of(config: RunConfig) -> TrainableFacts:
     return next(facts for case in CASES if (facts := case(config)) is not None)
 
 
+def trains_alike(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs train the same kind of net. A Control-LoRA's rank may differ."""
+    return facts_of(one).kind == facts_of(other).kind
+
+
 def require_drawn(config: RunConfig, run: str) -> None:
     """Refuse to draw with the weights of a run if none of its images can be drawn.
 
