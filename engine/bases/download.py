@@ -13,13 +13,13 @@ from engine.disk.durable import move_into_place
 from engine.disk.in_use import rename
 from engine.errors import UserError
 from engine.hub import download as hub
-from engine.hub.download import Offer
+from engine.hub.download import RemoteFiles
 from engine.hub.faults import Repository
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace
 
 
-def ask(workspace: Workspace, base: str, token: CancelToken | None = None, endpoint: str | None = None) -> Offer:
+def ask(workspace: Workspace, base: str, token: CancelToken | None = None, endpoint: str | None = None) -> RemoteFiles:
     """Ask the hub which files of a base would be downloaded, and how large they are.
 
     Args:
@@ -35,7 +35,7 @@ def ask(workspace: Workspace, base: str, token: CancelToken | None = None, endpo
 
 def download(
     workspace: Workspace,
-    offer: Offer,
+    wanted: RemoteFiles,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
     endpoint: str | None = None,
@@ -43,7 +43,7 @@ def download(
     """Download a base. What an earlier call has fetched is not fetched again.
 
     Args:
-        offer: from ``ask``.
+        wanted: from ``ask``.
         token: a cancel keeps what has been fetched.
         progress: called as progress(megabytes done, in all, label).
 
@@ -53,7 +53,7 @@ def download(
     Raises:
         UserError: with the cause. Cancelled.
     """
-    base = offer.repository.id
+    base = wanted.repository.id
     state = state_of(workspace, base)
     if state.kind == "there" and state.where is not None:
         return state.where
@@ -66,7 +66,7 @@ def download(
     def finish() -> None:
         move_into_place(partial, target)
 
-    hub.fetch(offer, partial, target, token, progress, endpoint, begin=begin, finish=finish)
+    hub.fetch(wanted, partial, target, token, progress, endpoint, begin=begin, finish=finish)
     return target
 
 

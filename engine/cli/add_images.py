@@ -63,10 +63,10 @@ def import_settings(options: argparse.Namespace) -> ImportConfig:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Import, and print what was found. Raises UserError or Cancelled."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.data.importing import import_source
 
-    console = Console(sys.stderr if options.json else sys.stdout)
+    console = EventPrinter(sys.stderr if options.json else sys.stdout)
     result = import_source(
         workspace, place_of(options), options.name or "", import_settings(options), console.progress, control.token
     )

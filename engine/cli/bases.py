@@ -33,9 +33,9 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """List or download bases. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
 
-    console = Console()
+    console = EventPrinter()
     if options.action == "get":
         _get(options.name, workspace, control, console)
     elif options.action == "find":
@@ -78,10 +78,10 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     for entry in offered:
         if entry.id == base:
             console.say(f"Licence: {entry.licence}. {entry.licence_means}")
-    offer = ask(workspace, base, control.token)
-    files, target = counted(len(offer.files), "file"), workspace.downloaded_base(base)
-    console.say(f"{base}: {files}, {format_bytes(offer.bytes)}, to {target}")
-    where = download(workspace, offer, control.token, console.progress)
+    wanted = ask(workspace, base, control.token)
+    files, target = counted(len(wanted.files), "file"), workspace.downloaded_base(base)
+    console.say(f"{base}: {files}, {format_bytes(wanted.bytes)}, to {target}")
+    where = download(workspace, wanted, control.token, console.progress)
     console.say(f"{base} is there: {where}")
     console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.jobs.control import Control
+from engine.jobs.control import Control, OnProgress
 from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 
@@ -46,11 +46,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Do the operation, then print the state of the captions."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.data import caption_edits as edits
     from engine.data.dataset import Dataset
 
-    console = Console()
+    console = EventPrinter()
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
     if options.undo:
         undone = dataset.captions.undo()
@@ -111,7 +111,7 @@ def _auto(
     dataset: Dataset,
     workspace: Workspace,
     control: Control,
-    progress: Callable[[int, int, str], None],
+    progress: OnProgress,
     say: Callable[[str], None],
 ) -> None:
     from engine.data.autocaption import caption_all, load

@@ -32,12 +32,12 @@ def add_command(commands: Any) -> None:
 
 def check(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Act on findings if asked to, then check. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.config import RunConfig
     from engine.data.dataset import Dataset
     from engine.data.doctor.check import check as check_dataset
 
-    console = Console()
+    console = EventPrinter()
     settings = RunConfig().data
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
     if options.fix:

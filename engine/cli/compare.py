@@ -54,14 +54,14 @@ def add_commands(commands: Any) -> None:
 
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draw the missing images of a grid and write it. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
     from engine.evaluation.image_cache import ImageCache
     from engine.inference.session import TrySession
     from engine.runs.run import Run
 
-    console, run = Console(), Run(workspace.run_folder(options.run))
+    console, run = EventPrinter(), Run(workspace.run_folder(options.run))
     kind = format_of(options.out) if options.out else "png"
     drawn = draw_grid(workspace, run, request_of(options), TrySession(workspace), control.token, console.progress)
     for note in drawn.notes:
@@ -97,11 +97,11 @@ def request_of(options: argparse.Namespace) -> GridRequest:
 
 def timelapse(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Write a time-lapse. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.evaluation.timelapse import frames_of, make_timelapse, timelapse_path
     from engine.runs.run import Run
 
-    console, run = Console(), Run(workspace.run_folder(options.run))
+    console, run = EventPrinter(), Run(workspace.run_folder(options.run))
     frames = frames_of(run, options.picture - 1, beside=not options.alone)
     target = options.out or timelapse_path(run.folder, options.picture - 1, options.format)
     make_timelapse(frames, target, options.format, options.seconds, control.token, console.progress)

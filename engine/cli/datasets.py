@@ -27,9 +27,9 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """List the sets, or get one. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
 
-    console = Console()
+    console = EventPrinter()
     if options.action == "get":
         _get(options.name, workspace, control, console)
     else:

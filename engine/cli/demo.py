@@ -21,7 +21,7 @@ from engine.evaluation.pairs import Models
 from engine.evaluation.previews import PreviewRequest, make_previews
 from engine.export import export
 from engine.families.registry import detect
-from engine.jobs.control import Token
+from engine.jobs.control import OnProgress, Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
@@ -34,7 +34,6 @@ from engine.workspace.paths import Workspace
 # What the demo has to reach on two processor cores.
 MIN_IOU, MIN_COLOURS, MAX_IOU_WITHOUT = 0.85, 0.85, 0.35
 Say = Callable[[str], None]
-Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def run_demo(
     workspace: Workspace,
     token: Token,
     emit: Emit,
-    report: Report,
+    report: OnProgress,
     say: Say,
     count: int = DEFAULT_COUNT,
     overrides: dict[str, Any] | None = None,
@@ -119,7 +118,7 @@ def run_demo(
     )
 
 
-def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report | None = None) -> PreviewRecord:
+def score_held_out(workspace: Workspace, run: Run, token: Token, report: OnProgress | None = None) -> PreviewRecord:
     """Draw every held-out pair with the last checkpoint, with and without control, into the evaluation folder."""
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)

@@ -31,14 +31,14 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Evaluate, print and write the report. Returns the exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.evaluation import clip, report
     from engine.evaluation.evaluate import evaluate, report_folder
     from engine.runs.run import Run
 
     places.use(workspace)
-    console = Console(sys.stderr if options.json else None)
+    console = EventPrinter(sys.stderr if options.json else None)
     found = Run(workspace.run_folder(options.run))
     wanted = found.config.validation.clip_model if options.clip is None else options.clip
     if options.download and clip.find(wanted) is None:

@@ -105,11 +105,11 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
 
 
 def _compare(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.export.compare import compare
     from engine.export.table import as_text
 
-    console = Console()
+    console = EventPrinter()
     table = compare(workspace, run, checkpoint, options.weights, token=control.token, progress=console.progress)
     console.say(as_text(table))
     return 0
@@ -126,12 +126,12 @@ def _import(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.export.merge import FOLDER, merge
     from engine.runs.checkpoints import read_checkpoint
     from engine.runs.run import Run
 
-    console = Console()
+    console = EventPrinter()
     run = Run(workspace.run_folder(options.run))
     chosen = [c for c in run.checkpoints() if options.steps is None or c.step in options.steps]
     missing = set(options.steps or ()) - {c.step for c in chosen}

@@ -189,10 +189,10 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
 
 def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli.demo import run_demo
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.demo.sets import DEFAULT_COUNT
 
-    console = Console()
+    console = EventPrinter()
     result = run_demo(
         workspace,
         control.token,

@@ -14,7 +14,7 @@ from engine.machine.units import format_duration
 SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten five times a second
 
 
-class Console:
+class EventPrinter:
     """Prints a job's events, with progress and time left."""
 
     def __init__(self, stream: TextIO | None = None) -> None:

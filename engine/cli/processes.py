@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.cli.output import Console
+from engine.cli.output import EventPrinter
 from engine.distributed import group, join
 from engine.errors import UserError
 
@@ -49,6 +49,6 @@ def prints_error(error: BaseException) -> bool:
     return is_main() or isinstance(error, group.ProcessLost)
 
 
-def console() -> Console:
+def console() -> EventPrinter:
     """The console of the main process; the others print nothing."""
-    return Console() if is_main() else Console(Path(os.devnull).open("w", encoding="utf-8"))
+    return EventPrinter() if is_main() else EventPrinter(Path(os.devnull).open("w", encoding="utf-8"))

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
     """Run entries until none is left, also those that are added meanwhile."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.jobs.faults import describe_crash
     from engine.jobs.keep_awake import keep_awake
@@ -89,7 +89,7 @@ def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
     ended = failed = 0
     with keep_awake(_say):
         while control.token.stop_requested is None and (entry := queue.take()) is not None:
-            console = Console()
+            console = EventPrinter()
             console.say(f"{entry.id}  {entry.title}")
             try:
                 report = perform(workspace, queue, entry, control.token, console.event)

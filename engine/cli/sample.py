@@ -68,14 +68,14 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draw the images, save them and print where; exit status 0."""
-    from engine.cli.output import Console
+    from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.inference.control_image import condition_type
     from engine.inference.session import TrySession
     from engine.inference.transfer import Transferred, transfer
     from engine.runs.run import Run
 
-    console = Console()
+    console = EventPrinter()
     places.use(workspace)
     trained = Run(workspace.run_folder(options.run))
     categorical = condition_type(trained).categorical

@@ -109,16 +109,16 @@ def get_set(
     folder, downloaded = workspace.dataset_folder(one.name), workspace.partial_dataset(one.name)
     origin = on_hub(one.id)
     Dataset.check_name(folder, (folder / IMAGES).absolute(), origin)
-    offer = ask(Repository(one.id, "dataset"), lambda names: _wanted(one, names), downloaded, token, endpoint)
+    wanted = ask(Repository(one.id, "dataset"), lambda names: wanted_files(one, names), downloaded, token, endpoint)
     # Unpacked, images take about the same room again, until the download is removed.
-    fetch(offer, downloaded, downloaded, token, progress, endpoint, room=offer.bytes)
+    fetch(wanted, downloaded, downloaded, token, progress, endpoint, room=wanted.bytes)
     config = ImportConfig(caption_column=one.caption_column)
     result = import_source(workspace, str(downloaded), one.name, config, progress, token, origin=origin)
     remove_folder(downloaded)
     return result
 
 
-def _wanted(one: OfferedSet, names: Sequence[str]) -> list[str]:
+def wanted_files(one: OfferedSet, names: Sequence[str]) -> list[str]:
     """The files to download. Raises UserError if one of those that the list names is gone."""
     wanted: list[str] = []
     for pattern in one.files:

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.distributed.group import SharedOutOfMemory, Unreachable
-from engine.distributed.parallel import Parallel, Run
+from engine.distributed.parallel import Parallel, TrainingRun
 from engine.errors import UserError
 from engine.nets.master_weights import MasterWeightSync
 
@@ -33,7 +33,7 @@ class DDP(Parallel):
 
     not_compiled = "several processes share this run"
 
-    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+    def __init__(self, run: TrainingRun, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._cautious_steps = CAUTIOUS_STEPS
         self._computing = False

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.distributed.fsdp import FSDP
-from engine.distributed.parallel import Finite, Run
+from engine.distributed.parallel import Finite, TrainingRun
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of each weight."""
@@ -24,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class DeepSpeed(FSDP):
     """DeepSpeed's engine owns the net and its optimizer; ``trainable.master`` is a whole copy on the CPU."""
 
-    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+    def __init__(self, run: TrainingRun, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._shards: dict[nn.Parameter, nn.Parameter] = {}  # full trainable weight -> this process's
         self._updated = False  # a step was taken; before that there is nothing to gather

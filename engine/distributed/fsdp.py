@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.distributed.ddp import DDP
-from engine.distributed.parallel import Run
+from engine.distributed.parallel import TrainingRun
 from engine.nets.master_weights import compute_copy
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class FSDP(DDP):
 
     sharded = True
 
-    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+    def __init__(self, run: TrainingRun, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._gathered: tuple[int, bool] | None = None  # at which step, and whether with the optimizer
         self._full_optimizer = run.optimizer  # with the state that a checkpoint has put into it

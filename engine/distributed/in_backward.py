@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from engine.config import RunConfig
-from engine.distributed.parallel import Finite, Parallel, Run
+from engine.distributed.parallel import Finite, Parallel, TrainingRun
 from engine.errors import UserError
 from engine.tuning import facts
 
@@ -37,7 +37,7 @@ class InBackward(Parallel):
         "as having a gradient of zero."
     )
 
-    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+    def __init__(self, run: TrainingRun, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._complete: list[nn.Parameter] = []  # they have their gradients, and wait for their update
         self._done: set[nn.Parameter] = set()  # by a failed try of this step

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Offer:
+class RemoteFiles:
     """The files that would be downloaded, and their revision."""
 
     repository: Repository
@@ -49,7 +49,7 @@ def ask(
     target: Path,
     token: CancelToken | None = None,
     endpoint: str | None = None,
-) -> Offer:
+) -> RemoteFiles:
     """Ask the hub which files would be downloaded, and how large they are.
 
     Args:
@@ -64,7 +64,7 @@ def ask(
 
 
 def fetch(
-    offer: Offer,
+    wanted: RemoteFiles,
     folder: Path,
     target: Path,
     token: CancelToken | None = None,
@@ -90,17 +90,17 @@ def fetch(
 
     def work(check: Check) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, offer.repository):
+        with alone(folder, wanted.repository):
             if begin:
                 begin()
-            _fetch_all(offer, folder, check, progress, endpoint, room)
+            _fetch_all(wanted, folder, check, progress, endpoint, room)
             if finish:
                 finish()
 
-    _cancellable(work, token, offer.repository, target)
+    _cancellable(work, token, wanted.repository, target)
 
 
-def _ask(repository: Repository, choose: Callable[[Sequence[str]], list[str]], endpoint: str | None) -> Offer:
+def _ask(repository: Repository, choose: Callable[[Sequence[str]], list[str]], endpoint: str | None) -> RemoteFiles:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint)
@@ -112,27 +112,27 @@ def _ask(repository: Repository, choose: Callable[[Sequence[str]], list[str]], e
         one = described[name]
         sha256 = one.lfs.sha256 if one.lfs else ""
         files.append(RemoteFile(name, one.size or 0, sha256, "" if sha256 else one.blob_id or ""))
-    return Offer(repository, info.sha or "main", tuple(files))
+    return RemoteFiles(repository, info.sha or "main", tuple(files))
 
 
 def _fetch_all(
-    offer: Offer, partial: Path, check: Check, progress: OnProgress | None, endpoint: str | None, room: int
+    wanted: RemoteFiles, partial: Path, check: Check, progress: OnProgress | None, endpoint: str | None, room: int
 ) -> None:
-    kept = {file.name for file in offer.files if is_whole(partial / file.name, file, check)}
-    begun = sum(size_of(part_of(partial, file)) for file in offer.files if file.name not in kept)
-    needed = sum(file.size for file in offer.files if file.name not in kept) - begun + room
+    kept = {file.name for file in wanted.files if is_whole(partial / file.name, file, check)}
+    begun = sum(size_of(part_of(partial, file)) for file in wanted.files if file.name not in kept)
+    needed = sum(file.size for file in wanted.files if file.name not in kept) - begun + room
     if (free := free_bytes(partial)) < needed:
-        raise faults.no_room(offer.repository, partial.parent, format_bytes(needed), format_bytes(free))
-    done = sum(file.size for file in offer.files if file.name in kept)
+        raise faults.no_room(wanted.repository, partial.parent, format_bytes(needed), format_bytes(free))
+    done = sum(file.size for file in wanted.files if file.name in kept)
 
     def report(position: int) -> None:
         check()
         if progress:
-            progress((done + position) // MIB, max(1, offer.bytes // MIB), LABEL)
+            progress((done + position) // MIB, max(1, wanted.bytes // MIB), LABEL)
 
-    for file in offer.files:
+    for file in wanted.files:
         if file.name not in kept:
-            fetch_file(file, offer.repository, offer.revision, partial, report, endpoint)
+            fetch_file(file, wanted.repository, wanted.revision, partial, report, endpoint)
             done += file.size
     report(0)
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from engine.errors import UserError
-from engine.jobs.control import BorrowRequest, Cancelled, Control, Token, job_ended
-from engine.jobs.events import Event, Message
+from engine.jobs.control import BorrowRequest, Cancelled, Control, OnProgress, Token, job_ended
+from engine.jobs.events import Event, Message, Progress
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import LOG_LINES, Failure, JobSnapshot, Outcome, fold
 from engine.machine.clock import active_time
@@ -24,6 +24,20 @@ JobContext = Callable[[str, Emit], AbstractContextManager[None]]
 def no_context(kind: str, emit: Emit) -> AbstractContextManager[None]:
     """The JobContext of a runner that needs none."""
     return nullcontext()
+
+
+def progress_events(emit: Emit, label: str = "", own: tuple[str, ...] = ()) -> OnProgress:
+    """A progress callback that emits events.
+
+    Args:
+        label: replaces the labels of the work. A label that stays the same lets the page estimate the time left.
+        own: labels of the work that are kept all the same.
+    """
+
+    def report(done: int, total: int, of_work: str) -> None:
+        emit(Progress(done, total, of_work if not label or of_work in own else label))
+
+    return report
 
 
 class Busy(UserError):

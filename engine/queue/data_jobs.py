@@ -9,12 +9,21 @@ from pydantic import Field
 
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
-from engine.jobs.control import Token
-from engine.jobs.runner import Emit
+from engine.hub.download import LABEL
+from engine.jobs.control import OnProgress, Token
+from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind
 from engine.machine.units import counted
-from engine.queue.job import QueuedJob, Report, progress_of
+from engine.queue.job import JobReport, QueuedJob
 from engine.workspace.paths import Workspace
+
+STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked", LABEL)
+"""Labels of what an import does before it reads the images."""
+
+
+def import_progress(emit: Emit) -> OnProgress:
+    """A progress callback for an import. Its scan reports file names, which all become one label."""
+    return progress_events(emit, "Images read", own=STAGES)
 
 
 class Read(QueuedJob):
@@ -30,13 +39,13 @@ class Read(QueuedJob):
     def title(self) -> str:
         return f"Reading {self.name or Path(self.place).name or self.place}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         from engine.data.importing import import_source
 
-        made = import_source(workspace, self.place, self.name, self.options, progress_of(emit, "Images read"), token)
+        made = import_source(workspace, self.place, self.name, self.options, import_progress(emit), token)
         holds = f"{counted(made.pictures, 'image')}, {counted(made.captioned, 'caption')}"
         words = f"{made.name}: {holds}. Found: {made.found}."
-        return Report("completed", words, made.folder, dataset=made.name)
+        return JobReport("completed", words, made.folder, dataset=made.name)
 
 
 class Captions(QueuedJob):
@@ -54,7 +63,7 @@ class Captions(QueuedJob):
     def title(self) -> str:
         return f"Writing captions of {self.dataset}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         dataset = Dataset.open(workspace.dataset_folder(self.dataset))  # before anything heavy: it may be gone
         from engine.data.autocaption import caption_all, load
 
@@ -63,14 +72,14 @@ class Captions(QueuedJob):
             dataset,
             captioner,
             token,
-            progress_of(emit, "Captions written"),
+            progress_events(emit, "Captions written"),
             only_empty=self.only_empty,
             length=self.length,
             batch=self.batch,
         )
         failed = counted(len(done.failures), "image")
         words = f"{counted(done.written, 'caption')} written, {done.kept:,} kept, {failed} could not be read."
-        return Report("completed", words, dataset=dataset.name)
+        return JobReport("completed", words, dataset=dataset.name)
 
 
 class Maps(QueuedJob):
@@ -88,7 +97,7 @@ class Maps(QueuedJob):
     def title(self) -> str:
         return f"Making maps of {self.dataset}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         dataset = Dataset.open(workspace.dataset_folder(self.dataset))
         from engine.data.make_maps import make_all
 
@@ -97,9 +106,9 @@ class Maps(QueuedJob):
             self.type,
             dataset.like_its_maps(self.type, self.parameters),
             token,
-            progress_of(emit, "Maps made"),
+            progress_events(emit, "Maps made"),
             resolution=self.side,
             varied=self.varied,
         )
         words = f"{counted(made.made, 'map')} made, {made.kept:,} kept, {len(made.failures):,} failed."
-        return Report("completed", words, dataset=dataset.name)
+        return JobReport("completed", words, dataset=dataset.name)

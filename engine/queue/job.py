@@ -7,20 +7,18 @@ job's turn, since an earlier job of the queue may make it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from engine.config import Section
 from engine.jobs.control import Token
-from engine.jobs.events import Progress
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
 from engine.workspace.paths import Workspace
 
 
 @dataclass(frozen=True)
-class Report:
+class JobReport:
     """What a job has made."""
 
     outcome: Outcome
@@ -46,7 +44,7 @@ class QueuedJob(Section, ABC):
         """What it does, with its object: "Training birds"."""
 
     @abstractmethod
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         """Do the work. What an earlier attempt of the same entry has finished is not done again.
 
         Args:
@@ -63,12 +61,3 @@ class QueuedJob(Section, ABC):
     def expected_seconds(self, workspace: Workspace) -> float:
         """How long it is expected to take. 0: not known."""
         return 0.0
-
-
-def progress_of(emit: Emit, label: str = "") -> Callable[[int, int, str], None]:
-    """A progress callback. A fixed label lets the page estimate the time left."""
-
-    def report(done: int, total: int, own: str = "") -> None:
-        emit(Progress(done, total, label or own))
-
-    return report

@@ -12,13 +12,13 @@ from engine.jobs.runner import Busy, Emit, JobRunner
 from engine.jobs.snapshot import Outcome
 from engine.queue.entries import Entry
 from engine.queue.folder import QueueFolder
-from engine.queue.job import QueuedJob, Report
+from engine.queue.job import JobReport, QueuedJob
 from engine.queue.kinds import job_of
 from engine.queue.perform import perform
 from engine.workspace.paths import Workspace
 
 Before = Callable[[QueuedJob], None]
-After = Callable[[QueuedJob, Report], None]
+After = Callable[[QueuedJob, JobReport], None]
 
 
 class QueueLoop:

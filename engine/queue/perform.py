@@ -12,7 +12,7 @@ from engine.jobs.runner import Emit
 from engine.machine.clock import active_time
 from engine.queue.entries import Entry, EntryOutcome
 from engine.queue.folder import QueueFolder
-from engine.queue.job import Report
+from engine.queue.job import JobReport
 from engine.queue.kinds import job_of
 from engine.workspace.paths import Workspace
 
@@ -24,7 +24,7 @@ def perform(
     token: Token,
     emit: Emit,
     closing: Callable[[], bool] = lambda: False,
-) -> Report:
+) -> JobReport:
     """Do a taken entry. It waits again if it was paused, or ended because the app closes; else its result is kept.
 
     Args:

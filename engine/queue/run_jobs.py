@@ -15,11 +15,11 @@ from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
 from engine.families.files import is_local
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit
+from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import detect
 from engine.machine.units import counted
-from engine.queue.job import QueuedJob, Report, progress_of
+from engine.queue.job import JobReport, QueuedJob
 from engine.queue.marks import marked_run, run_of, set_mark
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.choice import choose_checkpoint
@@ -46,7 +46,7 @@ class Train(QueuedJob):
         name = self.config.get("name") or dict(self.config.get("data") or {}).get("dataset")
         return f"Training {name}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = marked_run(workspace, mark)
         if run is None:
             run = create_run(workspace, parse(self.config), self.origins, queue_entry=mark)
@@ -77,7 +77,7 @@ class Resume(QueuedJob):
     def title(self) -> str:
         return f"Training {self.run}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = marked_run(workspace, mark)
         if run is None:  # else an earlier attempt has made the changes, and perhaps gone back already
             run = run_of(workspace, self.run)
@@ -114,15 +114,15 @@ class Evaluate(QueuedJob):
     def title(self) -> str:
         return f"Evaluating {_checkpoint_words(self.checkpoint)} of {self.run}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
         chosen = _choose(run, self.checkpoint, emit)
         from engine.evaluation import report
         from engine.evaluation.evaluate import evaluate, report_folder
 
-        found = evaluate(workspace, run, chosen, self.pairs, token=token, progress=progress_of(emit))
+        found = evaluate(workspace, run, chosen, self.pairs, token=token, progress=progress_events(emit))
         words = f"Step {chosen.step:,}: {report.headline(found)}"
-        return Report("completed", words, str(report_folder(run, chosen.step)), run=run.name)
+        return JobReport("completed", words, str(report_folder(run, chosen.step)), run=run.name)
 
 
 class DrawGrid(QueuedJob):
@@ -146,7 +146,7 @@ class DrawGrid(QueuedJob):
     def title(self) -> str:
         return f"Drawing the grid of {self.run}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
         from engine.evaluation.grid_drawing import draw_grid
         from engine.evaluation.grid_sheet import save_sheet, sheet_path
@@ -162,7 +162,7 @@ class DrawGrid(QueuedJob):
                 request,
                 session,
                 token,
-                progress_of(emit, "Images of the grid, steps"),
+                progress_events(emit, "Images of the grid, steps"),
                 on_column=lambda grid: write_grid(run, grid),
             )
         finally:
@@ -171,7 +171,7 @@ class DrawGrid(QueuedJob):
         words = (
             f"{counted(len(drawn.columns), 'column')} and {counted(len(drawn.rows), 'row')}, also as one image: {path}"
         )
-        return Report("completed", words, str(path), run=run.name)
+        return JobReport("completed", words, str(path), run=run.name)
 
 
 class Export(QueuedJob):
@@ -203,7 +203,7 @@ class Export(QueuedJob):
     def title(self) -> str:
         return f"Exporting {_checkpoint_words(self.checkpoint)} of {self.run}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
         chosen = _choose(run, self.checkpoint, emit)
         from engine.export import export
@@ -217,14 +217,16 @@ class Export(QueuedJob):
             "plain" if self.weights == "ema" and not chosen.has_ema else self.weights,
             self.overwrite,
             token,
-            progress_of(emit, "Exporting, stages"),
+            progress_events(emit, "Exporting, stages"),
             _local_base(workspace, run),
             self.rank,
         )
-        return Report("completed", f"Step {chosen.step:,}: {made.path}. {made.checked}", str(made.path), run=run.name)
+        return JobReport(
+            "completed", f"Step {chosen.step:,}: {made.path}. {made.checked}", str(made.path), run=run.name
+        )
 
 
-def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Report:
+def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobReport:
     """Train a run to its end. One that has reached it is not trained again."""
     if not run.completed:
         require_all(workspace, run)
@@ -232,7 +234,7 @@ def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Report:
     else:
         outcome = "completed"
     words = f"{run.name}: step {run.last_step:,} of {run.config.train.steps:,}."
-    return Report(outcome, words, str(run.folder), run=run.name)
+    return JobReport(outcome, words, str(run.folder), run=run.name)
 
 
 def _choose(run: Run, wanted: CheckpointChoice, emit: Emit) -> Checkpoint:

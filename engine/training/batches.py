@@ -222,7 +222,7 @@ class Batches:
         Each of several processes gets the same number of the ``accumulation`` parts of a step, and counts only its own.
         The images, their order and their random numbers stay the same.
         """
-        assert accumulation % self._world == 0, "see split_among"
+        assert accumulation % self._world == 0, "see distributed/agreement.py"
         if self._ahead is not None:
             self._ahead[1].cancel()
         self._part, self._ahead = batch_size, None

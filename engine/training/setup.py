@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 
 from engine.config import RunConfig
-from engine.data import control_cache
-from engine.data.cache import TrainingCache, open_or_build
-from engine.data.control_cache import ControlCache
-from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.held_out import split as split_of
-from engine.data.map_cache import MapCache
 from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
 from engine.distributed.accelerator import accelerator_for
-from engine.distributed.parallel import agree_on_precision, split_among, start_equal
-from engine.errors import UserError
-from engine.estimate.memory import images_drawn_together, images_encoded_together
+from engine.distributed.agreement import agree_on_precision, split_among, start_equal
+from engine.estimate.memory import images_drawn_together
 from engine.families.base import Family
 from engine.families.registry import detect
-from engine.jobs.control import Cancelled, Token
-from engine.jobs.events import Message, PhaseChanged, Progress
+from engine.jobs.control import Token
+from engine.jobs.events import Message, PhaseChanged
 from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
 from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
-from engine.machine.units import counted
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.nets.frozen_blocks import use_frozen_blocks
@@ -47,13 +39,11 @@ from engine.training.history import MetricsHistory
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.resume import open_run
+from engine.training.run_data import prepare_data
 from engine.training.state import TrainState
-from engine.training.torch_settings import without_tf32
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
 from engine.tuning.facts import WHY_WHOLE, facts_of, master_weights_of
 from engine.tuning.trainable import Placement, Trainable
-
-T = TypeVar("T")
 
 
 def set_up(
@@ -79,6 +69,7 @@ def set_up(
     Raises:
         UserError: the run cannot start with these settings, files, or this memory. Cancelled: by the user.
     """
+    # This process's share of a step, and the base's family and noise process.
     group = processes.current()
     batch_size = configured_batch_size or config.train.batch_size
     config, split_words = split_among(config, group.world_size)
@@ -108,56 +99,7 @@ def set_up(
     history(PhaseChanged("preparing"))
     retry, watchdog = DiskRetry(run_folder, token, history), DiskWatchdog(history)
     checkpoint = group.main_first(lambda: open_run(run_folder, history))
-    split = split_of(dataset, config.data.held_out, held_out)
-    samples = [*split.train, *split.held_out]
-    if not split.train:
-        raise UserError(
-            "Training cannot start.",
-            f"{dataset.name} has {counted(len(samples), 'pair')}; at least 2 are needed (one is "
-            "held out for the score).",
-            "Add images, or make their condition maps on the Conditions tab.",
-        )
-    plan = CropPlan.of(config.data, config.train.seed)
-
-    def progress(done: int, total: int, label: str) -> None:
-        history(Progress(done, total, label))
-
-    def warn(words: str) -> None:
-        history(Message(words, "warning"))
-
-    at_once = images_encoded_together(config.data.resolution)
-
-    def build_cache() -> TrainingCache:
-        with without_tf32():  # other runs use the cache, too
-            return open_or_build(
-                cache_folder,
-                family,
-                base,
-                samples,
-                plan,
-                device,
-                token,
-                progress,
-                batch=at_once,
-                group=group,
-                on_message=warn,
-                text=config.text,
-            )
-
-    cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()
-    if cache.text_note:
-        history(Message(cache.text_note))
-    needs_maps, maps = facts_of(config).needs_condition_maps, None
-
-    def build_maps() -> MapCache | ControlCache | None:
-        with without_tf32():
-            data = (dataset, samples, plan)
-            return control_cache.open_or_build(cache, family, base, *data, device, token, progress, at_once, warn)
-
-    if needs_maps:
-        maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
-        if maps is None:
-            warn("The disk has no room for prepared condition maps; their files are read.")
+    data = prepare_data(config, dataset, held_out, cache_folder, family, base, device, group, retry, token, history)
     token.raise_if_cancelled()
 
     # The base and the trainable.
@@ -196,10 +138,10 @@ def set_up(
             optimizer=build_optimizer(trainable.master, config.optim),
             ema=build_ema(trainable.averaged, config.optim) if group.main else None,
             dataset=dataset,
-            samples=samples,
-            held_out=split.held_out,
-            plan=plan,
-            cache=cache,
+            samples=data.samples,
+            held_out=data.held_out,
+            plan=data.plan,
+            cache=data.cache,
             images_at_once=images_drawn_together(config.data.resolution),
             strict=config.train.deterministic,
         )
@@ -229,17 +171,17 @@ def set_up(
     speed.compile_nets(state)
     batches = Batches(
         dataset,
-        samples,
-        range(len(split.train)),
-        cache,
-        plan=plan,
+        data.samples,
+        data.trained,
+        data.cache,
+        plan=data.plan,
         seed=config.train.seed,
         batch_size=batch_size,
         num_train_timesteps=state.noise_process.num_train_timesteps,
         perturbed=objective.input_perturbation > 0,
         prompt_dropout=objective.prompt_dropout,
-        maps=maps,
-        with_maps=needs_maps,
+        maps=data.maps,
+        with_maps=facts_of(config).needs_condition_maps,
         rank=group.rank,
         world=group.world_size,
         read_ahead=device.type != "cpu",
@@ -286,15 +228,3 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
     state.trainable.weights.refresh()
     state.start_at(checkpoint.step)
     state.emit(Message(f"Going on from step {state.step:,}."))
-
-
-def _wait_for_disk(retry: DiskRetry, build: Callable[[], T]) -> T:
-    """``build()``, waiting while the disk has no room; finished parts are kept.
-
-    Several processes do not wait: they would no longer agree on which parts are finished.
-    """
-
-    def stop(problem: UserError) -> T:
-        raise Cancelled
-
-    return retry.until_done("The cache of images and captions", build, stop)

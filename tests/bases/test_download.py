@@ -63,16 +63,16 @@ def test_cut_connections_are_gone_on_with_at_the_byte(workspace: Workspace, hub:
 
 
 def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: LocalHub) -> None:
-    offer, control, seen = ask(workspace, BASE), Control(), []
+    wanted, control, seen = ask(workspace, BASE), Control(), []
     hub.hang.clear()
 
     def progress(done: int, total: int, label: str) -> None:
         seen.append((done, total, label))
-        if any(hub.sent(file.name) for file in offer.files):
+        if any(hub.sent(file.name) for file in wanted.files):
             control.cancel()
 
     with pytest.raises(Cancelled):
-        download(workspace, offer, control.token, progress)
+        download(workspace, wanted, control.token, progress)
     state = state_of(workspace, BASE)
     assert state.kind == "partly there" and state.have > 0
     # The index comes last, but a folder that somebody has copied may have it.
@@ -84,7 +84,7 @@ def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: Lo
 
     hub.hang.set()
     hub.asked.clear()
-    download(workspace, offer)
+    download(workspace, wanted)
     again = {path.split(f"/resolve/{'c' * 40}/")[-1] for path, _, _ in hub.asked}
     assert not again & fetched, "whole files are not fetched again"
     assert state_of(workspace, BASE).kind == "there"
@@ -102,20 +102,20 @@ def test_cancel_does_not_wait_for_a_server_that_says_nothing(workspace: Workspac
 def test_the_rest_of_another_file_is_thrown_away_and_a_wrong_hash_is_an_error(
     workspace: Workspace, hub: LocalHub
 ) -> None:
-    offer = ask(workspace, BASE)
-    unet = next(file for file in offer.files if file.name == UNET)
+    wanted = ask(workspace, BASE)
+    unet = next(file for file in wanted.files if file.name == UNET)
     part = workspace.partial_base(BASE) / f"{UNET}.{unet.sha256[:12]}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"of something else")
     hub.damaged.add("vae/diffusion_pytorch_model.safetensors")
     with pytest.raises(UserError, match="vae/diffusion_pytorch_model.safetensors arrived damaged") as caught:
-        download(workspace, offer)
+        download(workspace, wanted)
     assert "HF_ENDPOINT" in caught.value.try_this
     assert hub.sent(UNET) == ["bytes=17-", ""], "from the start, since the hash of the whole was wrong"
     assert (workspace.partial_base(BASE) / UNET).read_bytes() == hub.files[UNET]
     assert not list(workspace.partial_base(BASE).rglob("*.part")), "the damaged file is gone"
     hub.damaged.clear()
-    download(workspace, offer)
+    download(workspace, wanted)
     assert len(hub.sent(UNET)) == 2 and state_of(workspace, BASE).kind == "there"
 
 
@@ -208,11 +208,11 @@ def test_offline_mode_is_named(workspace: Workspace, hub: LocalHub, monkeypatch:
 def test_room_on_the_disk_is_asked_for_first(
     workspace: Workspace, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offer = ask(workspace, BASE)
-    monkeypatch.setattr(module, "free_bytes", lambda folder: offer.bytes - 1)
+    wanted = ask(workspace, BASE)
+    monkeypatch.setattr(module, "free_bytes", lambda folder: wanted.bytes - 1)
     hub.asked.clear()
     with pytest.raises(UserError, match="was not downloaded. It needs"):
-        download(workspace, offer)
+        download(workspace, wanted)
     assert hub.asked == []
 
 

@@ -183,4 +183,4 @@ def test_without_a_connection_it_says_how_to_bring_the_files(workspace: Workspac
 
 def test_a_pattern_does_not_reach_into_folders() -> None:
     one = OfferedSet(**{**BUTTERFLIES.__dict__, "files": ("data/*.parquet", "data/a.parquet")})
-    assert offered._wanted(one, ["data/a.parquet", "data/old/b.parquet", "c.parquet"]) == ["data/a.parquet"]
+    assert offered.wanted_files(one, ["data/a.parquet", "data/old/b.parquet", "c.parquet"]) == ["data/a.parquet"]

@@ -15,7 +15,8 @@ from accelerate.state import PartialState
 from engine.config import parse
 from engine.distributed import accelerator as acceleration
 from engine.distributed.accelerator import accelerator_for, check_shardable
-from engine.distributed.parallel import Parallel, agree_on_precision
+from engine.distributed.agreement import agree_on_precision
+from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 
 BASE = {"model": {"base": "x"}, "data": {"dataset": "x"}, "optim": {"ema_decay": 0.0}, "train": {"precision": "fp32"}}

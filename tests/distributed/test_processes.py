@@ -21,7 +21,7 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.disk.images import load_array
-from engine.distributed.parallel import split_among, start_equal
+from engine.distributed.agreement import split_among, start_equal
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets.fp8 import quantize_fp8

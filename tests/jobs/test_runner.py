@@ -8,11 +8,13 @@ import threading
 import pytest
 
 from engine.errors import UserError
+from engine.hub.download import LABEL
 from engine.jobs.control import Token
-from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.events import Event, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.faults import describe_crash
-from engine.jobs.runner import Busy, Emit, JobRunner
+from engine.jobs.runner import Busy, Emit, JobRunner, progress_events
 from engine.jobs.snapshot import CURVE_POINTS, Curve, JobSnapshot, fold
+from engine.queue.data_jobs import import_progress
 
 
 def torch_error(kind: str, words: str) -> Exception:
@@ -207,3 +209,18 @@ def test_slow_work_is_not_taken_for_sleep() -> None:
     for done in range(5):
         snapshot = fold(snapshot, Progress(done, 10, "Images encoded"), 300.0 * done)
     assert snapshot.seconds_left == 6 * 300.0
+
+
+def test_a_fixed_label_replaces_the_works_own_but_for_those_that_are_kept() -> None:
+    events: list[Event] = []
+    for report in (progress_events(events.append), progress_events(events.append, "Read", own=("Unpacked",))):
+        report(1, 2, "a.png")
+        report(2, 2, "Unpacked")
+    assert [event.label for event in events if isinstance(event, Progress)] == ["a.png", "Unpacked", "Read", "Unpacked"]
+
+
+def test_an_import_keeps_the_labels_of_its_stages_wherever_it_runs() -> None:
+    events: list[Event] = []
+    import_progress(events.append)(1, 9, LABEL)
+    import_progress(events.append)(1, 9, "folder/a.png")
+    assert [event.label for event in events if isinstance(event, Progress)] == [LABEL, "Images read"]

@@ -14,7 +14,7 @@ from engine.jobs.control import Control, Token
 from engine.jobs.runner import Emit, JobRunner
 from engine.jobs.snapshot import JobKind
 from engine.queue.folder import QueueFolder
-from engine.queue.job import QueuedJob, Report
+from engine.queue.job import JobReport, QueuedJob
 from engine.queue.kinds import KINDS
 from engine.queue.loop import QueueLoop
 from engine.queue.perform import perform
@@ -34,7 +34,7 @@ class Step(QueuedJob):
     def title(self) -> str:
         return f"Doing {self.name}"
 
-    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> Report:
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         Step.done.append(self.name)
         if self.name == "fail":
             raise UserError("It failed.", "The dataset is gone.", "Make it again.")
@@ -42,10 +42,10 @@ class Step(QueuedJob):
             raise ZeroDivisionError("division by zero")
         while self.name in ("long", "train") and not Step.may_end.wait(0.01):
             if self.name == "train" and token.stop_requested:
-                return Report(token.stop_outcome, "")
+                return JobReport(token.stop_outcome, "")
             if self.name == "long":
                 token.raise_if_cancelled()
-        return Report("completed", f"Made {self.name}.")
+        return JobReport("completed", f"Made {self.name}.")
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_ctrl_c_twice_leaves_the_job_in_the_queue(workspace: Workspace, monkeypa
     queue = QueueFolder(workspace)
     queue.add("step", "Doing a", {"name": "a"})
 
-    def interrupted(*_: object) -> Report:
+    def interrupted(*_: object) -> JobReport:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Step, "do", interrupted)

@@ -7,11 +7,10 @@ from typing import Any
 
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 
 KIND = JobKind.CONDITIONS
 PROBLEMS_SHOWN = 50

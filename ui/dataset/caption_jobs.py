@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
-from engine.jobs.runner import Emit
+from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from engine.queue.data_jobs import Captions
 from engine.queue.job import QueuedJob
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 from ui.page.messages import note
 
 if TYPE_CHECKING:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 from ui.page.messages import note
 
 if TYPE_CHECKING:

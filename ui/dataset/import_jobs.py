@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.hub.download import LABEL
 from engine.jobs.control import Token
-from engine.jobs.events import Message, Progress
+from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.data_jobs import import_progress
 from ui.page.context import AppContext
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from engine.data.import_result import ImportResult
 
 KIND = JobKind.DATASET
-STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked", LABEL)
 
 
 def import_images(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
@@ -28,17 +26,11 @@ def import_images(context: AppContext, place: str, name: str, config: ImportConf
         from engine.data.importing import import_source
 
         show_result(
-            context, import_source(context.workspace, place, name, config, progress_of(emit), token), place, emit
+            context, import_source(context.workspace, place, name, config, import_progress(emit), token), place, emit
         )
         return "completed"
 
     return work
-
-
-def progress_of(emit: Emit) -> Callable[[int, int, str], None]:
-    """Return a progress callback for reading. A scan reports file names: one label for all lets the page estimate the
-    time left."""
-    return lambda done, total, label: emit(Progress(done, total, label if label in STAGES else "Images read"))
 
 
 def show_result(context: AppContext, result: ImportResult, place: str, emit: Emit) -> None:

@@ -12,8 +12,9 @@ from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.units import counted, format_bytes
+from engine.queue.data_jobs import import_progress
 from engine.workspace.paths import Workspace
-from ui.dataset.import_jobs import KIND, progress_of, show_result
+from ui.dataset.import_jobs import KIND, show_result
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
@@ -74,7 +75,7 @@ def get_job(context: AppContext, one: OfferedSet) -> Work:
     """Return the job that downloads a set, reads it, and selects it on every tab."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        show_result(context, get_set(context.workspace, one, token, progress_of(emit)), one.id, emit)
+        show_result(context, get_set(context.workspace, one, token, import_progress(emit)), one.id, emit)
         return "completed"
 
     return work

@@ -12,7 +12,7 @@ from engine.export import AS_TRAINED
 from engine.families.files import is_local
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes
 from engine.queue.run_jobs import CheckpointChoice, Export
@@ -20,7 +20,6 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 
 KIND = JobKind.EXPORT
 """All jobs of the tab are of this kind: they share its progress bar."""

@@ -13,8 +13,8 @@ import gradio as gr
 from engine.config.presets import flatten, unflatten
 from engine.demo.sets import demo_preset
 from engine.jobs.control import Token
-from engine.jobs.events import Message, Progress
-from engine.jobs.runner import Emit, Work
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import Outcome
 from engine.machine.units import counted
 from ui.page.context import AppContext
@@ -26,14 +26,6 @@ from ui.page.view import Draft, View
 
 DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
-
-
-def progress_events(emit: Emit, label: str = "") -> Any:
-    """Return a progress callback for the engine that emits events.
-
-    A fixed ``label`` lets the page estimate the time left; without one the engine's own labels are used.
-    """
-    return lambda done, total, own="": emit(Progress(done, total, label or own))
 
 
 def queue_button(live: Live, start: Any) -> Any:

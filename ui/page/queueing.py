@@ -13,7 +13,7 @@ from engine.jobs.keep_awake import ATTENDED
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.units import counted
-from engine.queue.job import QueuedJob, Report
+from engine.queue.job import JobReport, QueuedJob
 from engine.queue.loop import QueueLoop
 from engine.workspace.paths import Workspace
 from ui.page.view import QueueView
@@ -80,7 +80,7 @@ class Queueing(ABC):
             raise
         gr.Info(escape(f"{job.title}: added to the queue."), title="Queue")
 
-    def queued_job_ended(self, job: QueuedJob, report: Report) -> None:
+    def queued_job_ended(self, job: QueuedJob, report: JobReport) -> None:
         """Show what a queued job has made on its tab. What the user is working on stays as it is."""
         self.files_changed()
         if job.job_kind != JobKind.TRAIN:

@@ -12,13 +12,13 @@ from engine.config.presets import suggest
 from engine.families.facts import FACTS
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
-from ui.page.jobs import DEMO, job_controls, progress_events
+from ui.page.jobs import DEMO, job_controls
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import Draft, View
@@ -120,9 +120,9 @@ def download_job(context: AppContext, base: str) -> Work:
 
         context.clear_result(KIND)
         if (state := state_of(context.workspace, base)).kind != "there":
-            offer = ask(context.workspace, base, token)
-            emit(Message(f"{base}: {counted(len(offer.files), 'file')}, {format_bytes(offer.bytes)}."))
-            where = download(context.workspace, offer, token, progress_events(emit))
+            wanted = ask(context.workspace, base, token)
+            emit(Message(f"{base}: {counted(len(wanted.files), 'file')}, {format_bytes(wanted.bytes)}."))
+            where = download(context.workspace, wanted, token, progress_events(emit))
         else:
             assert state.where is not None
             where = state.where

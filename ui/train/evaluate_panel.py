@@ -14,7 +14,7 @@ import gradio as gr
 
 from engine.evaluation import report
 from engine.jobs.control import Token
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from engine.queue.run_jobs import Evaluate
@@ -22,7 +22,7 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls, progress_events, queue_button
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View

@@ -19,14 +19,13 @@ from engine.evaluation.grid import (
 )
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from engine.queue.run_jobs import DrawGrid
 from engine.runs.run import Run
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 from ui.try_it.model_jobs import Draw, ModelJobs, ModelWork
 
 if TYPE_CHECKING:

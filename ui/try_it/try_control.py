@@ -28,7 +28,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Control:
+class ControlSource:
     """The source of the control image, as selected on the page."""
 
     source: str
@@ -61,7 +61,7 @@ def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:
     return run_defaults(run.config) if run else {}
 
 
-def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list[str]]:
+def make_map(context: AppContext, control: ControlSource, run: Run) -> tuple[Any, list[str]]:
     """Make the control image (Pillow, RGB, any size). Returns it with warnings about it.
 
     Raises:

@@ -13,14 +13,13 @@ from engine.disk.durable import atomic_write
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import Token
-from engine.jobs.runner import Emit
+from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import format_duration
 from engine.runs.run import Run
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
 from ui.try_it.model_jobs import Draw, ModelJobs
-from ui.try_it.try_control import Control, make_map
+from ui.try_it.try_control import ControlSource, make_map
 from ui.try_it.try_nets import Net
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class DrawRequest:
 
     run: str
     net: Net
-    control: Control
+    control: ControlSource
     settings: dict[str, Any]
     """Values of the declared settings (engine/inference/settings.py). No base: the run's own."""
     count: int = 1

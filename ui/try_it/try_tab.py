@@ -16,7 +16,7 @@ from ui.page.user_image import wire_upload
 from ui.page.view import View
 from ui.try_it import compare_panel, try_history, try_jobs, try_panels
 from ui.try_it.model_jobs import ModelJobs
-from ui.try_it.try_control import Control
+from ui.try_it.try_control import ControlSource
 from ui.try_it.try_control_panel import ControlPanel
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import net_list, pick_net
@@ -105,7 +105,9 @@ def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: boo
     return DrawRequest(
         run=values["run"] or "",
         net=pick_net(context, values["run"], values["net"], values["own"] or ""),
-        control=Control(values["source"], values["at"], values["upload"], values["drawing"], bool(values["is_map"])),
+        control=ControlSource(
+            values["source"], values["at"], values["upload"], values["drawing"], bool(values["is_map"])
+        ),
         settings={name: one.read(values[name]) for name, one in declared().items()},
         count=int(values["count"]),
         random_seed=bool(values["random_seed"]),

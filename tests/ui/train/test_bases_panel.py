@@ -11,7 +11,7 @@ import pytest
 from engine.bases import usual_places
 from engine.bases.listed import listed_bases
 from engine.errors import UserError
-from engine.hub.download import Offer
+from engine.hub.download import RemoteFiles
 from engine.hub.faults import Repository
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
@@ -38,12 +38,14 @@ def run(context: AppContext, job: Any) -> Any:
 def test_a_downloaded_base_is_listed_as_there_and_chosen(
     context: AppContext, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def arrive(workspace: Workspace, offer: Offer, token: object, progress: Any) -> Path:
+    def arrive(workspace: Workspace, wanted: RemoteFiles, token: object, progress: Any) -> Path:
         progress(40, 100, "Downloading, MB")
-        shutil.copytree(tiny_base, workspace.downloaded_base(offer.repository.id))
-        return workspace.downloaded_base(offer.repository.id)
+        shutil.copytree(tiny_base, workspace.downloaded_base(wanted.repository.id))
+        return workspace.downloaded_base(wanted.repository.id)
 
-    monkeypatch.setattr("engine.bases.download.ask", lambda workspace, base, token: Offer(Repository(base), "main", ()))
+    monkeypatch.setattr(
+        "engine.bases.download.ask", lambda workspace, base, token: RemoteFiles(Repository(base), "main", ())
+    )
     monkeypatch.setattr("engine.bases.download.download", arrive)
     assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
     choose_base(context, "demo")

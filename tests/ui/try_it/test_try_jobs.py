@@ -20,7 +20,7 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.inference.image_info import read_settings
 from engine.inference.settings import declared
-from engine.jobs.control import Control as Control_
+from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.jobs.runner import Busy
 from engine.jobs.snapshot import JobKind
@@ -33,7 +33,7 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.try_it import try_history, try_jobs, try_nets
 from ui.try_it.model_jobs import ModelJobs
-from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, Control, advice, as_in_run, drawn, held_out
+from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, ControlSource, advice, as_in_run, drawn, held_out
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_b
     workspace = Workspace(tmp_path_factory.mktemp("trying") / "workspace")
     Dataset.create(workspace, "pairs", scan_folder(paired_folder))
     run = create_run(workspace, config(tiny_base), {})
-    assert training_job(workspace, run)(Control_().token, lambda event: None) == "completed"
+    assert training_job(workspace, run)(Control().token, lambda event: None) == "completed"
     return workspace.root
 
 
@@ -91,7 +91,7 @@ def request_of(context: AppContext, **changes: Any) -> DrawRequest:
     """A request for the newest run's held-out image; ``changes``: other fields of it."""
     run = context.files()[1][-1]
     net = changes.pop("net", None) or pick_net(context, run, NEWEST)
-    return replace(DrawRequest(run, net, Control(HELD_OUT), SETTINGS), **changes)
+    return replace(DrawRequest(run, net, ControlSource(HELD_OUT), SETTINGS), **changes)
 
 
 def draw(jobs: ModelJobs, **changes: Any) -> Any:
@@ -115,7 +115,7 @@ def test_images_are_kept_with_their_settings_and_found_again(jobs: ModelJobs, co
     control = context.workspace.outputs / settings["control"]
     again = draw(
         jobs,
-        control=Control(UPLOAD, upload=str(control), is_map=True),
+        control=ControlSource(UPLOAD, upload=str(control), is_map=True),
         compare=False,
         settings={name: settings[name] for name in SETTINGS if name != "change"},
     )
@@ -143,7 +143,7 @@ def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
 ) -> None:
     sheet = Image.new("RGBA", (64, 64))
     sheet.paste((255, 255, 255, 255), (10, 10, 50, 12))
-    control = Control(DRAW, drawing={"background": Image.new("RGB", (64, 64)), "layers": [sheet]})
+    control = ControlSource(DRAW, drawing={"background": Image.new("RGB", (64, 64)), "layers": [sheet]})
     result = draw(jobs, control=control)
     assert np.asarray(Image.open(result.pictures[0][0]))[11, 20].tolist() == [255, 255, 255]
     assert drawn({"layers": [Image.new("RGBA", (64, 64))]}) is None
@@ -151,7 +151,7 @@ def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
     Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
     run = context.files()[1][-1]
     assert "does not look like" in advice(context, run, str(tmp_path / "photo.png"), True)
-    result = draw(jobs, control=Control(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True))
+    result = draw(jobs, control=ControlSource(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True))
     assert "does not look like the control images" in result.note
     sample = held_out(context, run, 0)
     assert sample is not None
@@ -168,7 +168,7 @@ def test_only_pairs_that_the_run_never_saw_are_offered(context: AppContext) -> N
 
 
 def test_a_missing_control_image_is_a_problem(jobs: ModelJobs, context: AppContext) -> None:
-    try_jobs.start(jobs, request_of(context, control=Control(UPLOAD)))
+    try_jobs.start(jobs, request_of(context, control=ControlSource(UPLOAD)))
     assert context.runner.wait(60)
     failure = context.runner.snapshot.failure
     assert failure is not None and "no control image" in failure.what

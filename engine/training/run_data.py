@@ -1,0 +1,134 @@
+"""The data of a run: training and held-out pairs, latents and text embeddings in the cache, prepared condition maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from engine.config import RunConfig
+from engine.data import control_cache
+from engine.data.cache import TrainingCache, open_or_build
+from engine.data.control_cache import ControlCache
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.held_out import split as split_of
+from engine.data.map_cache import MapCache
+from engine.data.samples import Sample
+from engine.disk.retry import DiskRetry
+from engine.distributed.group import ProcessGroup
+from engine.errors import UserError
+from engine.estimate.memory import images_encoded_together
+from engine.families.base import Family
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, progress_events
+from engine.machine.units import counted
+from engine.training.torch_settings import without_tf32
+from engine.tuning.facts import facts_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What the batches of a run are made of."""
+
+    samples: list[Sample]
+    """Those that are trained on, then the held-out ones."""
+    held_out: Sequence[Sample]
+    plan: CropPlan
+    cache: TrainingCache
+    maps: MapCache | ControlCache | None
+    """None: the run needs no condition maps, or they are read from their files."""
+
+    @property
+    def trained(self) -> range:
+        """Rows of the samples that are trained on."""
+        return range(len(self.samples) - len(self.held_out))
+
+
+def prepare_data(
+    config: RunConfig,
+    dataset: Dataset,
+    held_out: Sequence[str] | None,
+    cache_folder: Path,
+    family: Family,
+    base: str,
+    device: torch.device,
+    group: ProcessGroup,
+    retry: DiskRetry,
+    token: Token,
+    emit: Emit,
+) -> RunData:
+    """Choose the pairs of a run, and fill the cache with what is missing.
+
+    Args:
+        held_out: keys of the held-out pairs; None: chosen by number.
+        base: where the base is.
+
+    Raises:
+        UserError: there are too few pairs, or a file cannot be read. Cancelled: by the user.
+    """
+    split = split_of(dataset, config.data.held_out, held_out)
+    samples = [*split.train, *split.held_out]
+    if not split.train:
+        raise UserError(
+            "Training cannot start.",
+            f"{dataset.name} has {counted(len(samples), 'pair')}; at least 2 are needed (one is "
+            "held out for the score).",
+            "Add images, or make their condition maps on the Conditions tab.",
+        )
+    plan, progress = CropPlan.of(config.data, config.train.seed), progress_events(emit)
+    at_once = images_encoded_together(config.data.resolution)
+
+    def warn(words: str) -> None:
+        emit(Message(words, "warning"))
+
+    def build_cache() -> TrainingCache:
+        with without_tf32():  # other runs use the cache, too
+            return open_or_build(
+                cache_folder,
+                family,
+                base,
+                samples,
+                plan,
+                device,
+                token,
+                progress,
+                batch=at_once,
+                group=group,
+                on_message=warn,
+                text=config.text,
+            )
+
+    cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()
+    if cache.text_note:
+        emit(Message(cache.text_note))
+
+    def build_maps() -> MapCache | ControlCache | None:
+        with without_tf32():
+            data = (dataset, samples, plan)
+            return control_cache.open_or_build(cache, family, base, *data, device, token, progress, at_once, warn)
+
+    maps = None
+    if facts_of(config).needs_condition_maps:
+        maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
+        if maps is None:
+            warn("The disk has no room for prepared condition maps; their files are read.")
+    return RunData(samples, split.held_out, plan, cache, maps)
+
+
+def _wait_for_disk(retry: DiskRetry, build: Callable[[], T]) -> T:
+    """``build()``, waiting while the disk has no room; finished parts are kept.
+
+    Several processes do not wait: they would no longer agree on which parts are finished.
+    """
+
+    def stop(problem: UserError) -> T:
+        raise Cancelled
+
+    return retry.until_done("The cache of images and captions", build, stop)
