@@ -136,8 +136,12 @@ class Family(TextEncoding):
         """How training adds noise to latents and what the denoiser predicts, from the base's scheduler config."""
 
     @abstractmethod
-    def new_controlnet(self, denoiser: Any) -> Any:
-        """A control net in fp32 that starts as a copy of the denoiser's first layers and adds nothing: outputs zero."""
+    def new_controlnet(self, denoiser: Any, blocks: int = 0) -> Any:
+        """A control net in fp32 that starts as a copy of the denoiser's first layers and adds nothing: outputs zero.
+
+        Args:
+            blocks: of a transformer that are copied; 0: the usual number. ``facts.why_not_blocks`` says "" for it.
+        """
 
     @abstractmethod
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> Any:

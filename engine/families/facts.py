@@ -64,6 +64,8 @@ class FamilyFacts:
     """diffusers' pipelines take and return the latents as tokens of 2 x 2, as ``LatentSpace.pack`` makes them."""
     patch: int = 1
     """Side of the denoiser's tokens, in latents."""
+    block_counts: tuple[int, ...] = ()
+    """Numbers of blocks that a new control net may have, as far as other programs load it; (): it has no choice."""
     text_key: str = "cross_attention_dim"
     """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
@@ -81,6 +83,32 @@ class FamilyFacts:
     def control_channels(self) -> int:
         """Channels of the control image as the control net reads it: RGB, or those of latents."""
         return self.latents.channels if self.control_is_encoded else 3
+
+    def blocks_of(self, control_net: Mapping[str, Any]) -> int:
+        """Number of blocks of a control net with this config; 0: of a family without such a choice."""
+        return int(control_net["num_layers"]) if self.block_counts else 0
+
+    def why_not_blocks(self, config: Mapping[str, Any], wanted: int) -> str:
+        """Why a new control net cannot have this many blocks, as a sentence; "" if it can.
+
+        Args:
+            config: the denoiser's.
+            wanted: 0: the usual number.
+        """
+        if not wanted:
+            return ""
+        if not self.block_counts:
+            return (
+                f"ControlNet blocks cannot be chosen for {self.title}: its ControlNet copies the whole encoder; set 0."
+            )
+        known = ", ".join(map(str, self.block_counts))
+        of_base = int(config.get("num_layers") or 0)
+        if wanted not in self.block_counts:
+            return f"Other programs load ControlNets of {known} blocks for {self.title}, not of {wanted}."
+        if of_base and (wanted >= of_base or of_base % wanted):
+            fitting = ", ".join(str(n) for n in self.block_counts if n < of_base and of_base % n == 0)
+            return f"{wanted} ControlNet blocks cannot serve the base's {of_base} evenly; set {fitting}, or 0."
+        return ""
 
 
 SD1 = FamilyFacts(
@@ -142,6 +170,7 @@ SD3 = FamilyFacts(
     denoiser_class="SD3Transformer2DModel",
     latents=LatentSpace(channels=16, scale=1.5305, shift=0.0609),
     patch=2,
+    block_counts=(1, 2, 3, 4, 6, 8, 12),
     text_key="joint_attention_dim",
     control_is_encoded=True,
     layers=JOINT_TRANSFORMER,

@@ -89,7 +89,7 @@ def count(
         return Sizes(denoiser, control, NetSize(), 0, text_size)
     control.rank = learned.rank
     embed(control)
-    wanted = control_blocks(blocks, CONTROL_BLOCKS)
+    wanted = control_blocks(blocks, learned.blocks or CONTROL_BLOCKS)
     for number in range(wanted):
         block(control, number, True, False, 0)
         control.writes(residual * ((blocks - 1) // wanted))

@@ -119,12 +119,12 @@ class StableDiffusion3(TransformerFamily):
     def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
         return load_part(SD3Transformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
-    def new_controlnet(self, denoiser: Any) -> SD3ControlNetModel:
-        """The first ``outputs`` blocks, or those that a smaller base has.
+    def new_controlnet(self, denoiser: Any, blocks: int = 0) -> SD3ControlNetModel:
+        """The first ``blocks`` blocks; 0: ``facts.outputs``, or fewer for a smaller base.
 
         diffusers' ``from_transformer`` changes the base's own config, so it is not used.
         """
-        blocks = control_blocks(len(denoiser.transformer_blocks), self.facts.outputs)
+        blocks = blocks or control_blocks(len(denoiser.transformer_blocks), self.facts.outputs)
         config = {**denoiser.config, "num_layers": blocks, "force_zeros_for_pooled_projection": True}
         net: Any = SD3ControlNetModel.from_config(config, extra_conditioning_channels=0)
         own = net.state_dict()

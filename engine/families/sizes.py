@@ -18,6 +18,8 @@ class Learned:
     """A control net beside the base, which gives it residuals."""
     rank: int = 0
     """Rank of the control net's low-rank factors; 0: it is trained whole."""
+    blocks: int = 0
+    """Blocks of a transformer that the control net copies; 0: the family's usual number."""
     base: Literal["nothing", "decoder", "everything"] = "nothing"
     """What is trained of the base; "decoder": the layers behind the control."""
 

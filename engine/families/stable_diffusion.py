@@ -58,7 +58,7 @@ class StableDiffusion(Family):
     def noise_process(self, base: str) -> NoiseProcess:
         return DiffusionNoise(self.load_scheduler(base))
 
-    def new_controlnet(self, denoiser: Any) -> ControlNetModel:
+    def new_controlnet(self, denoiser: Any, blocks: int = 0) -> ControlNetModel:
         trunk = denoiser.config["block_out_channels"][0]
         net = ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=control_channels(trunk))
         return net.float()

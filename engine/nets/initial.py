@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from engine.config import RunConfig
+from engine.errors import UserError
 from engine.families.registry import Family
 from engine.nets.lora import to_control_lora
 from engine.runs.checkpoints import list_checkpoints
@@ -31,12 +32,14 @@ def initial_controlnet(
     base: str,
     denoiser: Any,
     rank: int = 0,
+    blocks: int = 0,
     device: torch.device | None = None,
 ) -> Any:
     """A ControlNet in fp32 on the CPU, except weights that belong to the base.
 
     Args:
         rank: of a Control-LoRA; 0: the whole net is trained.
+        blocks: of a transformer that a new one copies; 0: the usual number.
         device: where to decompose weights into low rank, if that is faster than where the denoiser is.
 
     Raises:
@@ -54,9 +57,12 @@ def initial_controlnet(
         controlnet = in_own_memory(family.load_controlnet(saved[-1].folder / "controlnet"))
     elif config.model.controlnet:
         controlnet, trained = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
+        require_blocks(family.facts.blocks_of(controlnet.config), blocks)
     else:
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
-        controlnet = family.new_controlnet(denoiser)
+        if why := family.facts.why_not_blocks(family.denoiser_config(base), blocks):
+            raise UserError("The ControlNet cannot be made.", why, "Change ControlNet blocks, below All settings.")
+        controlnet = family.new_controlnet(denoiser, blocks)
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
         if config.model.hint_start == "he" and family.layers.control_encoder:
@@ -66,6 +72,24 @@ def initial_controlnet(
         exact = copied_weights(family, base) if trained and rounded else None
         to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact)
     return controlnet
+
+
+def require_blocks(found: int, wanted: int) -> None:
+    """Refuse a net to start from that has another number of blocks than the settings say.
+
+    Args:
+        found: 0: it is none of a transformer.
+        wanted: 0: any.
+
+    Raises:
+        UserError: they differ.
+    """
+    if wanted and wanted != found:
+        raise UserError(
+            "The ControlNet to start from has another number of blocks than the settings say.",
+            f"It has {found or 'none'}, and ControlNet blocks is {wanted}.",
+            "Set ControlNet blocks to 0: a run that starts from a ControlNet keeps its number.",
+        )
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
 from engine.errors import UserError
+from engine.families.files import configs_of
 from engine.machine.units import counted, format_bytes, plural
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
@@ -48,6 +49,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         workspace.locate_base(config.model.base)
     except UserError as error:
         sentences.append(f"{error.what} {error.try_this}")
+    else:
+        sentences += _unfit(workspace, config)
     start = config.model.controlnet
     if start and not Path(start).expanduser().exists():
         sentences.append(f"The ControlNet to start from, {start}, is not there.")
@@ -59,6 +62,16 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
             f"{format_bytes(MIN_FREE_BYTES)}: free some space, or choose another workspace."
         )
     return sentences
+
+
+def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
+    """What the base cannot be trained with, as its configs say."""
+    wanted = facts_of(config).learned.blocks
+    if not wanted:
+        return []
+    base = configs_of(workspace, config.model.base)
+    why = base.facts.why_not_blocks(base.denoiser, wanted)
+    return [why] if why else []
 
 
 def require_all(workspace: Workspace, run: Run) -> None:

@@ -71,9 +71,15 @@ def build_trainable(inputs: Inputs, net: Any) -> Trainable:
 
 
 def _controlnet(inputs: Inputs) -> Any:
-    device = inputs.place.device
     return initial_controlnet(
-        inputs.run_folder, inputs.config, inputs.family, inputs.base, inputs.denoiser, inputs.facts.rank, device
+        inputs.run_folder,
+        inputs.config,
+        inputs.family,
+        inputs.base,
+        inputs.denoiser,
+        inputs.facts.rank,
+        inputs.facts.learned.blocks,
+        inputs.place.device,
     )
 
 

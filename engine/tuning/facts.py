@@ -97,7 +97,7 @@ class TrainableFacts:
 
 def controlnet(config: RunConfig) -> TrainableFacts | None:
     """A whole ControlNet: what a run trains if its settings ask for nothing else."""
-    return TrainableFacts("controlnet")
+    return TrainableFacts("controlnet", Learned(blocks=config.model.control_blocks))
 
 
 def control_lora(config: RunConfig) -> TrainableFacts | None:
@@ -106,7 +106,12 @@ def control_lora(config: RunConfig) -> TrainableFacts | None:
     if not rank:
         return None
     reasons = (LOW_RANK_IS_NOT_SHARDED,)
-    return TrainableFacts("control_lora", Learned(rank=rank), not_sharded=reasons, trains="a Control-LoRA")
+    return TrainableFacts(
+        "control_lora",
+        Learned(rank=rank, blocks=config.model.control_blocks),
+        not_sharded=reasons,
+        trains="a Control-LoRA",
+    )
 
 
 def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
@@ -117,7 +122,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     reasons = (*(control.not_sharded if control else ()), UNLOCKED_IS_NOT_SHARDED)
     return TrainableFacts(
         "unlocked_decoder",
-        Learned(rank=control.rank if control else 0, base="decoder"),
+        Learned(rank=control.rank if control else 0, blocks=config.model.control_blocks, base="decoder"),
         not_sharded=reasons,
         message=UNLOCKED_MESSAGE,
         trains=f"{control.trains if control else 'a ControlNet'} and the base's decoder",

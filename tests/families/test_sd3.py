@@ -16,10 +16,12 @@ from diffusers import (
 )
 from diffusers.models.attention import JointTransformerBlock
 
+from engine.families.facts import SD1
 from engine.families.files import LAYOUTS
 from engine.families.joint_sizes import count, kept_by_block
 from engine.families.registry import describe, detect
 from engine.families.sd3 import T5_TOKENS, StableDiffusion3
+from engine.families.sizes import Learned
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
 from tests import tiny_bases
@@ -176,6 +178,27 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: StableDi
     assert sizes.denoiser.weights == sum(p.numel() for p in denoiser.parameters()) == family.facts.parameters
     assert sizes.controlnet.weights == sum(p.numel() for p in net.parameters())
     assert net.config.num_layers == family.facts.outputs == 6
+
+
+@pytest.mark.parametrize("blocks", [3, 12])
+def test_another_number_of_blocks_is_counted_too(family: StableDiffusion3, blocks: int) -> None:
+    config = json.loads((LAYOUTS / "sd3" / "transformer" / "config.json").read_text(encoding="utf-8"))
+    assert family.facts.why_not_blocks(config, blocks) == ""
+    with torch.device("meta"):
+        net = family.new_controlnet(SD3Transformer2DModel.from_config(config), blocks)
+    assert net.config.num_layers == family.facts.blocks_of(net.config) == blocks
+    counted = count(config, 1024, learned=Learned(blocks=blocks))
+    assert counted.controlnet.weights == sum(p.numel() for p in net.parameters())
+    assert counted.residuals == blocks * 4096 * 1536
+
+
+def test_numbers_of_blocks_that_do_not_work_are_refused_in_words(family: StableDiffusion3) -> None:
+    refused = family.facts.why_not_blocks
+    assert "not of 5" in refused({"num_layers": 24}, 5)
+    assert "cannot serve the base's 4 evenly; set 1, 2, or 0" in refused({"num_layers": 4}, 3)
+    assert "cannot serve" in refused({"num_layers": 12}, 12), "its last block cannot be copied"
+    assert "copies the whole encoder" in SD1.why_not_blocks({}, 6)
+    assert [refused({"num_layers": 24}, n) for n in (0, 3, 4, 6, 8, 12)] == [""] * 6 and SD1.why_not_blocks({}, 0) == ""
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.config import RunConfig
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
@@ -18,7 +21,9 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
+from engine.nets.initial import require_blocks
 from engine.training.job import build_trainer
+from engine.training.new_run import missing
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
 from tests.short_runs import RunFactory, train
@@ -64,7 +69,7 @@ def test_its_step_is_the_formula(
 def test_it_trains_resumes_and_draws(
     tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
-    settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2}
+    settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2, "model.control_blocks": 1}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []
@@ -72,6 +77,7 @@ def test_it_trains_resumes_and_draws(
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
     assert train(ready_workspace, paused).outcome == "completed"
     last = straight.checkpoints()[-1].folder
+    assert json.loads((last / "controlnet" / "config.json").read_text(encoding="utf-8"))["num_layers"] == 1
     assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
 
     plain = TryRequest(base=str(tiny_sd3), controlnet=last, prompt="red", control=edges, steps=2, width=64, height=64)
@@ -96,6 +102,21 @@ def test_what_a_transformer_has_not_is_refused(tiny_sd3: Path, new_run: RunFacto
         ({"objective.sd_locked": False}, "Keep the base frozen"),
         ({"objective.only_mid_control": True}, "Control only in the middle"),
         ({"objective.min_snr_gamma": 5.0}, "Min-SNR gamma"),
+        ({"model.control_blocks": 3}, "ControlNet blocks"),
     ):
         with pytest.raises(UserError, match=title):
             train(ready_workspace, new_run(**SHORT | {"model.base": str(tiny_sd3)} | setting))
+
+
+def test_numbers_of_blocks_are_refused_before_the_run_and_against_the_net_to_start_from(
+    tiny_sd3: Path, tiny_base: Path, ready_workspace: Workspace, make_config: Callable[..., RunConfig]
+) -> None:
+    def said(base: Path, blocks: int) -> list[str]:
+        return missing(ready_workspace, make_config(**{"model.base": str(base), "model.control_blocks": blocks}))
+
+    assert said(tiny_sd3, 0) == said(tiny_sd3, 2) == said(tiny_base, 0) == []
+    assert "evenly" in said(tiny_sd3, 3)[0] and "whole encoder" in said(tiny_base, 6)[0]
+    require_blocks(2, 0)
+    require_blocks(2, 2)
+    with pytest.raises(UserError, match="another number of blocks"):
+        require_blocks(2, 1)
