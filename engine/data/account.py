@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.inventory import take_inventory
+from engine.data.layouts.inventory import UNREAD_ARCHIVES, take_inventory
 from engine.data.layouts.model import FoundImage, Reading
 from engine.data.samples import Problem, Sample
 from engine.machine.units import counted
@@ -114,6 +114,9 @@ class Bookkeeper:
             if what.condition is not None:
                 self.maps.add(what.condition)
 
+    def _is_problem(self, path: Path) -> bool:
+        return path in self.problems or (not _is_text(path) and Path(_as_text(str(path))) in self.problems)
+
     def close(self, notes: Iterable[Path] = (), unpacked: bool = False, beside: tuple[LeftOut, ...] = ()) -> Account:
         """The account. ``notes``: other files that were read, such as condition.json. Others as in ``Account``."""
         inventory, root = self.reading.inventory, self.reading.root
@@ -134,7 +137,7 @@ class Bookkeeper:
             if rest:
                 left.setdefault(what, []).extend(rest)
 
-        leave("that cannot be used (see Problems)", (path for path in everything if path in self.problems))
+        leave("that cannot be used (see Problems)", filter(self._is_problem, everything))
         for reason, paths in self.reading.left_out.items():
             leave(f"images {reason}", paths)
         no_captions = sorted(self.reading.no_captions)
@@ -147,6 +150,8 @@ class Bookkeeper:
         leave("files beside images whose caption or data came from elsewhere", second)
         leave("text files that belong to no image", inventory.texts)
         leave("lists and JSON files that were not used", inventory.lists)
+        closed = [path for path in inventory.archives if path.suffix.lower() in UNREAD_ARCHIVES]
+        leave("archives of a kind that is not unpacked here: unpack them yourself", closed)
         leave("archives, which are not unpacked while images lie beside them", inventory.archives)
         for kind, paths in inventory.unread.items():
             leave(_unread(kind), paths)
@@ -182,7 +187,20 @@ def _both(item: FoundImage) -> Iterable[Path]:
 
 def _relative(path: Path, root: Path) -> str:
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-    return os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
+    return _as_text(name)
+
+
+def _as_text(name: str) -> str:
+    """A name that may hold bytes that are no text, as the problems write it."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _were(said: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.inventory import checked_search
+from engine.data.layouts.inventory import UNREAD_ARCHIVES, checked_search
 from engine.data.layouts.model import FoundImage, Reading
 from engine.data.layouts.trainer_configs.files import UNDERSTOOD, is_config
 from engine.data.read_images import caption_of_found
@@ -21,7 +21,6 @@ from engine.errors import UserError
 from engine.workspace.paths import safe_name
 
 RECOGNITION_SECONDS = 4.0
-_ARCHIVES = (".7z", ".rar")
 
 
 def suggest_name(place: str) -> str:
@@ -88,7 +87,7 @@ def typed_source(place: str) -> str:
 def refuse_archive(place: str) -> None:
     """Raise UserError if the place is a file that cannot be imported."""
     path = Path(place).expanduser()
-    if path.is_file() and path.name.lower().endswith(_ARCHIVES):
+    if path.is_file() and path.suffix.lower() in UNREAD_ARCHIVES:
         raise UserError(
             f"{path.name} is an archive.", "Its images cannot be read in place.", "Unpack it and choose the folder."
         )

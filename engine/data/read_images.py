@@ -14,7 +14,7 @@ from engine.data.layouts import FoundImage
 from engine.data.layouts.texts import caption_in, is_numbers
 from engine.data.recognized import RecognizedFolder
 from engine.data.samples import Problem, Sample
-from engine.disk.images import MIN_SIDE, Inspected, check_side, inspect
+from engine.disk.images import MIN_SIDE, Inspected, check_side, has_more, inspect
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted
@@ -44,6 +44,7 @@ def read_images(
     """
     workers = workers or min(4, os.cpu_count() or 1)
     guessed: dict[str, list[Path]] = {}
+    several: list[Path] = []
     lines = 0
     waiting: deque[tuple[FoundImage, Future[_Read]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
@@ -58,6 +59,7 @@ def read_images(
             item, future = waiting.popleft()
             result = future.result()
             lines += result.lines
+            several += result.several
             recognized.reading.no_captions.update(result.no_captions)
             for path, encoding in result.guessed:
                 guessed.setdefault(encoding, []).append(path)
@@ -77,6 +79,11 @@ def read_images(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     recognized.reading.notes += _about_captions(guessed, lines)
+    if several:
+        files = counted(len(several), "file holds", "files hold")
+        recognized.reading.notes.append(
+            f"{files} an animation or several pages, of which the first image is used, for example {several[0].name}."
+        )
 
 
 def caption_of_found(item: FoundImage) -> str:
@@ -111,6 +118,8 @@ class _Read:
     """Caption files whose encoding was guessed, and the guess."""
     lines: int = 0
     """Captions of several lines."""
+    several: list[Path] = field(default_factory=list)
+    """Files with more images than the one that is used."""
     no_captions: list[Path] = field(default_factory=list)
     """Text files that hold no caption."""
 
@@ -138,6 +147,7 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
             path = item.condition
             map = inspect(path, min_side=1)
             result.fresh.append((path, map))
+        result.several += [path for path in (item.image, item.condition) if path is not None and has_more(path)]
     except UserError as error:
         result.items.append(Problem(path, error.what, error.why, error.try_this))
         return result

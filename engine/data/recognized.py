@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.conditions import registry
 from engine.data.layouts import FolderLayout, FoundImage, Reading, recognise
+from engine.data.layouts.inventory import UNREAD_ARCHIVES
 from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem
 from engine.disk.image_formats import SUPPORTED
@@ -62,7 +63,11 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
             "Check that its disk is still connected and that you are allowed to open it, then read it again.",
         ) from error
     if not found and not reading.problems:
-        raise UserError(f"There are no images in {folder}.", _why_none(reading), "Choose the folder with your images.")
+        closed = any(path.suffix.lower() in UNREAD_ARCHIVES for path in reading.inventory.archives)
+        unpack = "Unpack the archives (.7z, .rar) and choose the folder again." if closed else ""
+        raise UserError(
+            f"There are no images in {folder}.", _why_none(reading), unpack or "Choose the folder with your images."
+        )
     return RecognizedFolder(reading.root, layout, found, reading)
 
 

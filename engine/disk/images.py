@@ -42,6 +42,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pi
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged metadata, which nobody needs
 _JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write data after the end marker
 _JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # scale divisor, flag of cv2.IMREAD_REDUCED_COLOR_8, _4, _2
+_MAY_HOLD_SEVERAL = frozenset({".gif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff"})
+LFS_POINTER = b"version https://git-lfs"
 HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
@@ -145,6 +147,17 @@ def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
         return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
 
 
+def has_more(path: Path) -> bool:
+    """Whether a file holds more than the image that is read of it: an animation, or several pages."""
+    if path.suffix.lower() not in _MAY_HOLD_SEVERAL:
+        return False
+    try:
+        with open_image(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except (*_DAMAGED, Image.DecompressionBombError):
+        return False  # reading the image tells the cause
+
+
 def check_side(path: Path, width: int, height: int, min_side: int) -> None:
     """Raises UserError if an image is too small."""
     if min(width, height) < min_side:
@@ -236,6 +249,8 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "The file is empty (zero bytes)."
+    if start.startswith(LFS_POINTER):
+        return "It is a pointer of Git LFS: the image itself was not downloaded. Run git lfs pull in that folder."
     if start.startswith(HTML_STARTS):
         return "It is a web page that was saved under an image's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():

@@ -555,3 +555,70 @@ def test_many_folders_are_not_compared_with_one_another(tmp_path: Path, monkeypa
     monkeypatch.setattr(folders, "shared", lambda images, maps: compared.append(maps.name) or 0.0)
     recognise(tmp_path)
     assert len(compared) < 100
+
+
+def test_a_caption_belongs_to_a_sample_of_several_files(tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / f"{n}.image.png")
+        drawn(tmp_path / f"{n}.canny.png")
+        write(tmp_path / f"{n}.txt", f"c{n}")
+    report = scan_folder(tmp_path)
+    assert [sample.caption for sample in report.samples] == ["c1", "c2"] and adds_up(report)
+
+
+def test_captions_in_a_folder_for_images_with_a_word_in_their_names(tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / f"{n}_rgb.png")
+        drawn(tmp_path / f"{n}_depth.png")
+        write(tmp_path / "captions" / f"{n}.txt", f"c{n}")
+    assert [sample.caption for sample in scan_folder(tmp_path).samples] == ["c1", "c2"]
+
+
+def test_an_archive_unpacked_into_a_folder_of_its_name(tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / "images" / "images" / f"{n}.png")
+        drawn(tmp_path / "conditioning_images" / "conditioning_images" / f"{n}.png")
+    report = scan_folder(tmp_path)
+    assert all(sample.condition is not None for sample in report.samples) and len(report.samples) == 2
+
+
+def test_json_as_people_write_it_by_hand(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png", tmp_path / "2.png")
+    rows = "\n".join(f"  {{file_name: '{n}.png', caption: 'it\\'s c{n}, // no comment', /* x */}}," for n in "12")
+    write(tmp_path / "set.json5", f"// my set\n[\n{rows}\n]")
+    report = scan_folder(tmp_path)
+    assert [sample.caption for sample in report.samples] == [f"it's c{n}, // no comment" for n in "12"]
+    assert report.account is not None and report.account.lists == 1
+
+
+def test_animations_pages_and_closed_archives_are_told(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((64, 64, 3), 40 * n, np.uint8)) for n in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.tif", save_all=True, append_images=frames[1:])
+    photo(tmp_path / "c.png")
+    write(tmp_path / "rest.7z", "x")
+    for _ in range(2):  # also of files that were read before
+        report = scan_folder(tmp_path)
+        assert "2 files hold an animation or several pages" in " ".join(report.notes)
+    assert report.account is not None and "is not unpacked here" in report.account.left_out[0].what
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    write(tmp_path / "2.png", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12\n")
+    (problem,) = scan_folder(tmp_path).problems
+    assert "git lfs pull" in problem.why
+
+
+def test_lists_of_ids_kept_for_validation_are_asked_about(tmp_path: Path) -> None:
+    for n in "1234":
+        photo(tmp_path / "JPEGImages" / f"2007_{n}.png")
+        drawn(tmp_path / "SegmentationClass" / f"2007_{n}.png")
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "2007_1\n2007_2\n2007_3\n")
+    write(tmp_path / "ImageSets" / "Main" / "val.txt", "2007_4\n")
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 4 and adds_up(report)
+    assert "ImageSets/Main/val.txt names 1 image" in " ".join(report.doubts)
+    layout, images, reading = recognise(tmp_path, {"ImageSets/Main/val.txt": "ignored"})
+    assert [item.image.stem for item in images] == ["2007_1", "2007_2", "2007_3"]
+    assert [len(paths) for paths in reading.left_out.values()] == [2]

@@ -20,6 +20,7 @@ from engine.data.layouts.inventory import check_search, take_inventory
 from engine.data.layouts.kohya import KOHYA
 from engine.data.layouts.listed import LISTS
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading
+from engine.data.layouts.split_lists import read_split_lists
 from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.layouts.trainer_configs.layout import CONFIGURED, recognise_config
 from engine.data.layouts.words import IGNORED, IMAGE, is_validation
@@ -55,7 +56,7 @@ def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[Fol
         found = PLAIN, find_few(folder, reading) or PLAIN.find(folder, reading) or []
     layout, images = found
     if layout not in LISTS:
-        images = without_validation(images, reading)
+        images = read_split_lists(without_validation(images, reading), reading)
     if not any(item.condition for item in images):
         images = read_halves(images, reading)
         reading.doubts += [doubt for doubt in dict.fromkeys(reading.doubts_without_maps) if doubt not in reading.doubts]

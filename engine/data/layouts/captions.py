@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -11,7 +12,7 @@ from engine.data.layouts.caption_lists import captions_in, names_of, written
 from engine.data.layouts.inventory import LISTS, TEXTS
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.texts import TEXT_ENDINGS
-from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, role_of, same_name
+from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, image_bases, role_of, same_name
 from engine.machine.units import counted
 
 _MOST_LISTS = 200
@@ -83,6 +84,7 @@ class CaptionFinder:
         """The file that holds the caption of an image. It may lie beside the image's map."""
         found = self._beside.find(image) or (self._beside.find(map) if map else None)
         found = found or self._of_the_folder.get(image.parent) or self._in_another_folder(image)
+        found = found or self._for_a_part_of_the_name(image, map)
         if found is not None:
             self.used.add(found)
         return found
@@ -111,6 +113,26 @@ class CaptionFinder:
         if not alone:
             return None
         return min(found, key=lambda path: self._ranks.get(path.parent, len(self._ranks)), default=None)
+
+    def _for_a_part_of_the_name(self, image: Path, map: Path | None) -> Path | None:
+        """The text of a sample of several files: 1.txt for 1.image.jpg and 1.canny.png, a.txt for a_rgb.png."""
+        for base in _parts(image, map):
+            name = image.with_name(base + image.suffix)
+            if self._owners[same_name(name)] == 1 and (found := self._beside.find(name)) is not None:
+                return found
+            apart = self._apart.get(same_name(base), [])
+            if self._owners[same_name(base)] == len(apart) == 1:
+                return apart[0]
+        return None
+
+    @cached_property
+    def _owners(self) -> Counter[str]:
+        """How many images a name or a part of one may belong to, with the folder and without it."""
+        owners: Counter[str] = Counter()
+        for item in self._images:
+            for base in {item.image.stem, *_parts(item.image, item.condition)}:
+                owners.update((same_name(item.image.with_name(base + item.image.suffix)), same_name(base)))
+        return owners
 
     @cached_property
     def _of_the_folder(self) -> dict[Path, Path]:
@@ -195,6 +217,14 @@ class CaptionFinder:
                     f"{path.name} has {counted(count, 'more caption')} of images that have one already."
                 )
         return found
+
+
+def _parts(image: Path, map: Path | None) -> list[str]:
+    """The part that an image's name shares with its map beside it, and the name without words such as "rgb"."""
+    found = [base for base in image_bases(image.stem) if base and base != image.stem]
+    if map is not None and map.parent == image.parent and map.stem != image.stem:
+        found.append(os.path.commonprefix([image.stem, map.stem]).rstrip("-_. "))
+    return [base for base in dict.fromkeys(found) if base and base != image.stem]
 
 
 def _of_one(path: Path) -> bool:

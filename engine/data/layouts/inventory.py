@@ -14,8 +14,10 @@ from engine.data.samples import Problem
 from engine.disk.image_formats import FORMATS, SIGNATURE_BYTES, UNREAD, format_of, is_image_name
 
 TEXTS = frozenset({".txt", ".caption", ".captions", ".cap", ".text", ".prompt", ".md", ".tags"})
-LISTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".json1"})
+LISTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".json1", ".json5", ".jsonc"})
 ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".zip", ".7z", ".rar", ".parquet", ".arrow"})
+UNREAD_ARCHIVES = frozenset({".7z", ".rar"})
+"""Archives that are not unpacked here."""
 _NO_CAPTIONS = frozenset(
     f"{stem}{ending}"
     for stem in ("readme", "license", "requirements", "robots", "changelog", "contributing")

@@ -19,6 +19,11 @@ Row = tuple[int, Any]
 
 _WRAPPERS = ("data", "images", "annotations", "items", "rows", "samples", "train", "entries", "dataset")
 _SNIFF = 65_536  # characters
+_MOST_BY_HAND = 32_000_000  # characters
+_JSON5 = re.compile(
+    r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*|/\*.*?\*/|(?P<name>[^\W\d][\w$-]*)(?=\s*:))""", re.DOTALL
+)
+"""A text in quotation marks, a comment, or the name of an entry without quotation marks."""
 
 
 def rows_of(path: Path) -> Iterator[Row]:
@@ -162,7 +167,7 @@ def _coco(whole: dict[str, Any]) -> list[Any] | None:
 
 
 def _value(text: str) -> Any:
-    """A JSON value, also with a comma at its end, single quotes, or Windows' backslashes; or the error."""
+    """A JSON value, also with Windows' backslashes, or as Python and JavaScript write it; or the error."""
     text = text.strip().rstrip(",").strip()
     try:
         return json.loads(text, parse_constant=lambda name: None)
@@ -178,7 +183,26 @@ def _value(text: str) -> Any:
             return ast.literal_eval(text)  # literals only: nothing is run
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             pass
+    if text[:1] in "{[/" and len(text) < _MOST_BY_HAND:
+        try:
+            return json.loads(_as_json(text), parse_constant=lambda name: None)
+        except (ValueError, RecursionError):
+            pass
     return ValueError(str(first))
+
+
+def _as_json(text: str) -> str:
+    """JSON5 as JSON: without comments and commas too many, with names and texts in double quotes."""
+
+    def plain(found: re.Match[str]) -> str:
+        part = found[0]
+        if part.startswith(("//", "/*")):
+            return " "
+        if part.startswith("'"):
+            return json.dumps(re.sub(r"\\(?=')", "", part[1:-1]))
+        return part if part.startswith('"') or found["name"] is None else json.dumps(part)
+
+    return re.sub(r",(\s*[}\]])", r"\1", _JSON5.sub(plain, text))
 
 
 def _one_after_the_other(text: str) -> Iterator[Row]:

@@ -32,6 +32,9 @@ CAPTION_COLUMNS = (
 """Usual names of the columns of lists and tables, in lower case, the most likely first. An edited image comes before
 "image", which is what it was made of. Masks are not listed: one is a map only where there is no other (``is_mask``)."""
 
+LABEL_COLUMNS = ("label", "labels", "annotation", "annotations", "label_map", "labelmap")
+"""Columns that are maps where they hold images, as those of segmentation do. Elsewhere they hold numbers or words."""
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

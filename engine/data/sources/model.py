@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import files_below, image_files
+from engine.disk.images import LFS_POINTER
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -69,6 +70,18 @@ def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
     found = sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
     tables = (".csv", ".tsv")  # beside images, these name them
     return [] if images and found and all(p.name.lower().endswith(tables) for p in found) else found
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise UserError if an archive or table is only a pointer of Git LFS, as a clone without git-lfs has."""
+    with path.open("rb") as file:
+        pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    if pointer:
+        raise UserError(
+            f"{path.name} was not downloaded.",
+            "It is a pointer of Git LFS, in place of the file itself.",
+            "Run git lfs pull in that folder, or download the file itself.",
+        )
 
 
 def require_package(module: str, reason: str) -> Any:

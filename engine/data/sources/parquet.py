@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.words import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, MAP, MAP_COLUMNS
+from engine.data.layouts.words import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, LABEL_COLUMNS, MAP, MAP_COLUMNS
 from engine.data.sources import columns
 from engine.data.sources.image_store import ImageStore, Refused, name_for
-from engine.data.sources.model import FetchResult, ImageSource, files_of, require_package
+from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer, require_package
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
@@ -31,6 +31,7 @@ def open_parquet(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses
+        refuse_pointer(path)
         raise UserError(
             f"{path.name} cannot be read.", f"It is damaged or incomplete ({str(error)[:200]}).", "Download it again."
         ) from error
@@ -80,7 +81,7 @@ def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[st
     usual = MAP_COLUMNS if len(files) > 1 else ()  # a single column is the images, whatever it is called
     condition = columns.column(unasked, usual, config.condition_column, "condition")
     if condition is None and len(files) > 1:
-        condition = columns.of_role(unasked, MAP)
+        condition = columns.of_role(unasked, MAP) or columns.column(unasked, LABEL_COLUMNS)
     others = [name for name in files if name != condition]
     image = columns.column(others, IMAGE_COLUMNS, config.image_column, "picture")
     image = image or columns.of_role(others, IMAGE) or next(iter(others), None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import TEXTS
-from engine.data.sources.model import FetchResult, ImageSource, files_of
+from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer
 from engine.data.sources.unpacking import NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
@@ -63,6 +63,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # an error while writing, not in the archive
+            refuse_pointer(archive)
             broken += 1
             fetched.notes.append(f"{archive.name} could not be read completely ({error}); what came before was kept.")
         before += archive.stat().st_size

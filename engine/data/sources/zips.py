@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import LISTS, TEXTS, image_files
-from engine.data.sources.model import FetchResult, ImageSource, files_of
+from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer
 from engine.data.sources.unpacking import LIST_BYTES, NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
@@ -71,6 +71,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (*_DAMAGED, ValueError) as error:
+        refuse_pointer(path)
         raise _broken(path, error) from error
     members = archive.infolist()
     unpacked = sum(member.file_size for member in members)

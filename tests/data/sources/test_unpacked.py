@@ -437,6 +437,21 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     assert Dataset.open(result.folder).account is not None
 
 
+def test_a_label_column_of_images_is_the_maps_and_pointers_are_named(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    cells = [{"bytes": png(photos[name]), "path": None} for name in ("coffee", "rocket")]
+    parquet.write_table(pyarrow.table({"pixel_values": cells, "label": cells}), tmp_path / "t.parquet")
+    assert import_source(workspace, str(tmp_path / "t.parquet")).paired
+    for name in ("p.parquet", "p.zip", "p.tar"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+        with pytest.raises(UserError, match="pointer of Git LFS"):
+            import_source(workspace, str(tmp_path / name), name.replace(".", "-"))
+
+
 def test_lists_beside_archives_are_used_and_other_files_told(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
