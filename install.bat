@@ -3,6 +3,8 @@ rem Installs ControlNet Studio into this folder if needed, then starts it. Optio
 setlocal EnableExtensions DisableDelayedExpansion
 set "STUDIO_CALLED_FROM=%CD%"
 cd /d "%~dp0"
+rem An update was killed between its two renames of engine: engine\install, which goes back, must be there to run.
+if not exist "engine" if exist ".install\update\old\engine" move ".install\update\old\engine" "engine" >nul
 if not exist "engine\install\probe.py" goto packed
 rem Python answers in UTF-8, so a user name with an accent in a path survives.
 chcp 65001 >nul
@@ -45,7 +47,5 @@ for /f "usebackq delims=" %%Q in (`call %* "engine\install\probe.py" 2^>nul`) do
 exit /b 0
 
 :run
-"%STUDIO_PYTHON%" -m engine.install %*
-set "STUDIO_CODE=%ERRORLEVEL%"
-if not "%STUDIO_CODE%"=="0" if "%~1"=="" pause
-exit /b %STUDIO_CODE%
+rem One line, which cmd has read before it runs: --update may replace this file by one with other lines.
+"%STUDIO_PYTHON%" -m engine.install %* || (if "%~1"=="" pause) & goto :eof

@@ -5,6 +5,8 @@ unset CDPATH PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 STUDIO_CALLED_FROM=$PWD
 cd -- "$(dirname -- "$(readlink -f -- "$0")")" || exit 1
 export STUDIO_CALLED_FROM PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
+# An update was killed between its two renames of engine: engine/install, which goes back, must be there to run.
+[ -e engine ] || [ ! -d .install/update/old/engine ] || mv .install/update/old/engine engine
 
 probe() { # prints the path of the Python "$1" if the app can run in it
     "$1" engine/install/probe.py 2>/dev/null

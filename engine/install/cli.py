@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.install import doctor
 from engine.install.console import Console, InstallError
+from engine.install.exchange import read_journal
 from engine.install.hardware import detect_gpus
+from engine.install.in_use import only_one
 from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
@@ -20,6 +21,7 @@ from engine.install.pip import Pip
 from engine.install.shortcut import make_shortcut
 from engine.install.steps import APP_STEPS, TEST_STEPS, is_ready, remove_venv
 from engine.install.torch_choice import Choice, choose
+from engine.install.update import INSTALL_ONLY, WITHIN_UPDATE, plan, repair, update
 
 CALLED_FROM = "STUDIO_CALLED_FROM"  # set by install.sh and install.bat
 DESCRIPTION = "Installs ControlNet Studio into this folder if needed, then starts it and opens the browser."
@@ -36,6 +38,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     task.add_argument("--demo", action="store_true", help="train the demo ControlNet without a window and score it")
     task.add_argument("--doctor", action="store_true", help="report what is installed, what is wrong and how to fix it")
     task.add_argument("--shortcut", action="store_true", help="put a shortcut on the desktop")
+    task.add_argument(INSTALL_ONLY, action="store_true", help="install what is needed, and do not start the app")
+    task.add_argument(
+        "--update",
+        nargs="?",
+        const="",
+        metavar="ARCHIVE",
+        help="get the newest version (of a clone with git; else from its zip file, or the one that you name)",
+    )
     parser.add_argument("--long", action="store_true", help="with --test: run the tests that take minutes instead")
     parser.add_argument("--repair", action="store_true", help="delete the Python environment and make it again")
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
@@ -56,6 +66,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.long and not options.test:
         parser.error("--long belongs to --test")
     options.extra = extra
+    if options.update and not options.update.startswith(("http://", "https://")):
+        options.update = str(Path(os.environ.get(CALLED_FROM, "."), options.update).expanduser().absolute())
     if options.workspace:
         # install.sh and install.bat change into the app's folder; the user means a path relative to where they were.
         options.workspace = str(Path(os.environ.get(CALLED_FROM, "."), options.workspace).expanduser().absolute())
@@ -71,6 +83,11 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
             stream.reconfigure(errors="replace")  # a console that cannot show a character must not stop the installer
     console = Console(None if options.dry_run or options.doctor else layout.log)
     try:
+        if read_journal(layout) is not None and WITHIN_UPDATE not in os.environ and console.log is not None:
+            environment = clean_environment(os.environ)
+            repair(layout, console, environment)
+            # What is imported here may be the other version's: the old one does what was asked.
+            return hand_over(layout, ["-m", "engine.install", *arguments], environment, Path(sys.executable))
         return _run(options, layout, console)
     except InstallError as error:
         console.fail(error)
@@ -93,8 +110,13 @@ def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
         text, well = doctor.report(layout.root)
         console.say(text)
         return 0 if well else 1
+    if options.update is not None:
+        if options.dry_run:
+            console.say(plan(layout, options.update))
+            return 0
+        return update(layout, console, environment, options.update)
     _install(options, layout, console, environment)
-    if options.dry_run:
+    if options.dry_run or options.install_only:
         return 0
     if options.test:
         return run_checks(layout, console, environment, options.extra, long=options.long)
@@ -152,25 +174,3 @@ def _for_the_app(options: argparse.Namespace) -> list[str]:
         if value is not None:
             handed += [f"--{name}", str(value)]
     return handed
-
-
-@contextlib.contextmanager
-def only_one(layout: Layout) -> Iterator[None]:
-    """Stop a second installer, e.g. after two double clicks. The lock is released even if this process is killed."""
-    layout.log.parent.mkdir(parents=True, exist_ok=True)
-    with (layout.log.parent / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InstallError(
-                "Another installation is running in this folder.", "Wait for it, or close its window, then start again."
-            ) from error
-        yield

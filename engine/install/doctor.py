@@ -14,6 +14,8 @@ from pathlib import Path
 from engine.install import preflight
 from engine.install.browser import find_browser
 from engine.install.console import InstallError
+from engine.install.edition import edition
+from engine.install.exchange import read_journal
 from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
 from engine.install.layout import Layout, clean_environment, installed_torch, read_record
 from engine.install.packages import OPTIONAL, PACKAGES
@@ -65,6 +67,7 @@ def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = No
     findings = [
         Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         _folder(layout, choice),
+        Finding("version", edition(layout.root), *_interrupted(layout)),
         Finding("memory", f"{memory_gb():.0f} GB"),
         Finding("disk", f"{free_disk_gb(layout.root):.0f} GB free"),
         Finding("installer runs in", f"Python {platform.python_version()}, {sys.executable}"),
@@ -92,6 +95,13 @@ def _folder(layout: Layout, choice: Choice) -> Finding:
     except InstallError as error:
         return Finding("app folder", str(layout.root), error.cause, error.fix)
     return Finding("app folder", "; ".join([str(layout.root), *warnings]))
+
+
+def _interrupted(layout: Layout) -> tuple[str, str]:
+    """The problem and the fix if an update was killed."""
+    if read_journal(layout) is None:
+        return "", ""
+    return "An update was interrupted.", "Start install.sh or install.bat: the version from before comes back."
 
 
 def _cards(report: GpuReport, choice: Choice) -> list[Finding]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from engine.install.audit import audit
 from engine.install.browser import VARIABLE, find_browser
@@ -13,13 +14,15 @@ from engine.install.console import Console
 from engine.install.layout import Layout, read_record
 
 
-def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Replace this process with ``python ...`` of the virtual environment, which then receives all signals.
+def hand_over(
+    layout: Layout, arguments: Sequence[str], environment: Mapping[str, str], python: Path | None = None
+) -> int:
+    """Replace this process with ``python ...``, by default the virtual environment's, which then receives all signals.
 
     Windows cannot replace a process. There, this process waits for a child, which receives Ctrl-C because the console
     sends it to all of its processes. Returns the child's exit status.
     """
-    command = [str(layout.python), *arguments]
+    command = [str(python or layout.python), *arguments]
     sys.stdout.flush()
     sys.stderr.flush()
     if not layout.windows:

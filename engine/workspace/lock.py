@@ -24,9 +24,11 @@ from filelock import FileLock, Timeout
 
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.workspace.paths import Workspace
+from engine.workspace.paths import APP_FOLDER, Workspace
 
 FILE = "in-use.json"
+OPEN_APPS = APP_FOLDER / ".install" / "open"
+"""A copy of each lock file that this app folder's processes hold: the installer asks before it exchanges the files."""
 SAME_START_SECONDS = 2.0
 ACQUIRE_SECONDS = 20.0
 
@@ -116,6 +118,7 @@ class WorkspaceLock:
                 if owner is not None and owner.alive:
                     raise InUse(owner, self._root)
                 atomic_write_text(self._path, self._text())
+            self._note_in_app_folder()
         except Timeout as error:
             raise UserError(
                 "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
@@ -146,13 +149,26 @@ class WorkspaceLock:
         finally:
             guard.release()
 
+    def _note_in_app_folder(self) -> None:
+        try:
+            OPEN_APPS.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(OPEN_APPS / f"{self._owner.mark}.json", self._text())
+        except OSError as error:  # an app folder that cannot be written cannot be updated either
+            print(f"{OPEN_APPS} could not be written: {error.strerror or error}", file=sys.stderr)
+
     def set_address(self, address: str) -> None:
         """Add the window's address, for the message that another app shows."""
         self._owner = Owner(**{**asdict(self._owner), "address": address})
         atomic_write_text(self._path, self._text())
+        self._note_in_app_folder()
 
     def release(self) -> None:
         """Unlock the workspace, if this app still holds the lock. A disk that is gone is only reported."""
+        note = OPEN_APPS / f"{self._owner.mark}.json"
+        try:
+            note.unlink(missing_ok=True)
+        except OSError as error:
+            print(f"{note} could not be removed: {error.strerror or error}", file=sys.stderr)
         found = self._read()
         if found is not None and found.mark == self._owner.mark:
             try:
@@ -186,6 +202,18 @@ def owner_of(workspace: Workspace) -> Owner | None:
     """The app or command that has the workspace open. None if there is none."""
     owner = read_owner(workspace.root / FILE)
     return owner if owner is not None and owner.alive else None
+
+
+def open_apps() -> list[Owner]:
+    """The living processes of this app folder that hold a workspace. Notes of those that were killed are removed."""
+    found = []
+    for path in sorted(OPEN_APPS.glob("*.json")):
+        owner = read_owner(path)
+        if owner is not None and owner.alive:
+            found.append(owner)
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def process_start(pid: int) -> str | None:

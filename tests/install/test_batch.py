@@ -135,3 +135,22 @@ def test_on_windows_the_store_alias_is_passed_over_and_uv_asked(windows: Windows
     result = windows.start("--demo")
     assert "fetching Python 3.12 with uv" in result.stdout
     assert "RAN -m engine.install --demo" in result.stdout
+
+
+@needs_wine
+@pytest.mark.slow
+def test_an_update_may_replace_install_bat_and_be_killed_before_engine_is_back(windows: Windows) -> None:
+    aside = windows.root / ".install" / "update" / "old"
+    aside.mkdir(parents=True)
+    (windows.root / "engine").rename(aside / "engine")
+    other = "\r\n".join(["@echo off", *["echo WRONG"] * 300, ""])
+    (windows.root / "other.bat").write_bytes(other.encode())
+    windows.put("found.bat", "echo RAN %*", "copy /y other.bat install.bat >nul", "exit /b 7")
+    found = "Z:" + str(windows.path / "found.bat").replace("/", "\\")
+    windows.put("py.bat", f"echo {found}")
+    result = windows.start("--update")
+    assert "RAN -m engine.install --update" in result.stdout
+    assert "WRONG" not in result.stdout
+    assert (windows.root / "install.bat").read_bytes() == other.encode()
+    assert (windows.root / "engine" / "install" / "probe.py").is_file()
+    assert result.returncode == 7

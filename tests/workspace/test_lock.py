@@ -16,7 +16,9 @@ import pytest
 from filelock import FileLock
 
 from engine.errors import UserError
-from engine.workspace.lock import FILE, InUse, WorkspaceLock, process_start, same_start
+from engine.install.in_use import ASK
+from engine.workspace import lock as lock_module
+from engine.workspace.lock import FILE, InUse, WorkspaceLock, open_apps, process_start, same_start
 from engine.workspace.paths import APP_FOLDER, Workspace
 
 HOLDER = (
@@ -162,3 +164,32 @@ def test_the_age_of_a_process() -> None:
     assert process_start(2**22 + 1) is None, "no system has so many"
     assert same_start("100.00", "101.50") and not same_start("100.00", "200.00")
     assert not same_start("boot-1 500", "boot-2 500") and same_start("", "boot-2 500")
+
+
+def test_the_installer_sees_who_is_open_on_any_workspace(workspace: Workspace) -> None:
+    def asked() -> list[list[object]]:
+        done = subprocess.run([sys.executable, "-c", ASK], cwd=APP_FOLDER, capture_output=True, check=True)
+        return [owner for owner in json.loads(done.stdout) if owner[2] == os.getpid()]
+
+    with WorkspaceLock(workspace, "the window") as lock:
+        lock.set_address("http://127.0.0.1:7860")
+        assert ["the window", "http://127.0.0.1:7860", os.getpid(), True, platform.node()] in asked()
+        count = len(asked())
+    assert len(asked()) == count - 1
+
+
+def test_an_app_that_was_killed_is_not_open(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "OPEN_APPS", tmp_path / "open")
+    lock = WorkspaceLock(workspace, "the window").acquire()
+    (note,) = (tmp_path / "open").iterdir()
+    assert [owner.doing for owner in open_apps()] == ["the window"]
+    note.write_text(json.dumps({**json.loads(note.read_text(encoding="utf-8")), "started": "other 1"}), "utf-8")
+    assert open_apps() == []
+    assert not note.exists()
+    lock.release()
+    (tmp_path / "open").rmdir()
+    (tmp_path / "open").touch()  # as an app folder that cannot be written: the app opens all the same
+    with WorkspaceLock(workspace, "the window"):
+        assert open_apps() == []

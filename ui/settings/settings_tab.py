@@ -9,9 +9,9 @@ from importlib import metadata
 
 import gradio as gr
 
+from engine.install.edition import BAT_OR_SH, edition
 from engine.machine.cards import usable
 from engine.machine.units import format_bytes
-from engine.version import VERSION
 from engine.workspace.paths import APP_FOLDER
 from engine.workspace.remembered import CARD, remember, remembered
 from ui.page.context import AppContext
@@ -72,7 +72,7 @@ def build(context: AppContext, live: Live) -> None:
             )
             choose_guide(context, live)
             gr.HTML("<h3>Folders</h3>" + _table(folders_html(context)))
-            gr.HTML("<h3>Versions</h3>" + _table(_versions()))
+            gr.HTML("<h3>Versions</h3>" + _table(_versions()) + note(how_to_update()), elem_id="versions")
             hardware = context.hardware
             gr.HTML(
                 "<h3>This computer</h3>"
@@ -146,9 +146,17 @@ def folders_html(context: AppContext) -> dict[str, str]:
     }
 
 
+def how_to_update() -> str:
+    """The sentence below the versions."""
+    return (
+        f"To get the newest version, close the app and start {BAT_OR_SH} --update in {APP_FOLDER}. Your datasets, runs "
+        "and presets stay, and a version that does not work here is undone. The app itself never looks for one."
+    )
+
+
 def _versions() -> dict[str, str]:
     """Return the versions of the packages, without importing them."""
-    found = {"ControlNet Studio": VERSION, "Python": platform.python_version()}
+    found = {"ControlNet Studio": edition(APP_FOLDER), "Python": platform.python_version()}
     for name in SHOWN_VERSIONS:
         try:
             found[name] = metadata.version(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from html import unescape
 from pathlib import Path
 
 import gradio as gr
@@ -12,11 +13,13 @@ import pytest
 from engine.config import RunConfig
 from engine.disk.space import free_bytes
 from engine.estimate.estimate import estimate
+from engine.install.edition import BAT_OR_SH, edition
 from engine.jobs.events import DiskSpace
 from engine.machine.cards import Card
 from engine.machine.units import GIB
 from engine.support import doctor
-from engine.workspace.paths import Workspace
+from engine.version import VERSION
+from engine.workspace.paths import APP_FOLDER, Workspace
 from engine.workspace.remembered import CARD, remembered
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -69,3 +72,13 @@ def test_every_place_shows_the_same_free_space(
         disk_line(DiskSpace(free=free_bytes(workspace.root), run=0)),
     ]
     assert ["50.0 GB" in place for place in places] == [True] * len(places)
+
+
+def test_the_versions_say_which_commit_this_is_and_how_to_update(context: AppContext) -> None:
+    with gr.Blocks(analytics_enabled=False) as app:
+        live = Live(context, app)
+        settings_tab.build(context, live)
+        live.wire()
+    shown = next(str(block.value) for block in app.blocks.values() if block.elem_id == "versions")
+    assert edition(APP_FOLDER) in shown and VERSION in shown
+    assert f"{BAT_OR_SH} --update in {APP_FOLDER}" in unescape(shown)
