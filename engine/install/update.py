@@ -64,7 +64,8 @@ class FromGit(Change):
 
     def forward(self) -> str:
         self.clone.forward(self.old, self.new)
-        return f"{self.clone.count(self.old, self.new)} commit(s)"
+        count = self.clone.count(self.old, self.new)
+        return "1 commit" if count == 1 else f"{count} commits"
 
     def back(self) -> None:
         if self.clone.is_between(self.old, self.new):  # else the person has gone on with git since
@@ -86,7 +87,7 @@ class FromArchive(Change):
     def forward(self) -> str:
         write_journal(self.layout, kind="archive", names=self.names, added=self.added)
         exchange(self.layout, self.names)
-        return f"{len(self.names)} files and folders"
+        return ", ".join(self.names)
 
     def back(self) -> None:
         undo(self.layout, self.names, self.added)
