@@ -9,6 +9,7 @@ from engine.cli import processes
 from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
 from engine.config import SECTIONS, RunConfig
 from engine.config.presets import flatten
+from engine.config.toml import join_words
 from engine.disk.typed_path import path_of
 from engine.distributed import group
 from engine.errors import UserError
@@ -180,7 +181,22 @@ def _train_run(name: str, workspace: Workspace, control: Control) -> int:
         console.say(f"On {detect().sentence}")
     with keep_awake(console.say):
         outcome = training_job(workspace, run)(control.token, console.event)
+    if outcome in ("completed", "stopped"):
+        _tell_next(workspace, name)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
+
+
+def _tell_next(workspace: Workspace, name: str) -> None:
+    """Say what to try after a run that has ended, with its command."""
+    from engine.machine.hardware import detect
+    from engine.training.next_run import after
+
+    run = Run(workspace.run_folder(name))
+    found = after(workspace, run, run.history(), detect())
+    if found is not None:
+        say = processes.console().say
+        say(f"Next: {found.title}. {found.why}")
+        say(f"    python -m engine.cli {join_words(found.arguments(name))}")
 
 
 COMMANDS = {"train": train, "resume": resume}

@@ -28,7 +28,7 @@ from engine.tuning.facts import facts_of
 
 USUAL_RATE, UNLOCKED_RATE = 1e-5, 2e-6
 """Of a whole ControlNet (Zhang et al. 2023), and with the base's decoder trained, too (the original code's advice)."""
-TOO_HIGH, FAR_TOO_HIGH = 10, 100
+TOO_LOW, TOO_HIGH, FAR_TOO_HIGH = LOW_RATE / USUAL_RATE, 10, 100
 """Times the usual learning rate. The lower bound is the verdict's ``LOW_RATE``, a fifth of the usual one."""
 DISK_SHARE = 0.8
 """Of the free space, above which a run's largest need is close."""
@@ -75,7 +75,7 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
     """Far from the usual one: below a fifth of it, or from ``TOO_HIGH`` times it on; red from ``FAR_TOO_HIGH`` on."""
     usual, rate = usual_rate(config, facts), config.optim.learning_rate
     times = rate / usual if usual else 1.0
-    if LOW_RATE / USUAL_RATE <= times < TOO_HIGH * (1 - 1e-9):  # rounding: 1e-4 / 1e-5 is below 10
+    if TOO_LOW <= times < TOO_HIGH * (1 - 1e-9):  # rounding: 1e-4 / 1e-5 is below 10
         return None
     remedy = Remedy(f"Set {number(usual)}", {"optim.learning_rate": usual})
     try_this = f"Set it to {number(usual)}."

@@ -47,7 +47,7 @@ def forecast_html(view: View) -> str:
         return ""
     taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
     advice = view.train.advice
-    return taken + (f"<h3>What to expect</h3>{advice_table(advice)}" if advice is not None else "")
+    return taken + (f"<h3>What to expect</h3>{advice_table(advice.lines)}" if advice is not None else "")
 
 
 def _key(context: AppContext, view: View) -> Any:

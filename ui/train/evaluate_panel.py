@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from engine.evaluation import report
+from engine.evaluation.run_verdict import verdict_of
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
@@ -26,7 +27,6 @@ from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
-from ui.train.verdict import verdict_of
 
 KIND = JobKind.EVALUATE
 HELP = (

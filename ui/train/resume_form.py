@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -78,8 +79,11 @@ def _widgets(kind: config.MayChange, settings: dict[str, Any], width: int) -> No
                 settings[dotted] = widget(config.field_of(dotted), default[dotted], elem_id)
 
 
-def begin_again(context: AppContext, name: str) -> None:
+def begin_again(context: AppContext, name: str, other: Mapping[str, Any] | None = None) -> None:
     """Put the settings that a run has now into the form of a new run, and show that.
+
+    Args:
+        other: values in place of the run's, by dotted name.
 
     Raises:
         UserError: the run cannot be opened.
@@ -87,7 +91,7 @@ def begin_again(context: AppContext, name: str) -> None:
     own = Run(context.workspace.run_folder(name)).config
     preset = context.preset_of(context.draft).name
     usual = flatten(context.config_of(Draft(preset, {"model": {"base": own.model.base}}))[0].model_dump())
-    values = flatten(own.model_dump(include={"name", *SECTIONS}))
+    values = {**flatten(own.model_dump(include={"name", *SECTIONS})), **(other or {})}
     changes = {dotted: value for dotted, value in values.items() if value != usual[dotted] or dotted == "model.base"}
     context.set_draft(preset, unflatten(changes), refresh_forms=True)
     context.show_run("")

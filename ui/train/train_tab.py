@@ -9,6 +9,7 @@ import gradio as gr
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
+from ui.train.advice import build_advice
 from ui.train.before_start import build_before_start
 from ui.train.cautions import build_cautions
 from ui.train.checkpoints_panel import build_checkpoints
@@ -46,6 +47,7 @@ def build(context: AppContext, live: Live) -> None:
         charts = gr.Row(elem_id="train-charts")
         with verdict:
             build_verdict(context, live, charts)
+            build_advice(context, live)
         build_watch(live, charts)
         with gr.Column(elem_classes="snug"):
             build_resume_form(context, live)

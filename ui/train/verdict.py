@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from engine.data.dataset import Dataset
-from engine.data.doctor.check_store import CheckStore
-from engine.errors import UserError
-from engine.evaluation.causes import Facts, verdict_facts
-from engine.evaluation.verdict import Kind, Verdict, judge
+from engine.evaluation.run_verdict import verdict_of
+from engine.evaluation.verdict import Kind, Verdict
 from engine.jobs.snapshot import JobSnapshot
-from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
@@ -55,32 +50,6 @@ def build_verdict(context: AppContext, live: Live, charts: Any) -> None:
 def _key(view: View) -> Any:
     history = view.history
     return view.shown_run, history.checks[-1:], history.kept, len(history.scores), history.changes
-
-
-def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | None:
-    """Return the verdict on the shown run. None if nothing was measured or its settings cannot be read.
-
-    Args:
-        datasets: the workspace's folder of datasets, to take the findings of the dataset check into account.
-    """
-    if not history.checks or history.run_folder is None:
-        return None
-    try:
-        config = Run(history.run_folder).config
-    except UserError:
-        return None
-    facts: Facts = verdict_facts(config, *(_dataset_facts(datasets / config.data.dataset) if datasets else ()))
-    return judge(history.checks, facts, history.scores, history.kept, history.figures)
-
-
-def _dataset_facts(folder: Path) -> tuple[int, dict[str, int] | None]:
-    """Return the number of pairs, and the findings of the dataset check, or None if it was never run."""
-    try:
-        dataset = Dataset.open(folder)
-    except UserError:
-        return 0, None  # removed since
-    store = CheckStore(dataset.folder)
-    return dataset.count(ready=True), store.counts() if store.exists and store.about() else None
 
 
 def verdict_html(verdict: Verdict) -> str:

@@ -13,6 +13,7 @@ from engine.config import parse
 from engine.data.doctor.check import check as check_set
 from engine.demo.sets import make_demo_set
 from engine.evaluation.causes import Cause
+from engine.evaluation.run_verdict import verdict_of
 from engine.evaluation.verdict import Kind, Verdict
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
@@ -20,7 +21,7 @@ from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from ui.train.chart import CHANGED, FOLLOWS, PAUSED, SAVED
 from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows
-from ui.train.verdict import SIGNS, marks_of, verdict_html, verdict_of
+from ui.train.verdict import SIGNS, marks_of, verdict_html
 
 CURVES = Path(__file__).parents[2] / "evaluation" / "curves"
 
