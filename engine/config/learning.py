@@ -18,6 +18,25 @@ class ObjectiveConfig(Section):
         ge=0,
         le=1,
     )
+    control_dropout: float = setting(
+        0.0,
+        "Control dropout",
+        "Share of control images that are left out (zero latents), drawn again at each step, so that guidance without "
+        "control and several ControlNets at once work. Usual: 0.1. Only for bases whose ControlNet reads latents, such "
+        "as Stable Diffusion 3.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    t5_dropout: float = setting(
+        0.0,
+        "T5 dropout",
+        "Share of captions that the base reads without T5, its third text encoder, so that the net also works where "
+        "T5 is left out to save memory. Usual: 0.1. Only for Stable Diffusion 3.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
     min_snr_gamma: float = setting(
         0.0,
         "Min-SNR gamma",

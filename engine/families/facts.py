@@ -70,6 +70,8 @@ class FamilyFacts:
     """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
+    t5_can_be_left_out: bool = False
+    """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_t5``)."""
     layers: Layers = UNET
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count
@@ -83,6 +85,15 @@ class FamilyFacts:
     def control_channels(self) -> int:
         """Channels of the control image as the control net reads it: RGB, or those of latents."""
         return self.latents.channels if self.control_is_encoded else 3
+
+    def why_not_left_out(self, control: float, t5: float) -> list[str]:
+        """Why a run cannot leave out these shares of control images and of T5's text; each as a sentence."""
+        found = []
+        if control and not self.control_is_encoded:
+            found.append(f"Control dropout is for ControlNets that read latents, and {self.title}'s do not; set 0.")
+        if t5 and not self.t5_can_be_left_out:
+            found.append(f"T5 dropout is for bases that may leave out T5, and {self.title} does not; set 0.")
+        return found
 
     def blocks_of(self, control_net: Mapping[str, Any]) -> int:
         """Number of blocks of a control net with this config; 0: of a family without such a choice."""
@@ -173,6 +184,7 @@ SD3 = FamilyFacts(
     block_counts=(1, 2, 3, 4, 6, 8, 12),
     text_key="joint_attention_dim",
     control_is_encoded=True,
+    t5_can_be_left_out=True,
     layers=JOINT_TRANSFORMER,
     count=joint_sizes.count,
     count_encoders=count_three,

@@ -71,6 +71,14 @@ class TextEncoding(ABC):
         The negative prompt has to be as long as a prompt that was read in chunks.
         """
 
+    def without_t5(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """An encoded text in which some rows are as a base without T5 reads them. Others have none: nothing changes.
+
+        Args:
+            rows: (B,), bool.
+        """
+        return dict(text)
+
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         """Inputs of the denoiser made from the images' sizes, by name; none by default.
 

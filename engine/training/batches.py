@@ -24,6 +24,7 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
+from engine.training.input_dropout import NOTHING_LEFT_OUT, InputDropout
 
 
 def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
@@ -170,6 +171,7 @@ class Batches:
         num_train_timesteps: int,
         prompt_dropout: float,
         perturbed: bool = False,
+        inputs: InputDropout = NOTHING_LEFT_OUT,
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
         rank: int = 0,
@@ -179,11 +181,11 @@ class Batches:
         """
         Args:
             perturbed: the run has input perturbation.
+            inputs: leaves out control images and parts of captions.
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
-            read_ahead: a second thread reads the next batch while the card computes. Without a card it costs more than
-                it saves: once a second thread has used torch, OpenMP counts more threads than there are cores and puts
-                those of the training to sleep between any two operations.
+            read_ahead: a second thread reads the next batch while the card computes. Without a card it costs time: once
+                it has used torch, OpenMP counts more threads than cores, and the training's sleep between operations.
         """
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"
@@ -195,8 +197,8 @@ class Batches:
             rows_by_size.setdefault(cache.size(row), []).append(row)
         self._order = BatchOrder(rows_by_size, seed, batch_size)
         self._seed, self._size, self._part = seed, batch_size, batch_size
-        self._num_train_timesteps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
-        self._rank, self._world, self._count = rank, world, 1
+        self._steps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
+        self._inputs, self._rank, self._world, self._count = inputs, rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") if read_ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
@@ -245,10 +247,8 @@ class Batches:
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
-        shape = self._cache.latent_shape(rows[0])
-        position = place * self._size + first
-        steps = self._num_train_timesteps
-        draws = draw(self._seed, position, self._part, shape, steps, self._dropout, self._perturbed)
+        shape, position = self._cache.latent_shape(rows[0]), place * self._size + first
+        draws = draw(self._seed, position, self._part, shape, self._steps, self._dropout, self._perturbed)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         places = zip(rows, variants, crops, strict=True)
@@ -266,6 +266,7 @@ class Batches:
                 f"{error.filename}: {error.strerror}.",
                 "Resume: what is missing is made again, and nothing else is lost.",
             ) from error
+        text, maps = self._inputs(position, text, maps)
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
         batch = Batch(mean, logvar, text, maps, draws, sizes)
         return batch.pinned() if torch.cuda.is_available() else batch

@@ -66,12 +66,12 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
-    wanted = facts_of(config).learned.blocks
-    if not wanted:
+    wanted, objective = facts_of(config).learned.blocks, config.objective
+    if not wanted and not objective.control_dropout and not objective.t5_dropout:
         return []
     base = configs_of(workspace, config.model.base)
     why = base.facts.why_not_blocks(base.denoiser, wanted)
-    return [why] if why else []
+    return [*([why] if why else []), *base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)]
 
 
 def require_all(workspace: Workspace, run: Run) -> None:

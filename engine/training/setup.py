@@ -36,6 +36,7 @@ from engine.training.base_check import settle_prediction
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.history import MetricsHistory
+from engine.training.input_dropout import InputDropout
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.resume import open_run
@@ -180,6 +181,7 @@ def set_up(
         num_train_timesteps=state.noise_process.num_train_timesteps,
         perturbed=objective.input_perturbation > 0,
         prompt_dropout=objective.prompt_dropout,
+        inputs=InputDropout(config.train.seed, objective.control_dropout, objective.t5_dropout, family.without_t5),
         maps=data.maps,
         with_maps=facts_of(config).needs_condition_maps,
         rank=group.rank,

@@ -97,6 +97,14 @@ def test_without_t5_its_tokens_are_zeros(tmp_path: Path) -> None:
     assert not text["hidden"][:, 32:].any() and text["hidden"][:, :32].any()
 
 
+def test_leaving_out_t5_is_what_a_base_without_it_reads(
+    family: StableDiffusion3, texts: dict[str, torch.Tensor]
+) -> None:
+    changed = family.without_t5(texts, torch.tensor([True, False]))
+    assert not changed["hidden"][0, 32:].any() and torch.equal(changed["hidden"][0, :32], texts["hidden"][0, :32])
+    assert torch.equal(changed["hidden"][1], texts["hidden"][1]) and texts["hidden"][0, 32:].any()
+
+
 def test_a_new_net_adds_nothing_and_leaves_the_base_as_it_is(
     family: StableDiffusion3, tiny_sd3: Path, texts: dict[str, torch.Tensor]
 ) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from engine.config import OptimConfig
+from engine.families.text_encoding import Text
 from engine.training.batches import draw, order
+from engine.training.input_dropout import InputDropout
 from engine.training.optim import build_optimizer, learning_rate
 from engine.training.step import denoising_loss
 
@@ -38,6 +40,24 @@ def test_input_perturbation_has_noise_of_its_own_and_changes_no_other_draw() -> 
     assert perturbed.perturbation.shape == perturbed.noise.shape
     assert perturbed.perturbation.std() == pytest.approx(1, abs=0.1)
     assert abs((perturbed.perturbation * perturbed.noise).mean()) < 0.1
+
+
+def test_what_is_left_out_depends_on_the_position_alone() -> None:
+    def keep(text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"left out": rows, **text}
+
+    leave_out = InputDropout(3, 0.3, 0.6, keep)
+    control, t5 = leave_out.drawn(10, 400)
+    assert torch.equal(control[7:9], leave_out.drawn(17, 2)[0]) and torch.equal(t5[7:9], leave_out.drawn(17, 2)[1])
+    assert float(control.float().mean()) == pytest.approx(0.3, abs=0.07)
+    assert float(t5.float().mean()) == pytest.approx(0.6, abs=0.07)
+    maps, text = torch.ones(400, 2, 3), {"words": torch.ones(400, 5)}
+    read, changed = leave_out(10, text, maps)
+    assert changed is not None and torch.equal(changed[:, 0, 0] == 0, control) and torch.equal(read["left out"], t5)
+    assert bool(maps.all()), "what the cache gave is not changed in place"
+    nothing = InputDropout(3, 0.0, 0.0, keep)(10, text, maps)
+    assert nothing == (text, maps)
+    assert InputDropout(3, 1.0, 0.0, keep)(10, text, None)[1] is None
 
 
 def test_huber_is_the_square_of_small_errors_and_in_proportion_to_large_ones() -> None:

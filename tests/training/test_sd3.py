@@ -70,6 +70,7 @@ def test_it_trains_resumes_and_draws(
     tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
     settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2, "model.control_blocks": 1}
+    settings |= {"objective.control_dropout": 0.5, "objective.t5_dropout": 0.5}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []
@@ -115,6 +116,10 @@ def test_numbers_of_blocks_are_refused_before_the_run_and_against_the_net_to_sta
         return missing(ready_workspace, make_config(**{"model.base": str(base), "model.control_blocks": blocks}))
 
     assert said(tiny_sd3, 0) == said(tiny_sd3, 2) == said(tiny_base, 0) == []
+    dropped = {"model.base": str(tiny_base), "objective.control_dropout": 0.1, "objective.t5_dropout": 0.1}
+    of_latents, of_t5 = missing(ready_workspace, make_config(**dropped))
+    assert "Control dropout" in of_latents and "T5 dropout" in of_t5
+    assert missing(ready_workspace, make_config(**dropped | {"model.base": str(tiny_sd3)})) == []
     assert "evenly" in said(tiny_sd3, 3)[0] and "whole encoder" in said(tiny_base, 6)[0]
     require_blocks(2, 0)
     require_blocks(2, 2)

@@ -1,0 +1,60 @@
+"""Leaves out the control image, or the text of one encoder, of a share of the images, drawn from (seed, position).
+
+Prompt dropout, which replaces the whole caption, is in batches.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.families.text_encoding import Text
+
+
+@dataclass(frozen=True)
+class InputDropout:
+    """What a batch leaves out. Its random numbers are apart from those of ``batches.draw``, which stay as they are."""
+
+    seed: int
+    control: float
+    """Share of control images that become zeros, 0..1: where the net reads latents, zero latents."""
+    t5: float
+    """Share of captions without T5's tokens, 0..1."""
+    without_t5: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]]
+    """``Family.without_t5``."""
+
+    def drawn(self, first: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """For images ``first`` to ``first + batch`` of the stream, whether the control and T5 are left out: (B,) bool.
+
+        They depend on the image's position alone, as those of ``batches.draw`` do.
+        """
+        shares = torch.tensor([self.control, self.t5])
+        rows = []
+        for position in range(first, first + batch):
+            digest = hashlib.blake2b(f"{self.seed}:{position}:inputs".encode(), digest_size=7).digest()
+            rows.append(torch.rand(2, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big"))) < shares)
+        left_out = torch.stack(rows)
+        return left_out[:, 0], left_out[:, 1]
+
+    def __call__(
+        self, first: int, text: dict[str, torch.Tensor], maps: torch.Tensor | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """The text and control images of a batch that begins at ``first``, with what is left out as zeros.
+
+        Args:
+            text: encoded captions, B rows each.
+            maps: (B, ...) as ``Batch.maps``; None: the run has none.
+        """
+        if not self.control and not self.t5:
+            return text, maps
+        hidden, without_t5 = self.drawn(first, len(next(iter(text.values()))))
+        if maps is not None:
+            maps = maps.clone()
+            maps[hidden] = 0
+        return self.without_t5(text, without_t5), maps
+
+
+NOTHING_LEFT_OUT = InputDropout(0, 0.0, 0.0, lambda text, rows: dict(text))
