@@ -83,6 +83,14 @@ def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bases.build_sd3(tmp_path_factory.mktemp("tiny_sd3"), tmp_path_factory.mktemp("tokenizer"))
 
 
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like FLUX.1 dev: a transformer that reads the guidance scale, CLIP and T5."""
+    from tests import tiny_bases
+
+    return tiny_bases.build_flux(tmp_path_factory.mktemp("tiny_flux"), tmp_path_factory.mktemp("tokenizer"))
+
+
 @pytest.fixture(params=["tiny_base", "tiny_sd2", "tiny_sd2_base", "tiny_sdxl"])
 def any_base(request: pytest.FixtureRequest) -> Path:
     """A tiny base of each family in turn."""

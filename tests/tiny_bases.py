@@ -11,13 +11,15 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from engine.demo import build_base
 
@@ -99,11 +101,7 @@ def build_sd3(folder: Path, work: Path, t5: bool = True) -> Path:
     tokenizer = build_base.build_tokenizer(work)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        latents = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
-        no_quant = {"use_quant_conv": False, "use_post_quant_conv": False}
-        shared = {name: value for name, value in build_base.build_vae().config.items() if not name.startswith("_")}
-        vae = AutoencoderKL(**shared | latents | no_quant)
-        build_base.pass_colours_through(vae)
+        vae = vae_of_16_channels(1.5305, 0.0609)
         config = build_base.build_text_encoder(tokenizer).config.to_dict()
         config |= {"num_hidden_layers": 3}
         widths = ({"hidden_size": 64, "projection_dim": 24}, {"hidden_size": 48, "projection_dim": 40})
@@ -125,6 +123,49 @@ def build_sd3(folder: Path, work: Path, t5: bool = True) -> Path:
         tokenizer_3=tokenizer_3,
     ).save_pretrained(folder)
     return folder
+
+
+FLUX: dict[str, Any] = {
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": SD3["joint_attention_dim"],
+    "pooled_projection_dim": 24,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 6, 6),
+}
+
+
+def build_flux(folder: Path, work: Path) -> Path:
+    """The same shaped like FLUX.1 dev: flow matching with a shift by tokens, a transformer that reads the guidance."""
+    tokenizer = build_base.build_tokenizer(work)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = vae_of_16_channels(0.3611, 0.1159)
+        config = build_base.build_text_encoder(tokenizer).config.to_dict() | {"hidden_size": 24, "intermediate_size": 48}
+        clip = CLIPTextModel(CLIPTextConfig(**config | {"num_attention_heads": 4}))
+        transformer = FluxTransformer2DModel(**FLUX)
+        t5 = t5_encoder()
+    FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=clip,
+        tokenizer=tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def vae_of_16_channels(scale: float, shift: float) -> AutoencoderKL:
+    latents = {"latent_channels": 16, "scaling_factor": scale, "shift_factor": shift, "sample_size": 64}
+    no_quant = {"use_quant_conv": False, "use_post_quant_conv": False}
+    shared = {name: value for name, value in build_base.build_vae().config.items() if not name.startswith("_")}
+    vae = AutoencoderKL(**shared | latents | no_quant)
+    build_base.pass_colours_through(vae)
+    return vae
 
 
 def t5_tokenizer() -> Any:

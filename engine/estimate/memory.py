@@ -164,7 +164,8 @@ def predict_from(
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)
     encoding_control = 4 * encoders.vae if base.facts.control_is_encoded else 0  # the VAE stays while images are drawn
-    sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
+    predictions = 1 if base.facts.guidance_embedded else 2  # for each image: with the prompt and without it
+    sampling = sampling_peak(sizes, predictions * images_drawn_together(resolution), bytes_each)
     drawing = max(sampling + encoding_control, decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer

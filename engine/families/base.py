@@ -241,6 +241,10 @@ class Family(TextEncoding):
         }
         return {name: resident[name] if name in resident else loader() for name, loader in load.items()}
 
+    def set_timesteps(self, pipeline: Any, steps: int, latents: torch.Tensor) -> None:
+        """Set the sampler of a pipeline to a number of steps, for such latents (B, C, h, w)."""
+        pipeline.scheduler.set_timesteps(steps, device=latents.device)
+
     def image_pipeline(self, pipeline: Any) -> Any:
         """The pipeline that starts from an image, made of the same parts; nothing is copied."""
         made = self.image_pipeline_class(**{**pipeline.components, **self.pipeline_options})

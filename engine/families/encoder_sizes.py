@@ -11,7 +11,7 @@ from typing import Any
 
 VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of the VAE of every Stable Diffusion
 LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, and the norm's output
-T5_TOKENS = 256  # that Stable Diffusion 3 reads
+T5_TOKENS, LONG_T5_TOKENS = 256, 512  # that Stable Diffusion 3 and Flux read
 FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
 
 
@@ -59,7 +59,22 @@ def count_clip(
 def count_three(
     vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int
 ) -> EncoderSizes:
-    """Both CLIPs, and T5 where the base has it."""
+    """Both CLIPs, and T5 where the base has it: the denoiser reads the tokens of CLIP and of T5."""
+    found = _with_t5(vae, text_encoders, side, decoded_side, T5_TOKENS)
+    return replace(found, tokens=found.tokens + T5_TOKENS)
+
+
+def count_clip_and_t5(
+    vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int
+) -> EncoderSizes:
+    """CLIP, of which the denoiser reads a pooled vector, and T5, of which it reads ``LONG_T5_TOKENS`` tokens."""
+    return replace(_with_t5(vae, text_encoders, side, decoded_side, LONG_T5_TOKENS), tokens=LONG_T5_TOKENS)
+
+
+def _with_t5(
+    vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int, tokens: int
+) -> EncoderSizes:
+    """The CLIPs, with CLIP's tokens, and T5 where the base has it. ``tokens``: that T5 reads."""
     clips = [config for config in text_encoders if "d_model" not in config]
     found = count_clip(vae, clips, side, decoded_side)
     for config in (config for config in text_encoders if "d_model" in config):
@@ -67,9 +82,9 @@ def count_three(
         heads = int(config["num_heads"]) * int(config["d_kv"])
         # It stays in RAM, and a card has one layer of it at a time, in bf16: query, key, value, output; the gated MLP.
         layer = max(4 * width * heads + 3 * width * inner, int(config["vocab_size"]) * width)
-        inside = T5_TOKENS * (4 * width + 3 * inner) + int(config["num_heads"]) * T5_TOKENS**2
+        inside = tokens * (4 * width + 3 * inner) + int(config["num_heads"]) * tokens**2
         found = replace(found, text=found.text + layer // 2, caption=found.caption + inside)
-    return replace(found, tokens=found.tokens + T5_TOKENS)
+    return found
 
 
 def _clip_parameters(config: Mapping[str, Any]) -> int:

@@ -1,6 +1,6 @@
 """The facts of each base model family, as one table without torch: forms, presets, estimates and exports read them.
 
-What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py.
+What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py, flux.py.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.families import joint_sizes, unet_sizes
+from engine.families import flux_sizes, joint_sizes, unet_sizes
 from engine.families.control_files import ControlFiles
-from engine.families.encoder_sizes import CountEncoders, count_clip, count_three
+from engine.families.encoder_sizes import CountEncoders, count_clip, count_clip_and_t5, count_three
+from engine.families.flux_control_files import FLUX_FILES
 from engine.families.joint_control_files import JOINT_FILES
 from engine.families.latents import LatentSpace
-from engine.families.layers import JOINT_TRANSFORMER, UNET, Layers
+from engine.families.layers import JOINT_TRANSFORMER, TWO_STREAM_TRANSFORMER, UNET, Layers
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
 
@@ -72,6 +73,8 @@ class FamilyFacts:
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     t5_can_be_left_out: bool = False
     """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_t5``)."""
+    guidance_embedded: bool = False
+    """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
     layers: Layers = UNET
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count
@@ -191,7 +194,33 @@ SD3 = FamilyFacts(
     control_files=JOINT_FILES,
 )
 
-FACTS = (SD1, SD2, SDXL, SD3)
+FLUX = FamilyFacts(
+    name="flux",
+    title="FLUX.1",
+    text_width=4096,
+    parameters=11_901_408_320,
+    pipeline="FluxControlNetPipeline",
+    file_tag="flux",
+    version_marks=("flux",),
+    outputs=2,
+    lora_mark=False,
+    net_class="FluxControlNetModel",
+    card_tag="flux",
+    safety_checker=False,
+    denoiser="transformer",
+    denoiser_class="FluxTransformer2DModel",
+    latents=LatentSpace(channels=16, scale=0.3611, shift=0.1159),
+    patch=2,
+    text_key="joint_attention_dim",
+    control_is_encoded=True,
+    guidance_embedded=True,
+    layers=TWO_STREAM_TRANSFORMER,
+    count=flux_sizes.count,
+    count_encoders=count_clip_and_t5,
+    control_files=FLUX_FILES,
+)
+
+FACTS = (SD1, SD2, SDXL, SD3, FLUX)
 """In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
 TEXT_PARTS = tuple(f"{part}{number}" for number in ("", "_2", "_3") for part in ("text_encoder", "tokenizer"))
 """Folders of a base, of any family, from which encoded text comes. Their files are a part of the text cache's key."""

@@ -137,7 +137,8 @@ def made_for(located: str) -> int:
         return 0
     try:
         configs = read_configs(folder)
-        return int(configs.denoiser["sample_size"]) * configs.facts.latents.factor
+        side = configs.denoiser.get("sample_size")
+        return int(side) * configs.facts.latents.factor if side else int(configs.vae["sample_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0  # an incomplete base is reported when it is used
 

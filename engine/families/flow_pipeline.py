@@ -48,6 +48,16 @@ class FlowPipeline:
         for name, part in parts.items():
             setattr(self, name, part)
 
+    def set_timesteps(self, steps: int, latents: torch.Tensor) -> None:
+        """Set the sampler to a number of steps, with the base's shift for latents (B, C, h, w) of this size."""
+        how: dict[str, Any] = {}
+        if self.scheduler.config.get("use_dynamic_shifting"):
+            tokens = latents.shape[-2] * latents.shape[-1] // self.family.facts.patch**2
+            how["mu"] = math.log(dynamic_shift(self._of_base)(tokens))
+            if "FlowMatch" in type(self.scheduler).__name__:  # diffusers' pipelines end a step above 0, as the others do
+                how["sigmas"] = [1 - step / steps for step in range(steps)]
+        self.scheduler.set_timesteps(steps, device=self.transformer.device, **how)
+
     def get_timesteps(self, steps: int, strength: float, device: Any) -> tuple[torch.Tensor, int]:
         """The sampler's last timesteps, ``strength`` of them, and for how many steps: to start from an image."""
         skipped = max(steps - min(int(steps * strength), steps), 0)
@@ -80,13 +90,14 @@ class FlowPipeline:
             image: control images from ``encode_control``, one tensor for each net. With ``strength``: the latents to
                 start from, and the control images are ``control_image``.
             latents: the noise; with ``strength``, the noisy latents of the first timestep.
+            guidance_scale: of classifier-free guidance, or what a base with ``guidance_embedded`` reads.
             guess_mode: the control acts on the prompt's half of classifier-free guidance only.
             strength: share of the steps that are done, to start from an image.
             of_pixels: arguments of diffusers' pipelines without a meaning here: width, height, output_type, generator.
         """
         del of_pixels
         device = self.transformer.device
-        self.scheduler.set_timesteps(num_inference_steps, device=device, **self._shift(latents))
+        self.set_timesteps(num_inference_steps, latents)
         timesteps = self.scheduler.timesteps
         if strength is not None:
             image = control_image
@@ -94,7 +105,10 @@ class FlowPipeline:
         nets = list(getattr(self.controlnet, "nets", [self.controlnet]))
         controls, scales = _each(image, nets), _each(controlnet_conditioning_scale, nets)
         starts, ends = _each(control_guidance_start, nets), _each(control_guidance_end, nets)
-        guided = guidance_scale > 1
+        embedded = self.family.facts.guidance_embedded
+        guided = guidance_scale > 1 and not embedded
+        if embedded:
+            text = {**text, "guidance": torch.full((len(latents),), float(guidance_scale), device=latents.device)}
         given = {name: torch.cat([negative[name], rows]) if guided else rows for name, rows in text.items()}
         order, count = self.scheduler.order, len(timesteps)
         for index, timestep in enumerate(timesteps):
@@ -138,13 +152,6 @@ class FlowPipeline:
                 residuals = [torch.cat([torch.zeros_like(one), one]) for one in residuals]
             total = residuals if total is None else [a + b for a, b in zip(total, residuals, strict=True)]
         return family.denoise(denoiser, noisy, sigma, text, total)
-
-    def _shift(self, latents: torch.Tensor) -> dict[str, float]:
-        """Argument of ``set_timesteps`` of a sampler whose shift depends on the number of tokens."""
-        if not self.scheduler.config.get("use_dynamic_shifting"):
-            return {}
-        tokens = latents.shape[-2] * latents.shape[-1] // self.family.facts.patch**2
-        return {"mu": math.log(dynamic_shift(self._of_base)(tokens))}
 
 
 def _each(value: Any, nets: Sequence[Any]) -> list[Any]:

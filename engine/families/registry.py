@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.families import distilled
 from engine.families.base import Family
+from engine.families.flux import Flux
 from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sd3 import StableDiffusion3
 from engine.families.sdxl import StableDiffusionXL
@@ -21,7 +22,13 @@ WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", 
 """Parts of a base that training loads."""
 WITH_WORDS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 """Parts that split text into tokens."""
-FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), StableDiffusion3())
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion1(),
+    StableDiffusion2(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+)
 
 
 def detect(base: str) -> Family:

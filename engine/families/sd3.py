@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import cpu_offload
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5TokenizerFast
 
 from engine.families.encoder_sizes import T5_TOKENS
 from engine.families.facts import SD3
@@ -22,35 +21,29 @@ from engine.families.joint_sizes import control_blocks
 from engine.families.parts import load_part, read_component_config
 from engine.families.sdxl import TwoTextEncoders
 from engine.families.stable_diffusion import layer_output, tokenize
+from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily
 
-LARGE = 10**8
 TIMESTEPS = 1000
 """The denoiser reads sigmas times this."""
 
 
 class ThreeTextEncoders(TwoTextEncoders):
-    """CLIP ViT-L, OpenCLIP ViT-bigG and, unless the base comes without it, T5.
+    """CLIP ViT-L, OpenCLIP ViT-bigG and, unless the base comes without it, T5."""
 
-    T5-XXL takes 9 GiB in bf16. It stays in RAM, and a card is given one layer at a time.
-    """
-
-    def __init__(self, first: torch.nn.Module, second: torch.nn.Module, third: Any, width: int) -> None:
+    def __init__(
+        self, first: torch.nn.Module, second: torch.nn.Module, third: StreamedT5 | None, width: int
+    ) -> None:
         """``width``: of the text that the denoiser reads."""
         super().__init__(first, second)
-        self._third, self.width = [third], width  # in a list, so that ``to`` leaves it where it is
-        self._streams_to: torch.device | None = None
+        self.third, self.width = third, width
 
     def read_t5(self, tokens: torch.Tensor) -> torch.Tensor:
         """T5's hidden states (B, length, width) of token numbers (B, length); zeros where the base has no T5."""
-        (t5,) = self._third
-        if t5 is None:
+        if self.third is None:
             return torch.zeros(*tokens.shape, self.width, device=self.device)
-        if self.device.type != "cpu" and self._streams_to != self.device:
-            cpu_offload(t5, execution_device=self.device)
-            self._streams_to = self.device
-        return t5(tokens.to(self.device))[0]
+        return self.third.read(tokens, self.device)
 
 
 class StableDiffusion3(TransformerFamily):
@@ -69,11 +62,7 @@ class StableDiffusion3(TransformerFamily):
         first, second = (
             load_part(CLIPTextModelWithProjection, base, name, dtype) for name in ("text_encoder", "text_encoder_2")
         )
-        third: Any = None
-        if reads_t5(base):
-            config = read_component_config(base, "text_encoder_3", "config.json")
-            third = load_part(T5EncoderModel, base, "text_encoder_3", torch.bfloat16 if is_large(config) else dtype)
-            third.eval().requires_grad_(False)
+        third = StreamedT5.load(base, "text_encoder_3", dtype) if reads_t5(base) else None
         width = int(self.denoiser_config(base)["joint_attention_dim"])
         return ThreeTextEncoders(first, second, third, width).eval().requires_grad_(False)
 
@@ -93,8 +82,7 @@ class StableDiffusion3(TransformerFamily):
         hidden = torch.nn.functional.pad(hidden, (0, text_encoder.width - hidden.shape[-1]))
         tokens = torch.zeros(len(captions), T5_TOKENS, dtype=torch.long)
         if len(tokenizer) > 2:
-            options = {"padding": "max_length", "max_length": T5_TOKENS, "truncation": True, "return_tensors": "pt"}
-            tokens = tokenizer[2](list(captions), **options).input_ids
+            tokens = t5_tokens(tokenizer[2], captions, T5_TOKENS)
         t5 = text_encoder.read_t5(tokens)
         pooled = torch.cat([one.text_embeds for one in read], dim=-1)
         return {"hidden": torch.cat([hidden, t5.to(hidden.dtype)], dim=1), "pooled": pooled}
@@ -184,11 +172,6 @@ class StableDiffusion3(TransformerFamily):
             block_controlnet_hidden_states=residuals,
             return_dict=False,
         )[0]
-
-
-def is_large(t5: Mapping[str, Any]) -> bool:
-    """Whether a T5 of this config is too large for fp32: the real one has 4.8 billion parameters."""
-    return int(t5["d_model"]) * int(t5["d_ff"]) * int(t5["num_layers"]) > LARGE
 
 
 def reads_t5(base: str) -> bool:

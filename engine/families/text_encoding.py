@@ -87,10 +87,22 @@ class TextEncoding(ABC):
         """
         return {}
 
-    def conditioning(self, text: Text, sizes: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The argument ``text`` of ``predict``: the encoded captions in ``dtype``, and the images' sizes.
+    def drawn_conditions(self, even: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Inputs of the denoiser that training draws anew for each image, by name; none by default.
+
+        Args:
+            even: (B,) fp32, drawn evenly from 0..1.
+        """
+        return {}
+
+    def conditioning(
+        self, text: Text, sizes: torch.Tensor, dtype: torch.dtype, even: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The argument ``text`` of ``predict``: the encoded captions in ``dtype``, and what else the denoiser reads.
 
         Args:
             sizes: (B, 6), from ``engine.data.crop.size_numbers``, on the device of ``text``.
+            even: see ``drawn_conditions``; None: the usual values of those inputs.
         """
-        return {name: rows.to(dtype) for name, rows in text.items()} | self.size_conditions(sizes)
+        rows = {name: tensor.to(dtype) for name, tensor in text.items()} | self.size_conditions(sizes)
+        return rows if even is None else rows | self.drawn_conditions(even)

@@ -98,6 +98,9 @@ class TransformerFamily(Family):
     ) -> FlowPipeline:
         return FlowPipeline(self, controlnet, **self.sampling_parts(base, dtype, schedule, resident))
 
+    def set_timesteps(self, pipeline: Any, steps: int, latents: torch.Tensor) -> None:
+        pipeline.set_timesteps(steps, latents)
+
     def image_pipeline(self, pipeline: Any) -> Any:
         return pipeline  # it starts from noise or from an image
 

@@ -70,7 +70,7 @@ class SamplingStart:
         self.pipeline = family.image_pipeline(pipeline)
         self._change = min(1.0, max(init.change, 1.01 / steps))  # at least one step
         scheduler = self.pipeline.scheduler
-        scheduler.set_timesteps(steps, device=noise.device)
+        family.set_timesteps(self.pipeline, steps, noise)
         self._timesteps, _ = self.pipeline.get_timesteps(steps, self._change, noise.device)
         self._clean, self._noise = init.latents.to(noise), noise
         self._latents = family.add_sampling_noise(scheduler, self._clean, noise, self._timesteps[:1].repeat(len(noise)))

@@ -58,6 +58,8 @@ class Draws:
     """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
     perturbation: torch.Tensor
     """(B, C, h, w), standard normal, for input perturbation; (B, 1, 1, 1) zeros in a run without it."""
+    even: torch.Tensor
+    """(B,), drawn evenly from 0..1: ``Family.drawn_conditions`` takes them."""
 
 
 def draw(
@@ -74,7 +76,7 @@ def draw(
     Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
     processes. They are drawn on the CPU, so they are the same on every device.
     """
-    noise, posterior, steps, hidden, offset, perturbation = [], [], [], [], [], []
+    noise, posterior, steps, hidden, offset, perturbation, even = [], [], [], [], [], [], []
     for position in range(first, first + batch):
         digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -84,7 +86,8 @@ def draw(
         hidden.append(torch.rand((), generator=generator) < prompt_dropout)
         offset.append(torch.randn((shape[0], 1, 1), generator=generator))
         perturbation.append(torch.randn(shape, generator=generator) if perturbed else torch.zeros(1, 1, 1))
-    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation)))
+        even.append(torch.rand((), generator=generator))  # behind the others, so that those stay as they were
+    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation, even)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""FLUX.1 [dev] and its fine-tunes: blocks with two streams, then with one; CLIP and T5; the guidance scale as an input.
+
+Black Forest Labs 2024, https://github.com/black-forest-labs/flux. The base was distilled from classifier-free guidance:
+it reads the guidance scale and predicts once. Its ControlNet copies the first blocks and reads the guidance scale, too.
+In training the scale differs from image to image, so that the net holds for any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxControlNetModel, FluxTransformer2DModel
+from transformers import CLIPTextModel, CLIPTokenizer, T5TokenizerFast
+
+from engine.errors import UserError
+from engine.families.encoder_sizes import LONG_T5_TOKENS
+from engine.families.facts import FLUX
+from engine.families.parts import load_part, read_component_config
+from engine.families.stable_diffusion import tokenize
+from engine.families.t5 import StreamedT5, t5_tokens
+from engine.families.text_encoding import Text
+from engine.families.transformer import TransformerFamily
+from engine.families.unsuitable import BaseParts
+
+TEXT_TO_IMAGE = 64
+"""Channels of the tokens of a base that draws from text alone: 16 latent channels in squares of 2 x 2."""
+GUIDANCE = 3.5
+"""Where nothing else says: the scale that the base is used with."""
+LEAST, MOST = 1.0, 7.0
+"""Guidance scales in training are drawn evenly between these: as published for FLUX.1-dev-ControlNet-Union-Pro-2.0."""
+SHARED = (
+    "patch_size",
+    "in_channels",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "guidance_embeds",
+    "axes_dims_rope",
+)
+"""Entries of the denoiser's config that its ControlNet's has, too."""
+
+
+class ClipAndT5(torch.nn.Module):
+    """CLIP ViT-L for a pooled vector, and T5 for the tokens."""
+
+    def __init__(self, clip: torch.nn.Module, t5: StreamedT5) -> None:
+        super().__init__()
+        self.clip, self.t5 = clip, t5
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class Flux(TransformerFamily):
+    facts = FLUX
+
+    def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
+        return config.get("_class_name") == self.facts.denoiser_class
+
+    def unsuitable(self, parts: BaseParts) -> str:
+        channels = parts.denoiser.get("in_channels", TEXT_TO_IMAGE)
+        if channels != TEXT_TO_IMAGE:
+            return f"It reads an image besides the text, as FLUX.1 Fill, Canny and Depth do ({channels} channels)."
+        if "Kontext" in str(parts.index.get("_class_name")):
+            return "It edits images (FLUX.1 Kontext)."
+        if not parts.denoiser.get("guidance_embeds"):
+            return (
+                "It has no input for the guidance scale, as FLUX.1 schnell: it was distilled to draw in 4 steps, and "
+                "training at other noise levels undoes that. Choose FLUX.1 dev or a fine-tune of it."
+            )
+        return ""
+
+    def default_resolution(self, base: str) -> int:
+        """From the VAE's config: the transformer's does not tell."""
+        return int(read_component_config(base, "vae", "config.json").get("sample_size", 1024))
+
+    # Text
+
+    def load_tokenizer(self, base: str) -> Any:
+        return load_part(CLIPTokenizer, base, "tokenizer", None), load_part(T5TokenizerFast, base, "tokenizer_2", None)
+
+    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        clip = load_part(CLIPTextModel, base, "text_encoder", dtype)
+        return ClipAndT5(clip, StreamedT5.load(base, "text_encoder_2", dtype)).eval().requires_grad_(False)
+
+    def encode_text(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """T5's hidden states (B, 512, 4096) and CLIP's pooled text (B, 768) for the real base."""
+        if self.skipped_layers(clip_skip):
+            raise UserError(
+                "Clip skip cannot be changed for this base.",
+                "Its text comes from T5; of CLIP it reads the pooled vector alone, which is of the last layer.",
+                "Set Clip skip to 1.",
+            )
+        words, sentences = tokenizer
+        pooled = text_encoder.clip(tokenize(words, captions).to(text_encoder.device)).pooler_output
+        hidden = text_encoder.t5.read(t5_tokens(sentences, captions, LONG_T5_TOKENS), text_encoder.device)
+        return {"hidden": hidden, "pooled": pooled}
+
+    def encode_long(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """As ``encode_text``: T5 reads 512 tokens."""
+        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
+
+    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
+        return [1] * len(captions)
+
+    def text_length(self, text: Text) -> int:
+        return int(text["hidden"].shape[-2])
+
+    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
+        return dict(text)
+
+    def drawn_conditions(self, even: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A guidance scale for each image."""
+        return {"guidance": LEAST + (MOST - LEAST) * even}
+
+    # Denoiser and control net
+
+    def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        return load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
+
+    def new_controlnet(self, denoiser: Any) -> FluxControlNetModel:
+        """The first ``outputs`` blocks with two streams. The control image's embedder starts at zero, as the outputs."""
+        blocks = {"num_layers": min(self.facts.outputs, len(denoiser.transformer_blocks)), "num_single_layers": 0}
+        net: Any = FluxControlNetModel(**{name: denoiser.config[name] for name in SHARED}, **blocks)
+        own = net.state_dict()
+        weights = {name: weight for name, weight in denoiser.state_dict().items() if name in own}
+        net.load_state_dict(weights, strict=False)
+        return net.float()
+
+    def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> FluxControlNetModel:
+        return load_part(FluxControlNetModel, str(folder), "", dtype)
+
+    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
+        """For 8 x 8 latents and 8 tokens of text."""
+        config = net.config
+        noisy, control = (torch.randn((1, config.in_channels // 4, 8, 8), generator=generator) for _ in range(2))
+        text = {
+            "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
+            "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
+        }
+        return self.residuals(net, noisy, torch.tensor([0.5]), text, control)
+
+    def residuals(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> list[torch.Tensor]:
+        of_two_streams, of_one = net(
+            controlnet_cond=self.latents.pack(control), **self.net_inputs(noisy, timesteps, text), return_dict=False
+        )
+        assert of_one is None, "nets with single blocks are refused when they are read"
+        return list(of_two_streams)
+
+    def denoise(
+        self,
+        denoiser: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        residuals: list[torch.Tensor] | None,
+    ) -> torch.Tensor:
+        inputs = self.net_inputs(noisy, timesteps, text)
+        predicted = denoiser(**inputs, controlnet_block_samples=residuals, return_dict=False)[0]
+        return self.latents.unpack(predicted, *noisy.shape[-2:])
+
+    def net_inputs(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text) -> dict[str, torch.Tensor]:
+        """What denoiser and ControlNet both read: latents as tokens, and where each token is."""
+        guidance = text.get("guidance")
+        return {
+            "hidden_states": self.latents.pack(noisy),
+            "timestep": timesteps,
+            "guidance": torch.full_like(timesteps, GUIDANCE) if guidance is None else guidance,
+            "encoder_hidden_states": text["hidden"],
+            "pooled_projections": text["pooled"],
+            "img_ids": places(*noisy.shape[-2:], device=noisy.device),
+            "txt_ids": torch.zeros(text["hidden"].shape[-2], 3, device=noisy.device),
+        }
+
+
+def places(height: int, width: int, device: Any = None) -> torch.Tensor:
+    """(h / 2 * w / 2, 3) for latents of h x w: 0, row and column of each token."""
+    rows, columns = torch.arange(height // 2, device=device), torch.arange(width // 2, device=device)
+    where = torch.zeros(len(rows), len(columns), 3, device=device)
+    where[..., 1], where[..., 2] = rows[:, None], columns[None]
+    return where.reshape(-1, 3)
