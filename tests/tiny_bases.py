@@ -19,7 +19,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from engine.demo import build_base
 
@@ -143,7 +150,10 @@ def build_flux(folder: Path, work: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = vae_of_16_channels(0.3611, 0.1159)
-        config = build_base.build_text_encoder(tokenizer).config.to_dict() | {"hidden_size": 24, "intermediate_size": 48}
+        config = build_base.build_text_encoder(tokenizer).config.to_dict() | {
+            "hidden_size": 24,
+            "intermediate_size": 48,
+        }
         clip = CLIPTextModel(CLIPTextConfig(**config | {"num_attention_heads": 4}))
         transformer = FluxTransformer2DModel(**FLUX)
         t5 = t5_encoder()

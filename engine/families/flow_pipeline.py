@@ -54,7 +54,9 @@ class FlowPipeline:
         if self.scheduler.config.get("use_dynamic_shifting"):
             tokens = latents.shape[-2] * latents.shape[-1] // self.family.facts.patch**2
             how["mu"] = math.log(dynamic_shift(self._of_base)(tokens))
-            if "FlowMatch" in type(self.scheduler).__name__:  # diffusers' pipelines end a step above 0, as the others do
+            if (
+                "FlowMatch" in type(self.scheduler).__name__
+            ):  # diffusers' pipelines end a step above 0, as the others do
                 how["sigmas"] = [1 - step / steps for step in range(steps)]
         self.scheduler.set_timesteps(steps, device=self.transformer.device, **how)
 

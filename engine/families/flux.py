@@ -128,7 +128,7 @@ class Flux(TransformerFamily):
         return load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
     def new_controlnet(self, denoiser: Any) -> FluxControlNetModel:
-        """The first ``outputs`` blocks with two streams. The control image's embedder starts at zero, as the outputs."""
+        """The first ``outputs`` blocks with two streams. The control image's embedder is zero, as the outputs."""
         blocks = {"num_layers": min(self.facts.outputs, len(denoiser.transformer_blocks)), "num_single_layers": 0}
         net: Any = FluxControlNetModel(**{name: denoiser.config[name] for name in SHARED}, **blocks)
         own = net.state_dict()
@@ -179,7 +179,7 @@ class Flux(TransformerFamily):
             "guidance": torch.full_like(timesteps, GUIDANCE) if guidance is None else guidance,
             "encoder_hidden_states": text["hidden"],
             "pooled_projections": text["pooled"],
-            "img_ids": places(*noisy.shape[-2:], device=noisy.device),
+            "img_ids": places(noisy.shape[-2], noisy.shape[-1], noisy.device),
             "txt_ids": torch.zeros(text["hidden"].shape[-2], 3, device=noisy.device),
         }
 

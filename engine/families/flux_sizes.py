@@ -1,7 +1,7 @@
 """Sizes of FLUX.1's transformer and its ControlNet, counted from the transformer's config.json. No torch.
 
-The structure is that of diffusers' FluxTransformer2DModel and FluxControlNetModel. Parameters are exact. Activations are
-what autograd keeps of a block with attention that stores no matrix, counted on the meta device in half precision
+The structure is that of diffusers' FluxTransformer2DModel and FluxControlNetModel. Parameters are exact. Activations
+are what autograd keeps of a block with attention that stores no matrix, counted on the meta device in half precision
 (tests/families/test_flux.py counts them again); they are proportional to the tokens.
 """
 

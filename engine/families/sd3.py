@@ -32,9 +32,7 @@ TIMESTEPS = 1000
 class ThreeTextEncoders(TwoTextEncoders):
     """CLIP ViT-L, OpenCLIP ViT-bigG and, unless the base comes without it, T5."""
 
-    def __init__(
-        self, first: torch.nn.Module, second: torch.nn.Module, third: StreamedT5 | None, width: int
-    ) -> None:
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module, third: StreamedT5 | None, width: int) -> None:
         """``width``: of the text that the denoiser reads."""
         super().__init__(first, second)
         self.third, self.width = third, width

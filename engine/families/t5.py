@@ -37,7 +37,7 @@ class StreamedT5:
 
 
 def t5_tokens(tokenizer: Any, captions: Sequence[str], length: int) -> torch.Tensor:
-    """Token numbers (B, length) of captions, padded or cut off. The padding is read like any token: there is no mask."""
+    """Token numbers (B, length) of captions, padded or cut off. Padding is read like any token: there is no mask."""
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     return tokenizer(list(captions), **options).input_ids
 

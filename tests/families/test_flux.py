@@ -205,6 +205,7 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: Flux) ->
 def test_what_a_block_keeps_is_counted(kind: Any, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 with attention that keeps no matrix; the sizes are proportional to the tokens and to the width."""
     width, image, text = 64, 256, 80
+
     def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
         return Fused.apply(query, key, value)
 
@@ -223,9 +224,7 @@ def test_what_a_block_keeps_is_counted(kind: Any, trained: bool, monkeypatch: py
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        block(
-            hidden_states=tokens[0], encoder_hidden_states=tokens[1], temb=modulation, image_rotary_emb=rotations
-        )
+        block(hidden_states=tokens[0], encoder_hidden_states=tokens[1], temb=modulation, image_rotary_emb=rotations)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 2
     numbers = TWO_STREAMS_KEPT if kind is FluxTransformerBlock else ONE_STREAM_KEPT
     assert found == pytest.approx(numbers[trained] * width * (image + text), rel=0.05), found / width / (image + text)
