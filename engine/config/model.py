@@ -45,7 +45,8 @@ class ModelConfig(Section):
         0,
         "ControlNet blocks",
         "How many of a transformer base's blocks a new ControlNet copies. 0, the usual choice: as others have (6 for "
-        "Stable Diffusion 3). 3 or 4 need less memory and draw faster; 8 or 12 follow fine control images better.",
+        "Stable Diffusion 3, 2 for FLUX.1). Fewer need less memory and draw faster; more follow fine control images "
+        "better.",
         advanced=True,
         affects_speed=True,
         ge=0,

@@ -5,6 +5,7 @@ What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py, fl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,9 @@ class FamilyFacts:
     """Side of the denoiser's tokens, in latents."""
     block_counts: tuple[int, ...] = ()
     """Numbers of blocks that a new control net may have, as far as other programs load it; (): it has no choice."""
+    uneven_blocks: bool = False
+    """Each of n outputs of a control net serves N / n of the base's N blocks, rounded up; the last one may serve fewer.
+    Without it all serve as many, and the base's last block cannot be copied."""
     text_key: str = "cross_attention_dim"
     """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
@@ -119,10 +123,18 @@ class FamilyFacts:
         of_base = int(config.get("num_layers") or 0)
         if wanted not in self.block_counts:
             return f"Other programs load ControlNets of {known} blocks for {self.title}, not of {wanted}."
-        if of_base and (wanted >= of_base or of_base % wanted):
-            fitting = ", ".join(str(n) for n in self.block_counts if n < of_base and of_base % n == 0)
-            return f"{wanted} ControlNet blocks cannot serve the base's {of_base} evenly; set {fitting}, or 0."
+        fitting = [n for n in self.block_counts if self._serve(n, of_base)]
+        if of_base and wanted not in fitting:
+            numbers = ", ".join(map(str, fitting))
+            return f"{wanted} ControlNet blocks cannot serve the base's {of_base} evenly; set {numbers}, or 0."
         return ""
+
+    def _serve(self, blocks: int, of_base: int) -> bool:
+        """Whether so many outputs can serve the base's blocks, and each of them serves any."""
+        if not self.uneven_blocks:
+            return blocks < of_base and of_base % blocks == 0
+        each = math.ceil(of_base / blocks)
+        return math.ceil(of_base / each) == blocks
 
 
 SD1 = FamilyFacts(
@@ -211,6 +223,8 @@ FLUX = FamilyFacts(
     denoiser_class="FluxTransformer2DModel",
     latents=LatentSpace(channels=16, scale=0.3611, shift=0.1159),
     patch=2,
+    block_counts=(1, 2, 3, 4, 5, 7, 10),
+    uneven_blocks=True,
     text_key="joint_attention_dim",
     control_is_encoded=True,
     guidance_embedded=True,

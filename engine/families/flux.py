@@ -127,10 +127,14 @@ class Flux(TransformerFamily):
     def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
         return load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
-    def new_controlnet(self, denoiser: Any) -> FluxControlNetModel:
-        """The first ``outputs`` blocks with two streams. The control image's embedder is zero, as the outputs."""
-        blocks = {"num_layers": min(self.facts.outputs, len(denoiser.transformer_blocks)), "num_single_layers": 0}
-        net: Any = FluxControlNetModel(**{name: denoiser.config[name] for name in SHARED}, **blocks)
+    def new_controlnet(self, denoiser: Any, blocks: int = 0) -> FluxControlNetModel:
+        """The first ``blocks`` blocks with two streams; 0: ``facts.outputs``, or fewer for a smaller base.
+
+        The control image's embedder starts at zero, as the outputs do.
+        """
+        blocks = blocks or min(self.facts.outputs, len(denoiser.transformer_blocks))
+        shared = {name: denoiser.config[name] for name in SHARED}
+        net: Any = FluxControlNetModel(**shared, num_layers=blocks, num_single_layers=0)
         own = net.state_dict()
         weights = {name: weight for name, weight in denoiser.state_dict().items() if name in own}
         net.load_state_dict(weights, strict=False)

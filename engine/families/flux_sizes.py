@@ -7,6 +7,7 @@ are what autograd keeps of a block with attention that stores no matrix, counted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -78,8 +79,12 @@ def count(
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
-    for _ in range(blocks):
-        two_streams(denoiser, trained_base, residual if learned.control else 0)
+    wanted = learned.blocks or min(blocks, CONTROL_BLOCKS)
+    each = math.ceil(blocks / wanted)
+    for number in range(1, blocks + 1):
+        # The blocks that read one output add to one gradient, which the last of them makes in the backward pass.
+        last = number % each == 0 or number == blocks
+        two_streams(denoiser, trained_base, residual if learned.control and last else 0)
     for _ in range(int(config["num_single_layers"])):
         one_stream(denoiser, trained_base)
     denoiser.layer(2 * width, width)
@@ -92,10 +97,9 @@ def count(
         return Sizes(denoiser, control, NetSize(), 0, text_size)
     control.rank = learned.rank
     embed(control)
-    wanted = min(blocks, CONTROL_BLOCKS)
     for _ in range(wanted):
         two_streams(control, True, 0)
-        control.writes(residual * (blocks // wanted))
+        control.writes(residual)
     control.rank = 0
     for _ in range(wanted):
         control.layer(width, width)

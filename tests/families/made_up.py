@@ -94,7 +94,7 @@ class Encoded(MadeUp):
     pipeline_class = EncodedPipeline
     image_pipeline_class = EncodedImagePipeline
 
-    def new_controlnet(self, denoiser: Any) -> ControlNetModel:
+    def new_controlnet(self, denoiser: Any, blocks: int = 0) -> ControlNetModel:
         channels = self.latents.channels
         net = ControlNetModel.from_unet(
             denoiser, conditioning_embedding_out_channels=(16,), conditioning_channels=channels

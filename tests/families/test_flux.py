@@ -18,6 +18,7 @@ from engine.families.flux import Flux
 from engine.families.flux_control_files import FLUX_FILES
 from engine.families.flux_sizes import ONE_STREAM_KEPT, TWO_STREAMS_KEPT, count
 from engine.families.registry import describe, detect
+from engine.families.sizes import Learned
 from engine.inference.img2img import InitLatents
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
@@ -198,6 +199,31 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: Flux) ->
     assert FLUX_FILES.why_misread({}, dict(net.config))
     with pytest.raises(UserError, match="single ones"):
         FLUX_FILES.config_from_shapes(shapes | {"single_transformer_blocks.0.attn.to_q.weight": (3072, 3072)}, "net")
+
+
+@pytest.mark.parametrize("blocks", [4, 5])
+def test_another_number_of_blocks_is_counted_too(family: Flux, blocks: int) -> None:
+    config = json.loads((LAYOUTS / "flux" / "transformer" / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        net = family.new_controlnet(FluxTransformer2DModel.from_config(config), blocks)
+    assert net.config.num_layers == family.facts.blocks_of(net.config) == blocks
+    counted = count(config, 1024, learned=Learned(blocks=blocks))
+    assert counted.controlnet.weights == sum(p.numel() for p in net.parameters())
+    assert counted.residuals == blocks * 4096 * 3072
+    for net_units in (
+        counted.controlnet.units,
+        counted.denoiser.units,
+    ):  # each output is made once, and waited for once
+        assert sum(unit.reads + unit.writes for unit in net_units) == counted.residuals
+
+
+def test_numbers_of_blocks_of_which_one_would_do_nothing_are_refused(family: Flux) -> None:
+    """diffusers and ComfyUI give the base's block i the output i // ceil(19 / n)."""
+    config = {"num_layers": 19}
+    for blocks in range(1, 12):
+        used = {block // -(-19 // blocks) for block in range(19)}
+        assert (family.facts.why_not_blocks(config, blocks) == "") == (used == set(range(blocks))), blocks
+    assert "set 1, 2, or 0" in family.facts.why_not_blocks({"num_layers": 2}, 4)
 
 
 @pytest.mark.parametrize("trained", [False, True])
