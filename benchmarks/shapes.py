@@ -46,7 +46,8 @@ from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
-from engine.training.batches import Batch, Draws
+from engine.training.batches import Batch
+from engine.training.draws import Draws
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.setup import build_nets
@@ -125,6 +126,8 @@ def _batch(state: TrainState) -> Batch:
         uniform_timesteps=torch.zeros(count, dtype=torch.long),
         hide_prompt=torch.zeros(count, dtype=torch.bool),
         offset=torch.zeros(count, 4, 1, 1),
+        perturbation=torch.zeros(count, 1, 1, 1),
+        even=torch.zeros(count),
     )
     maps = None
     if facts_of(state.config).needs_condition_maps:

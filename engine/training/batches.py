@@ -5,7 +5,6 @@ Random numbers and the order of images come from (seed, position), so a resumed 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
+from engine.training.draws import Draws, draw
 from engine.training.input_dropout import NOTHING_LEFT_OUT, InputDropout
 
 
@@ -40,54 +40,6 @@ def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
             permutations[epoch] = np.random.default_rng([seed, 1, epoch]).permutation(count)
         rows.append(int(permutations[epoch][place]))
     return rows
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random numbers of a batch of B images, on the CPU, fp32."""
-
-    noise: torch.Tensor
-    """(B, 4, h, w), standard normal."""
-    posterior: torch.Tensor
-    """(B, 4, h, w), standard normal: the sample of the VAE's posterior."""
-    uniform_timesteps: torch.Tensor
-    """(B,), integers drawn evenly from 0..num_train_timesteps - 1; ``NoiseProcess.shape_timesteps`` takes them."""
-    hide_prompt: torch.Tensor
-    """(B,), bool."""
-    offset: torch.Tensor
-    """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
-    perturbation: torch.Tensor
-    """(B, C, h, w), standard normal, for input perturbation; (B, 1, 1, 1) zeros in a run without it."""
-    even: torch.Tensor
-    """(B,), drawn evenly from 0..1: ``Family.drawn_conditions`` takes them."""
-
-
-def draw(
-    seed: int,
-    first: int,
-    batch: int,
-    shape: tuple[int, ...],
-    num_train_timesteps: int,
-    prompt_dropout: float,
-    perturbed: bool = False,
-) -> Draws:
-    """Random numbers for images ``first`` to ``first + batch`` of the stream.
-
-    Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
-    processes. They are drawn on the CPU, so they are the same on every device.
-    """
-    noise, posterior, steps, hidden, offset, perturbation, even = [], [], [], [], [], [], []
-    for position in range(first, first + batch):
-        digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        noise.append(torch.randn(shape, generator=generator))
-        posterior.append(torch.randn(shape, generator=generator))
-        steps.append(torch.randint(0, num_train_timesteps, (), generator=generator))
-        hidden.append(torch.rand((), generator=generator) < prompt_dropout)
-        offset.append(torch.randn((shape[0], 1, 1), generator=generator))
-        perturbation.append(torch.randn(shape, generator=generator) if perturbed else torch.zeros(1, 1, 1))
-        even.append(torch.rand((), generator=generator))  # behind the others, so that those stay as they were
-    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation, even)))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from engine.conditions import registry
 from engine.data.cache import cropped_map
 from engine.data.crop import size_numbers
 from engine.jobs.events import Checked
-from engine.training.batches import draw
+from engine.training.draws import draw
 from engine.training.state import TrainState
 
 LEVELS = (0.3, 0.6, 0.8, 0.95)

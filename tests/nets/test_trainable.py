@@ -63,7 +63,7 @@ def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(t
 
 
 def test_offset_noise_shifts_whole_channels() -> None:
-    from engine.training.batches import draw
+    from engine.training.draws import draw
 
     draws = draw(1, 0, 500, (4, 8, 8), 1000, 0.1)
     assert draws.offset.shape == (500, 4, 1, 1)

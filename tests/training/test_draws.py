@@ -7,7 +7,8 @@ import torch
 
 from engine.config import OptimConfig
 from engine.families.text_encoding import Text
-from engine.training.batches import draw, order
+from engine.training.batches import order
+from engine.training.draws import draw
 from engine.training.input_dropout import InputDropout
 from engine.training.optim import build_optimizer, learning_rate
 from engine.training.step import denoising_loss

@@ -18,7 +18,7 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
-from engine.training.batches import draw
+from engine.training.draws import draw
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
