@@ -30,7 +30,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ from engine.jobs.control import Cancelled, Control
 from engine.machine import environment
 from engine.machine.cards import use_one
 from engine.machine.units import counted
-from engine.workspace.lock import WorkspaceLock
+from engine.workspace.lock import WorkspaceLock, app_open
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import CARD, remembered
 
@@ -156,7 +156,8 @@ def _do(options: argparse.Namespace, control: Control) -> int:
     elif options.card is not None:
         raise UserError("--card was not understood.", "Several processes use one card each.", "Leave --card out.")
     exclusive = options.command in EXCLUSIVE and processes.is_main()
-    with WorkspaceLock(workspace, f"the command {options.command}") if exclusive else nullcontext():
+    doing = f"the command {options.command}"
+    with WorkspaceLock(workspace, doing) if exclusive else app_open(doing):
         return COMMANDS[options.command](options, workspace, control)
 
 

@@ -160,7 +160,8 @@ def _files(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or stat.S_ISLNK(info.external_attr >> 16):
             raise InstallError(f"The archive has a path that leads elsewhere: {name}. {NO_CHANGE}", "Take another.")
-    return {name: info for name, info in found.items() if PurePosixPath(name).parts[0] not in KEPT}
+    # Windows takes "Workspace." for the folder workspace.
+    return {name: info for name, info in found.items() if name.split("/")[0].lower().rstrip(". ") not in KEPT}
 
 
 def is_same(layout: Layout, names: list[str]) -> bool:
@@ -173,12 +174,12 @@ def is_same(layout: Layout, names: list[str]) -> bool:
     return True
 
 
-def own_files(layout: Layout, names: list[str], limit: int = 8) -> list[str]:
+def own_files(layout: Layout, names: list[str]) -> list[str]:
     """Files among the replaced ones that the new version does not have: dropped ones, or the user's own."""
     new = new_folder(layout)
     here = (path for name in names for path in (layout.root / name).rglob("*") if path.is_file())
     relative = (path.relative_to(layout.root) for path in here if "__pycache__" not in path.parts)
-    return [path.as_posix() for path in relative if not (new / path).exists()][:limit]
+    return [path.as_posix() for path in relative if not (new / path).exists()]
 
 
 def _require_room(folder: Path, size: int) -> None:

@@ -63,7 +63,7 @@ class Clone:
         changed = [line[3:] for line in self._ask("status", "--porcelain", "--untracked-files=no").splitlines()]
         if changed:
             raise InstallError(
-                f"You have changed files of the app: {_listed(changed)}. Nothing was touched.",
+                f"You have changed files of the app: {listed(changed)}. Nothing was touched.",
                 "Commit them on a branch of your own, or put them aside with `git stash`. Then start the update again.",
             )
         remote = self._run("config", f"branch.{BRANCH}.remote").output.strip() or "origin"
@@ -88,7 +88,7 @@ class Clone:
         there = [name for name in added if name and os.path.lexists(self._layout.root / name)]
         if there:
             raise InstallError(
-                f"Files of your own lie where the new version has files: {_listed(there)}. Nothing was touched.",
+                f"Files of your own lie where the new version has files: {listed(there)}. Nothing was touched.",
                 "Move them out of the app's folder, then start the update again.",
             )
 
@@ -125,7 +125,8 @@ class Clone:
         return outcome.output
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names of files, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.install import archive
-from engine.install.clone import Clone, is_clone
+from engine.install.clone import Clone, is_clone, listed
 from engine.install.console import Console, InstallError, Outcome
 from engine.install.edition import BAT_OR_SH, edition
 from engine.install.exchange import (
@@ -116,9 +116,9 @@ def update(layout: Layout, console: Console, environment: Mapping[str, str], wan
             console.begin(1, 3, "Look for a newer version")
             try:
                 change = _look(layout, console, environment, wanted)
-            except BaseException:
+            except BaseException as error:
                 clear(layout)
-                raise
+                raise _stopped(error) from error
             console.end(NEWEST if change is None else "found")
         if change is None:
             clear(layout)
@@ -155,7 +155,7 @@ def _look(layout: Layout, console: Console, environment: Mapping[str, str], want
         return None
     own = archive.own_files(layout, names)
     if own:
-        console.warn(f"Not in the new version, so moved to {previous_folder(layout)}: {', '.join(own)}")
+        console.warn(f"Not in the new version, so moved to {previous_folder(layout)}: {listed(own)}")
     added = tuple(name for name in names if not os.path.lexists(layout.root / name))
     return FromArchive(layout, tuple(names), added)
 
@@ -174,8 +174,16 @@ def _install(layout: Layout, console: Console, environment: Mapping[str, str]) -
 
 
 def _go_back(layout: Layout, change: Change) -> None:
-    with only_one(layout):
-        change.back()
+    """Put the old files back. Raises InstallError if that has to wait for the next start."""
+    try:
+        with only_one(layout):
+            change.back()
+    except (InstallError, OSError) as error:
+        raise InstallError(
+            f"The version from before could not be put back yet: {error}",
+            f"Close programs that show files of the app's folder, see that the disk has room, and start {BAT_OR_SH}: "
+            "it goes on.",
+        ) from error
 
 
 def _stopped(error: BaseException) -> BaseException:
@@ -214,8 +222,9 @@ def repair(layout: Layout, console: Console, environment: Mapping[str, str]) -> 
     Raises:
         InstallError: that update still runs, or git has refused.
     """
-    with only_one(layout, UPDATING), only_one(layout):
-        journal = read_journal(layout)
+    with only_one(layout, UPDATING):
+        with only_one(layout):  # an installation of the killed update may still run
+            journal = read_journal(layout)
         if journal is None:
             return
         change: Change
@@ -223,7 +232,7 @@ def repair(layout: Layout, console: Console, environment: Mapping[str, str]) -> 
             change = FromGit(layout, Clone(layout, console, environment), journal["old"], journal["new"])
         else:
             change = FromArchive(layout, tuple(journal["names"]), tuple(journal["added"]))
-        change.back()
+        _go_back(layout, change)
     console.say("An update was interrupted. The version from before is back.")
 
 

@@ -7,6 +7,7 @@ on another computer (a workspace on a shared disk) is alive cannot be found out,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ from engine.workspace.paths import APP_FOLDER, Workspace
 
 FILE = "in-use.json"
 OPEN_APPS = APP_FOLDER / ".install" / "open"
-"""A copy of each lock file that this app folder's processes hold: the installer asks before it exchanges the files."""
+"""Notes about the processes that use the app's files: the installer looks before it exchanges them."""
 SAME_START_SECONDS = 2.0
 ACQUIRE_SECONDS = 20.0
 
@@ -97,14 +98,7 @@ class WorkspaceLock:
     def __init__(self, workspace: Workspace, doing: str) -> None:
         self._root = workspace.root
         self._path = workspace.root / FILE
-        self._owner = Owner(
-            pid=os.getpid(),
-            started=process_start(os.getpid()) or "",
-            host=platform.node(),
-            since=time.strftime("%Y-%m-%d %H:%M"),
-            doing=doing,
-            mark=uuid.uuid4().hex,
-        )
+        self._owner = this_process(doing)
 
     def acquire(self) -> WorkspaceLock:
         """Lock the workspace.
@@ -118,7 +112,7 @@ class WorkspaceLock:
                 if owner is not None and owner.alive:
                     raise InUse(owner, self._root)
                 atomic_write_text(self._path, self._text())
-            self._note_in_app_folder()
+            write_open_app(self._owner)
         except Timeout as error:
             raise UserError(
                 "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
@@ -149,26 +143,15 @@ class WorkspaceLock:
         finally:
             guard.release()
 
-    def _note_in_app_folder(self) -> None:
-        try:
-            OPEN_APPS.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(OPEN_APPS / f"{self._owner.mark}.json", self._text())
-        except OSError as error:  # an app folder that cannot be written cannot be updated either
-            print(f"{OPEN_APPS} could not be written: {error.strerror or error}", file=sys.stderr)
-
     def set_address(self, address: str) -> None:
         """Add the window's address, for the message that another app shows."""
         self._owner = Owner(**{**asdict(self._owner), "address": address})
         atomic_write_text(self._path, self._text())
-        self._note_in_app_folder()
+        write_open_app(self._owner)
 
     def release(self) -> None:
         """Unlock the workspace, if this app still holds the lock. A disk that is gone is only reported."""
-        note = OPEN_APPS / f"{self._owner.mark}.json"
-        try:
-            note.unlink(missing_ok=True)
-        except OSError as error:
-            print(f"{note} could not be removed: {error.strerror or error}", file=sys.stderr)
+        remove_open_app(self._owner)
         found = self._read()
         if found is not None and found.mark == self._owner.mark:
             try:
@@ -204,8 +187,51 @@ def owner_of(workspace: Workspace) -> Owner | None:
     return owner if owner is not None and owner.alive else None
 
 
+def this_process(doing: str) -> Owner:
+    """This process as an owner, with a new mark."""
+    return Owner(
+        pid=os.getpid(),
+        started=process_start(os.getpid()) or "",
+        host=platform.node(),
+        since=time.strftime("%Y-%m-%d %H:%M"),
+        doing=doing,
+        mark=uuid.uuid4().hex,
+    )
+
+
+@contextmanager
+def app_open(doing: str) -> Iterator[None]:
+    """Let the installer know that this process uses the app's files, for commands that lock no workspace."""
+    owner = this_process(doing)
+    write_open_app(owner)
+    try:
+        yield
+    finally:
+        remove_open_app(owner)
+
+
+def write_open_app(owner: Owner) -> None:
+    """Write the note about an open app. The app goes on without it: a folder that is not writable gets no update."""
+    try:
+        OPEN_APPS.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(OPEN_APPS / f"{owner.mark}.json", json.dumps(asdict(owner), ensure_ascii=False))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return  # an installation that belongs to somebody else
+        print(f"{OPEN_APPS} could not be written: {error.strerror or error}", file=sys.stderr)
+
+
+def remove_open_app(owner: Owner) -> None:
+    """Remove the note about an open app."""
+    note = OPEN_APPS / f"{owner.mark}.json"
+    try:
+        note.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{note} could not be removed: {error.strerror or error}", file=sys.stderr)
+
+
 def open_apps() -> list[Owner]:
-    """The living processes of this app folder that hold a workspace. Notes of those that were killed are removed."""
+    """The living processes of this app folder. Notes of those that were killed are removed."""
     found = []
     for path in sorted(OPEN_APPS.glob("*.json")):
         owner = read_owner(path)

@@ -108,7 +108,7 @@ def test_a_run_whose_dataset_is_gone_is_not_resumed_and_says_so(
 def test_a_run_that_waits_for_the_disk_shows_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "SECONDS_BETWEEN_LINES", 0.0)
     out = io.StringIO()
-    console = output.Console(out)
+    console = output.EventPrinter(out)
     console.event(RunOpened(Path("run"), "run", 0, 40, 4))
     console.event(PhaseChanged("running"))
     console.event(StepDone(1, 4, 0.5, 1e-5, 1.0))

@@ -11,8 +11,8 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from engine.install.console import InstallError
 from engine.install.edition import edition
 from engine.install.in_use import UPDATING, only_one
 from engine.install.layout import Layout, read_record
+from engine.version import VERSION
 from tests.install.pretended import ROOT
 from tests.install.versions import app_files, files, killed, make_installed, make_zip, ran, update
 
@@ -105,6 +106,7 @@ def test_a_version_that_fails_its_check_goes_back_by_itself(
 @pytest.mark.skipif(os.name == "nt", reason="fork and SIGKILL")
 def test_killed_at_any_moment_the_next_start_repairs(app: Path, newer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "hand_over", lambda *arguments: 0)
+    monkeypatch.setattr(os, "sync", lambda: None)  # it waits for all that other programs write
     script = (ROOT / "install.sh").read_text(encoding="utf-8")
     put_engine_back = next(line for line in script.splitlines() if line.startswith("[ -e engine ]"))
     moments = 0
@@ -112,10 +114,12 @@ def test_killed_at_any_moment_the_next_start_repairs(app: Path, newer: Path, mon
         if exchange.read_journal(Layout(app)) is None:
             assert app_files(app) == NEW, "the check had passed"
             break
-        for call in (moments % 4, 99):  # the repair is killed, too, and repeated
+        subprocess.run(["sh", "-c", put_engine_back], cwd=app, check=True)
+        if moments % 3 == 1:  # the repair is killed, too, and repeated
+            killed(lambda: cli.main(["--install-only"], app), exchange, "move", moments // 3)
             subprocess.run(["sh", "-c", put_engine_back], cwd=app, check=True)
-            if exchange.read_journal(Layout(app)) is not None:
-                killed(lambda: cli.main(["--install-only"], app), exchange, "move", call)
+        if exchange.read_journal(Layout(app)) is not None:
+            assert cli.main(["--install-only"], app) == 0
         require_old(app)
         moments += 1
     assert moments > 12, "there is a moment before every rename"
@@ -252,7 +256,15 @@ def test_the_version_is_read_from_the_folder(app: Path, tmp_path: Path) -> None:
     (app / "engine/version.py").write_text(archived, encoding="utf-8")
     assert edition(app) == "0.1.0 (4ac2f5c, 2026-11-29)"
     assert edition(tmp_path / "nowhere") == "unknown"
-    assert "engine/version.py export-subst" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
+
+
+def test_git_writes_the_commit_into_an_archive(tmp_path: Path) -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git clone")
+    packed = subprocess.run(["git", "archive", "HEAD", "engine/version.py"], cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(["tar", "-x"], input=packed.stdout, cwd=tmp_path, check=True)
+    assert edition(tmp_path) == edition(ROOT)
+    assert edition(ROOT) != VERSION
 
 
 def test_a_damaged_journal_is_told(app: Path) -> None:
@@ -266,4 +278,24 @@ def test_a_dry_run_changes_nothing(app: Path, newer: Path, capsys: pytest.Captur
     before = sorted(app.rglob("*"))
     assert cli.main(["--update", str(newer), "--dry-run"], app) == 0
     assert "would unpack" in capsys.readouterr().out
-    assert sorted(app.rglob("*")) == before and sys.executable
+    assert sorted(app.rglob("*")) == before
+
+
+def test_an_archive_never_brings_a_workspace(app: Path, tmp_path: Path) -> None:
+    bad = {"workspace/runs/x": "x", "Workspace./y": "y", ".venv/bin/python": "z", ".git/config": "w"}
+    assert update(app, str(make_zip(tmp_path / "new.zip", {**NEW, **bad}, top=""))) == 0
+    assert app_files(app) == NEW
+    assert sorted(path.name for path in (app / "workspace").iterdir()) == ["presets", "ran.txt", "runs"]
+    assert (app / ".venv/bin/python").read_text(encoding="utf-8") == ""
+
+
+def test_an_update_stops_while_it_downloads(
+    app: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(urllib.request, "urlopen", interrupted)
+    assert update(app, "http://localhost/new.zip") == 130
+    assert "Stopped. The version from before is in place." in capsys.readouterr().out
+    require_old(app)

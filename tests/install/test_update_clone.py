@@ -138,3 +138,22 @@ def test_after_a_kill_what_the_person_did_with_git_since_stays(
     assert cli.main([], app) == 0
     assert head(app) == own and app_files(app)["app.py"] == "mine"
     assert exchange.read_journal(Layout(app)) is None
+
+
+def test_what_cannot_be_put_back_at_once_waits_for_the_next_start(
+    app: Path, origin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(origin, files("0.3.0", requirements="fails\n"))
+    real = Clone.back
+
+    def in_use(self: Clone, old: str, new: str) -> None:
+        raise PermissionError(13, "in use", "app.py")
+
+    monkeypatch.setattr(Clone, "back", in_use)
+    assert update(app) == 1
+    assert "could not be put back yet: [Errno 13] in use: 'app.py'" in capsys.readouterr().out
+    assert app_files(app) != OLD
+    monkeypatch.setattr(Clone, "back", real)
+    monkeypatch.setattr(cli, "hand_over", lambda *arguments: 0)
+    assert cli.main([], app) == 0
+    assert app_files(app) == OLD

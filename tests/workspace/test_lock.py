@@ -18,7 +18,7 @@ from filelock import FileLock
 from engine.errors import UserError
 from engine.install.in_use import ASK
 from engine.workspace import lock as lock_module
-from engine.workspace.lock import FILE, InUse, WorkspaceLock, open_apps, process_start, same_start
+from engine.workspace.lock import FILE, InUse, WorkspaceLock, app_open, open_apps, process_start, same_start
 from engine.workspace.paths import APP_FOLDER, Workspace
 
 HOLDER = (
@@ -185,6 +185,8 @@ def test_an_app_that_was_killed_is_not_open(
     lock = WorkspaceLock(workspace, "the window").acquire()
     (note,) = (tmp_path / "open").iterdir()
     assert [owner.doing for owner in open_apps()] == ["the window"]
+    with app_open("the command export"):
+        assert sorted(owner.doing for owner in open_apps()) == ["the command export", "the window"]
     note.write_text(json.dumps({**json.loads(note.read_text(encoding="utf-8")), "started": "other 1"}), "utf-8")
     assert open_apps() == []
     assert not note.exists()
