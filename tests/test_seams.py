@@ -273,6 +273,41 @@ def private_patches(source: str) -> Found:
                 yield node.lineno, ast.unparse(node)
 
 
+def defined_privately(source: str) -> set[str]:
+    """Private names that a module defines: functions, classes, constants, attributes of ``self``."""
+    found = set()
+    for node in ast.walk(tree(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and chain(node)[:1] == ["self"]:
+            found.add(node.attr)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+@cache
+def private_names() -> set[str]:
+    """Private names of the app's own modules."""
+    return set().union(*(defined_privately(read(path)) for path in modules("engine", "ui")))
+
+
+OF_LIBRARIES = {"demo._queue"}
+"""Private attributes of other packages whose names this app happens to have as well."""
+
+
+def private_uses(source: str) -> Found:
+    """Imports, calls and reads of the app's private names. A test's own classes may have private names, too."""
+    own, parsed = defined_privately(source), tree(source)
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("engine", "ui"):
+            yield from ((node.lineno, one.name) for one in node.names if one.name.startswith("_"))
+        elif isinstance(node, ast.Attribute) and node.attr in private_names() - own:
+            text = ast.unparse(node)
+            if not text.startswith(("self._", "super()._")) and text not in OF_LIBRARIES:
+                yield node.lineno, text
+
+
 def test_no_test_imports_from_a_conftest() -> None:
     assert broken(conftest_imports, modules("tests")) == []
     assert list(conftest_imports("from tests.browser.conftest import demo")) != []
@@ -282,3 +317,21 @@ def test_tests_patch_at_public_names() -> None:
     assert broken(private_patches, modules("tests")) == []
     assert list(private_patches("from engine.disk import space\nmonkeypatch.setattr(space, '_free', 1)")) != []
     assert list(private_patches("monkeypatch.setattr('engine.disk.space._free', 1)")) != []
+
+
+def test_tests_use_public_names() -> None:
+    assert len(private_names()) > 300
+    assert broken(private_uses, modules("tests")) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "from engine.disk.watchdog import _Watched",
+        "watchdog._watched.clear()",
+        "assert build(context)._context is context",
+        "found = module._render(view)",
+    ],
+)
+def test_a_planted_use_of_a_private_name_is_found(planted: str) -> None:
+    assert list(private_uses(planted)) != []

@@ -110,13 +110,14 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
         return _loaded[key]
 
 
-def free() -> None:
-    """Unloads all models and frees the graphics memory."""
+def free() -> bool:
+    """Unload all models and free the graphics memory. Returns whether any was loaded."""
     with _lock:
         if not _loaded:
-            return
+            return False
         _loaded.clear()
         free_memory()
+        return True
 
 
 def device() -> str:

@@ -52,7 +52,7 @@ class Captioner:
 
     def __init__(self, name: str, architecture: str, processor: Any, model: Any, device: torch.device) -> None:
         self.name, self.architecture = name, architecture
-        self._processor, self._model, self._device = processor, model, device
+        self._processor, self.model, self._device = processor, model, device
 
     @torch.no_grad()
     def describe(self, images: Sequence[Image.Image], length: str = "short") -> list[str]:
@@ -60,9 +60,9 @@ class Captioner:
         task = _ARCHITECTURES[self.architecture].task(length)
         text: dict[str, Any] = {"text": [task] * len(images), "padding": True} if task else {}
         inputs = self._processor(images=list(images), return_tensors="pt", **text).to(self._device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         # Greedy decoding: the same image always gets the same caption.
-        tokens = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
+        tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
         captions = self._processor.batch_decode(tokens, skip_special_tokens=True)
         return [clean(_SPECIAL.sub(" ", text), markup=False, urls=False, backslashes=False) for text in captions]
 

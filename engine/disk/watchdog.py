@@ -45,6 +45,11 @@ class DiskWatchdog:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def under_way(self) -> list[str]:
+        """The operations that are being watched now."""
+        with self._lock:
+            return [watched.what for watched in self._watched]
+
     @contextmanager
     def watch(self, what: str, small: bool = False, waits: bool = True) -> Iterator[None]:
         """Watch the block.

@@ -40,7 +40,8 @@ class LoadedModels:
         self._device = torch.device(device) if device else torch_device()
         self._dtype = dtype or (torch.float16 if self._device.type == "cuda" else torch.float32)
         self._lock = threading.RLock()
-        self._pipeline: Any = None
+        self.pipeline: Any = None
+        """diffusers' ControlNet pipeline of the base, without text encoder and VAE; None: nothing is loaded."""
         self._vae: Any = None
         self._tokenizer: Any = None
         self._text_encoder: Any = None
@@ -53,7 +54,7 @@ class LoadedModels:
 
     @property
     def loaded(self) -> bool:
-        return self._pipeline is not None
+        return self.pipeline is not None
 
     def load(self, base: str, controlnet: Path) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
@@ -76,7 +77,7 @@ class LoadedModels:
             schedule = whole.noise_schedule if whole else known_schedule(self._workspace, located)
             self._use(family, located, net, schedule)
             if folder.is_dir():
-                denoiser = family.denoiser_of(self._pipeline)
+                denoiser = family.denoiser_of(self.pipeline)
                 self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
             self._controlnet = wanted
 
@@ -105,7 +106,7 @@ class LoadedModels:
         Args:
             schedule: what the net's run took the base for; empty: what the base's config says.
         """
-        if self._pipeline is None:
+        if self.pipeline is None:
             denoiser = self._denoiser(family, located)
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
@@ -113,10 +114,10 @@ class LoadedModels:
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
             self._vae = family.load_vae(located).to(self._device)
-            self._pipeline, self._family, self._base = pipeline, family, located
+            self.pipeline, self._family, self._base = pipeline, family, located
         else:
             scheduler = family.default_scheduler(located, schedule)
-            self._pipeline.register_modules(controlnet=net, scheduler=scheduler)
+            self.pipeline.register_modules(controlnet=net, scheduler=scheduler)
 
     def _denoiser(self, family: Family, located: str) -> Any:
         denoiser: Any = family.load_denoiser(located, self._dtype)
@@ -137,7 +138,7 @@ class LoadedModels:
     def free(self) -> None:
         """Unload everything and free its memory."""
         with self._lock:
-            self._pipeline = self._vae = self._family = self._controlnet = self._second = None
+            self.pipeline = self._vae = self._family = self._controlnet = self._second = None
             self._tokenizer = self._text_encoder = None
             self._base, self._base_is_changed = "", False
             free_memory()

@@ -106,7 +106,7 @@ class TrySession(LoadedModels):
     ) -> list[Image.Image]:
         first, saving = batch[0], self.memory_saving
         self.load(first.base, first.controlnet)
-        family, pipeline = self._family, self._pipeline
+        family, pipeline = self._family, self.pipeline
         assert family is not None and pipeline is not None, "load sets both"
         second = None
         if first.second:

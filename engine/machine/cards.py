@@ -112,7 +112,7 @@ def reported() -> tuple[Card, ...]:
 
 
 @cache
-def _seen_by_torch(hidden: bool) -> tuple[Card, ...]:
+def seen_by_torch(hidden: bool) -> tuple[Card, ...]:
     """The cards where nvidia-smi says nothing: AMD's, and NVIDIA's without that program."""
     try:
         rows = json.loads(ask_torch(hidden))
@@ -129,8 +129,8 @@ def visible() -> tuple[Card, ...]:
     if allowed == "":
         return ()
     if allowed and PART in allowed:
-        return _seen_by_torch(hidden=True)  # nvidia-smi tells the size of the whole card only
-    cards = reported() or _seen_by_torch(hidden=False)
+        return seen_by_torch(hidden=True)  # nvidia-smi tells the size of the whole card only
+    cards = reported() or seen_by_torch(hidden=False)
     return cards if allowed is None else _named(allowed, cards)
 
 

@@ -30,7 +30,7 @@ M_ARENA_MAX, ARENAS = -8, 2  # M_ARENA_MAX: malloc.h
 
 
 @cache
-def _glibc(name: str) -> Callable[..., int] | None:
+def glibc_function(name: str) -> Callable[..., int] | None:
     """A function of glibc, or None under another C library, which has no such call and may need none."""
     if sys.platform != "linux":
         return None
@@ -47,13 +47,13 @@ def limit_arenas() -> bool:
 
     Returns whether the limit was set.
     """
-    option = _glibc("mallopt")
+    option = glibc_function("mallopt")
     return option is not None and "MALLOC_ARENA_MAX" not in os.environ and bool(option(M_ARENA_MAX, ARENAS))
 
 
 def trim_heap() -> bool:
     """Return freed heap memory to the system. Takes milliseconds. Returns whether anything was released."""
-    trim = _glibc("malloc_trim")
+    trim = glibc_function("malloc_trim")
     return trim is not None and bool(trim(0))
 
 

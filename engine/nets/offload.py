@@ -68,7 +68,7 @@ class Offload:
         Args:
             copier: None: copies wait for each other, until a CUDA card's weights turn out to be in RAM.
         """
-        self._copier = copier
+        self.copier = copier
         self.may_overlap = True
         """Nothing reads gradients before ``finish``."""
         self._waiting: deque[tuple[Copy, Callable[[torch.Tensor], None]]] = deque()
@@ -76,24 +76,24 @@ class Offload:
 
     def overlaps(self, copy: torch.Tensor, master: torch.Tensor) -> bool:
         """Whether copies between these two go through here."""
-        if self._copier is None and self.may_overlap and copy.is_cuda and not master.is_cuda:
-            self._copier = CudaCopier(copy.device)
-        return self._copier is not None
+        if self.copier is None and self.may_overlap and copy.is_cuda and not master.is_cuda:
+            self.copier = CudaCopier(copy.device)
+        return self.copier is not None
 
     @property
     def in_use(self) -> bool:
         """Something has gone through here."""
-        return self._copier is not None
+        return self.copier is not None
 
     def send_gradient(self, gradient: torch.Tensor, accumulate: Callable[[torch.Tensor], None]) -> None:
         """Copy a gradient to RAM; ``accumulate`` is called with it there, by ``finish`` at the latest."""
-        assert self._copier is not None
-        self._add(self._copier.to_ram(gradient), accumulate)
+        assert self.copier is not None
+        self._add(self.copier.to_ram(gradient), accumulate)
 
     def send_weight(self, weight: torch.Tensor, copy: torch.Tensor) -> None:
         """Copy a weight to the card. It is read at once, so it may change afterwards."""
-        assert self._copier is not None
-        self._add(self._copier.to_card(weight, copy), lambda arrived: None)
+        assert self.copier is not None
+        self._add(self.copier.to_card(weight, copy), lambda arrived: None)
 
     def afterwards(self, action: Callable[[], object]) -> None:
         """Call this when everything that was sent before has arrived: at once, if nothing is under way."""

@@ -150,10 +150,11 @@ class Batches:
         rows_by_size: dict[tuple[int, int], list[int]] = {}
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
-        self._order = BatchOrder(rows_by_size, seed, batch_size)
+        self.order = BatchOrder(rows_by_size, seed, batch_size)
+        """Which images are in which batch, of all processes."""
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._steps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
-        self._inputs, self._rank, self._world, self._count = inputs, rank, world, 1
+        self._inputs, self._rank, self.world, self._count = inputs, rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") if read_ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
@@ -179,15 +180,15 @@ class Batches:
         Each of several processes gets the same number of the ``accumulation`` parts of a step, and counts only its own.
         The images, their order and their random numbers stay the same.
         """
-        assert accumulation % self._world == 0, "see distributed/agreement.py"
+        assert accumulation % self.world == 0, "see distributed/agreement.py"
         if self._ahead is not None:
             self._ahead[1].cancel()
         self._part, self._ahead = batch_size, None
-        self._count = accumulation // self._world
+        self._count = accumulation // self.world
 
     def keys(self, step: int) -> list[str]:
         """Keys of the images of step ``step``, counted from 0, in all processes."""
-        parts = self._count * self._world
+        parts = self._count * self.world
         chosen = [pair for number in range(step * parts, (step + 1) * parts) for pair in self._rows(number)[2]]
         return [self._samples[row].key for row, _ in chosen]
 
@@ -198,7 +199,7 @@ class Batches:
 
     def _read(self, number: int) -> Batch:
         step, micro = divmod(number, self._count)
-        place, first, chosen = self._rows((step * self._world + self._rank) * self._count + micro)
+        place, first, chosen = self._rows((step * self.world + self._rank) * self._count + micro)
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
@@ -230,7 +231,7 @@ class Batches:
         """Part ``number`` of all processes: its batch, where it begins in there, and (row, epoch) of each image."""
         place, part = divmod(number, self._size // self._part)
         first = part * self._part
-        return place, first, self._order.batch(place)[first : first + self._part]
+        return place, first, self.order.batch(place)[first : first + self._part]
 
     def control(self, row: int, variant: int, crop: Crop) -> np.ndarray:
         """The condition map of a crop as a batch has it.

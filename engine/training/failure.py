@@ -14,12 +14,13 @@ from engine.runs.run import Run
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
-_lost: list[str] = []
+lost_cards: list[str] = []
+"""Why nothing can be computed in this process any more: at most one sentence, since it computes on one card."""
 
 
 def lost_card() -> str:
     """Why nothing can be computed until the app is restarted; empty while the card works."""
-    return _lost[0] if _lost else ""
+    return lost_cards[0] if lost_cards else ""
 
 
 def record_failure(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
@@ -58,7 +59,7 @@ def close(trainer: Trainer) -> None:
 
 
 def _card_is_lost(run: Run, error: BaseException) -> UserError:
-    _lost[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
+    lost_cards[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
     saved = run.last_step
     left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
     lost = f"Its memory can no longer be read, so nothing could be saved now; {left}."

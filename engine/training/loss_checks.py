@@ -31,13 +31,13 @@ class Schedule:
             every: steps; 0: never due.
             budget: largest share of the time; infinity: no limit.
         """
-        self._every, self._budget = every, budget
+        self.every, self._budget = every, budget
         self._cost = 0.0
         self._ended: float | None = None
 
     def due(self, step: int, now: float) -> bool:
         """``now`` in seconds of a monotonic clock."""
-        if not self._every or step % self._every:
+        if not self.every or step % self.every:
             return False
         return self._ended is None or now - self._ended >= self._cost / self._budget
 
@@ -59,7 +59,7 @@ class LossChecks:
         judged_by_control = facts_of(state.config).needs_condition_maps
         self._off = not (settings.check_every and state.is_main and judged_by_control)
         self._at_once = state.config.train.batch_size
-        self._fixed: tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]] | None = None
+        self.fixed: tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]] | None = None
         self._first_step = state.step
         self._left_out = 0  # checks in a row that did not fit
         self._told_of_left_out = False  # pairs that are not finite
@@ -121,11 +121,11 @@ class LossChecks:
             OutOfMemoryError, MemoryError: it does not fit.
         """
         state, began = self._state, active_time()
-        if self._fixed is None:
-            self._fixed = self._choose()
+        if self.fixed is None:
+            self.fixed = self._choose()
             began = active_time()  # reading the pairs is done once
         with state.exported_weights():
-            figures = fixed_losses.check(state, *self._fixed, self._at_once)
+            figures = fixed_losses.check(state, *self.fixed, self._at_once)
         ended = active_time()
         self.schedule.took(began, ended)
         if not figures.finite:
@@ -137,7 +137,7 @@ class LossChecks:
                 "infinite: their images may be broken. Later checks leave such pairs out, too."
             )
             state.emit(Message(words, "warning"))
-        state.emit(fixed_losses.event(state, figures, self._fixed[0], ended - began))
+        state.emit(fixed_losses.event(state, figures, self.fixed[0], ended - began))
         if state.config.validation.stop_when_flat:
             # A run that stopped by itself and was resumed has to become flat again.
             verdict = self.verdict(since=self._first_step)

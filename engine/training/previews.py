@@ -74,7 +74,7 @@ class DrawPreviews:
                     state.base,
                     state.denoiser,
                     controlnet,
-                    lambda prompts: self._encode(state, prompts),
+                    lambda prompts: self.encode(state, prompts),
                     schedule=state.noise_process.schedule,
                 ),
                 PreviewRequest(
@@ -106,7 +106,7 @@ class DrawPreviews:
             state.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
         return found
 
-    def _encode(self, state: TrainState, prompts: Sequence[str]) -> list[Text]:
+    def encode(self, state: TrainState, prompts: Sequence[str]) -> list[Text]:
         """Captions come from the training's cache, cut as they were there. The user's own prompts are encoded once, in
         full, by the text encoder on the processor: it never takes the card's memory from the training."""
         rows = {prompt: self._known_text(state, prompt) for prompt in prompts}

@@ -171,5 +171,5 @@ def test_half_precision_is_used_on_gpus_only(models: dict[str, Path]) -> None:
     import torch
 
     captioner = load(str(models["florence2"]), device=torch.device("cpu"))
-    assert captioner._model.dtype == torch.float32
+    assert captioner.model.dtype == torch.float32
     assert autocaption.architecture(str(models["florence2"])) == "florence2"

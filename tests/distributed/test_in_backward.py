@@ -174,7 +174,7 @@ def test_in_ram_weights_are_updated_and_sent_back_as_their_gradients_arrive(
             return super().to_card(weight, copy)
 
     def late(run: FakeRun) -> None:
-        run.weights.offload._copier = Copier(looks)
+        run.weights.offload.copier = Copier(looks)
         real = run.optimizer.step
 
         def step() -> None:
@@ -193,7 +193,7 @@ def test_in_ram_weights_are_updated_and_sent_back_as_their_gradients_arrive(
 
 def test_an_update_in_ram_that_fails_ends_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(run: FakeRun) -> None:
-        run.weights.offload._copier = LateCopier(0)
+        run.weights.offload.copier = LateCopier(0)
         monkeypatch.setattr(run.optimizer, "step", lambda: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):

@@ -30,7 +30,7 @@ Machine = Callable[..., None]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Pretend a machine: what nvidia-smi and torch (in another process) print, and the build of torch."""
-    caches = (cards.reported, cards._seen_by_torch, detect)
+    caches = (cards.reported, cards.seen_by_torch, detect)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in VARIABLES})
     monkeypatch.setattr(cards, "hidden_from", [])
 

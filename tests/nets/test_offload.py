@@ -46,7 +46,7 @@ def nets(copier: LateCopier | None) -> tuple[nn.Module, MasterWeightSync]:
     master = nn.Sequential(*(nn.Linear(16, 16) for _ in range(6)))
     weights = MasterWeightSync(master, torch.bfloat16, CPU)
     if copier is not None:
-        weights.offload._copier = copier
+        weights.offload.copier = copier
     return master, weights
 
 

@@ -64,7 +64,7 @@ def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     assert load_models(ready_workspace, run, checkpoint).schedule == found["schedule"]
     session = TrySession(ready_workspace, device="cpu")
     session.load(base, checkpoint.folder)
-    sampler: Any = session._pipeline.scheduler.config
+    sampler: Any = session.pipeline.scheduler.config
     assert (sampler.prediction_type, sampler.rescale_betas_zero_snr) == ("epsilon", False)
 
     # A net without a record of its own, such as an exported one, is drawn as the newest run on its base says.
@@ -72,7 +72,7 @@ def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     assert "predicts velocity" in describe(base) and "predicts noise" in describe(base, found["schedule"])
     shutil.copytree(checkpoint.controlnet, tmp_path / "exported")
     session.load(base, tmp_path / "exported")
-    assert session._pipeline.scheduler.config.prediction_type == "epsilon"
+    assert session.pipeline.scheduler.config.prediction_type == "epsilon"
 
     # It goes on as it began, and does not look again.
     again = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)

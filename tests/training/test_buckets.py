@@ -30,9 +30,9 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
         height, width = batch.maps.shape[1:3]
         assert batch.mean.shape == batch.draws.noise.shape == (2, 4, height // 8, width // 8)
         sizes[width, height] += 1
-        assert batches.keys(number) == [batches._samples[row].key for row, _ in batches._order.batch(number)]
-        for place, (row, epoch) in enumerate(batches._order.batch(number)):
-            sample = batches._samples[row]
+        assert batches.keys(number) == [state.samples[row].key for row, _ in batches.order.batch(number)]
+        for place, (row, epoch) in enumerate(batches.order.batch(number)):
+            sample = state.samples[row]
             variant = state.plan.variant_at(sample, epoch)
             crop = state.plan.crop(sample, variant)
             variants.add((row, variant))
@@ -43,7 +43,7 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
     assert len(variants) > 8, "more than one crop of an image was seen"
     whole = batches.keys(3)
     for processes in (1, 2):  # in two parts, taken by one process or one each
-        batches._world = processes
+        batches.world = processes
         batches.split(1, 2)
         assert batches.keys(3) == whole, "the images of a step are those of all its parts, in every process"
     trainer.close()

@@ -33,7 +33,7 @@ LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asyn
 @pytest.fixture(autouse=True)
 def card_back() -> Iterator[None]:
     yield
-    failure._lost.clear()
+    failure.lost_cards.clear()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     assert any("close the app and start it again" in sentence for sentence in refused), "this process has lost its card"
     with pytest.raises(UserError, match="cannot go on"):
         resume_training(JobRunner(), ready_workspace, run.folder)
-    failure._lost.clear()  # started again
+    failure.lost_cards.clear()  # started again
     monkeypatch.undo()
     assert train(ready_workspace, run).outcome == "completed"
 

@@ -372,7 +372,7 @@ def test_whatever_hangs_is_reported_while_it_hangs(
         real = pkgutil.resolve_name(place)
 
         def slowly(*arguments: Any, **named: Any) -> Any:
-            watched = {watch.what for disk in disks for watch in list(disk._watched)}
+            watched = {what for disk in disks for what in disk.under_way()}
             if what in watched and not reported[what].is_set():
                 assert reported[what].wait(60), f"{what} was not reported"
             return real(*arguments, **named)

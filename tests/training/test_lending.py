@@ -45,7 +45,7 @@ def test_images_of_the_live_weights_change_nothing_in_the_run(
 
     def draw(session: TrySession, token: Any) -> Image.Image:
         image = session.generate([request_], token)[0]
-        seen.append((session._pipeline.unet, session._pipeline.controlnet))
+        seen.append((session.pipeline.unet, session.pipeline.controlnet))
         return image
 
     requests = {step: borrowing(ready_workspace, draw) for step in (1, 3, 6)}

@@ -80,7 +80,7 @@ def test_the_step_with_long_captions_equals_a_plain_diffusers_step(
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
     state.trainable.weights.refresh()
     batch = state.batches.get(0)
-    samples = [state.samples[row] for row, _ in state.batches._order.batch(0)]
+    samples = [state.samples[row] for row, _ in state.batches.order.batch(0)]
     loss, ours = step_gradients(state)
 
     pipe = DiffusionPipeline.from_pretrained(any_base)
@@ -116,7 +116,7 @@ def test_the_step_with_long_captions_equals_a_plain_diffusers_step(
         assert torch.allclose(ours[name], parameter.grad, rtol=1e-5, atol=1e-6), name
 
     # The user's own prompts of the previews are read from the same layer, and in as many chunks as they fill.
-    short, long = DrawPreviews()._encode(state, ["another prompt", f"another prompt, {LONG[:150]}"])
+    short, long = DrawPreviews().encode(state, ["another prompt", f"another prompt, {LONG[:150]}"])
     with torch.no_grad():
         for text, prompt, chunks in ((short, "another prompt", 1), (long, f"another prompt, {LONG[:150]}", 2)):
             wanted = plain_text(pipe, prompt, chunks, 2)[0][0]

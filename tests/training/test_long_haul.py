@@ -21,7 +21,7 @@ from engine.families.registry import detect
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
-from engine.machine.memory import _glibc, trim_heap
+from engine.machine.memory import glibc_function, trim_heap
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.living import living_objects
 from tests.short_runs import RunFactory, train
@@ -84,7 +84,7 @@ def test_what_the_pages_are_shown_is_bounded() -> None:
     assert snapshot.loss.points[-1][0] > 1400 and snapshot.checks[-1].step == 1500
 
 
-@pytest.mark.skipif(_glibc("malloc_trim") is None, reason="only glibc hoards, and can be asked")
+@pytest.mark.skipif(glibc_function("malloc_trim") is None, reason="only glibc hoards, and can be asked")
 def test_what_is_free_goes_back_to_the_system() -> None:
     process = psutil.Process()
     blocks = [b"x" * 100_000 for _ in range(600)]  # too small to be mapped one by one
@@ -96,12 +96,12 @@ def test_what_is_free_goes_back_to_the_system() -> None:
 
 
 def test_giving_back_is_no_error_where_nobody_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    _glibc.cache_clear()
+    glibc_function.cache_clear()
     monkeypatch.setattr(sys, "platform", "win32")
     try:
         assert trim_heap() is False
     finally:
-        _glibc.cache_clear()
+        glibc_function.cache_clear()
 
 
 ROOM_OF_THREADS = """
@@ -118,7 +118,7 @@ met.wait(); print(done, psutil.Process().memory_info().vms - before); met.wait()
 """
 
 
-@pytest.mark.skipif(_glibc("mallopt") is None, reason="only glibc has a heap for each thread")
+@pytest.mark.skipif(glibc_function("mallopt") is None, reason="only glibc has a heap for each thread")
 def test_threads_share_two_heaps() -> None:
     megabytes = {}
     for how in ("few", "many"):

@@ -45,13 +45,21 @@ MODES = {
 
 def at_every_step(schedule: Schedule, step: int, now: float) -> bool:
     """In place of ``Schedule.due``: whatever checks took before. Preview images are not asked for."""
-    return schedule._every > 0
+    return schedule.every > 0
 
 
 @pytest.fixture
-def trainer(new_run: RunFactory, ready_workspace: Workspace) -> Trainer:
+def said() -> list[Any]:
+    """The events of ``trainer``."""
+    return []
+
+
+@pytest.fixture
+def trainer(new_run: RunFactory, ready_workspace: Workspace, said: list[Any]) -> Trainer:
     run = new_run(**{"data.held_out": 4}, **BOTH_ENDS)
-    return build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    made = build_trainer(ready_workspace, run, Control().token, said.append)
+    said.clear()
+    return made
 
 
 @pytest.mark.parametrize(
@@ -95,15 +103,15 @@ def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> Non
     trainer.close()
 
 
-def test_a_pair_whose_latents_are_nan_is_left_out_and_all_broken_ones_are_seen(trainer: Trainer) -> None:
-    said: list[Any] = []
+def test_a_pair_whose_latents_are_nan_is_left_out_and_all_broken_ones_are_seen(
+    trainer: Trainer, said: list[Any]
+) -> None:
     checks = trainer.hooks.loss_checks
-    trainer.state.history._emit = said.append
     held_out, trained = (fixed_losses.fix(trainer.state, range(first, first + 4)) for first in (8, 0))
     held_out[0].latents[1] = float("nan")
     rest = fixed_losses.check(trainer.state, held_out, trained, 4)
     assert rest.finite and rest.left_out == 1
-    checks._fixed = (held_out, trained)
+    checks.fixed = (held_out, trained)
     assert checks.check_if_due(always=True) and checks.check_if_due(always=True)
     assert [event.level for event in said if isinstance(event, Message)] == ["warning"], "once"
     assert len([event for event in said if isinstance(event, Checked)]) == 2

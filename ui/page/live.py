@@ -81,7 +81,8 @@ class Live:
         # Hidden by CSS: gradio leaves a component with visible=False out of the page.
         self.refresh_buttons = [gr.Button(group, elem_classes="live-refresh") for group in GROUPS]
         self._refreshing: list[Any] = []
-        self._events: dict[Callable[..., Any], list[Any]] = {}
+        self.events: dict[Callable[..., Any], list[Any]] = {}
+        """The wired events of each handler."""
         self._keys: dict[UpdateGroup, list[Hashable]] = {}
         self._versions = dict.fromkeys(GROUPS, 0)
         self._seen: OrderedDict[str, dict[UpdateGroup, dict[int, Hashable]]] = OrderedDict()
@@ -118,7 +119,7 @@ class Live:
         checked = self.context.catch_errors(handler, has_outputs=outputs is not None)
         wire = functools.partial(gr.on, event) if isinstance(event, list) else event
         wired = wire(checked, inputs, outputs, **(NO_PROGRESS | options))
-        self._events.setdefault(handler, []).append(wired)
+        self.events.setdefault(handler, []).append(wired)
         if refresh if refresh is not None else outputs is None:
             self.refresh_after(wired)
         return wired
@@ -163,7 +164,7 @@ class Live:
         handler get the queue of the first. The browser alone does not: its "always_last" looks for a request in
         progress some moments before it sends its own.
         """
-        for events in self._events.values():
+        for events in self.events.values():
             functions = [self.demo.fns[event["id"]] for event in events]
             for function in functions:
                 function.concurrency_id = functions[0].concurrency_id

@@ -56,7 +56,7 @@ def build_panel(context: AppContext, live: Live, button: Any) -> None:
     live.on(close.click, hide, None, [opened, box])
     live.on(go_on.click, lambda: context.queue.go_on())
     live.on(clear.click, lambda: context.queue.folder.clear_results())
-    live.on(jobs.click, _act(context))
+    live.on(jobs.click, row_handler(context))
     live.outputs([button], lambda view: badge(view.queue), _badge)
     live.outputs([jobs], _key, lambda view: [list_html(view.snapshot, view.queue)])
     live.outputs([held, go_on], _holds, _held)
@@ -67,7 +67,7 @@ def build_panel(context: AppContext, live: Live, button: Any) -> None:
     )
 
 
-def _act(context: AppContext) -> Any:
+def row_handler(context: AppContext) -> Any:
     """Return what the buttons of the rows do."""
 
     def act(event: gr.EventData) -> None:

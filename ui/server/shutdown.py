@@ -40,6 +40,11 @@ class Shutdown:
         """End the app as soon as the run is saved."""
         self._requested.set()
 
+    def request_now(self) -> None:
+        """End the app at once, as a second Ctrl-C does."""
+        self._immediate.set()
+        self._requested.set()
+
     def wait(self, seconds: float) -> bool:
         """Wait for a request. Returns whether there is one."""
         return self._requested.wait(seconds)
@@ -57,14 +62,14 @@ class Shutdown:
         if sys.platform == "win32":
             import ctypes
 
-            self._handle_console(ctypes.windll.kernel32, ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint))
+            self.handle_console(ctypes.windll.kernel32, ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint))
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         if self._requested.is_set() and signal.Signals(number).name in ("SIGINT", "SIGBREAK"):
-            self._immediate.set()
+            self.request_now()
         self._requested.set()
 
-    def _handle_console(self, kernel32: Any, kind: Any) -> None:
+    def handle_console(self, kernel32: Any, kind: Any) -> None:
         """Windows reports a closed console window by a callback in a thread of its own, not by a signal."""
 
         def on_event(event: int) -> int:

@@ -37,7 +37,7 @@ def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:
             live.on(hidden.click, functools.partial(apply_remedy, context, rule))
 
     def start_anyway(*values: Any) -> None:
-        form.take_all(*values)
+        form.edits.take_all(*values)
         context.start_training()
 
     live.on(anyway.click, start_anyway, form.inputs)

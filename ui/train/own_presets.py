@@ -34,11 +34,11 @@ def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
         broken = gr.HTML(_broken_presets(context))
 
     def save_preset(name: str, *values: Any) -> str:
-        form.remember(*values)
+        form.edits.remember(*values)
         return note(save_draft(context, name))
 
     def delete_preset(*values: Any) -> str:
-        form.remember(*values)
+        form.edits.remember(*values)
         return note(delete_own(context))
 
     live.on(save.click, save_preset, [title, *form.inputs], [result], refresh=True)

@@ -41,7 +41,7 @@ def build_several_cards(context: AppContext, live: Live, form: RunForm) -> None:
         result = gr.HTML()
 
     def write_settings(*values: Any) -> tuple[Any, str]:
-        form.remember(*values)
+        form.edits.remember(*values)
         line, sentence = write_draft(context)
         return gr.Textbox(value=line, visible=True), note(sentence)
 

@@ -91,7 +91,7 @@ def button_handler(context: AppContext, live: Live, form: RunForm, action: Actio
     if action is Action.START:
 
         def start(*values: Any) -> None:
-            form.take_all(*values)
+            form.edits.take_all(*values)
             start_or_ask(context)
 
         return start

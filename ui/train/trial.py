@@ -26,7 +26,7 @@ def build_trial(context: AppContext, live: Live, form: RunForm) -> None:
         progress = gr.HTML(elem_id="train-trial-progress")
 
     def start_trial(*values: Any) -> None:
-        form.take_all(*values)
+        form.edits.take_all(*values)
         config, _ = context.config_of(context.draft)
         context.free_models()
         context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(context, config))
@@ -36,7 +36,7 @@ def build_trial(context: AppContext, live: Live, form: RunForm) -> None:
     live.outputs(
         [start, progress, cancel],
         lambda view: (_trial_runs(view) and view.snapshot.version, _may_start(view)),
-        _render_trial,
+        render_trial,
     )
 
 
@@ -60,7 +60,7 @@ def _trial_runs(view: View) -> bool:
     return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
 
 
-def _render_trial(view: View) -> list[Any]:
+def render_trial(view: View) -> list[Any]:
     """Render the button, its help or progress, and its cancel button."""
     runs = _trial_runs(view)
     text = "Measures time and memory on your own images before you start a long run. About a minute on a graphics card."

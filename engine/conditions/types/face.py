@@ -50,7 +50,7 @@ _GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's layers, and p
 _PADDING = 1.5  # of a face's square, as in the training of the mesh net
 _SAME = 0.3  # boxes with at least this intersection over union are one face
 _TILE = 0.6  # side of the tiles that are searched for small faces, as a fraction of the shorter side
-_RIGHT_CORNER, _LEFT_CORNER = 33, 263  # outer corners of the eyes, in the mesh
+RIGHT_CORNER, LEFT_CORNER = 33, 263  # outer corners of the eyes, in the mesh
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def faces(image: np.ndarray, model: str, sure: float, people: int) -> list[np.nd
     for frame in detected(nets.detector, image, sure)[:people]:
         points, certainty = _mesh(nets.mesh, image, frame)
         if certainty >= sure:
-            found.append(_mesh(nets.mesh, image, _around(points))[0])  # more exact in a frame from the first mesh
+            found.append(_mesh(nets.mesh, image, frame_around(points))[0])  # more exact in a frame from the first mesh
     return found
 
 
@@ -127,7 +127,7 @@ def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
                 scores.append(float(score))
     kept: list[int] = []
     for place in np.argsort(scores)[::-1]:
-        if all(_shared(boxes[place], boxes[other]) < _SAME for other in kept):
+        if all(overlap(boxes[place], boxes[other]) < _SAME for other in kept):
             kept.append(int(place))
     return [_upright(boxes[place], *eyes[place]) for place in kept]
 
@@ -182,9 +182,9 @@ def _upright(box: np.ndarray, right_eye: np.ndarray, left_eye: np.ndarray) -> Fr
     return Frame((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, float(side), float(np.arctan2(down, across)))
 
 
-def _around(points: np.ndarray) -> Frame:
+def frame_around(points: np.ndarray) -> Frame:
     """The square around a mesh, rotated until the eyes are level."""
-    across, down = points[_LEFT_CORNER] - points[_RIGHT_CORNER]
+    across, down = points[LEFT_CORNER] - points[RIGHT_CORNER]
     angle = float(np.arctan2(down, across))
     turned = points @ np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     low, high = turned.min(0), turned.max(0)
@@ -192,7 +192,7 @@ def _around(points: np.ndarray) -> Frame:
     return Frame(float(x), float(y), float((high - low).max()) * _PADDING, angle)
 
 
-def _shared(first: np.ndarray, second: np.ndarray) -> float:
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of two boxes."""
     low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
     both = float(np.prod(np.maximum(high - low, 0)))

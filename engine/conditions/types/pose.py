@@ -81,7 +81,7 @@ def pose_batch(images: list[np.ndarray], *, model: str, detector: str, sure: flo
     bodies: list[list[np.ndarray]] = [[] for _ in images]
     for start in range(0, len(crops), _BATCH):
         part = crops[start : start + _BATCH]
-        heat = _heatmaps([_cropped(images[place], box) for place, box in part], model)
+        heat = _heatmaps([cropped(images[place], box) for place, box in part], model)
         for (place, box), maps in zip(part, heat, strict=True):
             bodies[place].append(skeleton.from_coco(*decoded(maps, box), sure))
     return [skeleton.draw(found, image.shape[:2]) for found, image in zip(bodies, images, strict=True)]
@@ -145,7 +145,7 @@ def pose_adherence(
     return edge_f1_by_colour(wanted, got, palette, max(2, round(0.02 * min(wanted.shape[:2]))))
 
 
-def _cropped(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+def cropped(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     import cv2
 
     left, top, width, height = frame(box)

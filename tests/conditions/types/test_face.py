@@ -50,10 +50,10 @@ def test_a_frame_is_cropped_correctly_and_maps_points_back(tmp_path: Path) -> No
 
 def test_the_square_around_a_mesh_rotates_with_it() -> None:
     points = np.random.default_rng(0).uniform(-50, 50, (468, 2))
-    points[module._RIGHT_CORNER], points[module._LEFT_CORNER] = (-20, 0), (20, 0)
+    points[module.RIGHT_CORNER], points[module.LEFT_CORNER] = (-20, 0), (20, 0)
     cos, sin = np.cos(0.6), np.sin(0.6)
     turned = points @ np.array([(cos, sin), (-sin, cos)]) + (200, 150)
-    straight, tilted = module._around(points), module._around(turned)
+    straight, tilted = module.frame_around(points), module.frame_around(turned)
     assert straight.angle == 0 and tilted.angle == pytest.approx(0.6) and tilted.side == pytest.approx(straight.side)
     assert np.allclose(tilted.to_image(np.array([(0.5, 0.5)])), (tilted.x, tilted.y))
     middle = np.array([(straight.x, straight.y)]) @ np.array([(cos, sin), (-sin, cos)]) + (200, 150)
@@ -62,7 +62,7 @@ def test_the_square_around_a_mesh_rotates_with_it() -> None:
 
 def test_overlapping_detections_count_as_one_face() -> None:
     first = np.array([10.0, 10.0, 50.0, 50.0])
-    assert module._shared(first, first + 2) > 0.8 and module._shared(first, first + 100) == 0
+    assert module.overlap(first, first + 2) > 0.8 and module.overlap(first, first + 100) == 0
     used = {point for _, lines in face_parts.PARTS.values() for line in lines for point in line}
     assert max(used) < face_parts.POINTS and len(set(face_parts.COLOURS)) == len(face_parts.PARTS)
 

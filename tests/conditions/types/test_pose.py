@@ -57,7 +57,7 @@ def test_points_are_heat_map_peaks_with_subpixel_precision() -> None:
 def test_a_persons_crop_matches_the_box() -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[60:100, 80:110] = 255
-    crop = module._cropped(image, np.array([80.0, 60.0, 110.0, 100.0]))
+    crop = module.cropped(image, np.array([80.0, 60.0, 110.0, 100.0]))
     assert crop.shape == (256, 192, 3)
     lit = crop[..., 0] > 127
     assert lit[128, 96] and 0.55 < lit.mean() < 0.72  # 1 / 1.25 squared, minus the padding to 3 : 4

@@ -17,7 +17,7 @@ from engine.workspace.paths import Workspace
 from engine.workspace.remembered import GUIDE, remembered
 from tests.ui.page.test_unfinished import make_run
 from ui.page.context import AppContext
-from ui.page.guide.card import _key, _render, is_shown
+from ui.page.guide.card import is_shown, key, render
 from ui.page.guide.state import OwnFacts
 from ui.page.guide.steps import checklist_html, line_html, next_step, own_steps
 from ui.page.states import Readiness, RunFacts, train_view
@@ -41,14 +41,14 @@ def context(workspace: Workspace) -> AppContext:
 
 
 def test_a_newcomer_is_offered_two_ways_and_may_change_the_mind(context: AppContext) -> None:
-    card, title, other, fold, choice, demo, own = _render(context.view())
+    card, title, other, fold, choice, demo, own = render(context.view())
     assert card.visible and "Two ways" in title and choice.visible
     assert not (demo.visible or own.visible or other.visible or fold.visible)
     context.guide.choose("demo")
-    card, title, other, fold, choice, demo, own = _render(context.view())
+    card, title, other, fold, choice, demo, own = render(context.view())
     assert demo.visible and other.value == "My own images" and not (choice.visible or own.visible)
     context.guide.choose("own")
-    card, title, other, fold, choice, demo, own = _render(context.view())
+    card, title, other, fold, choice, demo, own = render(context.view())
     assert own.visible and other.value == "The demo" and own.value.count("<li") == 5
     assert states(context.view()) == {
         "images": "next", "captions": "later", "obey": "later", "base": "open", "start": "later"
@@ -61,7 +61,7 @@ def test_it_follows_what_is_there_and_is_one_line_once_there_is_a_dataset(
     import_source(workspace, str(paired_folder / "images"), "cats")
     context.files_changed()
     context.focus_on("cats")
-    card, title, other, fold, choice, demo, own = _render(context.view())
+    card, title, other, fold, choice, demo, own = render(context.view())
     assert "guide-line" in title and not own.visible and fold.value == "All steps", "without a click"
     assert states(context.view()) == {
         "images": "done", "captions": "done", "obey": "next", "base": "open", "start": "later"
@@ -76,7 +76,7 @@ def test_it_follows_what_is_there_and_is_one_line_once_there_is_a_dataset(
     assert says["images"] == "cats: 12 images." and "12 control images" in says["obey"]
     assert says["base"] == f"{tiny_base.name}."
     context.guide.unfold(True)
-    assert _render(context.view())[-1].visible
+    assert render(context.view())[-1].visible
 
 
 def test_a_base_that_disappears_while_it_is_chosen_is_told(
@@ -142,7 +142,7 @@ def test_training_and_its_end(context: AppContext) -> None:
 
 def test_hiding_it_outlasts_the_session_and_settings_show_it_again(workspace: Workspace, context: AppContext) -> None:
     context.guide.hide()
-    assert not is_shown(context.view()) and _key(context.view()) is False
+    assert not is_shown(context.view()) and key(context.view()) is False
     assert remembered(workspace)[GUIDE] == "hidden" and not is_shown(AppContext(workspace).view())
     AppContext(workspace).guide.hide(False)
     assert is_shown(AppContext(workspace).view())

@@ -111,5 +111,5 @@ def test_no_event_of_the_window_overtakes_another_of_its_handler(context: AppCon
     demo, live = build_app(context)
     assert {f.concurrency_limit for f in demo.fns.values()} <= {1, "default"}
     assert demo._queue.default_concurrency_limit == 1
-    queues = [{demo.fns[event["id"]].concurrency_id for event in events} for events in live._events.values()]
+    queues = [{demo.fns[event["id"]].concurrency_id for event in events} for events in live.events.values()]
     assert len(queues) > 50 and all(len(one) == 1 for one in queues)

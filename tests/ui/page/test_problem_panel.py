@@ -39,7 +39,7 @@ def test_each_offer_is_a_button_that_resumes_the_run_as_it_says(
     visible, html, buttons = shown()
     assert visible and "from &lt;step&gt; 400" in html
     assert [(seen, text) for seen, text, _ in buttons if seen] == [(True, offer.title) for offer in OFFERS]
-    take = next(handler for handler in live._events if handler.__name__ == "take")
+    take = next(handler for handler in live.events if handler.__name__ == "take")
     take(buttons[0][2])
     assert resumed == [("mine", {"optim.learning_rate": 5e-6}, 300)]
     context.dismiss_problem()

@@ -23,7 +23,7 @@ from ui.page.queueing import ended_words, percent_of
 from ui.page.states import Action, TrainTabState
 from ui.page.view import QueueView
 from ui.queue.queue_html import badge, list_html, results_html, seconds_left
-from ui.queue.queue_panel import _act
+from ui.queue.queue_panel import row_handler
 
 ROBINS = Maps(dataset="robins", type="canny")
 OWLS = Maps(dataset="owls", type="canny")
@@ -146,7 +146,7 @@ def test_while_a_run_trains_the_next_one_is_set_up_and_queued(context: AppContex
 def test_the_row_s_buttons_move_remove_and_stop(context: AppContext, busy: threading.Event) -> None:
     for job in (ROBINS, OWLS):
         context.add_to_queue(job)
-    act, (robins, owls) = _act(context), context.view().queue.waiting
+    act, (robins, owls) = row_handler(context), context.view().queue.waiting
     act(SimpleNamespace(action="up", id=owls.id))
     assert [entry.id for entry in context.view().queue.waiting] == [owls.id, robins.id]
     act(SimpleNamespace(action="down", id=owls.id))

@@ -60,7 +60,7 @@ def test_a_closed_windows_console_waits_until_the_run_is_saved() -> None:
     called: list[Any] = []
     kernel32 = SimpleNamespace(SetConsoleCtrlHandler=lambda handler, add: called.append((handler, add)))
     asked = Shutdown()
-    asked._handle_console(kernel32, lambda function: function)
+    asked.handle_console(kernel32, lambda function: function)
     (handler, add) = called[0]
     assert add == 1
     assert handler(0) == 0 and not asked.requested, "Ctrl-C is Python's"
@@ -82,7 +82,7 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Workspace, capsys: pytest.Capt
         return "paused"
 
     context.runner.start("train", "Training", hangs)  # type: ignore[arg-type]
-    context.shutdown._immediate.set()
+    context.shutdown.request_now()
     assert shut_down(Demo(), context.runner, context.shutdown) == 1
     assert "last checkpoint is whole" in capsys.readouterr().out
     release.set()

@@ -74,7 +74,7 @@ def test_what_is_entered_is_what_the_run_goes_on_with(
     context = AppContext(ready_workspace)
     context.show_run(run.name)
     live = build(context)
-    go_on = next(handler for handler in live._events if handler.__name__ == "go_on")
+    go_on = next(handler for handler in live.events if handler.__name__ == "go_on")
     entered = {**shown(context, live)[2], "resume-train-precision": "bf16", "resume-train-batch_size": 1.0}
     go_on(run.name, NEWEST, *entered.values())
     context.runner.wait()

@@ -13,35 +13,34 @@ from engine.errors import UserError
 from engine.families.files import LAYOUTS, family_of
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.run_form import PRESET, RunForm
-from ui.train.shown_forms import PAGES, ShownForms
+from ui.train.draft_edits import PRESET, DraftEdits
+from ui.train.run_form import base_names
+from ui.train.shown_forms import PAGES
 
 
 @pytest.fixture
-def form(workspace: Workspace) -> RunForm:
-    """A form without its widgets."""
+def form(workspace: Workspace) -> DraftEdits:
+    """The form without its widgets, on a workspace with a base of another family."""
     shutil.copytree(LAYOUTS / "sdxl", workspace.models / "xl")
-    made = RunForm.__new__(RunForm)
-    made._context = AppContext(workspace)
-    made._forms = ShownForms()
-    names = flatten(RunConfig().model_dump(include=set(SECTIONS)))
-    made.settings = dict.fromkeys(names)
-    made._context.set_draft("12gb", {})
+    context = AppContext(workspace)
+    context.set_draft("12gb", {})
+    made = DraftEdits(context)
+    made.names = tuple(flatten(RunConfig().model_dump(include=set(SECTIONS))))
     return made
 
 
 class Page:
     """The form on one page, as the user sees it."""
 
-    def __init__(self, form: RunForm) -> None:
+    def __init__(self, form: DraftEdits) -> None:
         self.form = form
         self.redraw()
 
     def redraw(self) -> None:
         """What the page does a moment after the draft was changed by something else than its form."""
-        draft = self.form._context.draft
-        self.values = self.form._values(draft)
-        self.stamp = self.form._forms.add(draft.number, self.values)
+        draft = self.form.context.draft
+        self.values = self.form.values(draft)
+        self.stamp = self.form.shown.add(draft.number, self.values)
 
     def enter(self, **changed: Any) -> None:
         """Change these values as the user would."""
@@ -50,23 +49,23 @@ class Page:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.stamp, *(self.values[name] for name in (PRESET, "name", *self.form.settings))]
+        return [self.stamp, *(self.values[name] for name in (PRESET, "name", *self.form.names))]
 
 
-def enter(form: RunForm, **changed: Any) -> None:
+def enter(form: DraftEdits, **changed: Any) -> None:
     """Change these values on a page that shows everything as it is."""
     Page(form).enter(**changed)
 
 
-def test_another_family_brings_its_settings_and_removes_them_again(form: RunForm) -> None:
-    context = form._context
+def test_another_family_brings_its_settings_and_removes_them_again(form: DraftEdits) -> None:
+    context = form.context
     enter(form, train__steps=123)
-    assert form._values(form._context.draft)["train.gradient_checkpointing"] == "controlnet"
+    assert form.values(form.context.draft)["train.gradient_checkpointing"] == "controlnet"
     number = context.draft.number
     enter(form, model__base="xl")
     assert context.draft.changes == {"model": {"base": "xl"}, "train": {"steps": 123}}
     assert context.draft.number > number, "the boxes on the page follow"
-    values = form._values(form._context.draft)
+    values = form.values(form.context.draft)
     assert (values["model.control_lora_rank"], values["train.steps"]) == (64, 123)
     assert values["train.gradient_checkpointing"] == "both"
     config, origins = context.config_of(context.draft)
@@ -76,16 +75,16 @@ def test_another_family_brings_its_settings_and_removes_them_again(form: RunForm
     assert context.draft.changes["train"] == {"batch_size": 3, "steps": 123}
     enter(form, model__base="demo")
     assert context.draft.changes == {"train": {"batch_size": 3, "steps": 123}}
-    assert form._values(form._context.draft)["model.control_lora_rank"] == 0
+    assert form.values(form.context.draft)["model.control_lora_rank"] == 0
 
 
-def test_families_are_recognised_by_their_configs_alone(form: RunForm, workspace: Workspace) -> None:
+def test_families_are_recognised_by_their_configs_alone(form: DraftEdits, workspace: Workspace) -> None:
     assert family_of(workspace, "xl") == "sdxl"
     assert family_of(workspace, "no such base") == "" == family_of(workspace, "")
 
 
-def test_a_base_chosen_before_the_new_preset_is_shown_keeps_none_of_the_old_preset_s_values(form: RunForm) -> None:
-    context, page = form._context, Page(form)
+def test_a_base_chosen_before_the_new_preset_is_shown_keeps_none_of_the_old_preset_s_values(form: DraftEdits) -> None:
+    context, page = form.context, Page(form)
     page.enter(data__dataset="mine", name="try")
     page.enter(preset="24gb")
     page.enter(model__base="xl")  # the page still shows 12gb's values
@@ -94,12 +93,12 @@ def test_a_base_chosen_before_the_new_preset_is_shown_keeps_none_of_the_old_pres
     page.redraw()
     page.enter(train__steps=123)
     assert context.draft.changes["train"] == {"steps": 123}
-    page.enter(train__steps=form._usual_values(context.draft)["train.steps"])
+    page.enter(train__steps=form.usual_values(context.draft)["train.steps"])
     assert "train" not in context.draft.changes, "back at the preset's"
 
 
-def test_old_values_that_arrive_after_a_caution_s_button_change_nothing(form: RunForm) -> None:
-    context, page = form._context, Page(form)
+def test_old_values_that_arrive_after_a_caution_s_button_change_nothing(form: DraftEdits) -> None:
+    context, page = form.context, Page(form)
     page.enter(optim__learning_rate=1e-4)
     context.set_draft("12gb", {"model": {"control_lora_rank": 64}, "optim": {"learning_rate": 1e-4}}, True)
     page.enter(train__batch_size=3)  # sent with the form as it was before
@@ -107,8 +106,8 @@ def test_old_values_that_arrive_after_a_caution_s_button_change_nothing(form: Ru
     assert flatten(context.draft.changes) == expected
 
 
-def test_what_was_changed_on_another_page_stays_and_is_shown_before_anything_starts(form: RunForm) -> None:
-    context, one, other = form._context, Page(form), Page(form)
+def test_what_was_changed_on_another_page_stays_and_is_shown_before_anything_starts(form: DraftEdits) -> None:
+    context, one, other = form.context, Page(form), Page(form)
     one.enter(train__steps=123)
     number = context.draft.number
     with pytest.raises(UserError, match=r"(?s)Nothing was started.*another page: Steps"):
@@ -120,15 +119,15 @@ def test_what_was_changed_on_another_page_stays_and_is_shown_before_anything_sta
     assert flatten(context.draft.changes) == {"train.steps": 123, "optim.learning_rate": 1e-4}
 
 
-def test_renderings_are_forgotten_after_many_others(form: RunForm) -> None:
+def test_renderings_are_forgotten_after_many_others(form: DraftEdits) -> None:
     page = Page(form)
     for _ in range(PAGES):
-        form._forms.add(0, {})
+        form.shown.add(0, {})
     page.enter(train__steps=123)
-    assert flatten(form._context.draft.changes) == {"train.steps": 123}
+    assert flatten(form.context.draft.changes) == {"train.steps": 123}
 
 
-def test_a_models_folder_that_disappears_leaves_the_demo_base(form: RunForm) -> None:
-    assert form._bases() == ["demo", "xl"]
-    shutil.rmtree(form._context.workspace.models)
-    assert form._bases() == ["demo"]
+def test_a_models_folder_that_disappears_leaves_the_demo_base(form: DraftEdits) -> None:
+    assert base_names(form.context.workspace) == ["demo", "xl"]
+    shutil.rmtree(form.context.workspace.models)
+    assert base_names(form.context.workspace) == ["demo"]

@@ -11,15 +11,13 @@ from engine.config import RunConfig
 from engine.config.presets import flatten
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.run_form import RunForm
+from ui.train.draft_edits import DraftEdits
 from ui.train.settings_panel import FIRST, GROUPS, RESET_ALL, changes_html, search_html
-from ui.train.shown_forms import ShownForms
 
 
-def form_of(workspace: Workspace) -> RunForm:
-    form = RunForm.__new__(RunForm)
-    form._context, form._forms = AppContext(workspace), ShownForms()
-    form.settings = dict.fromkeys(flatten(RunConfig().model_dump(include=set(config.SECTIONS))))
+def form_of(workspace: Workspace) -> DraftEdits:
+    form = DraftEdits(AppContext(workspace))
+    form.names = tuple(flatten(RunConfig().model_dump(include=set(config.SECTIONS))))
     return form
 
 
@@ -36,22 +34,22 @@ def test_every_setting_is_in_one_group_and_is_found_by_its_words() -> None:
 
 def test_changed_settings_are_listed_with_both_values_and_set_back(workspace: Workspace) -> None:
     form = form_of(workspace)
-    form._context.set_draft(
+    form.context.set_draft(
         "12gb", {"data": {"dataset": "mine"}, "optim": {"learning_rate": 1e-4}, "train": {"steps": 7}}
     )
-    changed = form._changed(form._context.draft)
+    changed = form.changed(form.context.draft)
     assert changed == {"optim.learning_rate": (1e-4, 1e-5), "train.steps": (7, 4000)}
     text = changes_html(changed)
     assert "Learning rate: <b>0.0001</b>" in text and "data-usual='4,000'" in text and "Reset all" in text
-    number = form._context.draft.number
+    number = form.context.draft.number
     form.set_back("train.steps")
-    assert form._context.draft.changes == {"data": {"dataset": "mine"}, "optim": {"learning_rate": 1e-4}}
-    assert form._context.draft.number == number + 1, "the boxes on the page follow"
+    assert form.context.draft.changes == {"data": {"dataset": "mine"}, "optim": {"learning_rate": 1e-4}}
+    assert form.context.draft.number == number + 1, "the boxes on the page follow"
     form.set_back("train.steps")
-    assert form._context.draft.number == number + 1, "nothing to set back"
+    assert form.context.draft.number == number + 1, "nothing to set back"
     form.set_back(RESET_ALL)
-    assert form._context.draft.changes == {"data": {"dataset": "mine"}}
-    assert changes_html(form._changed(form._context.draft)) == ""
+    assert form.context.draft.changes == {"data": {"dataset": "mine"}}
+    assert changes_html(form.changed(form.context.draft)) == ""
 
 
 def test_values_are_text_and_no_html() -> None:

@@ -12,12 +12,12 @@ from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.states import Action
-from ui.train.trial import _render_trial, trial_job
+from ui.train.trial import render_trial, trial_job
 
 
 def test_the_trial_button_is_disabled_until_a_run_could_start(workspace: Workspace) -> None:
     context = AppContext(workspace)
-    button, words, cancel = _render_trial(context.view())
+    button, words, cancel = render_trial(context.view())
     assert button.interactive is False and cancel.visible is False
     assert "Measures time and memory" in words
 
@@ -27,11 +27,11 @@ def test_a_trial_cannot_be_queued_and_so_waits_for_the_job_that_runs(workspace: 
     make_demo_set(workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     context.files_changed()
-    assert _render_trial(context.view())[0].interactive is True
+    assert render_trial(context.view())[0].interactive is True
     context.start_job(JobKind.CHECK, "Checking", lambda token, emit: end.wait(30) and "completed")
     view = context.view()
     assert view.train.buttons[Action.START].enabled, "a run can be queued"
-    assert _render_trial(view)[0].interactive is False
+    assert render_trial(view)[0].interactive is False
     end.set()
 
 

@@ -65,7 +65,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
     live.on(fold.click, turn_fold)
     live.on(hide.click, lambda: context.guide.hide())
     demo_way.wire(context, live, tabs)
-    live.outputs([card, title, other, fold, choice, demo_way.column, own_way], _key, _render)
+    live.outputs([card, title, other, fold, choice, demo_way.column, own_way], key, render)
 
 
 def is_shown(view: View) -> bool:
@@ -73,13 +73,13 @@ def is_shown(view: View) -> bool:
     return not view.guide.hidden and not view.unfinished
 
 
-def _key(view: View) -> Any:
+def key(view: View) -> Any:
     if not is_shown(view):
         return False
     return view.guide, own_steps(view) if view.guide.shown_way == "own" else ()
 
 
-def _render(view: View) -> list[Any]:
+def render(view: View) -> list[Any]:
     if not is_shown(view):
         return [gr.Column(visible=False), *[gr.skip()] * 6]
     way, steps = view.guide.shown_way, own_steps(view)
