@@ -20,6 +20,23 @@ from engine.families.layers import JOINT_TRANSFORMER, TWO_STREAM_TRANSFORMER, UN
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
 
+SAMPLERS = (
+    "UniPCMultistepScheduler",
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "LCMScheduler",
+)
+"""diffusers' samplers for noise schedules."""
+FLOW_SAMPLERS = (
+    "UniPCMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+)
+"""Those for flow matching (``TransformerFamily.sampling_scheduler``)."""
+
 
 @dataclass(frozen=True)
 class FamilyFacts:
@@ -52,6 +69,8 @@ class FamilyFacts:
     """The pipeline has a safety checker, which the model card's code switches off."""
     text_layer: int = 1
     """The text encoder's layer that the base reads, counted from the last as AUTOMATIC1111's Clip skip does."""
+    samplers: tuple[str, ...] = SAMPLERS
+    """diffusers' scheduler classes that can sample from its bases."""
     clip_skip_argument: bool = False
     """diffusers' pipeline can be told to read an earlier layer. The ones for SD 1 and 2 fail with transformers 5."""
     a1111_caveat: str = ""
@@ -191,6 +210,7 @@ SD3 = FamilyFacts(
     card_tag="stable-diffusion-3",
     safety_checker=False,
     text_layer=2,
+    samplers=FLOW_SAMPLERS,
     clip_skip_argument=True,
     denoiser="transformer",
     denoiser_class="SD3Transformer2DModel",

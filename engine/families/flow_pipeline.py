@@ -113,8 +113,9 @@ class FlowPipeline:
             text = {**text, "guidance": torch.full((len(latents),), float(guidance_scale), device=latents.device)}
         given = {name: torch.cat([negative[name], rows]) if guided else rows for name, rows in text.items()}
         order, count = self.scheduler.order, len(timesteps)
+        steps = -(-count // order)  # the last step of a second-order sampler predicts once
         for index, timestep in enumerate(timesteps):
-            place = index // order / (count // order or 1), (index // order + 1) / (count // order or 1)
+            place = index // order / steps, (index // order + 1) / steps
             active = [
                 (net, control, scale)
                 for net, control, scale, start, end in zip(nets, controls, scales, starts, ends, strict=True)
@@ -125,8 +126,8 @@ class FlowPipeline:
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance_scale * (with_prompt - without)
             latents = self.scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-            if callback_on_step_end and (index + 1) % order == 0:
-                latents = callback_on_step_end(self, index // order, timestep, {"latents": latents})["latents"]
+            if callback_on_step_end and ((index + 1) % order == 0 or index + 1 == count):
+                latents = callback_on_step_end(self, index, timestep, {"latents": latents})["latents"]
         return Sampled(latents)
 
     def _predict(

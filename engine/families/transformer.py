@@ -120,7 +120,7 @@ class TransformerFamily(Family):
             raise UserError(
                 f"The sampler {title} cannot be used with this base.",
                 "The base was trained by flow matching, and the sampler is made for other noise schedules.",
-                "Choose Euler, UniPC or DPM++ 2M.",
+                "Choose Euler, Heun, UniPC or DPM++ 2M.",
             )
         flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
         flow |= (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engine.errors import UserError
 
 if TYPE_CHECKING:
+    from engine.families.facts import FamilyFacts
     from engine.families.registry import Family
 
 
@@ -28,6 +29,7 @@ SAMPLERS = (
     Sampler("unipc", "UniPC", "UniPCMultistepScheduler", "Good from 15 steps; a run draws its previews with it."),
     Sampler("ddim", "DDIM", "DDIMScheduler", "The classic; needs about 50 steps.", {"clip_sample": False}),
     Sampler("euler", "Euler", "EulerDiscreteScheduler", "Simple and soft, 20 to 30 steps."),
+    Sampler("heun", "Heun", "HeunDiscreteScheduler", "Like Euler with two predictions a step: slower, more exact."),
     Sampler(
         "euler_a",
         "Euler a",
@@ -50,6 +52,8 @@ SAMPLERS = (
     ),
 )
 DEFAULT = SAMPLERS[0].name
+NEAREST = "euler"
+"""In place of one that does not suit a base: Euler suits every base, and the others are changes of it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,23 @@ Named = TypeVar("Named", Sampler, Balance)
 def sampler(name: str) -> Sampler:
     """Find one by name or title. Raises UserError if there is none."""
     return _find(name, "sampler", SAMPLERS)
+
+
+def suiting(facts: FamilyFacts) -> tuple[Sampler, ...]:
+    """Those that suit the bases of a family."""
+    return tuple(one for one in SAMPLERS if one.scheduler in facts.samplers)
+
+
+def suited(name: str, facts: FamilyFacts) -> Sampler:
+    """The sampler of this name or title, or the nearest that suits the family. Raises UserError if there is none."""
+    chosen = sampler(name)
+    return chosen if chosen in suiting(facts) else sampler(NEAREST)
+
+
+def why_unsuited(name: str, facts: FamilyFacts) -> str:
+    """A sentence about a sampler that does not suit a family; "" if it does."""
+    chosen = sampler(name)
+    return "" if chosen in suiting(facts) else f"The sampler {chosen.title} is not made for {facts.title}."
 
 
 def balance(name: str) -> Balance:
@@ -121,8 +142,14 @@ def scheduled(family: Family, pipeline: Any, name: str, steps: int) -> Iterator[
 
 
 def build(family: Family, name: str, config: Any, steps: int) -> Any:
-    """Build a scheduler of diffusers for ``steps`` steps."""
+    """Build a scheduler of diffusers for ``steps`` steps. Raises UserError if it does not suit the family."""
     chosen = sampler(name)
+    if why := why_unsuited(name, family.facts):
+        others = ", ".join(one.name for one in suiting(family.facts))
+        near = suited(name, family.facts)
+        raise UserError(
+            "The image cannot be drawn.", why, f"Choose {near.name}, the nearest to it, or one of: {others}."
+        )
     options = dict(chosen.options)
     if chosen.name == "lcm":  # it takes every n-th of the distilled model's steps, 50 as a rule
         options["original_inference_steps"] = max(50, steps)

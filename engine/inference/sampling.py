@@ -127,7 +127,7 @@ def draw_latents(
 
         def after_step(drawing: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if on_step:
-                on_step(step + 1)
+                on_step(step // drawing.scheduler.order + 1)
             if token:
                 token.raise_if_cancelled()
             now = family.from_pipeline(values["latents"], *size)

@@ -9,10 +9,11 @@ import torch
 from diffusers import DDPMScheduler
 
 from engine.errors import UserError
+from engine.families.facts import SD1
 from engine.families.latents import LatentSpace
 from engine.families.noise import DiffusionNoise
 from engine.families.registry import detect
-from engine.inference.samplers import SAMPLERS, Sampler
+from engine.inference.samplers import Sampler, suiting
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PROCESS = DiffusionNoise(DDPMScheduler(**BETAS))
@@ -90,7 +91,7 @@ def test_timesteps_of_flow_matching_are_refused() -> None:
     PROCESS.check_objective("cubic", 5.0, 0.1)
 
 
-@pytest.mark.parametrize("sampler", [one for one in SAMPLERS if one.name != "lcm"], ids=lambda one: one.name)
+@pytest.mark.parametrize("sampler", [one for one in suiting(SD1) if one.name != "lcm"], ids=lambda one: one.name)
 def test_with_zero_terminal_snr_every_sampler_starts_at_pure_noise(sampler: Sampler, tiny_sd2: Path) -> None:
     family = detect(str(tiny_sd2))
     config = family.noise_process(str(tiny_sd2)).scheduler.config

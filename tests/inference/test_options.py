@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from engine.errors import UserError
+from engine.families.facts import SD1, SD3
 from engine.families.registry import detect
 from engine.inference import samplers
 from engine.inference.memory_saving import OFFLOADED, MemorySaving
@@ -50,7 +51,7 @@ def far(one: Image.Image, other: Image.Image) -> float:
 
 
 def test_every_sampler_draws_its_own_image_and_leaves_no_trace(session: TrySession, request_: TryRequest) -> None:
-    names = [one.name for one in samplers.SAMPLERS]
+    names = [one.name for one in samplers.suiting(SD1)]
     drawn = session.generate([replace(request_, sampler=name) for name in names])
     again = session.generate([replace(request_, sampler=name) for name in reversed(names)])[::-1]
     assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))
@@ -59,7 +60,17 @@ def test_every_sampler_draws_its_own_image_and_leaves_no_trace(session: TrySessi
     assert len({one.tobytes() for one in drawn if one is not euler}) == len(names) - 1
 
 
-@pytest.mark.parametrize("name", [one.name for one in samplers.SAMPLERS])
+def test_samplers_are_offered_by_what_the_base_was_trained_on() -> None:
+    assert [one.name for one in samplers.suiting(SD3)] == ["unipc", "euler", "heun", "dpmpp_2m_karras"]
+    assert "heun" not in [one.name for one in samplers.suiting(SD1)]
+    for facts in (SD1, SD3):
+        near = {samplers.suited(one.name, facts).name for one in samplers.SAMPLERS}
+        assert near == {one.name for one in samplers.suiting(facts)}, "each is drawn as itself or as the nearest"
+    assert samplers.suited("DDIM", SD3).name == samplers.suited("heun", SD1).name == "euler"
+    assert samplers.suited(samplers.DEFAULT, SD3).name == samplers.DEFAULT, "previews are drawn with it"
+
+
+@pytest.mark.parametrize("name", [one.name for one in samplers.suiting(SD1)])
 def test_samplers_keep_what_the_base_predicts(name: str, tiny_sd2: Path) -> None:
     """Velocity, and noise alone at the last step, stay so under every sampler."""
     family = detect(str(tiny_sd2))

@@ -84,9 +84,13 @@ def test_it_trains_resumes_and_draws(
     plain = TryRequest(base=str(tiny_sd3), controlnet=last, prompt="red", control=edges, steps=2, width=64, height=64)
     session = TrySession(ready_workspace, device="cpu")
     requests = [plain, replace(plain, image=edges, change=0.6), replace(plain, sampler="dpmpp_2m_karras", guidance=1.0)]
+    requests += [replace(plain, sampler=name, guidance=1.0) for name in ("unipc", "euler", "heun")]
     drawn = [np.asarray(session.generate([one])[0]) for one in requests]
     assert all(one.std() > 1 for one in drawn)
-    assert len({one.tobytes() for one in drawn}) == 3
+    assert len({one.tobytes() for one in drawn}) == 6
+    session.generate([replace(plain, image=edges, sampler="heun", end=0.5)])
+    with pytest.raises(UserError, match="DDIM is not made for Stable Diffusion 3.*Choose euler, the nearest"):
+        session.generate([replace(plain, sampler="ddim")])
     assert predict(ready_workspace, straight.config).peak > 0
 
     for kind in ("single_file", "diffusers"):

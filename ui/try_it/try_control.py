@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from engine.errors import UserError
-from engine.inference import control_image
+from engine.families.files import configs_of
+from engine.inference import control_image, samplers
 from engine.inference.control_image import held_out_maps, look_warning, map_of
 from engine.inference.settings import run_defaults
 from engine.runs.run import Run
@@ -59,6 +62,20 @@ def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:
     """Return the settings with which the run draws its own previews, by name; none if there is no such run."""
     run = run_of(context, run_name)
     return run_defaults(run.config) if run else {}
+
+
+def sampler_box(context: AppContext, run_name: str | None, chosen: str) -> tuple[Any, str]:
+    """Return the list of samplers that suit the run's base, and a sentence if the chosen one is not among them.
+
+    It then has the nearest one.
+    """
+    run = run_of(context, run_name)
+    if run is None:
+        return gr.skip(), ""
+    facts = configs_of(context.workspace, run.config.model.base).facts
+    near, why = samplers.suited(chosen, facts), samplers.why_unsuited(chosen, facts)
+    box = gr.Dropdown([(one.title, one.name) for one in samplers.suiting(facts)], value=near.name, info=near.hint)
+    return box, f"{why} {near.title}, the nearest to it, is chosen." if why else ""
 
 
 def make_map(context: AppContext, control: ControlSource, run: Run) -> tuple[Any, list[str]]:

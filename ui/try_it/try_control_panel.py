@@ -12,7 +12,7 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.user_image import UserDrawing, UserImage, wire_upload
-from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
+from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out, sampler_box
 from ui.try_it.try_panels import Fields
 
 SHEET = (512, 512)
@@ -93,6 +93,8 @@ class ControlPanel:
         held = [self.control, fields["prompt"], at]
         with_run = [*held, *(fields[name] for name in of_run)]
         live.on(run.change, show_run, [run], with_run)
+        sampler = fields["sampler"]
+        live.on(run.change, lambda name, chosen: sampler_box(context, name, chosen)[0], [run, sampler], [sampler])
         live.on(self.back.click, lambda name, number: show(name, number - 1), [run, at], held)
         live.on(self.forth.click, lambda name, number: show(name, number + 1), [run, at], held)
         live.on(

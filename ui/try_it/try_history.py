@@ -8,13 +8,14 @@ from typing import Any
 import gradio as gr
 
 from engine.inference import image_info
+from engine.inference.samplers import SAMPLERS
 from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
-from ui.try_it.try_control import UPLOAD
+from ui.try_it.try_control import UPLOAD, sampler_box
 from ui.try_it.try_jobs import WITH
 from ui.try_it.try_panels import Fields
 
@@ -45,15 +46,17 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         if not path:
             return [gr.skip()] * (len(targets) + 1)
         settings = image_info.read_settings(path)
-        values = [settings.get(name) for name in names]
-        updates = [gr.skip() if value is None else value for value in values]
+        updates = {name: gr.skip() if settings.get(name) is None else settings[name] for name in names}
         run = settings.get("run")
+        extra = ""
+        if settings.get("sampler") in [one.name for one in SAMPLERS] and run in context.files()[1]:
+            updates["sampler"], extra = sampler_box(context, run, settings["sampler"])
         control = context.workspace.outputs / Path(str(settings.get("control") or "-")).name
         source = [UPLOAD, str(control), True] if control.is_file() else [gr.skip()] * 3
         drawn_over = settings.get("inpainted") or settings.get("change") is not None
-        extra = " The image that was drawn over is not in it: choose that again." if drawn_over else ""
-        text = note(f"Restored the settings of {Path(path).name}.{extra}", "good")
-        return [*updates, run if run in context.files()[1] else gr.skip(), *source, text]
+        over = "The image that was drawn over is not in it: choose that again." if drawn_over else ""
+        text = note(" ".join(filter(None, (f"Restored the settings of {Path(path).name}.", over, extra))), "good")
+        return [*updates.values(), run if run in context.files()[1] else gr.skip(), *source, text]
 
     def select(event: gr.SelectData) -> list[Any]:
         found = earlier(context)

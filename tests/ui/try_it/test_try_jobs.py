@@ -28,12 +28,13 @@ from engine.runs.run import Run
 from engine.training.job import training_job
 from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory
 from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.try_it import try_history, try_jobs, try_nets
 from ui.try_it.model_jobs import ModelJobs
-from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, ControlSource, advice, as_in_run, drawn, held_out
+from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, ControlSource, advice, as_in_run, drawn, held_out, sampler_box
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
 
@@ -255,6 +256,7 @@ def restore(context: AppContext, path: Path) -> dict[str, Any]:
 
 def test_an_image_brings_its_settings_back(jobs: ModelJobs, context: AppContext) -> None:
     restored = restore(context, draw(jobs).pictures[1][0])
+    restored["sampler"] = restored["sampler"].value
     assert {name: restored[name] for name in SETTINGS if name != "change"} == {
         name: value for name, value in SETTINGS.items() if name != "change"
     }
@@ -287,3 +289,16 @@ def test_an_image_of_the_first_version_brings_its_settings_back(context: AppCont
     }
     assert restored["source"] == gr.skip(), "its control image is not in this workspace"
     assert "choose that again" in restored["note"]
+
+
+def test_the_list_of_samplers_follows_the_base_of_the_run(
+    ready_workspace: Workspace, new_run: RunFactory, tiny_sd3: Path, tiny_base: Path
+) -> None:
+    context = AppContext(ready_workspace)
+    usual, by_flow = (new_run(**{"model.base": str(base)}).name for base in (tiny_base, tiny_sd3))
+    box, said = sampler_box(context, usual, "ddim")
+    assert (box.value, said) == ("ddim", "") and "heun" not in [name for _, name in box.choices]
+    box, said = sampler_box(context, by_flow, "ddim")
+    assert box.value == "euler" and "DDIM is not made for Stable Diffusion 3. Euler, the nearest" in said
+    assert [name for _, name in box.choices] == ["unipc", "euler", "heun", "dpmpp_2m_karras"]
+    assert sampler_box(context, None, "ddim") == (gr.skip(), "")
