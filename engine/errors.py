@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,28 @@ class UserError(Exception):
         self.try_this = try_this
         self.offers = offers
         """Ways to resume the run that has failed, the likeliest to help first."""
+
+
+def choose_from(known: Iterable[str], typed: str = "", limit: int = 20) -> str:
+    """Advice for a name that is not known: the nearest one there is, if any is near, and the names to choose from.
+
+    Args:
+        known: the names, the likeliest first. At most ``limit`` are listed.
+    """
+    names = list(known)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    listed = f"Choose one of these: {', '.join(names[:limit])}{more}." if names else ""
+    return f"{did_you_mean(typed, names)} {listed}".strip()
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """A question with the name that is nearest to what was typed, by letters or by its last part. Empty: none."""
+    names = list(known)
+    last = typed.rpartition(".")[2]
+    found = [name for name in names if "." in name and name.rpartition(".")[2] == last]
+    lower = {name.lower(): name for name in reversed(names)}
+    found += [lower[name] for name in difflib.get_close_matches(typed.lower(), lower, n=1)]
+    return f"Did you mean {found[0]}?" if typed and found else ""
 
 
 class DataGone(UserError):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.config.presets import BASES_FILE, PRESETS_FOLDER, read_toml
 from engine.disk.space import folder_bytes
-from engine.errors import UserError
+from engine.errors import UserError, choose_from
 from engine.families.facts import FACTS, NAMES
 from engine.families.files import TEXT_ENCODERS
 from engine.families.unsuitable import is_left_out
@@ -82,8 +82,8 @@ def hub_id(name: str, bases: list[ListedBase] | None = None) -> str:
         return typed
     raise UserError(
         f"There is no base called {name.strip() or '(none given)'}.",
-        "It is neither a name of the list nor a Hugging Face id such as owner/name.",
-        f"Choose one of: {', '.join(base.name for base in bases)}.",
+        "It is neither a name on the list nor a Hugging Face id such as owner/name.",
+        choose_from((base.name for base in bases), typed),
     )
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     from engine.data.dataset import Dataset
 
     console = EventPrinter()
-    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    dataset = Dataset.open(workspace.existing_dataset(options.dataset))
     if options.undo:
         undone = dataset.captions.undo()
         console.say(

@@ -39,7 +39,7 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
     console = EventPrinter()
     settings = RunConfig().data
-    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    dataset = Dataset.open(workspace.existing_dataset(options.dataset))
     if options.fix:
         _act(dataset, options.fix, options.finding, console, control)
     elif options.finding:

@@ -124,7 +124,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: OnProgr
     family = detect(base)
     checkpoint = run.checkpoints()[-1]
     device = torch_device()
-    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    dataset = Dataset.open(workspace.existing_dataset(run.config.data.dataset))
     held_out = split(dataset, run.config.data.held_out, Run(run.folder).held_out).held_out
     settings = run.config.validation.model_copy(update={"pictures": len(held_out)})
     models = Models(

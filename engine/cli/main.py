@@ -48,6 +48,7 @@ from engine.cli import (
     sample,
     train,
 )
+from engine.cli.advice import for_command_line
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
 from engine.config.toml import join_words
@@ -137,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return processes.run_together(options, lambda: _do(options, control))
     except UserError as error:
         if processes.prints_error(error):
-            print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+            why, advice = for_command_line(error.why), for_command_line(error.try_this)
+            print(f"\n{error.what}\n  Why: {why}\n  Try: {advice}", file=sys.stderr)
             print("".join(_offered(offer, options.workspace) for offer in error.offers), end="", file=sys.stderr)
         return EXIT_PROBLEM
     except Cancelled as error:
@@ -211,13 +213,14 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli.output import grouped
     from engine.conditions import places, ready, registry, weights
     from engine.data.dataset import Dataset
     from engine.data.make_maps import make_all
 
     console, among = processes.console(), group.current()
     places.use(workspace)
-    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    dataset = Dataset.open(workspace.existing_dataset(options.dataset))
     kind = registry.get(options.type)
     given = dataset.like_its_maps(kind.name, parse_settings(options.set))
     values = registry.resolve_parameters(kind.name, given)
@@ -236,8 +239,8 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
         group=among,
     )
     console.say(f"{counted(report.made, 'map')} made, {report.kept:,} kept, {len(report.failures):,} failed")
-    for problem in [*report.failures, *report.warnings]:
-        console.say(f"  {problem.what} {problem.why}")
+    for sentence in grouped([*report.failures, *report.warnings]):
+        console.say(f"  {sentence}")
     return 0
 
 

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TextIO
 
+from engine.cli.advice import for_command_line
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.machine.clock import active_time
-from engine.machine.units import format_duration
+from engine.machine.units import counted, format_duration
 
+if TYPE_CHECKING:
+    from engine.data.samples import Problem
+
+NAMED = 5
+"""Files that are named of those with the same problem."""
 SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten five times a second
+
+
+def grouped(problems: Iterable[Problem]) -> list[str]:
+    """Return a sentence for each kind of problem, with the names of the first files that have it."""
+    files: dict[str, list[str]] = {}
+    for problem in problems:
+        files.setdefault(for_command_line(f"{problem.what} {problem.why}".strip()), []).append(problem.path.name)
+    return [f"{words} ({_names(names)})" for words, names in files.items()]
+
+
+def _names(names: list[str]) -> str:
+    rest = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    count = f"{counted(len(names), 'image')}: " if len(names) > 1 else ""
+    return f"{count}{', '.join(names[:NAMED])}{rest}"
 
 
 class EventPrinter:
@@ -27,7 +48,7 @@ class EventPrinter:
     def say(self, text: str) -> None:
         """Print a line."""
         self._end_line()
-        self._print(text)
+        self._print(for_command_line(text))
 
     def progress(self, done: int, total: int, label: str) -> None:
         """Update the status line."""

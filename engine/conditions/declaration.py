@@ -32,6 +32,8 @@ class Parameter:
     """Help text below the widget."""
     vary: tuple[float, float] | None = None
     """Range for "several strengths", which draws a random number for each image. None: never random."""
+    at_most: str = ""
+    """Name of the parameter whose value this one must not exceed. Maps that were made otherwise stay as they are."""
     former: Value | None = None
     """What maps were made with before this parameter existed. None: it has always existed."""
 
@@ -161,6 +163,16 @@ class ConditionType:
             raise ValueError("; ".join(problems))
         return resolved
 
+    def contradictions(self, values: Mapping[str, Any]) -> list[str]:
+        """Sentences about parameters that contradict each other. ``values``: all of them, as ``resolve`` returns."""
+        titles = {parameter.name: parameter.title for parameter in self.parameters}
+        return [
+            f"{one.title} ({one.name}) is {values[one.name]:g}, above {titles[one.at_most]} ({one.at_most}), "
+            f"{values[one.at_most]:g}."
+            for one in self.parameters
+            if one.at_most and values[one.name] > values[one.at_most]
+        ]
+
     def as_stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters that a dataset or run of any version has stored, with those that were added since."""
         added = {parameter.name: parameter.former for parameter in self.parameters if parameter.former is not None}
@@ -176,6 +188,11 @@ class ConditionType:
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name}: a parameter is declared twice")
+        for parameter in self.parameters:
+            if parameter.at_most and parameter.at_most not in names:
+                raise ValueError(
+                    f"{self.name}: {parameter.name} is compared with {parameter.at_most}, which is not declared"
+                )
         if self.extract is None and self.parameters:
             raise ValueError(f"{self.name}: parameters without an extractor")
         for place, leading in ((self.extract, 1), (self.metric, 2), (self.batch, 1)):

@@ -8,10 +8,20 @@ from typing import Any
 from engine.conditions import weights
 from engine.conditions.declaration import ConditionType
 from engine.conditions.types import external
+from engine.errors import UserError
 
 
 def check(condition: ConditionType, values: Mapping[str, Any]) -> None:
-    """Loads the weights or checks the program. Raises UserError once, instead of one error for each image."""
+    """Compares the parameters, loads the weights or checks the program.
+
+    Raises UserError once, instead of one error for each image.
+    """
+    if wrong := condition.contradictions(values):
+        raise UserError(
+            f"These parameters of {condition.title} contradict each other.",
+            " ".join(wrong),
+            "Lower the first or raise the second.",
+        )
     for model in condition.models:
         weights.loaded(model, str(values[model.parameter]))
     if condition.program:

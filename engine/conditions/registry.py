@@ -31,7 +31,7 @@ from engine.conditions.types.segmentation import SEGMENTATION
 from engine.conditions.types.shuffle import SHUFFLE
 from engine.conditions.types.soft_edge import SOFT_EDGE
 from engine.conditions.types.tile import TILE
-from engine.errors import UserError
+from engine.errors import UserError, choose_from, did_you_mean
 
 __all__ = [
     "REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters",
@@ -60,8 +60,8 @@ class Registry:
         if name not in self._types:
             raise UserError(
                 f"There is no condition type named {name}.",
-                f"Known are: {', '.join(self._types)}.",
-                "Choose one of these, or update the app if the dataset was made with a newer one.",
+                "This version of the app does not have it. A newer one may.",
+                choose_from(self._types, name, limit=len(self._types)),
             )
         return self._types[name]
 
@@ -83,11 +83,14 @@ class Registry:
         try:
             return condition.resolve(values or {})
         except ValueError as error:
-            known = ", ".join(parameter.name for parameter in condition.parameters) or "none"
+            names = [parameter.name for parameter in condition.parameters]
+            nearest = next(
+                filter(None, (did_you_mean(given, names) for given in values or {} if given not in names)), ""
+            )
             raise UserError(
                 f"The parameters of {condition.title} are invalid.",
                 f"{error}.",
-                f"Its parameters are: {known}.",
+                f"{nearest} Its parameters are: {', '.join(names) or 'none'}.".strip(),
             ) from error
 
 

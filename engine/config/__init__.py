@@ -164,6 +164,10 @@ def field_of(dotted: str) -> Any | None:
     return fields(section).get(name) if section in SECTIONS else None
 
 
+def _dotted_names() -> list[str]:
+    return ["name", *(f"{section}.{name}" for section in SECTIONS for name in fields(section))]
+
+
 def parse(values: dict[str, Any], source: str = "These settings") -> RunConfig:
     """Return a validated RunConfig from nested plain values.
 
@@ -175,5 +179,5 @@ def parse(values: dict[str, Any], source: str = "These settings") -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(
-            f"{source} cannot be used.", describe(error), "Correct these values and start again."
+            f"{source} cannot be used.", describe(error, _dotted_names()), "Correct these values and start again."
         ) from error

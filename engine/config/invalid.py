@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
+
+from engine.errors import did_you_mean
 
 _BOUNDS = {
     "greater_than_equal": ("has to be at least", "ge"),
@@ -30,19 +33,22 @@ _KINDS = {
 _LONGEST = 60  # characters of a value that are shown
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: ValidationError, known: Sequence[str] = ()) -> str:
     """All problems of a validation error, one sentence each.
 
     A problem of one setting starts with its dotted name; one that lies between settings names them itself.
+
+    Args:
+        known: dotted names of all settings, of which the nearest is offered in place of one that is not known.
     """
-    return " ".join(_sentence(problem) for problem in error.errors())
+    return " ".join(_sentence(problem, known) for problem in error.errors())
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, known: Sequence[str]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     if problem["type"] == "extra_forbidden":
-        return f"{where} is not a setting."
+        return f"{where} is not a setting. {did_you_mean(where, known)}".strip()
     if not where:
         return f"{message[:1].upper()}{message[1:]}."
     kind, given = problem["type"], _shown(problem["input"])

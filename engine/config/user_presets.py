@@ -13,7 +13,7 @@ from engine.config.presets import Preset, flatten, load_preset, resolve
 from engine.config.toml import lines_of
 from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import remove_file
-from engine.errors import UserError
+from engine.errors import UserError, choose_from
 from engine.workspace.paths import safe_name
 
 RUN_ONLY = ("name", "data.dataset")
@@ -51,8 +51,8 @@ class UserPresets:
             problems = " ".join(f"{problem.what} {problem.why}" for problem in self.problems)
             raise UserError(
                 f"There is no preset called {name}.",
-                problems or f"{self.folder} holds no such file.",
-                f"Choose one of these: {', '.join(self.all)}.",
+                problems or f"{self.folder} has no such file.",
+                choose_from(self.all, name),
             )
         return self.all[name]
 

@@ -20,6 +20,7 @@ _TAG = re.compile(  # known names only: <sks> and <lora:x:1> are there on purpos
     r"|u|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
+_CODE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|</?(?:script|style)\b[^<>]*>", re.IGNORECASE | re.DOTALL)
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 _WRITTEN_BREAK = re.compile(r"\\[nrt](?![a-z])")  # two characters, as in "a cat\n"
 _INVISIBLE = frozenset(
@@ -34,16 +35,16 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 def clean(text: str, *, markup: bool = True, urls: bool = True, control: bool = True, backslashes: bool = True) -> str:
     """Removes what got into a caption by accident, and turns spaces and line breaks into single spaces.
 
-    ``markup``: HTML entities, also when escaped twice, and common tags. ``urls``: web addresses. ``control``: control
-    and invisible characters, except joiners, which emoji and some scripts need. ``backslashes``: "\\(" becomes "(", a
-    literal "\\n" becomes a space.
+    ``markup``: HTML entities, also when escaped twice, common tags, and scripts and styles with what they contain.
+    ``urls``: web addresses. ``control``: control and invisible characters, except joiners, which emoji and some scripts
+    need. ``backslashes``: "\\(" becomes "(", a literal "\\n" becomes a space.
     """
     if markup:
         for _ in range(3):
             if (plain := html.unescape(text)) == text:
                 break
             text = plain
-        text = _TAG.sub(" ", text)
+        text = _TAG.sub(" ", _CODE.sub(" ", text))
     if urls:
         text = _EMPTY_BRACKETS.sub("", without) if (without := _URL.sub("", text)) != text else text
     if control:

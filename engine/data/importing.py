@@ -63,9 +63,21 @@ def import_source(
     """
     token = token or _Never()
     with checked_search(token.raise_if_cancelled):
-        return _import(
+        made = _import(
             workspace, typed_source(place), name, config or ImportConfig(), progress or _quiet, token, min_side, origin
         )
+    if name.strip() in ("", made.name):
+        return made
+    return replace(made, notes=[changed_name(name.strip(), made.name), *made.notes])
+
+
+def changed_name(typed: str, name: str) -> str:
+    """Tell that a dataset has another name than was typed, and why."""
+    shown = typed if len(typed) <= 80 else f"{typed[:80]} …"
+    return (
+        f"The dataset is called {name} instead of {shown}: a name is also a folder's, so it may have up to 60 letters, "
+        "digits, dots, - and _, and cannot be one that Windows reserves."
+    )
 
 
 def _import(

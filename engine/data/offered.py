@@ -17,7 +17,7 @@ from engine.data.importing import IMAGES, import_source
 from engine.data.sources.hub import hub_id, on_hub
 from engine.disk.in_use import remove_folder
 from engine.disk.space import folder_bytes
-from engine.errors import UserError
+from engine.errors import UserError, choose_from
 from engine.hub.download import ask, fetch
 from engine.hub.faults import Repository
 from engine.jobs.control import CancelToken, OnProgress
@@ -75,7 +75,7 @@ def set_named(name: str) -> OfferedSet:
     raise UserError(
         f"There is no set called {name.strip() or '(none given)'} in the list.",
         "The list has only a few sets whose files are known.",
-        f"Choose one of: {', '.join(one.name for one in sets)}. Any other of the hub: import owner/name",
+        f"{choose_from((one.name for one in sets), typed)} Any other set on the hub can be read by its id, owner/name.",
     )
 
 

@@ -19,15 +19,17 @@ def typed_path(text: str | os.PathLike[str]) -> str:
     """Turn a typed or pasted path into a usable one. Names that are no paths, such as Hugging Face ids, stay.
 
     Takes off quotation marks, blanks and invisible marks around it, file:// and Windows' long form in front of it, and
-    fills in ``~`` and environment variables. The text itself counts if it names something that exists.
+    fills in ``~`` and environment variables. The text itself counts if it names something that exists, also
+    if it begins or ends with blanks, unless something of the name without them exists, too.
     """
     given = os.fspath(text)
-    if given and given == given.strip() and _exists(given):
+    if given.strip() and _exists(given) and not (given != given.strip() and _exists(given.strip())):
         return given
     bare = "".join(letter for letter in given if unicodedata.category(letter) not in ("Cf", "Cc"))
     bare = bare.replace("\u00a0", " ").strip()
     while len(bare) >= 2 and bare[0] in _QUOTES and bare[-1] in _QUOTES:
-        bare = bare[1:-1].strip()
+        inner = bare[1:-1]
+        bare = inner if _exists(inner) and not _exists(inner.strip()) else inner.strip()
     if bare.lower().startswith("file:") and (parts := _address(bare)) is not None:
         host = f"//{parts.netloc}" if parts.netloc not in ("", "localhost") else ""
         bare = url2pathname(host + parts.path)

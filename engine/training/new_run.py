@@ -11,7 +11,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
-from engine.errors import UserError
+from engine.errors import UserError, did_you_mean
 from engine.families.files import configs_of
 from engine.machine.units import counted, format_bytes, plural
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
@@ -29,11 +29,13 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     sentences = []
     names = workspace.dataset_names()
     if not config.data.dataset:
-        sentences.append("Choose a dataset.")
+        there = f"There are: {', '.join(names)}." if names else "There are none yet: read a folder of images first."
+        sentences.append(f"No dataset is chosen. {there}")
     elif config.data.dataset not in names:
         sentences.append(
-            f"There is no dataset called {config.data.dataset} in this workspace. If it was renamed or deleted, put it "
-            "back, or read its images again under this name."
+            f"There is no dataset called {config.data.dataset} in this workspace. "
+            f"{did_you_mean(config.data.dataset, names)} If it was renamed or deleted, put it back, or read its images "
+            "again under this name.".replace("  ", " ")
         )
     else:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
@@ -77,7 +79,7 @@ def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
 def require_all(workspace: Workspace, run: Run) -> None:
     """Raise UserError if something is missing without which a run cannot go on (see ``missing``)."""
     if sentences := missing(workspace, run.config):
-        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then resume it again.")
+        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Correct this, then resume the run.")
 
 
 def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str], queue_entry: str = "") -> Run:
@@ -91,7 +93,7 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str],
     """
     sentences = missing(workspace, config)
     if sentences:
-        raise UserError("Training cannot start.", " ".join(sentences), "Then start it again.")
+        raise UserError("Training cannot start.", " ".join(sentences), "Correct this, then start again.")
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
     spec = dataset.condition if facts_of(config).needs_condition_maps else None
     config = config.model_copy(update={"name": config.name or config.data.dataset})

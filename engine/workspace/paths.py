@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
-from engine.errors import UserError
+from engine.errors import UserError, choose_from
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
 DEMO_BASE = APP_FOLDER / "engine" / "demo" / "base"
@@ -107,9 +107,27 @@ class Workspace:
         for folder in self.run_folders():
             if folder.name == name:
                 return folder
+        names = [folder.name for folder in self.run_folders()]
         raise UserError(
-            f"There is no run called {name}.", f"{self.runs} holds no such folder.", "Choose one from the list."
+            f"There is no run called {name}.",
+            f"{self.runs} has no such folder." if names else f"{self.runs} has no runs yet.",
+            choose_from(names, name) or "Train one first.",
         )
+
+    def existing_dataset(self, name: str) -> Path:
+        """The folder of a dataset that has been made.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        folder, names = self.dataset_folder(name), self.dataset_names()
+        if not folder.exists():
+            raise UserError(
+                f"There is no dataset called {name}.",
+                f"{self.datasets} has no such folder." if names else f"{self.datasets} has no datasets yet.",
+                choose_from(names, name) or "Read a folder of images first, on the Dataset tab.",
+            )
+        return folder
 
     def downloaded_base(self, hub_id: str) -> Path:
         """Folder of a base that was downloaded from the hub, whose id is owner/name. It may not exist."""

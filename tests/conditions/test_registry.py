@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import registry
+from engine.conditions import ready, registry
 from engine.conditions import types as types_folder
 from engine.conditions.registry import ConditionType, Parameter, Registry
 from engine.conditions.types.canny import CANNY
@@ -105,7 +105,7 @@ def test_parameters_get_defaults_and_all_problems_are_reported_together() -> Non
 def test_an_unknown_type_raises_an_error_listing_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
         registry.get("kanny")
-    assert "canny" in caught.value.why
+    assert caught.value.try_this.startswith("Did you mean canny? Choose one of these: canny, soft_edge")
 
 
 def test_every_type_has_a_description_and_is_found_by_name() -> None:
@@ -132,3 +132,19 @@ def test_listing_the_types_imports_nothing_heavy() -> None:
     code = "import sys; import engine.conditions.registry; print({'torch', 'gradio', 'cv2'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_parameters_that_contradict_each_other_are_refused_for_new_maps_only() -> None:
+    for name, values in (("canny", {"low": 300, "high": 10}), ("light_dark", {"dark_below": 200, "light_above": 100})):
+        condition = registry.get(name)
+        resolved = registry.resolve_parameters(name, values)  # a dataset of an earlier version still opens
+        with pytest.raises(UserError, match="contradict each other") as error:
+            ready.check(condition, resolved)
+        assert all(f"{value:g}" in error.value.why for value in values.values())
+        ready.check(condition, registry.resolve_parameters(name, {}))
+
+
+def test_an_undeclared_parameter_to_compare_with_is_refused() -> None:
+    odd = Parameter("low", "Low", "int", 1, 0, 9, 1, at_most="high")
+    with pytest.raises(ValueError, match="not declared"):
+        replace(registry.get("canny"), name="odd", parameters=(odd,), extract=None, metric=None).check()

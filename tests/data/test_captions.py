@@ -40,6 +40,11 @@ def test_clean_removes_what_got_in_by_accident(text: str, wanted: str) -> None:
     assert captions.clean(wanted) == wanted
 
 
+def test_scripts_and_styles_are_removed_with_what_they_contain() -> None:
+    text = "<b>bold</b> <script>alert(1)</script> 😀 <STYLE type='x'>p {}</style>fox <script src=x>"
+    assert captions.clean(text) == "bold 😀 fox"
+
+
 def test_each_part_of_cleaning_can_be_turned_off() -> None:
     text = "&amp; <b> http://example.com/ \u200b \\("
     for part, kept in {"markup": "&amp; <b>", "urls": "http:", "control": "\u200b", "backslashes": "\\("}.items():

@@ -34,6 +34,19 @@ def test_what_surrounds_a_path_is_taken_off(tmp_path: Path, before: str, after: 
     assert typed_path(f"{before}{folder}{after}") == str(folder)
 
 
+def test_a_folder_whose_name_ends_in_a_blank_is_found(tmp_path: Path) -> None:
+    blank = tmp_path / "one "
+    try:
+        blank.mkdir()
+    except OSError:
+        pytest.skip("this system has no such names")
+    if blank not in set(tmp_path.iterdir()):
+        pytest.skip("this system drops blanks at the end")
+    assert typed_path(str(blank)) == str(blank) == typed_path(f'"{blank}"')
+    (tmp_path / "one").mkdir()
+    assert typed_path(str(blank)) == str(tmp_path / "one"), "a pasted blank is likelier than one in a name"
+
+
 def test_variables_and_home_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

@@ -92,10 +92,21 @@ def build(context: AppContext, live: Live) -> None:
     picked = live.on(browse.click, pick, [place], [place], show_progress="full")
     for event in (place.blur, place.submit, picked.then):
         live.on(event, describe_place, [place], [found])
-    live.on(place.change, suggested_name, [place], [name])
+    suggestion = gr.State("")
+    live.on(place.change, name_for, [place, name, suggestion], [name, suggestion], trigger_mode="always_last")
     inputs = [place, name, *settings.values()]
     live.on([read.click, add.click], start, inputs, asking.outputs, refresh=True, show_progress="full")
     asking.wire(live, place, start_with, inputs)
+
+
+def name_for(place: str, name: str, before: str) -> tuple[str, str]:
+    """Return the dataset's name and what is suggested for ``place``. A typed name stays.
+
+    Args:
+        before: the last suggestion.
+    """
+    suggested = suggested_name(place)
+    return (suggested if name.strip() in ("", before) else name), suggested
 
 
 def known(context: AppContext, place: str, name: str) -> bool:

@@ -22,6 +22,7 @@ CANNY = ConditionType(
             1,
             hint="Lower keeps more of the faint lines that touch strong ones. 100 is usual.",
             vary=(50, 130),
+            at_most="high",
         ),
         Parameter(
             "high",

@@ -31,6 +31,7 @@ LIGHT_DARK = ConditionType(
             1,
             hint="Brightness 0 to 255. For fixed thresholds only.",
             vary=(65, 105),
+            at_most="light_above",
         ),
         Parameter(
             "light_above",

@@ -46,6 +46,12 @@ def test_the_box_says_what_a_folder_holds_before_it_is_read(folder: Path) -> Non
     assert "Hugging Face" in import_panel.describe_place("owner/name")
 
 
+def test_a_typed_name_stays_when_the_folder_changes() -> None:
+    assert import_panel.name_for("/x/birds", "", "") == ("birds", "birds")
+    assert import_panel.name_for("/x/cats", "birds", "birds") == ("cats", "cats")
+    assert import_panel.name_for("/x/cats", "ملف", "birds") == ("ملف", "cats")
+
+
 def test_a_large_folder_is_not_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.data.before_import.RECOGNITION_SECONDS", -1.0)
     assert "a large folder" in import_panel.describe_place(str(folder))

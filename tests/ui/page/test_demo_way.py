@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from engine.jobs.snapshot import JobSnapshot
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.page.guide.demo_way import demo_states
+from ui.page.guide.demo_way import DemoWay, demo_states
 from ui.page.jobs import DEMO, DEMO_STEPS, choose_demo
+from ui.page.live import Live
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, View
 
@@ -26,6 +28,17 @@ def fresh(workspace: Workspace) -> View:
 
 def test_at_first_only_the_first_button_is_enabled(fresh: View) -> None:
     assert demo_states(fresh) == ("next", "", "")
+
+
+def test_numbers_that_were_typed_survive_a_reload(workspace: Workspace) -> None:
+    context = AppContext(workspace)
+    with gr.Blocks() as page:
+        live, way = Live(context, page), DemoWay()
+        way.wire(context, live, gr.Tabs())
+    numbers = next(o for o in live.registered if [c.elem_id for c in o.components] == ["first-count", "first-steps"])
+    assert numbers.render(context.view())[1] == DEMO_STEPS
+    next(f.fn for f in page.fns.values() if f.fn and f.fn.__qualname__.endswith("typed"))(60, 40)
+    assert numbers.render(context.view()) == [60, 40]
 
 
 def test_each_step_opens_the_next(fresh: View) -> None:

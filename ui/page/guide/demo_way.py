@@ -31,6 +31,7 @@ class DemoWay:
     """The row of the three steps, and the options below it."""
 
     def __init__(self) -> None:
+        self._typed = (DEFAULT_COUNT, DEMO_STEPS)
         with gr.Column(elem_id="guide-demo-way", elem_classes="snug", visible=False) as self.column:
             with gr.Row(equal_height=True):
                 steps = [_step(place, title) for place, (title, _) in enumerate(STEPS)]
@@ -55,6 +56,12 @@ class DemoWay:
             context.guide.choose("own", unfolded=False)  # one line about what comes next
             return gr.Tabs(selected="try")
 
+        def typed(count: float, steps: float) -> None:
+            self._typed = (int(count or 0), int(steps or 0))
+
+        numbers = [self._count, self._steps]
+        live.on([number.input for number in numbers], typed, numbers, refresh=False)
+        live.outputs(numbers, lambda view: (), lambda view: list(self._typed))  # a page that is loaded again
         live.on(self._buttons[0].click, make_set, [self._count], [tabs], refresh=True)
         live.on(self._buttons[1].click, train, [self._steps], [tabs], refresh=True)
         live.on(self._buttons[2].click, try_it, None, [tabs], refresh=True)
