@@ -110,7 +110,7 @@ class Workspace:
         names = [folder.name for folder in self.run_folders()]
         raise UserError(
             f"There is no run called {name}.",
-            f"{self.runs} has no such folder." if names else f"{self.runs} has no runs yet.",
+            f"The folder {self.runs} {'does not contain it' if names else 'is empty'}.",
             choose_from(names, name) or "Train one first.",
         )
 
@@ -124,7 +124,7 @@ class Workspace:
         if not folder.exists():
             raise UserError(
                 f"There is no dataset called {name}.",
-                f"{self.datasets} has no such folder." if names else f"{self.datasets} has no datasets yet.",
+                f"The folder {self.datasets} {'does not contain it' if names else 'is empty'}.",
                 choose_from(names, name) or "Read a folder of images first, on the Dataset tab.",
             )
         return folder
