@@ -43,6 +43,11 @@ def previous_folder(layout: Layout) -> Path:
     return layout.log.parent / "previous"
 
 
+def kept_folder(layout: Layout) -> Path:
+    """Files that lay among the app's and are in no newer version: perhaps the user's own, so no update deletes them."""
+    return layout.log.parent / "kept"
+
+
 def read_journal(layout: Layout) -> dict[str, Any] | None:
     """The journal of an update that has not ended. None if there is none. Raises InstallError if it is damaged."""
     try:
@@ -107,9 +112,13 @@ def undo(layout: Layout, names: Sequence[str], added: Sequence[str]) -> None:
             move(here, undone / name)
 
 
-def keep_previous(layout: Layout) -> None:
-    """End a successful exchange: the old files are kept as the previous version."""
+def keep_previous(layout: Layout, own: Sequence[str]) -> None:
+    """End a successful exchange: the old files are kept as the previous version, and ``own`` among them for good."""
     (update_folder(layout) / "journal.json").unlink()
+    for name in own:
+        target = kept_folder(layout) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        move(old_folder(layout) / name, target)
     shutil.rmtree(previous_folder(layout), ignore_errors=True)
     if not previous_folder(layout).exists():  # else a program has a file of it open; then these are not kept
         move(old_folder(layout), previous_folder(layout))

@@ -21,6 +21,7 @@ from engine.install.exchange import (
     clear,
     exchange,
     keep_previous,
+    kept_folder,
     new_folder,
     previous_folder,
     read_journal,
@@ -78,11 +79,15 @@ class FromGit(Change):
 
 @dataclass(frozen=True)
 class FromArchive(Change):
-    """An exchange of the entries ``names`` of the app's folder, of which ``added`` did not exist before."""
+    """An exchange of the entries ``names`` of the app's folder, of which ``added`` did not exist before.
+
+    ``own``: files in them that the new version does not have.
+    """
 
     layout: Layout
     names: tuple[str, ...]
     added: tuple[str, ...]
+    own: tuple[str, ...] = ()
 
     def forward(self) -> str:
         write_journal(self.layout, kind="archive", names=self.names, added=self.added)
@@ -94,7 +99,7 @@ class FromArchive(Change):
         clear(self.layout)
 
     def keep(self) -> None:
-        keep_previous(self.layout)
+        keep_previous(self.layout, self.own)
 
 
 def update(layout: Layout, console: Console, environment: Mapping[str, str], wanted: str) -> int:
@@ -155,9 +160,9 @@ def _look(layout: Layout, console: Console, environment: Mapping[str, str], want
         return None
     own = archive.own_files(layout, names)
     if own:
-        console.warn(f"Not in the new version, so moved to {previous_folder(layout)}: {listed(own)}")
+        console.warn(f"Not in the new version, so moved to {kept_folder(layout)}: {listed(own)}")
     added = tuple(name for name in names if not os.path.lexists(layout.root / name))
-    return FromArchive(layout, tuple(names), added)
+    return FromArchive(layout, tuple(names), added, tuple(own))
 
 
 def _install(layout: Layout, console: Console, environment: Mapping[str, str]) -> Outcome:

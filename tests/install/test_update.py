@@ -77,7 +77,9 @@ def test_the_newest_archive_replaces_the_files_and_nothing_else(
     assert (app / "workspace/presets/mine.toml").is_file() and (app / "workspace/runs/first").is_dir()
     assert (app / "install.sh").stat().st_mode & stat.S_IXUSR
     previous = exchange.previous_folder(Layout(app))
-    assert (previous / "presets/own.toml").is_file() and (previous / "engine/gone.py").is_file()
+    kept = exchange.kept_folder(Layout(app))
+    assert (previous / "presets/8gb.toml").read_text(encoding="utf-8") == "# 0.1.0\n"
+    assert (kept / "presets/own.toml").read_text(encoding="utf-8") == "mine"
     shown = capsys.readouterr().out
     assert "Updated from 0.1.0 to 0.2.0" in shown
     assert "presets/own.toml" in shown, "a file that is moved away is named"
@@ -86,6 +88,8 @@ def test_the_newest_archive_replaces_the_files_and_nothing_else(
     assert update(app) == 0, "a second time there is nothing to do"
     assert "this is the newest version already" in capsys.readouterr().out
     assert ran(app) == ["0.2.0 --install-only"]
+    assert update(app, str(make_zip(newer.with_name("third.zip"), files("0.4.0")))) == 0
+    assert (kept / "presets/own.toml").is_file(), "no later update deletes what may be the person's own"
 
 
 def test_packages_that_may_change_are_not_taken_for_installed(app: Path, newer: Path) -> None:
