@@ -15,6 +15,7 @@ from engine.families.facts import FACTS, NAMES
 from engine.families.files import TEXT_ENCODERS
 from engine.families.unsuitable import is_left_out
 from engine.families.weight_files import variant_of, weight_files
+from engine.hub.address import named_by
 from engine.workspace.paths import Workspace, in_hub_cache
 
 INDEX = "model_index.json"
@@ -73,7 +74,8 @@ def hub_id(name: str, bases: list[ListedBase] | None = None) -> str:
     Raises:
         UserError: it is none of these.
     """
-    typed = name.strip().removeprefix("https://huggingface.co/").strip("/")
+    address = named_by(name)
+    typed = address.id if address is not None and address.kind == "model" else name.strip().strip("/")
     bases = listed_bases() if bases is None else bases
     for base in bases:
         if typed.lower() in (base.name, base.title.lower(), base.id.lower()):

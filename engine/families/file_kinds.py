@@ -44,6 +44,7 @@ def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False
         if name in shapes:
             raise NoBase(what)
     if own_configs:
+        _require_parts(shapes)
         return None
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     if first is None:
@@ -58,10 +59,14 @@ def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False
         raise NoBase("a base that reads an image embedding besides the text (unCLIP)")
     if facts is None or (facts.name == "sdxl") != classes:
         raise NoBase(f"a model of an unknown kind (its text is {width} numbers wide)")
+    _require_parts(shapes)
+    return facts
+
+
+def _require_parts(shapes: Mapping[str, list[int]]) -> None:
     for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
         if not any(name.startswith(prefixes) for name in shapes):
             raise NoBase(f"only a part of a base: it has no {part}")
-    return facts
 
 
 def _what_else(shapes: Mapping[str, list[int]]) -> str:

@@ -45,7 +45,9 @@ def _look(path: Path, size: int, changed: int) -> str:
         if start.lstrip().lower().startswith(_PAGES):
             return "It is a web page: the download failed, or asked for a login"
         if path.suffix.lower() != ".safetensors":
-            return ""
+            named = start[8:9] == b"{" and 2 <= _header(start) <= _LARGEST_HEADER
+            words = f"It is a .safetensors file under another name: rename it to {path.stem}.safetensors"
+            return words if named else ""
         if start.startswith(b"PK"):
             return "It is no .safetensors file, but an archive or a .ckpt under another name"
         file.seek(8)

@@ -10,16 +10,18 @@ from typing import Any
 from engine.errors import UserError
 from engine.families import distilled
 from engine.families.base import Family
+from engine.families.fitting_weights import misfit
 from engine.families.flux import Flux
 from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sd3 import StableDiffusion3
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
-from engine.families.weight_files import require_base, require_folders, require_weights
+from engine.families.weight_files import incomplete_base, require_base, require_folders, require_weights
 
 WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that training loads."""
+WITH_TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 WITH_WORDS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 """Parts that split text into tokens."""
 FAMILIES: tuple[Family, ...] = (
@@ -61,6 +63,8 @@ def detect(base: str) -> Family:
                 present = [name for name, kind in index.items() if kind and kind != [None, None]]
                 require_weights(Path(base), [name for name in WITH_WEIGHTS if name in present])
                 require_folders(Path(base), [name for name in WITH_WORDS if name in present])
+                if why := misfit(base, index, (family.facts.denoiser, *WITH_TEXT)):
+                    raise incomplete_base(Path(base), why)
             return family
     raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
 

@@ -18,6 +18,8 @@ _INDEX = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json"
 )
 """Lists the files that weights are split into, whatever these are called."""
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+_MOST_SHARDS = 1000
 _OTHERS = {".msgpack": "Flax", ".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TensorFlow", ".gguf": "GGUF"}
 
 
@@ -49,13 +51,31 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _listed(folder: Path, variant: str) -> list[Path]:
     """The shards that a variant's list of safetensors files names; none without such a list."""
+    return [folder / name for name in _names_listed(folder, variant) if (folder / name).is_file()]
+
+
+def absent_shards(folder: Path, variant: str) -> list[str]:
+    """Names of the files that weights are split into and that are not there, by their list or by their numbers."""
+    if listed := _names_listed(folder, variant):
+        return [name for name in listed if not (folder / name).is_file()]
+    shards = [match for path in folder.iterdir() if (match := _SHARD.fullmatch(path.name))]
+    here = {match[0] for match in shards if (weight_name(match[0]) or ("",))[0] == variant}
+    wanted = {
+        f"{match[1]}-{number:05d}-of-{match[3]}.{match[4]}"
+        for match in shards
+        if match[0] in here
+        for number in range(1, min(int(match[3]), _MOST_SHARDS) + 1)
+    }
+    return sorted(wanted - here)
+
+
+def _names_listed(folder: Path, variant: str) -> list[str]:
     for path in sorted(folder.glob("*.safetensors.index*.json")):
         if weight_name(path.name) == (variant, "safetensors"):
             try:
-                names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+                return sorted({str(name) for name in json.loads(path.read_text("utf-8"))["weight_map"].values()})
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 return []  # a damaged list is reported when the weights are loaded
-            return sorted(folder / str(name) for name in names if (folder / str(name)).is_file())
     return []
 
 
@@ -98,7 +118,9 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
             files = weight_files(folder) or [
                 path for path in folder.iterdir() if weight_name(path.name) == (variant, "bin")
             ]
-            broken = next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
+            absent = absent_shards(folder, variant)
+            broken = (folder / absent[0], f"It is not there, one of {len(absent):,} missing") if absent else None
+            broken = broken or next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
             if broken is None:
                 continue
             why = f"{part}/{broken[0].name}: {broken[1]}."
@@ -108,17 +130,18 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
             others = sorted({kind for path in folder.iterdir() if (kind := _OTHERS.get(path.suffix))})
             held = f" ({' and '.join(others)} files are there, which are not read)" if others else ""
             why = f"{part} has no weights: neither .safetensors nor .bin files{held}."
-        raise _incomplete(base, why)
+        raise incomplete_base(base, why)
 
 
 def require_folders(base: Path, parts: Iterable[str]) -> None:
     """Raise UserError unless a base's folder holds these folders."""
     for part in parts:
         if not (base / part).is_dir():
-            raise _incomplete(base, f"It has no folder {part}.")
+            raise incomplete_base(base, f"It has no folder {part}.")
 
 
-def _incomplete(base: Path, why: str) -> UserError:
+def incomplete_base(base: Path, why: str) -> UserError:
+    """The error for a base of which something is missing or does not fit. ``why``: a sentence."""
     return UserError(
         f"The base model {base.name} is not complete.",
         why,

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError, choose_from
+from engine.hub.address import named_by
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
 DEMO_BASE = APP_FOLDER / "engine" / "demo" / "base"
@@ -143,7 +144,7 @@ class Workspace:
         Raises:
             UserError: there is no such base model.
         """
-        base = typed_path(base)
+        base = _typed_base(base)
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
                 raise UserError(
@@ -167,6 +168,27 @@ class Workspace:
     def free_bytes(self) -> int:
         """Free space on the workspace's disk, in bytes."""
         return free_bytes(self.root)
+
+
+def _typed_base(base: str) -> str:
+    """The path or Hugging Face id that a person means, also by an address on the hub.
+
+    Raises:
+        UserError: it is an address of something else.
+    """
+    typed = typed_path(base)
+    address = named_by(typed)
+    if address is not None and address.kind == "model" and not address.file:
+        return address.id
+    if address is None and not re.match(r"https?://", typed, re.IGNORECASE):
+        return typed
+    what, do = "a web page or file", "Download the base's file, and give its path here."
+    if address is not None and address.file:
+        what = f"a single file of {address.id} on the hub"
+        do = f"Download it and give its path, or choose the whole base by its id: {address.id}."
+    elif address is not None:
+        what, do = f"a {address.kind} on the hub, not of a base model", "Choose a base model."
+    raise UserError(f"The base model {typed} was not found.", f"It is the address of {what}.", do)
 
 
 def in_hub_cache(folder: Path) -> Path:

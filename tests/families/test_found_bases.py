@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.bases.listed import hub_id
 from engine.errors import UserError
 from engine.families.files import bases_in, denoiser_parameters
 from engine.families.parts import file_tensors
@@ -234,3 +235,83 @@ def test_a_folder_beside_above_or_inside_a_base_says_what_to_choose(tiny_base: P
         with pytest.raises(UserError, match="is not a base model") as refused:
             detect(str(tmp_path / folder))
         assert words in refused.value.try_this
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "value", "why"),
+    [
+        (
+            "unet",
+            "block_out_channels",
+            [32, 64],
+            "has the shape 16 x 4 x 3 x 3 instead of 32 x 4 x 3 x 3",
+        ),
+        ("unet", "layers_per_block", 2, "The weights of its unet are not"),
+        ("text_encoder", "num_hidden_layers", 7, "The weights of its text_encoder are not complete"),
+    ],
+)
+def test_weights_of_another_config_are_refused_at_the_choice(
+    tiny_base: Path, tmp_path: Path, part: str, entry: str, value: object, why: str
+) -> None:
+    base = tmp_path / "mixed"
+    shutil.copytree(tiny_base, base)
+    config = base / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {entry: value}), "utf-8")
+    with pytest.raises(UserError, match="is not complete") as refused:
+        detect(str(base))
+    assert why in refused.value.why
+
+
+def test_a_file_that_is_not_complete_is_refused_at_the_choice(tiny_base: Path, tmp_path: Path) -> None:
+    tensors = load_file(write_single_file(tiny_base, tmp_path / "whole.safetensors"))
+    for name, left_out, why in (
+        ("no-vae", "first_stage_model.", "it has no VAE"),
+        ("no-text", "cond_stage_model.", "it has no text encoder"),
+    ):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        file = tmp_path / f"{name}.safetensors"
+        save_file({key: tensor for key, tensor in tensors.items() if left_out not in key}, file)
+        with pytest.raises(UserError) as refused:
+            detect(str(file))
+        assert why in refused.value.why, name
+    (tmp_path / "renamed.ckpt").write_bytes((tmp_path / "whole.safetensors").read_bytes())
+    with pytest.raises(UserError) as refused:
+        detect(str(tmp_path / "renamed.ckpt"))
+    assert "rename it to renamed.safetensors" in refused.value.why
+
+
+def test_a_missing_shard_is_named_at_the_choice(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "shards"
+    shutil.copytree(tiny_base, base)
+    unet = base / "unet" / "diffusion_pytorch_model.safetensors"
+    names = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {name: names[number % 2] for number, name in enumerate(load_file(unet))}}
+    unet.rename(unet.with_name(names[0]))
+    for listed in (True, False):
+        note = unet.with_name(unet.name + ".index.json")
+        note.write_text(json.dumps(index), "utf-8") if listed else note.unlink()
+        with pytest.raises(UserError) as refused:
+            detect(str(base))
+        assert f"unet/{names[1]}: It is not there" in refused.value.why
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("https://huggingface.co/owner/name", "owner/name"),
+        ("huggingface.co/owner/name/tree/main/unet", "owner/name"),
+        (" http://hf.co/owner/na.me?not-for-all-audiences=true", "owner/na.me"),
+        ("git@hf.co:owner/name.git", "owner/name"),
+        ("https://huggingface.co/owner/name/blob/main/a.safetensors", "single file of owner/name"),
+        ("https://huggingface.co/datasets/owner/name", "a dataset on the hub"),
+        ("https://huggingface.co/spaces/owner/name", "a space on the hub"),
+        ("https://civitai.com/models/1", "a web page or file"),
+    ],
+)
+def test_an_address_on_the_hub_is_its_id_or_named(workspace: Workspace, typed: str, found: str) -> None:
+    if "/" in found and " " not in found:
+        assert workspace.locate_base(typed) == hub_id(typed) == found
+        return
+    with pytest.raises(UserError) as refused:
+        workspace.locate_base(typed)
+    assert found in refused.value.why

@@ -17,6 +17,7 @@ from engine.data.sources.image_store import ImageStore, name_for
 from engine.data.sources.model import FetchResult, ImageSource, require_package
 from engine.data.sources.parquet import choose, store_row
 from engine.errors import UserError
+from engine.hub.address import named_by
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
 
@@ -28,7 +29,10 @@ _PREFIX = re.compile(r"(?:https?://huggingface\.co/datasets/|hf://datasets/|hf:)
 
 def hub_id(place: str) -> str:
     """``owner/name`` of an id or address on the Hub. Empty for anything else."""
+    address = named_by(place)
     bare = _PREFIX.sub("", place.strip()).rstrip("/")
+    if address is not None and address.kind == "dataset":
+        bare = address.id
     return bare if _ID.fullmatch(bare) and not Path(bare).expanduser().exists() else ""
 
 
