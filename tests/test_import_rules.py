@@ -149,7 +149,7 @@ def family_marks() -> tuple[str, ...]:
 
     found = {"addition_embed", "cross_attention_dim", "text_time", "CrossAttn", "transformer_blocks", "input_blocks"}
     found |= {"middle_block", "zero_convs", "time_ids", "text_embeds", "hidden_states", "unet", "pooled"}
-    found |= {"AutoencoderKL", "CLIPTokenizer", "CLIPTextModel", "added_cond_kwargs"}
+    found |= {"t5_", "_t5", "AutoencoderKL", "CLIPTokenizer", "CLIPTextModel", "added_cond_kwargs"}
     for facts in FACTS:
         files = facts.control_files
         found |= {files.trigger, files.config_mark, *files.own_entries, *files.same_as_base, *files.union_marks}
@@ -163,6 +163,10 @@ def family_marks() -> tuple[str, ...]:
 
 TEXT_ENTRIES = ("hidden", "pooled")
 """Names of tensors in an encoded text. ``Family.text_length`` and its neighbours read them for everyone else."""
+
+
+SETTINGS = ("t5_dropout",)
+"""Settings with the name by which users know them. What they do is the family's."""
 
 
 def marks_in(source: str) -> list[tuple[int, Any]]:
@@ -184,7 +188,7 @@ def marks_in(source: str) -> list[tuple[int, Any]]:
         else:
             fields = ("id", "attr", "arg", "name", "asname", "module")
             words = [word for word in (getattr(node, field, None) for field in fields) if isinstance(word, str)]
-            hit = any(mark.lower() in word.lower() for word in words for mark in marks)
+            hit = any(mark.lower() in word.lower() for word in words if word not in SETTINGS for mark in marks)
         if hit:
             found.append((getattr(node, "lineno", 0), words[0]))
     return found
@@ -220,6 +224,7 @@ def test_only_families_know_a_family() -> None:
         "isinstance(denoiser, UNet2DConditionModel)",
         'net(noisy, added_cond_kwargs={"text_embeds": pooled_text})',
         'old = "sd14" in name',
+        "text = family.without_t5(text)",
     ],
 )
 def test_a_planted_mark_of_a_family_is_found(planted: str) -> None:

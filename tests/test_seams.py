@@ -66,11 +66,34 @@ def targets(node: ast.AST) -> list[ast.expr]:
     return []
 
 
+def aliases(parsed: ast.AST) -> dict[str, list[str]]:
+    """Local names of something that a run's state holds: ``net = state.trainable.master``."""
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Assign):
+            pairs = [(target, node.value) for target in node.targets]
+            for target, value in pairs:
+                if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                    pairs += zip(target.elts, value.elts, strict=False)
+                names = chain(value)
+                held = names[1:] if names[:1] in (["self"], ["trainer"]) else names
+                if isinstance(target, ast.Name) and len(held) > 1 and held[0] in STATE_NAMES:
+                    found[target.id] = held
+    return found
+
+
 def state_writes(source: str) -> Found:
-    """Statements that write an attribute of a run's state, or of something that it holds."""
-    for node in ast.walk(tree(source)):
+    """Statements that write an attribute of a run's state, or of something that it holds, by whatever local name."""
+    for function in [n for n in ast.walk(tree(source)) if isinstance(n, ast.FunctionDef)] or [tree(source)]:
+        yield from writes_in(function, aliases(function))
+    yield from writes_in(tree(source), {})
+
+
+def writes_in(part: ast.AST, local: dict[str, list[str]]) -> Found:
+    for node in ast.walk(part):
         for target in targets(node):
             names = chain(target) if isinstance(target, ast.Attribute | ast.Subscript) else []
+            names = [*local.get(names[0], names[:1]), *names[1:]] if len(names) > 1 else names
             held = names[1:] if names[:1] in (["self"], ["trainer"]) else names
             if len(held) > 1 and held[0] in STATE_NAMES and held[1] != "accelerator":  # accelerate's own object
                 yield getattr(node, "lineno", 0), ".".join(names)
@@ -94,6 +117,8 @@ def test_only_its_own_methods_change_the_state_of_a_run() -> None:
         "net, state.nets.net = 1, 2",
         "setattr(state, 'step', 3)",
         "del state.ema",
+        "weights = state.trainable.weights\nweights.stale = True",
+        "def f(self):\n    held, net = self._run.trainable, 1\n    held.weights.offload.in_use = False",
     ],
 )
 def test_a_planted_write_is_found(planted: str) -> None:

@@ -44,7 +44,7 @@ class DDP(Parallel):
 
     def prepare(self) -> None:
         trainable, net = self._run.trainable, self._run.trainable.weights.compute
-        trainable.weights.offload.may_overlap = False  # gradients are exchanged in the middle of the backward pass
+        trainable.weights.offload.wait_for_each()  # gradients are exchanged in the middle of the backward pass
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
         ignored = [*frozen, *(name for name, _ in net.named_buffers())]  # the same everywhere, and fp8 cannot be sent
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)

@@ -95,7 +95,7 @@ class FamilyFacts:
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     t5_can_be_left_out: bool = False
-    """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_t5``)."""
+    """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
     guidance_embedded: bool = False
     """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
     layers: Layers = UNET

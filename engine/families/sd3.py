@@ -100,7 +100,7 @@ class StableDiffusion3(TransformerFamily):
     def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
         return dict(text)
 
-    def without_t5(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def without_optional_text(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = text["hidden"].clone()
         hidden[rows, -T5_TOKENS:] = 0
         return {**text, "hidden": hidden}

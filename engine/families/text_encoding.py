@@ -71,7 +71,7 @@ class TextEncoding(ABC):
         The negative prompt has to be as long as a prompt that was read in chunks.
         """
 
-    def without_t5(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def without_optional_text(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """An encoded text in which some rows are as a base without T5 reads them. Others have none: nothing changes.
 
         Args:

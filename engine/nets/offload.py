@@ -69,14 +69,17 @@ class Offload:
             copier: None: copies wait for each other, until a CUDA card's weights turn out to be in RAM.
         """
         self.copier = copier
-        self.may_overlap = True
-        """Nothing reads gradients before ``finish``."""
+        self._may_overlap = True
         self._waiting: deque[tuple[Copy, Callable[[torch.Tensor], None]]] = deque()
         self._bytes = 0
 
+    def wait_for_each(self) -> None:
+        """From now on copies wait for each other: gradients are read before ``finish``."""
+        self._may_overlap = False
+
     def overlaps(self, copy: torch.Tensor, master: torch.Tensor) -> bool:
         """Whether copies between these two go through here."""
-        if self.copier is None and self.may_overlap and copy.is_cuda and not master.is_cuda:
+        if self.copier is None and self._may_overlap and copy.is_cuda and not master.is_cuda:
             self.copier = CudaCopier(copy.device)
         return self.copier is not None
 

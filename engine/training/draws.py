@@ -13,9 +13,9 @@ class Draws:
     """The random numbers of a batch of B images, on the CPU, fp32."""
 
     noise: torch.Tensor
-    """(B, 4, h, w), standard normal."""
+    """(B, C, h, w), standard normal."""
     posterior: torch.Tensor
-    """(B, 4, h, w), standard normal: the sample of the VAE's posterior."""
+    """(B, C, h, w), standard normal: the sample of the VAE's posterior."""
     uniform_timesteps: torch.Tensor
     """(B,), integers drawn evenly from 0..num_train_timesteps - 1; ``NoiseProcess.shape_timesteps`` takes them."""
     hide_prompt: torch.Tensor
@@ -26,6 +26,16 @@ class Draws:
     """(B, C, h, w), standard normal, for input perturbation; (B, 1, 1, 1) zeros in a run without it."""
     even: torch.Tensor
     """(B,), drawn evenly from 0..1: ``Family.drawn_conditions`` takes them."""
+
+
+def generator_at(seed: int, position: int, purpose: str = "") -> torch.Generator:
+    """The random numbers of an image of the stream, the same whenever and wherever they are drawn.
+
+    Args:
+        purpose: numbers of another purpose are independent of these.
+    """
+    text = f"{seed}:{position}:{purpose}" if purpose else f"{seed}:{position}"
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big"))
 
 
 def draw(
@@ -44,8 +54,7 @@ def draw(
     """
     noise, posterior, steps, hidden, offset, perturbation, even = [], [], [], [], [], [], []
     for position in range(first, first + batch):
-        digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        generator = generator_at(seed, position)
         noise.append(torch.randn(shape, generator=generator))
         posterior.append(torch.randn(shape, generator=generator))
         steps.append(torch.randint(0, num_train_timesteps, (), generator=generator))

@@ -5,13 +5,13 @@ Prompt dropout, which replaces the whole caption, is in batches.py.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from engine.families.text_encoding import Text
+from engine.training.draws import generator_at
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,20 @@ class InputDropout:
     seed: int
     control: float
     """Share of control images that become zeros, 0..1: where the net reads latents, zero latents."""
-    t5: float
-    """Share of captions without T5's tokens, 0..1."""
-    without_t5: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]]
-    """``Family.without_t5``."""
+    optional_text: float
+    """Share of captions without the text of the encoder that a base may lack, 0..1."""
+    without_optional_text: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]]
+    """``Family.without_optional_text``."""
 
     def drawn(self, first: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """For images ``first`` to ``first + batch`` of the stream, whether the control and T5 are left out: (B,) bool.
+        """For images ``first`` to ``first + batch`` of the stream, whether control and text are left out: (B,) bool.
 
         They depend on the image's position alone, as those of ``batches.draw`` do.
         """
-        shares = torch.tensor([self.control, self.t5])
+        shares = torch.tensor([self.control, self.optional_text])
         rows = []
         for position in range(first, first + batch):
-            digest = hashlib.blake2b(f"{self.seed}:{position}:inputs".encode(), digest_size=7).digest()
-            rows.append(torch.rand(2, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big"))) < shares)
+            rows.append(torch.rand(2, generator=generator_at(self.seed, position, "inputs")) < shares)
         left_out = torch.stack(rows)
         return left_out[:, 0], left_out[:, 1]
 
@@ -48,13 +47,13 @@ class InputDropout:
             text: encoded captions, B rows each.
             maps: (B, ...) as ``Batch.maps``; None: the run has none.
         """
-        if not self.control and not self.t5:
+        if not self.control and not self.optional_text:
             return text, maps
-        hidden, without_t5 = self.drawn(first, len(next(iter(text.values()))))
+        no_control, no_text = self.drawn(first, len(next(iter(text.values()))))
         if maps is not None:
             maps = maps.clone()
-            maps[hidden] = 0
-        return self.without_t5(text, without_t5), maps
+            maps[no_control] = 0
+        return self.without_optional_text(text, no_text), maps
 
 
 NOTHING_LEFT_OUT = InputDropout(0, 0.0, 0.0, lambda text, rows: dict(text))

@@ -181,7 +181,9 @@ def set_up(
         num_train_timesteps=state.noise_process.num_train_timesteps,
         perturbed=objective.input_perturbation > 0,
         prompt_dropout=objective.prompt_dropout,
-        inputs=InputDropout(config.train.seed, objective.control_dropout, objective.t5_dropout, family.without_t5),
+        inputs=InputDropout(
+            config.train.seed, objective.control_dropout, objective.t5_dropout, family.without_optional_text
+        ),
         maps=data.maps,
         with_maps=facts_of(config).needs_condition_maps,
         rank=group.rank,

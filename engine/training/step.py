@@ -43,13 +43,14 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         # Batch: cached latents, text embeddings and control images.
         batch = state.next_batch(micro).to(state.device)
 
-        # Latents, noise and timesteps. Noise is added in fp32.
+        # Latents, noise and timesteps. Noise is added in fp32. With input perturbation the net sees other noise than
+        # the target is made of.
         latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
         noise = batch.draws.noise + objective.offset_noise * batch.draws.offset
         size = (latents.shape[-2], latents.shape[-1])
         timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling, size)
-        seen = noise + objective.input_perturbation * batch.draws.perturbation
-        noisy = noise_process.add_noise(latents, seen, timesteps).to(state.dtype)
+        noise_seen = noise + objective.input_perturbation * batch.draws.perturbation
+        noisy = noise_process.add_noise(latents, noise_seen, timesteps).to(state.dtype)
 
         # Text and control image, in the run's precision. A run without condition maps has no control.
         text = family.conditioning(batch.text, batch.sizes, state.dtype, batch.draws.even)

@@ -100,7 +100,7 @@ def test_without_t5_its_tokens_are_zeros(tmp_path: Path) -> None:
 def test_leaving_out_t5_is_what_a_base_without_it_reads(
     family: StableDiffusion3, texts: dict[str, torch.Tensor]
 ) -> None:
-    changed = family.without_t5(texts, torch.tensor([True, False]))
+    changed = family.without_optional_text(texts, torch.tensor([True, False]))
     assert not changed["hidden"][0, 32:].any() and torch.equal(changed["hidden"][0, :32], texts["hidden"][0, :32])
     assert torch.equal(changed["hidden"][1], texts["hidden"][1]) and texts["hidden"][0, 32:].any()
 

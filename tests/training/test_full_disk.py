@@ -171,7 +171,7 @@ def test_a_stop_while_it_waits_ends_it_and_says_what_is_lost(
         CheckpointSaved: lambda trained: setattr(disk, "full", True),
         Waiting: lambda trained: trained.control.stop(),
     }
-    with pytest.raises(Unsaved, match="ended at step 4, which could not be saved.*step 2 and does the 2 steps again"):
+    with pytest.raises(Unsaved, match="ended at step 4, which could not be saved.*step 2 and does 2 steps again"):
         train(ready_workspace, run, when=when)
     assert run.last_step == 2 and run.ending == "failed"
     disk.full = False
