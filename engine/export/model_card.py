@@ -17,6 +17,8 @@ from engine.export.story import Story
 from engine.families.facts import FamilyFacts
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
+AUTOMATIC1111 = "AUTOMATIC1111"
+"""In ``ControlFiles.programs``: it reads such nets."""
 MARK = "made_with: ControlNet Studio"
 """Marks a model card that this app wrote."""
 IMAGES = 4
@@ -45,7 +47,8 @@ def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], fam
         nodes = workflow.nodes(settings(file, facts, family, story), near, parameters)
         for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
             atomic_write_text(folder / name, json.dumps(form(nodes), indent=2))
-        atomic_write_text(folder / NOTE, automatic1111(file, facts, family, near, story))
+        if AUTOMATIC1111 in family.control_files.programs:
+            atomic_write_text(folder / NOTE, automatic1111(file, facts, family, near, story))
     atomic_write_text(folder / README, card(file, kind, facts, family, story, examples))
 
 
@@ -60,6 +63,7 @@ def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: St
         guidance=drawn.guidance_scale if drawn else 7.5,
         side=story.resolution or DEFAULT_SIDE,
         clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
+        of_family=family.comfy,
     )
 
 
@@ -105,9 +109,13 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
             "## In ComfyUI",
             "",
             f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
-            "same for its server). Choose your base model in the first node.",
+            "same for its server). Choose your base model in the first node"
+            + (f", and its text encoders ({', '.join(family.comfy.clips)}) in theirs." if family.comfy.clips else "."),
             *_nodes_needed(facts),
             "",
+        ]
+    if file and AUTOMATIC1111 in family.control_files.programs:
+        lines += [
             "## In AUTOMATIC1111 and Forge",
             "",
             f"Put `{file}` into `models/ControlNet`; `{NOTE}` names the preprocessor.",
@@ -159,6 +167,8 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             'encoder = next(part for part in pipeline.text_encoder.modules() if hasattr(part, "layers"))',
             f"encoder.layers = encoder.layers[:-{skipped}]  # Clip skip {story.clip_skip}",
         ]
+    more = f', "width": {side}, "height": {side}' if family.control_is_encoded else ""  # it resizes the control image
+    more += clip_skip
     from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
     checker = ", safety_checker=None" if family.safety_checker else ""
     if kind == "single_file":
@@ -188,12 +198,12 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             "",
             *load,
             'device = "cuda" if torch.cuda.is_available() else "cpu"',
-            'dtype = torch.float16 if device == "cuda" else torch.float32',
+            f'dtype = torch.{family.card_dtype} if device == "cuda" else torch.float32',
             f"pipeline = {pipeline}.{from_base}(BASE, controlnet=controlnet{checker})",
             *earlier_layer,
             "pipeline.to(device, dtype)",
             f'control = Image.open("map.png").convert("RGB").resize(({side}, {side}))  # the map, not the photograph',
-            f'settings = {{"image": control, "controlnet_conditioning_scale": {strength}{clip_skip}}}',
+            f'settings = {{"{family.control_argument}": control, "controlnet_conditioning_scale": {strength}{more}}}',
             'picture = pipeline("your prompt", **settings).images[0]',
             'picture.save("picture.png")',
         ]

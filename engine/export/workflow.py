@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.export.preprocessors import NODE_PACK, Preprocessor
+from engine.families.drawing import ComfyNodes
 
 Link = tuple[str, int]
 """Name of the source node, and the number of its output."""
@@ -29,10 +30,15 @@ CORE: dict[str, Kind] = {
     "CheckpointLoaderSimple": Kind(outputs=(("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))),
     "CLIPSetLastLayer": Kind((("clip", "CLIP"),), (("CLIP", "CLIP"),)),
     "CLIPTextEncode": Kind((("clip", "CLIP"),), (("CONDITIONING", "CONDITIONING"),)),
+    "TripleCLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
     "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
+    "EmptySD3LatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
     "ControlNetLoader": Kind(outputs=(("CONTROL_NET", "CONTROL_NET"),)),
     "ControlNetApplyAdvanced": Kind((*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE")), CONDITIONS),
+    "ControlNetApplySD3": Kind(
+        (*CONDITIONS, ("control_net", "CONTROL_NET"), ("vae", "VAE"), ("image", "IMAGE")), CONDITIONS
+    ),
     "KSampler": Kind(
         (("model", "MODEL"), *CONDITIONS, ("latent_image", "LATENT")),
         (("LATENT", "LATENT"),),
@@ -73,12 +79,14 @@ class Settings:
     clip_skip: int = 1
     """Above 1: the text encoder's layer is set, counted from the last."""
     seed: int = 0
+    of_family: ComfyNodes = ComfyNodes()
 
 
 def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[str, Any]) -> dict[str, Node]:
     """The nodes of the workflow by name: image, preprocessor, ControlNet, sampler."""
-    side = settings.side
-    clip: Link = ("layer", 0) if settings.clip_skip > 1 else ("base", 1)
+    side, family = settings.side, settings.of_family
+    loaded: Link = ("encoders", 0) if family.clips else ("base", 1)
+    clip: Link = ("layer", 0) if settings.clip_skip > 1 else loaded
     made = {
         "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
         "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control image"),
@@ -86,26 +94,30 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
         "prompt": Node("CLIPTextEncode", (1, 0), {"clip": clip}, {"text": settings.prompt}, "Prompt"),
         "negative": Node("CLIPTextEncode", (1, 1.1), {"clip": clip}, {"text": ""}, "Negative prompt"),
     }
+    if family.clips:
+        files = {f"clip_name{number}": file for number, file in enumerate(family.clips, start=1)}
+        made["encoders"] = Node("TripleCLIPLoader", (0, 1.9), widgets=files, title="Its text encoders")
     if settings.clip_skip > 1:
         layer = {"stop_at_clip_layer": -settings.clip_skip}
-        made["layer"] = Node("CLIPSetLastLayer", (0, 1.1), {"clip": ("base", 1)}, layer, "Clip skip")
+        made["layer"] = Node("CLIPSetLastLayer", (0, 1.1), {"clip": loaded}, layer, "Clip skip")
     image: Link = ("picture", 0)
     if preprocessor.node:
         widgets = {**preprocessor.widgets(parameters), "resolution": side}
         made["map"] = Node(preprocessor.node, (1, 3), {"image": image}, widgets, "Makes the map")
         image = ("map", 0)
         made["look"] = Node("PreviewImage", (2, 3), {"images": image}, title="The map")
-    applied = {"positive": ("prompt", 0), "negative": ("negative", 0), "control_net": ("net", 0), "image": image}
+    applied: dict[str, Link] = {"positive": ("prompt", 0), "negative": ("negative", 0), "control_net": ("net", 0)}
+    applied |= {"vae": ("base", 2), "image": image} if family.encodes else {"image": image}
     strength = {"strength": settings.strength, "start_percent": 0.0, "end_percent": 1.0}
-    made["apply"] = Node("ControlNetApplyAdvanced", (2, 0.6), applied, strength)
-    made["size"] = Node("EmptyLatentImage", (2, 1.8), widgets={"width": side, "height": side, "batch_size": 1})
+    made["apply"] = Node(family.apply, (2, 0.6), applied, strength)
+    made["size"] = Node(family.latent, (2, 1.8), widgets={"width": side, "height": side, "batch_size": 1})
     sampled = {"model": ("base", 0), "positive": ("apply", 0), "negative": ("apply", 1), "latent_image": ("size", 0)}
     how = {
         "seed": settings.seed,
         "steps": settings.steps,
         "cfg": settings.guidance,
-        "sampler_name": "uni_pc",
-        "scheduler": "normal",
+        "sampler_name": family.sampler,
+        "scheduler": family.scheduler,
         "denoise": 1.0,
     }
     made["sampler"] = Node("KSampler", (3, 0.6), sampled, how)

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.families import flux_sizes, joint_sizes, unet_sizes
 from engine.families.control_files import ControlFiles
+from engine.families.drawing import FLOW_SAMPLERS, SAMPLERS, ComfyNodes
 from engine.families.encoder_sizes import CountEncoders, count_clip, count_clip_and_t5, count_three
 from engine.families.flux_control_files import FLUX_FILES
 from engine.families.joint_control_files import JOINT_FILES
@@ -19,23 +20,6 @@ from engine.families.latents import LatentSpace
 from engine.families.layers import JOINT_TRANSFORMER, TWO_STREAM_TRANSFORMER, UNET, Layers
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
-
-SAMPLERS = (
-    "UniPCMultistepScheduler",
-    "DDIMScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "LCMScheduler",
-)
-"""diffusers' samplers for noise schedules."""
-FLOW_SAMPLERS = (
-    "UniPCMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-)
-"""Those for flow matching (``TransformerFamily.sampling_scheduler``)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +43,12 @@ class FamilyFacts:
     """Zero convolutions of a ControlNet for the real model, except the one to the middle."""
     lora_mark: bool
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
+    comfy: ComfyNodes = ComfyNodes()
+    """What a ComfyUI workflow for its bases has."""
+    control_argument: str = "image"
+    """Name of the control image in a call of ``pipeline``."""
+    card_dtype: str = "float16"
+    """torch's dtype in which ``pipeline`` works on a card."""
     net_class: str = "ControlNetModel"
     """diffusers' class of the control net, for the same code."""
     text_class: str = "CLIPTextModel"
@@ -205,6 +195,16 @@ SD3 = FamilyFacts(
     version_marks=("sd3",),
     outputs=6,
     lora_mark=False,
+    comfy=ComfyNodes(
+        apply="ControlNetApplySD3",
+        encodes=True,
+        latent="EmptySD3LatentImage",
+        clips=("clip_l.safetensors", "clip_g.safetensors", "t5xxl_fp16.safetensors"),
+        sampler="euler",
+        scheduler="sgm_uniform",
+    ),
+    control_argument="control_image",
+    card_dtype="bfloat16",
     net_class="SD3ControlNetModel",
     text_class="CLIPTextModelWithProjection",
     card_tag="stable-diffusion-3",

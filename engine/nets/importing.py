@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from engine.errors import UserError
 from engine.families.control_files import ControlFiles
+from engine.families.facts import control_files
 from engine.families.parts import file_tensors
 from engine.families.registry import Family
 from engine.machine.units import counted
@@ -52,7 +53,8 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         UserError: it is missing, damaged, not a ControlNet, of another family or channel count, or not finite.
     """
     file = read_net_file(path)
-    if file.files not in (None, family.facts.control_files):
+    found = file.files or next((kind for kind in control_files() if kind.trigger in file.tensors), None)
+    if found not in (None, family.facts.control_files):
         raise UserError(
             f"{file.path.name} does not fit the base {base}.",
             f"It is a ControlNet for another kind of base than {family.title}.",
