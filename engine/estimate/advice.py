@@ -33,6 +33,9 @@ RISING = 3
 """Checks in a row, the gain of each above that of the one before, from which the time to ``BEGINS`` is extrapolated."""
 
 
+CLOSE = 0.1
+"""Numbers of steps that differ by less than this share are as good as equal."""
+BATCH = "Images per step"
 NO_FIGURES = "No figures are published for such a run, and none like it is in this workspace."
 
 
@@ -117,6 +120,8 @@ class Advice:
     images_per_step: int
     seconds_per_step: float
     lines: tuple[Line, ...]
+    other_steps: int = 0
+    """``steps`` if that is another number than set, by more than ``CLOSE``; else 0."""
     late: bool = False
     """It should have begun by now."""
 
@@ -140,7 +145,7 @@ def advise(plan: RunPlan, progress: Progress | None = None) -> Advice:
         Line("Follows its control images", _when(follows, now, late, pace), follows.source if follows else unknown),
         Line("Train", _how_long(plan, steps, now, pace), why),
         Line(
-            "Images per step",
+            BATCH,
             f"{batch:,}" if batch == plan.images_per_step else f"{batch:,} ({plan.images_per_step:,} are set)",
             why_batch,
         ),
@@ -148,7 +153,10 @@ def advise(plan: RunPlan, progress: Progress | None = None) -> Advice:
     if pace:
         source = "measured in this run" if now.seconds_per_step else "measured" if plan.measured else "a rough estimate"
         lines.append(Line("Time per step", f"{_seconds(pace)}, {source}"))
-    return Advice(follows, steps, batch, pace, tuple(line for line in lines if line.text), late)
+    if not plan.published and batch == plan.images_per_step:
+        lines = [line for line in lines if line.title != BATCH]  # it would say nothing
+    other = steps if abs(steps - plan.steps) > CLOSE * plan.steps else 0
+    return Advice(follows, steps, batch, pace, tuple(line for line in lines if line.text), other, late)
 
 
 def _expected(plan: RunPlan) -> Span | None:
@@ -189,12 +197,18 @@ def _of_runs(runs: Sequence[Recorded], batch: int, spread: float, which: str) ->
     low = min(max(run.before, 1) * min(1, by) for run, by in zip(runs, factors, strict=True)) / spread
     high = max(run.steps * max(1, by) for run, by in zip(runs, factors, strict=True)) * spread
     likely = statistics.median(run.steps * by**0.5 for run, by in zip(runs, factors, strict=True))
-    began = ", ".join(f"{run.steps:,}" for run in sorted(runs, key=lambda run: run.steps)[:5])
+    began = _range_of([run.steps for run in runs])
     others = sorted({run.images_per_step for run in runs})
     of = "" if others == [batch] else f" of {' or '.join(map(str, others))} images"
     many = counted(len(runs), "run", "runs")
-    source = f"{many} in this workspace {which}, with the same base and control type, began after {began} steps{of}."
+    source = f"{many} in this workspace {which}, with the same base and control type, began after {began}{of}."
     return Span(low, min(max(likely, low), high), high, source)
+
+
+def _range_of(steps: Sequence[int]) -> str:
+    """For people: "50 steps", "40 to 140 steps"."""
+    low, high = min(steps), max(steps)
+    return counted(high, "step") if low == high else f"{low:,} to {counted(high, 'step')}"
 
 
 def _corrected(expected: Span | None, now: Progress) -> Span | None:
@@ -248,7 +262,7 @@ def _batch(plan: RunPlan) -> tuple[int, str]:
     if batch > at_most:
         return at_most, "More take longer and teach hardly more."
     if not plan.published:
-        return batch, "As set."
+        return batch, ""
     return batch, (
         "If time is left, the authors raise this rather than the steps, by gradient accumulation: 64 to "
         f"{MOST_PER_STEP} are enough for complicated conditions."

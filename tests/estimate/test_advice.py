@@ -84,6 +84,7 @@ def test_each_recorded_run_begins_within_the_range_that_the_others_give(name: st
     low, likely, high = span(advice)
     assert low <= recorded(name).steps <= high and 40 <= likely <= 140
     assert "3 runs in this workspace on other images" in words(advice)
+    assert (" began after 40 to 140 steps." in words(advice)) is (name in ("circles", "few"))
 
 
 def test_a_run_on_the_same_images_counts_for_more() -> None:

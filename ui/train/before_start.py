@@ -10,6 +10,7 @@ import gradio as gr
 from engine.config import DataConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
+from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 from ui.page import enlarge
 from ui.page.context import AppContext
@@ -18,6 +19,7 @@ from ui.page.messages import note
 from ui.page.states import TrainTabState
 from ui.page.view import View
 from ui.train.advice import advice_table
+from ui.train.cautions import fill_form
 from ui.train.run_form import RunForm
 from ui.train.trial import build_trial
 
@@ -30,12 +32,14 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
     """Build the part that is there while a run is set up. Returns its column."""
     with gr.Column(elem_id="before-start", elem_classes="snug") as box:
         forecast = gr.HTML(elem_id="forecast")
+        steps = gr.Button(visible=False, size="sm", scale=0, min_width=180, elem_id="advised-steps")
         build_trial(context, live, form)
         pairs = gr.HTML(js_on_load=enlarge.ON_LOAD, elem_id="first-pairs")
+    live.on(steps.click, lambda: take_steps(context))
     live.outputs(
-        [forecast],
-        lambda view: (view.train.state, view.train.hint, view.train.advice),
-        lambda view: [forecast_html(view)],
+        [forecast, steps],
+        lambda view: (view.train.state, view.train.hint, view.train.advice, view.train.cautions),
+        lambda view: [forecast_html(view), steps_button(view)],
     )
     live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
     return box
@@ -48,6 +52,20 @@ def forecast_html(view: View) -> str:
     taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
     advice = view.train.advice
     return taken + (f"<h3>What to expect</h3>{advice_table(advice.lines)}" if advice is not None else "")
+
+
+def steps_button(view: View) -> Any:
+    """Return the button that sets the advised steps: if others are set, and no caution offers the same."""
+    advised = view.train.advice.other_steps if view.train.advice is not None else 0
+    offered = any(one.offer is not None and "train.steps" in one.offer.settings for one in view.train.cautions)
+    return gr.Button(f"Set {counted(advised, 'step')}", visible=advised > 0 and not offered)
+
+
+def take_steps(context: AppContext) -> None:
+    """Put the advised steps into the form."""
+    advice = context.readiness().advice
+    if advice is not None and advice.other_steps:
+        fill_form(context, {"train.steps": advice.other_steps})
 
 
 def _key(context: AppContext, view: View) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -83,13 +84,18 @@ def start_or_ask(context: AppContext) -> None:
 def apply_remedy(context: AppContext, rule: str) -> None:
     """Put the settings that a caution offers into the form."""
     found = [caution.offer for caution in context.readiness().cautions if caution.rule == rule and caution.offer]
+    if found:
+        fill_form(context, found[0].settings)
+
+
+def fill_form(context: AppContext, settings: Mapping[str, Any]) -> None:
+    """Put settings, by dotted name, into the form of a new run."""
 
     def fill(draft: Draft) -> Draft:
-        changes = unflatten({**flatten(draft.changes), **found[0].settings})
+        changes = unflatten({**flatten(draft.changes), **settings})
         return Draft(draft.preset, changes, draft.number + 1)
 
-    if found:
-        context.edit_draft(fill)
+    context.edit_draft(fill)
 
 
 def render(view: View) -> list[Any]:

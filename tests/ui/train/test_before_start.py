@@ -6,15 +6,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from engine.config import DataConfig
 from engine.demo.sets import make_demo_set
 from engine.estimate.advice import RunPlan, advise
+from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.states import Readiness, train_view
-from ui.train.before_start import forecast_html, pairs_html
+from ui.train.before_start import forecast_html, pairs_html, steps_button, take_steps
 
 
 def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Workspace) -> None:
@@ -37,3 +39,19 @@ def test_the_forecast_is_there_while_a_run_could_start(workspace: Workspace) -> 
     text = forecast_html(replace(view, train=train_view(None, None, Readiness("", "500 steps.", advice=told))))
     assert "What to expect" in text and text.count("<tr>") == len(told.lines) == 4
     assert "after 3,000 to 7,000 steps" in text and "<div class='hint'>ControlNet&#x27;s authors" in text
+
+
+def test_a_button_sets_the_advised_steps(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = advise(RunPlan(steps=4_000, images_per_step=4, images=5_000))
+    context = AppContext(workspace)
+    ready = Readiness("", "4,000 steps.", advice=told)
+    view = replace(context.view(), train=train_view(None, None, ready))
+    assert steps_button(view).visible and steps_button(view).value == "Set 18,000 steps"
+    monkeypatch.setattr(context, "readiness", lambda: ready)
+    take_steps(context)
+    assert context.draft.changes == {"train": {"steps": 18_000}}
+    short = Caution("yellow", "", "", "", Remedy("Set 18,000 steps", {"train.steps": 18_000}))
+    offered = replace(view, train=train_view(None, None, replace(ready, cautions=(short,))))
+    assert not steps_button(offered).visible, "the caution has the same button"
+    near = advise(RunPlan(steps=17_000, images_per_step=4, images=5_000))
+    assert not steps_button(replace(view, train=train_view(None, None, replace(ready, advice=near)))).visible
