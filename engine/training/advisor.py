@@ -5,7 +5,8 @@ from __future__ import annotations
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
-from engine.estimate.advice import Advice, Progress, RunPlan, advise
+from engine.estimate.advice import Advice, advise
+from engine.estimate.first_sign import Progress, RunPlan
 from engine.evaluation.recorded_runs import recorded_runs
 from engine.evaluation.verdict import convergence
 from engine.families.files import denoiser_parameters

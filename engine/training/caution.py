@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.config import RunConfig
-from engine.estimate.advice import Recorded
+from engine.estimate.first_sign import Recorded
 
 Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")
