@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import http.server
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import threading
 import urllib.request
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,7 @@ def require_old(app: Path) -> None:
     assert (app / "workspace/presets/mine.toml").is_file()
 
 
+@pytest.mark.answers("How do I get the newest version?")
 def test_the_newest_archive_replaces_the_files_and_nothing_else(
     app: Path, newer: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +179,31 @@ def test_a_full_disk_or_a_file_in_use_leaves_the_old_version(
     monkeypatch.setattr(shutil, "copyfileobj" if where == "unpack" else "copy2", fail)
     assert update(app, str(newer)) == 1
     assert ("The disk is full" if where == "unpack" else "No space left") in capsys.readouterr().out
+    require_old(app)
+
+
+def test_a_disk_without_room_is_told_before_and_in_mid_download(
+    app: Path, newer: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Path.open
+
+    class Full(io.BytesIO):
+        def write(self, block: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(self: Path, *arguments: object, **more: object) -> object:
+        return Full() if self.name == "download.zip" else real(self, *arguments, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        assert update(app, f"{server}/new.zip") == 1
+    assert "The disk is full. Nothing was changed." in capsys.readouterr().out
+    require_old(app)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(5 << 20))
+        for source in (f"{server}/new.zip", str(newer)):
+            assert update(app, source) == 1
+            assert "Only 5 MB are free; the update needs 100 MB." in capsys.readouterr().out
     require_old(app)
 
 
