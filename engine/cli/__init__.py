@@ -1,1 +1,1 @@
-"""The command line, `python -m engine.cli`: everything the window does, without the window."""
+"""The command line, `python -m engine.cli`: everything that the window does, without the window."""

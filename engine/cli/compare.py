@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
 
 
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Draw the missing images of a grid and write it. Returns the exit status 0."""
+    """Draw the missing images of a grid and write the sheet. Returns the exit status 0."""
     from engine.cli.output import EventPrinter
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path

@@ -48,7 +48,7 @@ class DemoResult:
 
     @property
     def shortfalls(self) -> list[str]:
-        """A sentence for each score that is too low, or too high without control."""
+        """A sentence for each score that is too low, and for one that is too high without control."""
         found = []
         if self.iou < MIN_IOU:
             found.append(f"The disc lies right to {self.iou:.2f}; at least {MIN_IOU} is expected.")

@@ -164,7 +164,7 @@ def _do(options: argparse.Namespace, control: Control) -> int:
 
 
 def _offered(offer: Offer, workspace: Path | None) -> str:
-    """Two lines: what may help, and its command."""
+    """Two lines: a way to resume the run that may help, and its command."""
     words = ["python", "-m", "engine.cli", *(["--workspace", str(workspace)] if workspace else []), *offer.arguments]
     return f"  {offer.title} ({offer.words}):\n    {join_words(words)}\n"
 

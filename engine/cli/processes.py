@@ -45,7 +45,7 @@ def is_main() -> bool:
 
 
 def prints_error(error: BaseException) -> bool:
-    """Whether this process prints an error: the main process does, and one that has lost the others."""
+    """Whether this process prints an error: only the main process does, and one that has lost the others."""
     return is_main() or isinstance(error, group.ProcessLost)
 
 

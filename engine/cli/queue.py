@@ -1,4 +1,4 @@
-"""The command "queue": jobs that are done one after the other, for example over night.
+"""The command "queue": jobs that run one after the other, for example overnight.
 
 python -m engine.cli queue add extract birds --type canny      (any of: import, captions --auto, extract, train,
 python -m engine.cli queue add train --dataset birds            resume, evaluate, grid, export, with their options)
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 
 def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
-    """Run entries until none is left, also those that are added meanwhile."""
+    """Run entries until none is left, including those that are added meanwhile."""
     from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.jobs.faults import describe_crash
@@ -133,7 +133,7 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
 
 
 def _who(workspace: Workspace) -> str:
-    """Who will do a job that was just added."""
+    """A sentence that says which process will run a job that was just added."""
     owner = owner_of(workspace)
     return f"{owner.doing.capitalize()} does it in its turn." if owner else "Run it with: queue run"
 

@@ -1,4 +1,4 @@
-"""From a command line such as "extract birds --type canny" to a job of the queue, for "queue add"."""
+"""Turns a command line such as "extract birds --type canny" into a job of the queue, for "queue add"."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def job_from(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    """The job that a command with these options would do.
+    """The job of a command with these options.
 
     Raises:
         UserError: the command cannot be queued, nor one of its options, or a setting is wrong.

@@ -62,7 +62,7 @@ def train(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 
 def resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Go on with a run, with other settings where the options say so. Returns the exit status."""
+    """Resume a run, with other settings if the options give any. Returns the exit status."""
     from engine.training.job import change_run
     from engine.training.new_run import require_all
 

@@ -50,7 +50,7 @@ class InBackward(Parallel):
         self._watch_gradients()
 
     def take_over(self, other: Parallel) -> None:
-        """Go on in place of another strategy; nets and optimizer stay wrapped."""
+        """Take over from another strategy; nets and optimizer stay wrapped."""
         self.net, self.optimizer = other.net, other.optimizer
         self._watch_gradients()
 
@@ -150,7 +150,7 @@ class InBackward(Parallel):
 
 
 def update_in_backward(parallel: Parallel) -> Parallel:
-    """The strategy with which a run of one process goes on between two steps."""
+    """The strategy that replaces ``parallel`` between two steps of a run with one process."""
     new = InBackward(parallel._run, parallel._record_fallback)
     new.take_over(parallel)
     return new

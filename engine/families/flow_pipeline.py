@@ -19,7 +19,7 @@ from engine.families.flow import dynamic_shift
 
 
 class ControlledFlow(Protocol):
-    """What sampling asks of a family; see ``TransformerFamily``."""
+    """The methods of a family that sampling uses; see ``TransformerFamily``."""
 
     facts: FamilyFacts
 

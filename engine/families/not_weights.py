@@ -1,4 +1,4 @@
-"""What a file is that should hold weights and does not: an empty file, a web page, half of a download. No torch."""
+"""Recognizes files that should hold weights but do not: an empty file, a web page, half of a download. No torch."""
 
 from __future__ import annotations
 

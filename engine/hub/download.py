@@ -54,7 +54,7 @@ def ask(
 
     Args:
         choose: picks among the names of the repository's files; may raise UserError.
-        target: where people put the files who bring them by other means.
+        target: the folder for files that were downloaded by other means, for messages.
         endpoint: of the hub; None: HF_ENDPOINT, else the public one.
 
     Raises:

@@ -29,7 +29,7 @@ class Repository:
         return f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
     def bring(self, target: Path) -> str:
-        """How it comes here without a connection."""
+        """How to get it here without a connection."""
         if self.kind == "dataset":
             return (
                 f"On a computer with a connection, download its files from {self.page}, put them into a folder here, "
@@ -42,7 +42,7 @@ class Repository:
 
 
 def explain(error: BaseException, there: Repository, target: Path) -> UserError | None:
-    """The error for people; None for one that is no fault of the hub, the connection or the disk.
+    """The error for people; None if neither the hub, the connection nor the disk is the cause.
 
     Args:
         target: the folder where the app looks for a base, for those who bring it by other means.

@@ -88,14 +88,14 @@ def fetch_file(
 
 
 class _Quiet(tqdm):  # type: ignore[type-arg]
-    """The library's progress bar, not printed: the app has its own."""
+    """Replaces the library's progress bar, because the app has its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{**options, "disable": True})
 
 
 class _Reporting:
-    """A file that tells how far it was written, and ends the download when that raises Cancelled."""
+    """A file that reports how much was written. If the report raises Cancelled, the download ends."""
 
     def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
         self._file, self._report = file, report

@@ -89,7 +89,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def until_free(action: Callable[[], object]) -> None:
-    """Do it, and again for ten seconds while Windows says that a program, such as a virus scanner, has a file open."""
+    """Call ``action``; retry for ten seconds while a program, such as a virus scanner, has a file open on Windows."""
     for wait in (*WAITS, None):
         try:
             action()

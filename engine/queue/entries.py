@@ -1,4 +1,4 @@
-"""What the queue's files hold: a waiting job, and what became of one."""
+"""The contents of the queue's files: a waiting job, and the result of one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an entry."""
+    """The result of an entry."""
 
     id: str
     kind: str

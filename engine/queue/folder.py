@@ -104,7 +104,7 @@ class QueueFolder:
         """Add a job at the end.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: it cannot be written.
         """
         position = max((entry.position for entry in self.entries()), default=0) + GAP
         added = time.strftime("%Y-%m-%d %H:%M")
@@ -161,7 +161,7 @@ class QueueFolder:
         return moved
 
     def clear_results(self) -> None:
-        """Forget what became of earlier jobs. What they made stays."""
+        """Delete the results of earlier jobs. The files that they made stay."""
         for name in self._result_names():
             clear(self._results / name)
 
@@ -192,10 +192,10 @@ class QueueFolder:
             rename(self._path(entry), self._path(replace(entry, state="waiting")))
 
     def finish(self, entry: Entry, outcome: EntryOutcome, words: str, seconds: float) -> Result:
-        """Keep what became of a taken entry, then remove it. Older results beyond KEPT go.
+        """Write the result of a taken entry, then remove the entry. Results beyond the newest KEPT are deleted.
 
         Raises:
-            OSError: the disk does not take the result. The entry is removed all the same.
+            OSError: the result cannot be written. The entry is removed anyway.
         """
         now_ns = time.time_ns()
         now = time.localtime(now_ns // 10**9)
@@ -242,7 +242,7 @@ class QueueFolder:
         raise _gone("The job")
 
     def _spread(self, entries: list[Entry]) -> list[Entry]:
-        """Rename entries so that there are gaps between them. From the last on, so that the order holds at any time."""
+        """Rename entries so that there are gaps between them, the last one first, so that their order never changes."""
         top = max((entry.position for entry in self.entries()), default=0)
         found = []
         for number, entry in reversed(list(enumerate(entries, 1))):

@@ -1,4 +1,4 @@
-"""What a kind of job in the queue is: an abstract class, and the report of what one has made.
+"""The abstract class of a job that can wait in the queue, and the report of what it has made.
 
 The large libraries are imported when a job runs. Whether a dataset, a run or a checkpoint is there is decided in the
 job's turn, since an earlier job of the queue may make it.
@@ -45,7 +45,7 @@ class QueuedJob(Section, ABC):
 
     @abstractmethod
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
-        """Do the work. What an earlier attempt of the same entry has finished is not done again.
+        """Run the job. What an earlier attempt of the same entry has finished is not repeated.
 
         Args:
             mark: the entry's id, by which a run is found that an earlier attempt has begun.

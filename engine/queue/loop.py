@@ -60,14 +60,14 @@ class QueueLoop:
 
     @property
     def next_is_due(self) -> bool:
-        """Whether the next entry begins by itself, now or when the running job ends."""
+        """Whether the next entry starts automatically, now or when the running job ends."""
         return not self._held and bool(self.folder.waiting())
 
     def add(self, job: QueuedJob) -> Entry:
-        """Add a job at the end, to be run by itself when its turn comes.
+        """Add a job at the end. It starts automatically when its turn comes.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: it cannot be written.
         """
         settings = job.model_dump(mode="json")
         entry = self.folder.add(job.kind, job.title, settings, job.expected_seconds(self._workspace))
@@ -89,12 +89,12 @@ class QueueLoop:
             self.go_on()
 
     def hold(self) -> None:
-        """Begin no further job until ``go_on``. One that runs is not touched."""
+        """Start no further job until ``go_on``. A running job is not affected."""
         with self._lock:
             self._held = True
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing is left to begin. Returns False if that takes longer."""
+        """Wait until no job is left to start. Returns False on a timeout."""
         with self._lock:
             thread = self._thread
         if thread is not None:

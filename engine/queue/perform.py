@@ -1,4 +1,4 @@
-"""Does one entry of the queue, and records what became of it. The window and the command line share it."""
+"""Runs one entry of the queue and records its result. The window and the command line share it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def perform(
     emit: Emit,
     closing: Callable[[], bool] = lambda: False,
 ) -> JobReport:
-    """Do a taken entry. It waits again if it was paused, or ended because the app closes; else its result is kept.
+    """Run a taken entry. It waits again if it was paused or the app closes; otherwise its result is kept.
 
     Args:
-        closing: whether the app is about to end, so that a cancel is no wish of the user's.
+        closing: whether the app is about to end, so that it was not the user who cancelled.
 
     Raises:
         Cancelled: it was cancelled or, a job that cannot be paused, paused.

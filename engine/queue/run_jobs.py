@@ -64,7 +64,7 @@ class Train(QueuedJob):
 
 
 class Resume(QueuedJob):
-    """Go on with a run, with other settings where ``changes`` says so."""
+    """Resume a run, with the settings in ``changes``."""
 
     kind = "resume"
     job_kind = JobKind.TRAIN
@@ -227,7 +227,7 @@ class Export(QueuedJob):
 
 
 def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobReport:
-    """Train a run to its end. One that has reached it is not trained again."""
+    """Train a run to its last step. A complete run is not trained again."""
     if not run.completed:
         require_all(workspace, run)
         outcome = training_job(workspace, run)(token, emit)

@@ -1,4 +1,4 @@
-"""Before the first step of a run: does the base predict what its config says, and does it know images like these?
+"""Before the first step of a run: does the base predict what its config says, and does it suit these images?
 
 The base alone, without control, denoises a few pairs at three noise levels. Its error is compared under each prediction
 type: under the right one it is a small part of what remains without any knowledge of images, under a wrong one it is as

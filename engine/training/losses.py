@@ -1,4 +1,4 @@
-"""Losses of the last steps, which are still on a card: reading one waits for it, so several are read together."""
+"""Losses of the last steps, still on the card: reading one waits for the card, so several are read together."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class UnreadLosses:
         """Add the loss of the step that was just taken.
 
         Args:
-            rate: its learning rate.
-            seconds: that it took, as far as the processor knows.
+            rate: the step's learning rate.
+            seconds: its duration on the CPU, which does not wait for a card.
             loss: a scalar on the device.
 
         Raises:
-            as ``read``.
+            TrainingBroke: too many steps were skipped.
         """
         self._steps.append((self._state.step, loss))
         self._rates.append(rate)

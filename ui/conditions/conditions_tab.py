@@ -1,4 +1,4 @@
-"""Conditions: choose what the ControlNet will follow, preview its map of one image, then make the maps of all."""
+"""Conditions: choose what the ControlNet will follow, preview the map of one image, then make all maps."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
 
 
 def allow_program(context: AppContext, settings: ConditionSettings) -> ConditionSettings:
-    """Allow the user's own program to run: they pressed a button for it, and they sit at this machine."""
+    """Allow the user's own program to run: they pressed a button for it on this machine."""
     from engine.conditions import ready
 
     if settings.kind.program and not context.local:

@@ -71,7 +71,7 @@ def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> N
 
 
 def exclude(context: AppContext, name: str, finding: str) -> None:
-    """Leave out what a finding names."""
+    """Exclude the images that a finding names."""
     from engine.data.doctor import fix
 
     number = fix.exclude(open_dataset(context, name), finding_named(finding))
@@ -80,7 +80,7 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
 
 
 def undo(context: AppContext, name: str, finding: str) -> None:
-    """Take back what was left out or corrected because of a finding."""
+    """Undo what was excluded or corrected because of a finding."""
     from engine.data.doctor import fix
 
     number = fix.undo(open_dataset(context, name), finding_named(finding))

@@ -192,7 +192,7 @@ class CheckPanel:
         return lambda name, selected, number: self._show_image(name, selected, number + by)
 
     def _decide(self, decision: Callable[[AppContext, str, str], None]) -> Callable[..., list[Any]]:
-        """Return a handler that leaves out or takes back what a finding names, and redraws the panel."""
+        """Return a handler that excludes or restores what a finding names, and redraws the panel."""
 
         def act(name: str, selected: str) -> list[Any]:
             decision(self._context, name, selected)
@@ -220,7 +220,7 @@ def _ended(view: View) -> str:
 
 
 def render_by_itself(view: View) -> list[Any]:
-    """Render how far the check that runs by itself is, or why it has failed, and its cancel button."""
+    """Render the progress of the automatic check, or why it failed, and its cancel button."""
     check = view.auto_check
     if not check.alive:
         return [gr.Row(visible=bool(check.failed)), note(check.failed, "warning"), gr.Button(visible=False)]

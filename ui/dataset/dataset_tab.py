@@ -1,4 +1,4 @@
-"""Dataset: which images to train on. Reads whatever the user has, or draws a demo set, and shows what it holds."""
+"""Dataset: the images to train on. Reads the user's images, or draws a demo set, and shows its contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that makes a dataset of whatever the user pointed at. The engine is imported when it runs."""
+"""The job that makes a dataset of the user's folder, list, archive or id. The engine is imported when it runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def import_images(context: AppContext, place: str, name: str, config: ImportConf
 
 
 def show_result(context: AppContext, result: ImportResult, place: str, emit: Emit) -> None:
-    """Tell what was read from ``place``, and select the dataset on every tab."""
+    """Report what was read from ``place``, and select the dataset on every tab."""
     emit(Message(f"{counted(result.pictures, 'image')}, {counted(result.problems, 'problem')} in {place}."))
     context.set_result(
         KIND,

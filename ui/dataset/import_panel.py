@@ -110,7 +110,7 @@ def name_for(place: str, name: str, before: str) -> tuple[str, str]:
 
 
 def known(context: AppContext, place: str, name: str) -> bool:
-    """Whether the dataset was read before, with roles that the user gave."""
+    """Whether the dataset was read before with roles that the user chose."""
     from engine.data.dataset import Dataset
 
     folder = context.workspace.dataset_folder(name.strip() or suggested_name(place) or "pictures")

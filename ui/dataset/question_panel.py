@@ -1,4 +1,4 @@
-"""Asks what is what in a folder where that is not clear: roles are preselected, and three pairs show what they mean."""
+"""Asks for unclear roles of a folder's parts: roles are preselected, and three pairs show what they mean."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class QuestionPanel:
         ]
 
     def hidden(self) -> list[Any]:
-        """The panel's outputs where there is nothing to ask."""
+        """The panel's outputs if there is nothing to ask."""
         return [gr.Column(visible=False), "", [], [], *[gr.Dropdown(visible=False)] * MOST]
 
     def _shown(self, place: str, roles: dict[str, str]) -> list[tuple[Any, str]]:

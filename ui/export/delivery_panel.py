@@ -1,4 +1,4 @@
-"""Takes an export to where it is used: into the folder of ComfyUI or AUTOMATIC1111, or onto the Hugging Face Hub."""
+"""Copies an export into the folder of ComfyUI or AUTOMATIC1111, or uploads it to the Hugging Face Hub."""
 
 from __future__ import annotations
 

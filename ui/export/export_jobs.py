@@ -236,7 +236,7 @@ def import_job(context: AppContext, path: str, base: str, condition: str, name: 
 
 
 def shrink_checkpoints(context: AppContext, run_name: str) -> str:
-    """Delete the resume state of all but the newest checkpoint. Returns a sentence about the disk space it freed."""
+    """Delete the resume state of all but the newest checkpoint. Returns a sentence about the freed disk space."""
     from engine.runs.cleanup import trim
 
     if context.runner.alive:

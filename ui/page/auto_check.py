@@ -1,7 +1,7 @@
 """The dataset check that runs by itself after images were read or control images were made.
 
-It is no job: it gives way to every job, and goes on where it was when no job runs. So it keeps nobody from making maps
-or from training.
+It is not a job: it pauses while any job runs, and then continues where it stopped. So it never keeps anyone from making
+maps or training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class CheckState:
-    """What the pages show of it."""
+    """How far the check is, as the pages show it."""
 
     dataset: str = ""
     """The dataset that is being checked or waits for it; empty: none."""
@@ -45,8 +45,8 @@ class AutoCheck:
     """Checks datasets one after the other in a thread of its own, the newest first. Thread-safe.
 
     Args:
-        busy: whether a job is running, which it gives way to.
-        ended: called after each check, so that the pages look again.
+        busy: returns whether a job is running, for which it pauses.
+        ended: called after each check, so that the pages are updated.
     """
 
     def __init__(self, busy: Callable[[], bool], check: Check, ended: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class AutoCheck:
         self.state = CheckState()
 
     def begin(self, dataset: str) -> None:
-        """Check a dataset as soon as no job is running, from the start; others go on afterwards."""
+        """Check a dataset from the start as soon as no job is running; other checks continue afterwards."""
         with self._lock:
             self._next((dataset, *(name for name in self._waiting if name != dataset)))
             self.state = replace(self.state, failed="")
@@ -68,12 +68,12 @@ class AutoCheck:
                 self._thread.start()
 
     def cancel(self) -> None:
-        """Give up all checks. What was measured is kept for the next one."""
+        """Cancel all checks. Measurements so far are kept for the next check."""
         with self._lock:
             self._next(())
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nothing is left to check. Returns whether that is so."""
+        """Wait until nothing is left to check. Returns False on a timeout."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
@@ -107,7 +107,7 @@ class AutoCheck:
             self._ended()
 
     def _failure_of(self, name: str, over: threading.Event) -> str:
-        """Check one dataset. Returns why that failed, or nothing. Raises Cancelled."""
+        """Check one dataset. Returns why that failed, or an empty string. Raises Cancelled."""
 
         def progress(done: int, total: int, _: str) -> None:
             with self._lock:

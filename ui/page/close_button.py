@@ -24,7 +24,7 @@ def build_button() -> Any:
 
 
 def build_question(context: AppContext, live: Live, button: Any) -> None:
-    """Build the question that the button asks."""
+    """Build the confirmation that the button shows."""
     with gr.Column(visible=False, elem_id="close-box") as box:
         text = gr.HTML(elem_id="close-words")
         with gr.Row(elem_classes="buttons"):

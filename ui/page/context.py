@@ -79,7 +79,7 @@ class AppContext(Problems, NextRun, Queueing):
         self.edit_draft(choose)
 
     def check_by_itself(self, dataset: str) -> None:
-        """Check a dataset that was just read, or has new maps, when nothing else runs. Demo sets need no check."""
+        """Check a dataset with new images or maps in the background, while no job runs. Demo sets need no check."""
         from engine.data.dataset import Dataset
         from engine.demo.sets import is_of_demo_shapes
 
@@ -101,7 +101,7 @@ class AppContext(Problems, NextRun, Queueing):
     def show_run(self, name: str) -> None:
         """Show a run on the Train tab. An empty name shows the form for a new one.
 
-        Whoever chooses the run that is training also sees the next one that the queue trains.
+        If it is the run that is training, the page moves on to the next run that the queue trains.
         """
         snapshot = self.runner.snapshot
         live = snapshot.run_folder.name if snapshot.is_training and snapshot.run_folder else None
@@ -229,7 +229,7 @@ class AppContext(Problems, NextRun, Queueing):
     ) -> None:
         """Resume a run by its folder name, or add that to the queue. The second of two presses is ignored.
 
-        Other settings and an earlier step: see ``engine.training.job.change_run``.
+        For other settings and an earlier step see ``engine.training.job.change_run``.
 
         Raises:
             UserError: the run cannot be resumed so.
@@ -244,7 +244,7 @@ class AppContext(Problems, NextRun, Queueing):
 
     @contextmanager
     def _first_press(self, *what: Any) -> Iterator[bool]:
-        """Yield whether this is the first press: the training that runs was not started by the same one.
+        """Yield whether this is the first press of a double click, so that the second one starts nothing.
 
         A double click sends two, and the page cannot hide the button in between. One waits here for the other.
         """

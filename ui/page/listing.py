@@ -1,4 +1,4 @@
-"""What lies in the workspace, as the pages list it: read again every two seconds at most."""
+"""The datasets and runs in the workspace, as the pages list them: read again every two seconds at most."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class NextRun:
             self.draft = Draft(preset, changes, self.draft.number + refresh_forms)
 
     def edit_draft(self, edit: Callable[[Draft], Draft]) -> None:
-        """Replace the draft by what ``edit`` makes of it, while no one else changes it."""
+        """Replace the draft by ``edit(draft)``. No other thread can change it meanwhile."""
         with self._lock:
             self.draft = edit(self.draft)
 
@@ -78,7 +78,7 @@ class NextRun:
         return str(self.preset_of(draft).base() if chosen is None else chosen)
 
     def readiness(self) -> Readiness:
-        """Return whether the draft can start, what it would take, and what speaks against it."""
+        """Return whether the draft can start, its expected time and memory, and reasons against it."""
         dataset = str(self.draft.changes.get("data", {}).get("dataset") or "")
         key = (self.draft, self.listing.names(), self.listing.stamp_of(dataset), self.libraries_loaded.is_set())
         if self._readiness[0] != key:
@@ -87,5 +87,5 @@ class NextRun:
         return self._readiness[1]
 
     def start_pressed(self) -> None:
-        """Ask once more before the draft's run starts, until the draft is changed."""
+        """Ask for confirmation before the draft's run starts, until the draft is changed."""
         self._asked = self.draft

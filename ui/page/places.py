@@ -1,4 +1,4 @@
-"""Buttons inside a text that open a place on the page and put the focus there."""
+"""Inline buttons that open a part of the page and move the focus there."""
 
 from __future__ import annotations
 

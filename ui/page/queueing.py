@@ -1,4 +1,4 @@
-"""The queue as the pages use it: adding jobs while another one runs, and what has become of them."""
+"""The queue as the pages use it: adding jobs while another one runs, and how they ended."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class Queueing(ABC):
 
     @property
     def must_queue(self) -> bool:
-        """Whether a job that is started now has to wait: another one runs, or comes before it."""
+        """Whether a job that is started now has to wait, because another one is running or comes first."""
         return self._queue_runner.alive or self.queue.next_is_due
 
     def add_to_queue(self, job: QueuedJob) -> None:
         """Add a job at the end of the queue, and say so on the page. The second of two clicks is ignored.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: it cannot be written.
         """
         now = time.monotonic()
         before, self._added = self._added, (now, job)
@@ -81,7 +81,7 @@ class Queueing(ABC):
         gr.Info(escape(f"{job.title}: added to the queue."), title="Queue")
 
     def queued_job_ended(self, job: QueuedJob, report: JobReport) -> None:
-        """Show what a queued job has made on its tab. What the user is working on stays as it is."""
+        """Show the result of a queued job on its tab. What the user is working on stays as it is."""
         self.files_changed()
         if job.job_kind != JobKind.TRAIN:
             facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
@@ -96,7 +96,7 @@ class Queueing(ABC):
         return QueueView(tuple(folder.entries()), tuple(folder.results()), self.queue.held)
 
     def progress(self) -> dict[str, Any]:
-        """Return what a page's title and notification tell (ui/page/title.js): numbers and words of ours, no names."""
+        """Return what a page's title and notification show (ui/page/title.js): numbers and fixed words, no names."""
         snapshot, waiting = self._queue_runner.snapshot, len(self.queue.folder.waiting())
         idle = not snapshot.alive and not self.queue.next_is_due
         told = idle and snapshot.outcome in ("completed", "failed") and snapshot.kind not in ATTENDED

@@ -1,4 +1,4 @@
-"""Whether a new run can start, what it would take, and what speaks against it."""
+"""Whether a new run can start, its expected time and memory, and reasons against it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_readiness(
 
 
 def about_base(workspace: Workspace, config: RunConfig) -> str:
-    """How the base was recognised, and a warning if the resolution does not suit it where no caution can say so."""
+    """How the base was recognised, and a warning about the resolution if no caution gives it."""
     located = workspace.locate_base(config.model.base)
     if not Path(located).exists():
         return ""  # on the hub: nothing is downloaded for a hint

@@ -46,7 +46,7 @@ def read_run(folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
 
 
 def open_runs(workspace: Workspace, limit: int = MAX_RUNS) -> list[Run]:
-    """Open the newest runs. Damaged ones are skipped, so that they cannot keep the app from starting."""
+    """Open the newest runs. Damaged ones are skipped, so that the app can start."""
     runs = []
     for folder in workspace.run_folders()[:limit]:
         try:

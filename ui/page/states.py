@@ -182,8 +182,8 @@ def train_view(
     """Return state, text and buttons.
 
     Args:
-        busy_with: title of another job that is running, or empty. A run can then be added to the queue, also one that
-            lacks something now: it is looked at again in its turn.
+        busy_with: title of another job that is running, or empty. A run can then be added to the queue, even if
+            something is missing now: it is checked again when its turn comes.
     """
     state = find_state(training, facts, readiness)
     asked = training.asked if training is not None else ""
@@ -230,7 +230,7 @@ def _reason(
 
 
 def _waiting_text(training: JobSnapshot | None) -> str:
-    """Return what the run waits for, and what the buttons would do."""
+    """Return what the run is waiting for, and what the buttons do."""
     if training is None:
         return ""
     saved = training.kept[-1] if training.kept else 0

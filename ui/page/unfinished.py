@@ -1,4 +1,4 @@
-"""The card of unfinished runs at the start: resume them, look at them, or move them away."""
+"""The card of unfinished runs, shown when the app starts: resume them, open them, or move them away."""
 
 from __future__ import annotations
 

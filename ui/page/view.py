@@ -40,7 +40,7 @@ class Result:
 
 @dataclass(frozen=True)
 class QueueView:
-    """The queue as its files say."""
+    """The contents of the queue's folder."""
 
     entries: tuple[Entry, ...] = ()
     """The running one, then the waiting ones in their order."""

@@ -1,4 +1,4 @@
-"""The queue as HTML: what runs and waits, with its buttons, how long it takes, and what became of the last jobs."""
+"""The queue as HTML: running and waiting jobs with their buttons, the expected time, and the last results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def seconds_left(job: JobSnapshot, queue: QueueView) -> tuple[float, bool]:
 
 
 def summary(job: JobSnapshot, queue: QueueView) -> str:
-    """Return how much waits, and how long it will take."""
+    """Return how many jobs wait, and how long they will take."""
     if not queue.waiting:
         return "Nothing waits. A job that you start while another one runs is added here."
     text = f"{counted(len(queue.waiting), 'job waits', 'jobs wait')}."
@@ -103,7 +103,7 @@ def _button(entry: Entry, action: str, sign: str, words: str, enabled: bool) -> 
 
 
 def results_html(queue: QueueView) -> str:
-    """Return what became of the last jobs, newest first."""
+    """Return the results of the last jobs, newest first."""
     if not queue.results:
         return ""
     rows = "".join(_result(result) for result in queue.results)

@@ -68,7 +68,7 @@ def build_panel(context: AppContext, live: Live, button: Any) -> None:
 
 
 def row_handler(context: AppContext) -> Any:
-    """Return what the buttons of the rows do."""
+    """Return the handler of the rows' buttons."""
 
     def act(event: gr.EventData) -> None:
         action, id = str(event.action), str(getattr(event, "id", ""))

@@ -34,7 +34,7 @@ class Poll:
 
     Args:
         versions: returns one number for each update group. It grows when something in the group has changed.
-        progress: returns what a page's title tells (ui/page/queueing.py), as plain values.
+        progress: returns what a page's title shows (ui/page/queueing.py), as plain values.
     """
 
     def __init__(

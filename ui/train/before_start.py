@@ -29,7 +29,7 @@ SIDE = 512
 
 
 def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
-    """Build the part that is there while a run is set up. Returns its column."""
+    """Build the part that is shown while a run is set up. Returns its column."""
     with gr.Column(elem_id="before-start", elem_classes="snug") as box:
         forecast = gr.HTML(elem_id="forecast")
         steps = gr.Button(visible=False, size="sm", scale=0, min_width=180, elem_id="advised-steps")

@@ -1,4 +1,4 @@
-"""Under Start: what speaks against the run, each with a button that helps, and the question before a run in vain."""
+"""The warnings below Start, each with a button that fixes it, and the confirmation before a pointless run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_STARTED = "Training has not started. Read the line marked red, then decide:"
 
 
 def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:
-    """Build the list, and the second button, which is visible after Start was pressed against a red line."""
+    """Build the list, and the second button, which is visible after Start was pressed despite a red caution."""
     with gr.Column(elem_id="train-cautions", elem_classes="snug"):
         shown = gr.HTML(elem_id="cautions")
         anyway = gr.Button("Train anyway", variant="stop", visible=False, elem_id="train-anyway")
@@ -46,12 +46,12 @@ def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:
 
 
 def red(cautions: tuple[Caution, ...]) -> Caution | None:
-    """Return the first caution about which Start asks once more."""
+    """Return the first caution that Start asks to confirm."""
     return next((caution for caution in cautions if caution.level == "red"), None)
 
 
 def shown_cautions(view: View) -> tuple[Caution, ...]:
-    """Return the cautions, with how far the dataset check is while it runs by itself, in place of its verdict."""
+    """Return the cautions. While the automatic dataset check runs, its progress stands in place of its verdict."""
     found, check = view.train.cautions, view.auto_check
     if not found or not check.alive or check.dataset != view.draft.changes.get("data", {}).get("dataset"):
         return found
@@ -108,7 +108,7 @@ def render(view: View) -> list[Any]:
 
 
 def cautions_html(cautions: tuple[Caution, ...], asked: bool = False) -> str:
-    """Return one line for each caution: what, why, what to do, and a button for that if there is one."""
+    """Return one line for each caution: what, why, what to do, and a button for it if there is one."""
     if not cautions:
         return ""
     lines = "".join(f"<li class='{caution.level}'>{_line(caution)}</li>" for caution in cautions)

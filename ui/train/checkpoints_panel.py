@@ -1,4 +1,4 @@
-"""The checkpoints of the shown run on the Train tab: which there are, which are always kept, how much disk they use."""
+"""The checkpoints of the shown run on the Train tab: the list, which are always kept, and the disk space they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buttons inside a text that open the part of the page where something can be done about it."""
+"""Inline buttons that open the part of the page where a problem can be fixed."""
 
 from __future__ import annotations
 

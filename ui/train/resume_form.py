@@ -39,7 +39,7 @@ NEWEST = -1
 
 
 def build_resume_form(context: AppContext, live: Live) -> None:
-    """Build the folded form. It is there while a run is shown that can be resumed."""
+    """Build the folded form. It is visible while the shown run can be resumed."""
     settings: dict[str, Any] = {}
     with gr.Accordion("Resume with other settings", open=False, visible=False, elem_id="resume-settings") as box:
         gr.HTML(note(HELP))

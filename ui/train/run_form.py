@@ -1,4 +1,4 @@
-"""The settings of the next run: a preset, the few settings that everyone chooses, and the rest folded away."""
+"""The form of the next run: a preset, the few settings that everyone chooses, and the rest in folded groups."""
 
 from __future__ import annotations
 

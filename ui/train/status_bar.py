@@ -109,7 +109,7 @@ def button_handler(context: AppContext, live: Live, form: RunForm, action: Actio
 
 
 def status_html(view: View) -> str:
-    """Return what the run does and the time left on one line, a bar below it, and a hint."""
+    """Return a line with the run's state and the time left, a progress bar below it, and a hint."""
     train = view.train
     sign = SIGNS.get(train.state, "●")
     kind = "busy" if train.active else train.state.name.lower()
@@ -124,7 +124,7 @@ def status_html(view: View) -> str:
 
 
 def notes_html(view: View) -> str:
-    """Return what is worth to know of a run in progress, below the bar."""
+    """Return notes worth knowing about a run in progress, which stand below the bar."""
     train, snapshot = view.train, view.snapshot
     if not train.active:
         return ""

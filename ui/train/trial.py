@@ -52,7 +52,7 @@ def trial_job(context: AppContext, config: RunConfig) -> Work:
 
 
 def _may_start(view: View) -> bool:
-    """Return whether a trial can begin now: Start can, and would not be queued, which a trial cannot."""
+    """Return whether a trial can begin now: Start is possible and would not be queued, because a trial cannot wait."""
     return view.train.buttons[Action.START].enabled and not view.snapshot.alive
 
 

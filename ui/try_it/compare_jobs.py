@@ -65,7 +65,7 @@ def grid_job(jobs: ModelJobs, run_name: str, request: GridRequest) -> ModelWork:
 
 
 def queued_grid(run_name: str, request: GridRequest) -> DrawGrid:
-    """Return the grid as a job of the queue. Its turn comes when no training lends live weights."""
+    """Return the grid as a job of the queue. It runs when no training is in progress, so it has no live weights."""
     fields = {name: getattr(request, name) for name in DrawGrid.model_fields if name != "run"}
     return DrawGrid(run=run_name, **fields)
 

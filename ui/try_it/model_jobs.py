@@ -78,7 +78,7 @@ class ModelJobs:
         self._start_side(kind, title, work)
 
     def cancel(self) -> None:
-        """Cancel the job of this panel; never a training that lends its models."""
+        """Cancel the job of this panel, but never the training that lends its models."""
         if self.side.alive:
             self.side.cancel()
         elif self.context.runner.snapshot.kind in self._kinds:

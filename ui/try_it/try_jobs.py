@@ -107,7 +107,7 @@ class _Drawing:
 
     @staticmethod
     def prepare(context: AppContext, asked: DrawRequest) -> _Drawing:
-        """Do everything that needs no model."""
+        """Prepare everything that needs no model."""
         from engine.disk.images import load_map
         from engine.inference.control_image import condition_type
         from engine.inference.request import TryRequest

@@ -23,7 +23,7 @@ HIDDEN, SHOWN = "hidden", "shown"
 
 @dataclass(frozen=True)
 class OwnFacts:
-    """How far a person is with images of their own."""
+    """How far the user's own dataset and base are."""
 
     dataset: str = ""
     """Its name; empty: there is none yet."""
@@ -55,7 +55,7 @@ class GuideState:
 
     @property
     def shown_way(self) -> Way:
-        """The way that was chosen, or that a dataset of one's own tells."""
+        """The way that was chosen, or the one that a dataset of the user's own implies."""
         return self.way or ("own" if self.facts.dataset else "")
 
     @property
@@ -92,7 +92,7 @@ class Guide:
         remember(self._workspace, **{GUIDE: HIDDEN if hidden else SHOWN})
 
     def look(self, datasets: Sequence[str], chosen: str, base: str, run: str) -> GuideState:
-        """The state with the facts as they are now.
+        """Return the current state.
 
         Args:
             chosen: the dataset of the next run. base: its base model. run: the run on the Train tab, or empty.
@@ -116,7 +116,7 @@ class Guide:
 
 
 def dataset_facts(workspace: Workspace, name: str) -> OwnFacts:
-    """What is known of a dataset. Nothing, if it is gone or damaged: the Dataset tab says why."""
+    """The facts about a dataset; the defaults if it is missing or damaged, which the Dataset tab explains."""
     if not name:
         return OwnFacts()
     try:

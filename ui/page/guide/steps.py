@@ -155,7 +155,7 @@ def checklist_html(steps: tuple[Step, ...]) -> str:
 
 
 def line_html(steps: tuple[Step, ...]) -> str:
-    """The steps in one line, with the sentence and the button of the one that comes next."""
+    """The steps in one line, with the sentence and the button of the next one."""
     signs = "".join(
         f"<span class='mark {step.state}' title='{escape(step.says, quote=True)}'>{_sign(place, step)} "
         f"{escape(step.short)}</span>"
@@ -168,7 +168,7 @@ def line_html(steps: tuple[Step, ...]) -> str:
 
 
 def next_step(steps: tuple[Step, ...]) -> Step:
-    """The step that the line speaks of: what is being done, else what comes next, else the last."""
+    """The step that the one-line form shows: the one in progress, else the next one, else the last."""
     for state in ("now", "next"):
         for step in steps:
             if step.state == state:
@@ -177,9 +177,9 @@ def next_step(steps: tuple[Step, ...]) -> Step:
 
 
 def after_html(view: View, name: str) -> str:
-    """What comes after a step, with its button: for the place where the step was done, which the card may be far from.
+    """The next step and its button, to be shown where a step was just done, because the card may be off screen.
 
-    Empty if the guide is hidden, the step is not done, or nothing is to be done next.
+    Empty if the guide is hidden, the step is not done, or no step is left.
     """
     if view.guide.hidden or view.guide.shown_way != "own":
         return ""
