@@ -91,6 +91,14 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bases.build_flux(tmp_path_factory.mktemp("tiny_flux"), tmp_path_factory.mktemp("tokenizer"))
 
 
+@pytest.fixture(scope="session")
+def tiny_zimage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Z-Image: a transformer over one stream, flow matching, Qwen3."""
+    from tests import tiny_bases
+
+    return tiny_bases.build_zimage(tmp_path_factory.mktemp("tiny_zimage"))
+
+
 @pytest.fixture(params=["tiny_base", "tiny_sd2", "tiny_sd2_base", "tiny_sdxl"])
 def any_base(request: pytest.FixtureRequest) -> Path:
     """A tiny base of each family in turn."""

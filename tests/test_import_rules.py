@@ -158,7 +158,7 @@ def family_marks() -> tuple[str, ...]:
         found |= {facts.name, facts.file_tag, facts.pipeline, facts.denoiser_class, layers.control_encoder}
         found |= {mark for mark in facts.version_marks if len(mark) > 3}  # "xl" and "2.1" are in many words
         found |= {module.rstrip(".").removesuffix("s") for module in modules}
-    return tuple(sorted(found - {""}))
+    return tuple(sorted(found - {"", "layer", "dim"}))  # the last two are in many words
 
 
 TEXT_ENTRIES = ("hidden", "pooled")

@@ -3,6 +3,7 @@ nothing. Made for images of 64 px."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -195,3 +201,69 @@ def t5_encoder() -> Any:
         feed_forward_proj="gated-gelu",
     )
     return T5EncoderModel(config)
+
+
+def vae_of_16_channels(scale: float, shift: float) -> AutoencoderKL:
+    latents = {"latent_channels": 16, "scaling_factor": scale, "shift_factor": shift}
+    no_quant = {"use_quant_conv": False, "use_post_quant_conv": False}
+    shared = {name: value for name, value in build_base.build_vae().config.items() if not name.startswith("_")}
+    vae = AutoencoderKL(**shared | latents | no_quant)
+    build_base.pass_colours_through(vae)
+    return vae
+
+
+ZIMAGE: dict[str, Any] = {
+    "in_channels": 16,
+    "dim": 48,
+    "n_layers": 6,
+    "n_refiner_layers": 2,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "cap_feat_dim": 32,
+    "axes_dims": [8, 8, 8],
+    "axes_lens": [1024, 32, 32],
+}
+
+
+def build_zimage(folder: Path) -> Path:
+    """The same shaped like Z-Image: flow matching, a transformer over one stream, Qwen3."""
+    tokenizer = qwen_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = vae_of_16_channels(0.3611, 0.1159)
+        transformer = ZImageTransformer2DModel(**ZIMAGE)
+        for filler in (transformer.x_pad_token, transformer.cap_pad_token):
+            torch.nn.init.normal_(filler, std=0.5)
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+        )
+        text_encoder = Qwen3Model(config)
+    ZImagePipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+    ).save_pretrained(folder)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"sample_size": 8}), encoding="utf-8")
+    return folder
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's tokenizer with a vocabulary of single bytes, and the part of its chat template that is used."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz,.-0123456789\u0120\u010a", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    special = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], additional_special_tokens=special)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer

@@ -29,6 +29,7 @@ from engine.data.text_shards import RunCaptions, Shard
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows, tensor_names
+from engine.families.text_encoding import longer, together
 from engine.jobs.control import CancelToken, OnProgress
 
 SHARD = 256
@@ -62,7 +63,7 @@ class TextCache:
         rows = [self.read_one(caption) for caption in captions]
         if self._longest > 1:
             rows = [self._family.repeated_text(row, self._length) for row in rows]
-        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return together(rows)
 
     def read_one(self, caption: str) -> dict[str, torch.Tensor]:
         """The embedding of a caption, fp32 (1, ...), as long as it was encoded: one chunk if it is short.
@@ -95,7 +96,8 @@ def encode_missing(
         kept, replaced = _sort_out(run, token, progress)
         there = {caption for shard in kept for caption in shard.rows(run.chunks)}
         copied = {c: (shard, row) for shard in replaced for c, row in shard.rows(run.chunks).items()}
-        missing = sorted((c for c in run.captions if c not in there), key=lambda caption: run.chunks[caption])
+        # Captions of about one length go into one shard: there they are filled up to its longest.
+        missing = sorted((c for c in run.captions if c not in there), key=lambda c: (run.chunks[c], len(c)))
         encoder = _Encoder(run, device, token, on_message)
         done = len(there)
         while missing:
@@ -143,6 +145,9 @@ class _Encoder:
             for name, values in made.items():
                 if name not in tables:
                     tables[name] = torch.empty((len(captions), *values.shape[1:]), dtype=torch.float16)
+                if values.ndim > 1:  # a family whose captions have lengths of their own
+                    tables[name] = longer(tables[name], values.shape[1])
+                    values = longer(values, tables[name].shape[1])
                 tables[name][list(rows)] = values.half().cpu()
 
         def encode(rows: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.families.registry import Family
 from engine.families.text import USUAL_TEXT, TextOptions
+from engine.families.text_encoding import together
 from engine.inference.sampling import Text, decode, draw_latents
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken, OnProgress
@@ -137,7 +138,7 @@ def draw(
 
         steps = first.steps or settings.sampling_steps
         options = SamplingOptions(steps=steps, guidance=settings.guidance_scale, strength=first.strength)
-        rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
+        rows = together([{name: row[None] for name, row in texts[number].items()} for number in numbers])
         unconditional = {name: row[None] for name, row in empty.items()}
         latents = draw_latents(
             models.family,

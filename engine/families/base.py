@@ -143,6 +143,10 @@ class Family(TextEncoding):
             blocks: of a transformer that are copied; 0: the usual number. ``facts.why_not_blocks`` says "" for it.
         """
 
+    def empty_controlnet(self, config: dict[str, Any]) -> Any:
+        """A control net of this config, with random weights."""
+        return getattr(diffusers, self.facts.net_class).from_config(config)
+
     @abstractmethod
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> Any:
         """A control net from a diffusers folder.

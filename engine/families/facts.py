@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.families import flux_sizes, joint_sizes, unet_sizes
+from engine.families import flux_sizes, joint_sizes, unet_sizes, zimage_sizes
 from engine.families.control_files import ControlFiles
 from engine.families.drawing import FLOW_SAMPLERS, SAMPLERS, ComfyNodes
 from engine.families.encoder_sizes import CountEncoders, count_clip, count_clip_and_t5, count_three
 from engine.families.flux_control_files import FLUX_FILES
 from engine.families.joint_control_files import JOINT_FILES
 from engine.families.latents import LatentSpace
-from engine.families.layers import JOINT_TRANSFORMER, TWO_STREAM_TRANSFORMER, UNET, Layers
+from engine.families.layers import JOINT_TRANSFORMER, SINGLE_STREAM, TWO_STREAM_TRANSFORMER, UNET, Layers
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
+from engine.families.zimage_control_files import ZIMAGE_FILES
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class FamilyFacts:
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
     packs_latents: bool = False
     """diffusers' pipelines take and return the latents as tokens of 2 x 2, as ``LatentSpace.pack`` makes them."""
+    even_sigmas: bool = False
+    """Euler divides the sigmas from 1 to 1 / steps evenly before it shifts them, as diffusers' pipeline does. So it
+    does for every base whose shift depends on the image size."""
     patch: int = 1
     """Side of the denoiser's tokens, in latents."""
     block_counts: tuple[int, ...] = ()
@@ -254,7 +258,36 @@ FLUX = FamilyFacts(
     control_files=FLUX_FILES,
 )
 
-FACTS = (SD1, SD2, SDXL, SD3, FLUX)
+ZIMAGE = FamilyFacts(
+    name="zimage",
+    title="Z-Image",
+    text_width=2560,
+    parameters=6_154_908_736,
+    pipeline="ZImageControlNetPipeline",
+    file_tag="zimage",
+    samplers=FLOW_SAMPLERS,
+    version_marks=("zimage",),
+    outputs=zimage_sizes.CONTROL_LAYERS,
+    lora_mark=False,
+    net_class="ZImageControlNetModel",
+    text_class="Qwen3Model",
+    card_tag="z-image",
+    safety_checker=False,
+    text_layer=2,
+    denoiser="transformer",
+    denoiser_class="ZImageTransformer2DModel",
+    latents=LatentSpace(channels=16, scale=0.3611, shift=0.1159),
+    even_sigmas=True,
+    patch=2,
+    text_key="cap_feat_dim",
+    control_is_encoded=True,
+    layers=SINGLE_STREAM,
+    count=zimage_sizes.count,
+    count_encoders=zimage_sizes.count_qwen,
+    control_files=ZIMAGE_FILES,
+)
+
+FACTS = (SD1, SD2, SDXL, SD3, FLUX, ZIMAGE)
 """In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
 TEXT_PARTS = tuple(f"{part}{number}" for number in ("", "_2", "_3") for part in ("text_encoder", "tokenizer"))
 """Folders of a base, of any family, from which encoded text comes. Their files are a part of the text cache's key."""

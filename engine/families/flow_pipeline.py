@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from engine.families.facts import FamilyFacts
 from engine.families.flow import dynamic_shift
+from engine.families.text_encoding import together
 
 
 class ControlledFlow(Protocol):
@@ -23,7 +25,9 @@ class ControlledFlow(Protocol):
 
     facts: FamilyFacts
 
-    def residuals(self, net: Any, noisy: Any, timesteps: Any, text: Any, control: Any) -> list[torch.Tensor]: ...
+    def residuals(
+        self, denoiser: Any, net: Any, noisy: Any, timesteps: Any, text: Any, control: Any
+    ) -> list[torch.Tensor]: ...
 
     def denoise(self, denoiser: Any, noisy: Any, timesteps: Any, text: Any, residuals: Any) -> torch.Tensor: ...
 
@@ -58,6 +62,8 @@ class FlowPipeline:
                 "FlowMatch" in type(self.scheduler).__name__
             ):  # diffusers' pipelines end a step above 0, as the others do
                 how["sigmas"] = [1 - step / steps for step in range(steps)]
+        if self.family.facts.even_sigmas and isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            how["sigmas"] = [1 - step / steps for step in range(steps)]
         self.scheduler.set_timesteps(steps, device=self.transformer.device, **how)
 
     def get_timesteps(self, steps: int, strength: float, device: Any) -> tuple[torch.Tensor, int]:
@@ -111,7 +117,7 @@ class FlowPipeline:
         guided = guidance_scale > 1 and not embedded
         if embedded:
             text = {**text, "guidance": torch.full((len(latents),), float(guidance_scale), device=latents.device)}
-        given = {name: torch.cat([negative[name], rows]) if guided else rows for name, rows in text.items()}
+        given = together([negative, text]) if guided else text
         order, count = self.scheduler.order, len(timesteps)
         steps = -(-count // order)  # the last step of a second-order sampler predicts once
         for index, timestep in enumerate(timesteps):
@@ -149,7 +155,8 @@ class FlowPipeline:
             half = slice(len(noisy) // 2, None) if guided and prompt_only else slice(None)
             copies = 2 if guided and not prompt_only else 1
             read = {name: rows[half] for name, rows in text.items()}
-            residuals = family.residuals(net, noisy[half], sigma[half], read, torch.cat([control] * copies))
+            hints = torch.cat([control] * copies)
+            residuals = family.residuals(denoiser, net, noisy[half], sigma[half], read, hints)
             residuals = [residual * scale for residual in residuals]
             if guided and prompt_only:
                 residuals = [torch.cat([torch.zeros_like(one), one]) for one in residuals]

@@ -151,10 +151,16 @@ class Flux(TransformerFamily):
             "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
             "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
         }
-        return self.residuals(net, noisy, torch.tensor([0.5]), text, control)
+        return self.residuals(None, net, noisy, torch.tensor([0.5]), text, control)
 
     def residuals(
-        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+        self,
+        denoiser: Any,
+        net: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        control: torch.Tensor,
     ) -> list[torch.Tensor]:
         of_two_streams, of_one = net(
             controlnet_cond=self.latents.pack(control), **self.net_inputs(noisy, timesteps, text), return_dict=False

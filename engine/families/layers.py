@@ -12,13 +12,28 @@ class Layers:
     quantized: tuple[str, ...]
     """Prefixes of the denoiser's layers that are stored in fp8; its first and last layers keep their precision."""
     copied: tuple[str, ...]
-    """Prefixes of the control net's layers that begin as copies of the denoiser's, under the same names there."""
+    """Prefixes of the control net's layers that begin as copies of the denoiser's. Names there: ``origins``."""
     after_control: tuple[str, ...]
     """The denoiser's modules behind the control ("decoder"): they train, too, if the base is not locked."""
     outer_outputs: tuple[str, ...]
     """The control net's output modules except the one into the denoiser's middle (``only_mid_control``)."""
     control_encoder: str
     """The control net's module that reads the control image at full size; "": it reads latents."""
+    origins: tuple[str, ...] = ()
+    """Names of ``copied`` in the denoiser, one for each; empty: the same names."""
+
+    def in_control_net(self, name: str) -> str:
+        """The control net's name of a layer or tensor of the denoiser that it copies."""
+        return _renamed(name, self.origins, self.copied)
+
+    def in_denoiser(self, name: str) -> str:
+        """The inverse of ``in_control_net``."""
+        return _renamed(name, self.copied, self.origins)
+
+
+def _renamed(name: str, before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    found = next((n for n, prefix in enumerate(before) if name.startswith(prefix)), None)
+    return name if found is None or not after else after[found] + name.removeprefix(before[found])
 
 
 UNET = Layers(
@@ -45,3 +60,12 @@ TWO_STREAM_TRANSFORMER = Layers(
     control_encoder="",
 )
 """diffusers' FluxTransformer2DModel and FluxControlNetModel."""
+SINGLE_STREAM = Layers(
+    quantized=("layers.", "noise_refiner.", "context_refiner."),
+    copied=("control_layers.", "control_noise_refiner."),
+    after_control=(),
+    outer_outputs=(),
+    control_encoder="",
+    origins=("layers.", "noise_refiner."),
+)
+"""diffusers' ZImageTransformer2DModel and ZImageControlNetModel."""

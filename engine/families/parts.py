@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,11 @@ class FileTensors(Mapping[str, torch.Tensor]):
                 return file.get_tensor(in_file).float()
         except (OSError, SafetensorError) as error:
             raise cannot_load(self._base, self._subfolder, error) from error
+
+    def renamed(self, new_name: Callable[[str], str]) -> FileTensors:
+        """The same tensors under other names."""
+        places = {new_name(name): place for name, place in self._places.items()}
+        return FileTensors(self._base, self._subfolder, places)
 
     def __contains__(self, name: object) -> bool:
         return name in self._places  # without reading it

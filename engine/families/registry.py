@@ -18,6 +18,7 @@ from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
 from engine.families.weight_files import incomplete_base, require_base, require_folders, require_weights
+from engine.families.zimage import ZImage
 
 WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that training loads."""
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     StableDiffusionXL(),
     StableDiffusion3(),
     Flux(),
+    ZImage(),
 )
 
 

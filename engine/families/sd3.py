@@ -138,10 +138,16 @@ class StableDiffusion3(TransformerFamily):
             "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
             "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
         }
-        return self.residuals(net, noisy, torch.tensor([0.5]), text, control)
+        return self.residuals(None, net, noisy, torch.tensor([0.5]), text, control)
 
     def residuals(
-        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+        self,
+        denoiser: Any,
+        net: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        control: torch.Tensor,
     ) -> list[torch.Tensor]:
         return list(
             net(

@@ -14,6 +14,23 @@ Text = Mapping[str, torch.Tensor]
 """Encoded captions: tensors by name, B in front. Only the family knows the names."""
 
 
+def together(texts: Sequence[Text]) -> dict[str, torch.Tensor]:
+    """Encoded captions one behind another: shorter ones (B, length, ...) are filled up with zeros behind."""
+    found: dict[str, torch.Tensor] = {}
+    for name, first in texts[0].items():
+        rows = [text[name] for text in texts]
+        longest = max(one.shape[1] for one in rows) if first.ndim > 1 else 0
+        found[name] = torch.cat([longer(one, longest) for one in rows])
+    return found
+
+
+def longer(rows: torch.Tensor, length: int) -> torch.Tensor:
+    """(B, n, ...) filled up with zeros to (B, length, ...); as it is, if it is not shorter."""
+    if rows.ndim < 2 or rows.shape[1] >= length:
+        return rows
+    return torch.cat([rows, rows.new_zeros(len(rows), length - rows.shape[1], *rows.shape[2:])], dim=1)
+
+
 class TextEncoding(ABC):
     """Captions to the tensors that the denoiser reads."""
 

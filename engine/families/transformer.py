@@ -33,9 +33,18 @@ class TransformerFamily(Family):
 
     @abstractmethod
     def residuals(
-        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+        self,
+        denoiser: Any,
+        net: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Text,
+        control: torch.Tensor,
     ) -> list[torch.Tensor]:
-        """What the control net adds to the denoiser's blocks, first block first. Arguments: see ``predict``."""
+        """What the control net adds to the denoiser's blocks, first block first. Arguments: see ``predict``.
+
+        ``denoiser``: for nets that read what its own first layers make of their input.
+        """
 
     @abstractmethod
     def denoise(
@@ -59,7 +68,7 @@ class TransformerFamily(Family):
     ) -> torch.Tensor:
         if control is None:
             return self.denoise(denoiser, noisy, timesteps, text, None)
-        found = self.residuals(net, noisy, timesteps, text, control)
+        found = self.residuals(denoiser, net, noisy, timesteps, text, control)
         dtype = denoiser.dtype  # read once: diffusers walks over the whole net for it
         return self.denoise(denoiser, noisy, timesteps, text, [residual.to(dtype) for residual in found])
 

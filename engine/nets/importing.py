@@ -107,15 +107,17 @@ def expected_config(family: Family, denoiser: Mapping[str, Any]) -> dict[str, An
 
 
 def copied_weights(family: Family, base: str) -> Mapping[str, torch.Tensor]:
-    """The base's weights that a control net begins as a copy of: fp32, by diffusers names, as its file has them.
+    """The base's weights that a control net begins as a copy of: fp32, by the net's names, as its file has them.
 
     Each is read when it is asked for. A base in .ckpt or .bin files is loaded whole instead, in fp32.
     """
-    found = file_tensors(base, family.facts.denoiser, family.layers.copied)
+    layers = family.layers
+    found = file_tensors(base, family.facts.denoiser, layers.origins or layers.copied)
     if found is not None:
-        return found
+        return found.renamed(layers.in_control_net)
     weights = family.load_denoiser(base, torch.float32).state_dict()
-    return {name: weight for name, weight in weights.items() if name.startswith(family.layers.copied)}
+    named = {layers.in_control_net(name): weight for name, weight in weights.items()}
+    return {name: weight for name, weight in named.items() if name.startswith(layers.copied)}
 
 
 def restore_control_lora(

@@ -73,7 +73,7 @@ def to_control_lora(
         device: where to decompose the difference, if not where the base is.
         exact: the base's weights in fp32, which the difference is taken from; None: the denoiser's own.
     """
-    base = dict(denoiser.named_parameters())
+    base = {layers.in_control_net(name): weight for name, weight in denoiser.named_parameters()}
     exact = exact or base
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"

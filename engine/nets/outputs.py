@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import diffusers
 import torch
 from accelerate import init_empty_weights
 
@@ -17,7 +16,7 @@ Tensors = dict[str, torch.Tensor]
 def empty_net(config: dict[str, Any]) -> Any:
     """The net of a config on the meta device: names and shapes, no memory."""
     with init_empty_weights():
-        return getattr(diffusers, of_control_net(config).net_class).from_config(config)
+        return by_name(of_control_net(config).name).empty_controlnet(config)
 
 
 def net_of(config: dict[str, Any], tensors: Tensors) -> Any:
