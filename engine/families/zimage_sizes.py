@@ -80,13 +80,13 @@ def count(
         block(denoiser)
         block(denoiser, modulated=False)
         if trained_base:
-            unit(denoiser, together, True)
+            unit(denoiser, width * text, True)
+        unit(denoiser, width * image, trained_base, width * image if learned.control else 0)
     places = control_places(layers, CONTROL_LAYERS)
     for number in range(layers):
         block(denoiser)
         reads = together if learned.control and number in places else 0
-        if number or trained_base:  # residuals enter behind the first layer
-            unit(denoiser, together, trained_base, reads)
+        unit(denoiser, together, trained_base, reads)
     denoiser.layer(width, time)
     denoiser.layer(4 * latents, width)
     denoiser.unit(2 * together, together)
@@ -100,13 +100,15 @@ def count(
     for number in range(refiners):
         block(control, zeros=1 if number else 2)
         unit(control, width * image, True)
+        control.writes(width * image)
     for _ in range(refiners):  # the denoiser's own, through which the refiners' residuals go
         unit(control, width * image, False)
     for number in range(len(places)):
         block(control, zeros=1 if number else 2)
         unit(control, together, True)
         control.writes(together)
-    return Sizes(denoiser, control, NetSize(), len(places) * together, text_size)
+    added = refiners * width * image + len(places) * together
+    return Sizes(denoiser, control, NetSize(), added, text_size)
 
 
 def control_places(layers: int, count: int) -> list[int]:
@@ -126,4 +128,4 @@ def count_qwen(
         layer += max(4 * width * heads + 3 * width * inner, int(config["vocab_size"]) * width)
         outputs = (int(config["num_hidden_layers"]) + 1) * width
         inside += TEXT_TOKENS * (outputs + 2 * width + 3 * inner)
-    return replace(found, tokens=TEXT_TOKENS, text=layer // 2, caption=inside)
+    return replace(found, tokens=TEXT_TOKENS, text=layer // 2, caption=inside // 2)
