@@ -3,7 +3,6 @@ nothing. Made for images of 64 px."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +202,6 @@ def t5_encoder() -> Any:
     return T5EncoderModel(config)
 
 
-def vae_of_16_channels(scale: float, shift: float) -> AutoencoderKL:
-    latents = {"latent_channels": 16, "scaling_factor": scale, "shift_factor": shift}
-    no_quant = {"use_quant_conv": False, "use_post_quant_conv": False}
-    shared = {name: value for name, value in build_base.build_vae().config.items() if not name.startswith("_")}
-    vae = AutoencoderKL(**shared | latents | no_quant)
-    build_base.pass_colours_through(vae)
-    return vae
-
-
 ZIMAGE: dict[str, Any] = {
     "in_channels": 16,
     "dim": 48,
@@ -251,8 +241,6 @@ def build_zimage(folder: Path) -> Path:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
     ).save_pretrained(folder)
-    path = folder / "transformer" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"sample_size": 8}), encoding="utf-8")
     return folder
 
 

@@ -74,7 +74,8 @@ class ZImage(TransformerFamily):
         return ""
 
     def default_resolution(self, base: str) -> int:
-        return int(self.denoiser_config(base).get("sample_size", 128)) * self.latents.factor
+        """From the VAE's config: the transformer's does not tell."""
+        return int(read_component_config(base, "vae", "config.json").get("sample_size", 1024))
 
     def noise_process(self, base: str) -> NoiseProcess:
         return FlowMatching(self.load_scheduler(base), shift_in_training, patch=self.facts.patch)
