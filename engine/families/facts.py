@@ -1,154 +1,23 @@
 """The facts of each base model family, as one table without torch: forms, presets, estimates and exports read them.
 
-What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py, flux.py.
+What a family does with torch: base.py, stable_diffusion.py, sdxl.py, sd3.py, flux.py, zimage.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from engine.families import flux_sizes, joint_sizes, unet_sizes, zimage_sizes
+from engine.families import flux_sizes, joint_sizes, zimage_sizes
 from engine.families.control_files import ControlFiles
-from engine.families.drawing import FLOW_SAMPLERS, SAMPLERS, ComfyNodes
-from engine.families.encoder_sizes import CountEncoders, count_clip, count_clip_and_t5, count_three
+from engine.families.drawing import FLOW_SAMPLERS, ComfyNodes
+from engine.families.encoder_sizes import count_clip_and_t5, count_three
+from engine.families.family_facts import FamilyFacts
 from engine.families.flux_control_files import FLUX_FILES
 from engine.families.joint_control_files import JOINT_FILES
 from engine.families.latents import LatentSpace
-from engine.families.layers import JOINT_TRANSFORMER, SINGLE_STREAM, TWO_STREAM_TRANSFORMER, UNET, Layers
-from engine.families.sizes import Count
-from engine.families.unet_control_files import UNET_FILES
+from engine.families.layers import JOINT_TRANSFORMER, SINGLE_STREAM, TWO_STREAM_TRANSFORMER
 from engine.families.zimage_control_files import ZIMAGE_FILES
-
-
-@dataclass(frozen=True)
-class FamilyFacts:
-    """One base model family."""
-
-    name: str
-    """In run.json and checkpoints, as a preset's section ([sdxl.train]), and as a folder in ``layouts/``."""
-    title: str
-    text_width: int
-    """Width of the text embeddings that the denoiser reads. It tells families with the same denoiser class apart."""
-    parameters: int
-    """Number of parameters of the first model's denoiser."""
-    pipeline: str
-    """diffusers' ControlNet pipeline, for the code on a model card."""
-    file_tag: str
-    """Goes into the names of exported files, so that AUTOMATIC1111 reads the right base version from them."""
-    version_marks: tuple[str, ...]
-    """Words in a file name that AUTOMATIC1111's ControlNet extension takes for this version."""
-    outputs: int
-    """Zero convolutions of a ControlNet for the real model, except the one to the middle."""
-    lora_mark: bool
-    """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
-    comfy: ComfyNodes = ComfyNodes()
-    """What a ComfyUI workflow for its bases has."""
-    control_argument: str = "image"
-    """Name of the control image in a call of ``pipeline``."""
-    card_dtype: str = "float16"
-    """torch's dtype in which ``pipeline`` works on a card."""
-    net_class: str = "ControlNetModel"
-    """diffusers' class of the control net, for the same code."""
-    text_class: str = "CLIPTextModel"
-    """transformers' class of the text encoder, for the same code."""
-    card_tag: str = "stable-diffusion"
-    """Tag of a model card."""
-    safety_checker: bool = True
-    """The pipeline has a safety checker, which the model card's code switches off."""
-    text_layer: int = 1
-    """The text encoder's layer that the base reads, counted from the last as AUTOMATIC1111's Clip skip does."""
-    samplers: tuple[str, ...] = SAMPLERS
-    """diffusers' scheduler classes that can sample from its bases."""
-    clip_skip_argument: bool = False
-    """diffusers' pipeline can be told to read an earlier layer. The ones for SD 1 and 2 fail with transformers 5."""
-    a1111_caveat: str = ""
-    """What users of AUTOMATIC1111 have to know, as a sentence."""
-    denoiser: str = "unet"
-    """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
-    denoiser_class: str = "UNet2DConditionModel"
-    """diffusers' class of the denoiser."""
-    latents: LatentSpace = LatentSpace()
-    """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
-    packs_latents: bool = False
-    """diffusers' pipelines take and return the latents as tokens of 2 x 2, as ``LatentSpace.pack`` makes them."""
-    even_sigmas: bool = False
-    """Euler divides the sigmas from 1 to 1 / steps evenly before it shifts them, as diffusers' pipeline does. So it
-    does for every base whose shift depends on the image size."""
-    patch: int = 1
-    """Side of the denoiser's tokens, in latents."""
-    block_counts: tuple[int, ...] = ()
-    """Numbers of blocks that a new control net may have, as far as other programs load it; (): it has no choice."""
-    uneven_blocks: bool = False
-    """Each of n outputs of a control net serves N / n of the base's N blocks, rounded up; the last one may serve fewer.
-    Without it all serve as many, and the base's last block cannot be copied."""
-    text_key: str = "cross_attention_dim"
-    """Name of ``text_width`` in the denoiser's config."""
-    control_is_encoded: bool = False
-    """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
-    t5_can_be_left_out: bool = False
-    """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
-    guidance_embedded: bool = False
-    """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
-    layers: Layers = UNET
-    """Module names of the denoiser and of its control net."""
-    count: Count = unet_sizes.count
-    """Counts parameters and activations from the denoiser's config."""
-    count_encoders: CountEncoders = count_clip
-    """Counts the VAE and the text encoders from their configs."""
-    control_files: ControlFiles = UNET_FILES
-    """How the files of its control nets are recognised, read, and compared with a base."""
-
-    @property
-    def control_channels(self) -> int:
-        """Channels of the control image as the control net reads it: RGB, or those of latents."""
-        return self.latents.channels if self.control_is_encoded else 3
-
-    def why_not_left_out(self, control: float, t5: float) -> list[str]:
-        """Why a run cannot leave out these shares of control images and of T5's text; each as a sentence."""
-        found = []
-        if control and not self.control_is_encoded:
-            found.append(f"Control dropout is for ControlNets that read latents, and {self.title}'s do not; set 0.")
-        if t5 and not self.t5_can_be_left_out:
-            found.append(f"T5 dropout is for bases that may leave out T5, and {self.title} does not; set 0.")
-        return found
-
-    def blocks_of(self, control_net: Mapping[str, Any]) -> int:
-        """Number of blocks of a control net with this config; 0: of a family without such a choice."""
-        return int(control_net["num_layers"]) if self.block_counts else 0
-
-    def why_not_blocks(self, config: Mapping[str, Any], wanted: int) -> str:
-        """Why a new control net cannot have this many blocks, as a sentence; "" if it can.
-
-        Args:
-            config: the denoiser's.
-            wanted: 0: the usual number.
-        """
-        if not wanted:
-            return ""
-        if not self.block_counts:
-            return (
-                f"ControlNet blocks cannot be chosen for {self.title}: its ControlNet copies the whole encoder; set 0."
-            )
-        known = ", ".join(map(str, self.block_counts))
-        of_base = int(config.get("num_layers") or 0)
-        if wanted not in self.block_counts:
-            return f"Other programs load ControlNets of {known} blocks for {self.title}, not of {wanted}."
-        fitting = [n for n in self.block_counts if self._serve(n, of_base)]
-        if of_base and wanted not in fitting:
-            numbers = ", ".join(map(str, fitting))
-            return f"{wanted} ControlNet blocks cannot serve the base's {of_base} evenly; set {numbers}, or 0."
-        return ""
-
-    def _serve(self, blocks: int, of_base: int) -> bool:
-        """Whether so many outputs can serve the base's blocks, and each of them serves any."""
-        if not self.uneven_blocks:
-            return blocks < of_base and of_base % blocks == 0
-        each = math.ceil(of_base / blocks)
-        return math.ceil(of_base / each) == blocks
-
 
 SD1 = FamilyFacts(
     name="sd1",
@@ -269,6 +138,8 @@ ZIMAGE = FamilyFacts(
     version_marks=("zimage",),
     outputs=zimage_sizes.CONTROL_LAYERS,
     lora_mark=False,
+    control_argument="control_image",
+    card_dtype="bfloat16",
     net_class="ZImageControlNetModel",
     text_class="Qwen3Model",
     card_tag="z-image",
