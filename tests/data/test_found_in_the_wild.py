@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -589,6 +590,14 @@ def test_json_as_people_write_it_by_hand(tmp_path: Path) -> None:
     report = scan_folder(tmp_path)
     assert [sample.caption for sample in report.samples] == [f"it's c{n}, // no comment" for n in "12"]
     assert report.account is not None and report.account.lists == 1
+
+
+@pytest.mark.parametrize("text", ["[" + "/*" * 200_000, "[" + "a" * 400_000, "[" + "'\"\n" * 100_000, "[\\" * 200_000])
+def test_a_hostile_list_does_not_hold_the_import(tmp_path: Path, text: str) -> None:
+    photo(tmp_path / "1.png")
+    write(tmp_path / "set.json5", text)
+    start = time.monotonic()
+    assert adds_up(scan_folder(tmp_path)) and time.monotonic() - start < 10  # else it would be hours
 
 
 def test_animations_pages_and_closed_archives_are_told(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ _WRAPPERS = ("data", "images", "annotations", "items", "rows", "samples", "train
 _SNIFF = 65_536  # characters
 _MOST_BY_HAND = 32_000_000  # characters
 _JSON5 = re.compile(
-    r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*|/\*.*?\*/|(?P<name>[^\W\d][\w$-]*)(?=\s*:))""", re.DOTALL
+    r"""("(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+'|//[^\n]*+|/\*(?:.*?\*/|.*)|(?<![\w$-])(?P<name>[^\W\d][\w$-]*+)(?=\s*:))""",
+    re.DOTALL,
 )
 """A text in quotation marks, a comment, or the name of an entry without quotation marks."""
 

@@ -40,7 +40,7 @@ def _without(images: Sequence[FoundImage], kept: set[str], path: Path, reading: 
     name = path.relative_to(reading.root).as_posix()
     inside = [item for item in images if same_name(item.image.stem) in kept]
     role = reading.role(name, IMAGE)
-    reading.add(Part(name, "split", role, len(inside), tuple(str(item.image) for item in inside[:3])))
+    reading.add(Part(name, "list", role, len(inside), tuple(str(item.image) for item in inside[:3])))
     if role != IGNORED:
         if inside and name not in reading.asked:
             reading.doubts.append(
