@@ -139,7 +139,7 @@ def measured_memory(trial: Measured, hardware: Hardware) -> str:
     there = hardware.vram_gib if trial.on_card and hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if trial.on_card else "memory"
     text = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({format_memory(there)} there)"
-    return f"{text}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else text
+    return f"{text}; it fitted only with {', '.join(trial.fallbacks)}" if trial.fallbacks else text
 
 
 def long_captions(config: RunConfig, workspace: Workspace) -> LongCaptions:

@@ -18,6 +18,10 @@ ADDED = {"train.allow_tf32": False, "optim.half_gradients": False}
 """Settings that came after trials were first kept, with the values of before, where these are not the defaults."""
 
 
+FORMER_NAME = "rungs"
+"""What earlier versions called ``Measured.fallbacks`` in their file."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """Measurements from a trial of three steps and one set of preview images."""
@@ -28,7 +32,7 @@ class Measured:
     peak_bytes: float
     """Peak memory: of the graphics card, or of the process if there is none."""
     on_card: bool
-    rungs: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
     """What had to be changed for it to fit, for people."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The same as settings by dotted name."""
@@ -54,8 +58,12 @@ def read(workspace: Workspace, config: RunConfig, machine: str) -> Measured | No
     """The newest trial with these settings, or None."""
     entries = _entries(workspace)
     entry = entries.get(key_of(config, machine)) or _former(entries, config, machine)
+    if not entry:
+        return None
     try:
-        return Measured(**{**entry, "rungs": tuple(entry["rungs"])}) if entry else None
+        known = {name: value for name, value in entry.items() if name != FORMER_NAME}
+        fallbacks = entry[FORMER_NAME] if FORMER_NAME in entry else entry["fallbacks"]
+        return Measured(**{**known, "fallbacks": tuple(fallbacks)})
     except (KeyError, TypeError):
         return None  # written by another version: the trial can be repeated
 

@@ -61,7 +61,7 @@ class BaseCheck:
         return best if noisy[best] <= WORKS and all(error >= CLEARLY * noisy[best] for error in others) else ""
 
 
-def settle_prediction(state: TrainState, new: bool) -> None:
+def set_noise_process(state: TrainState, new: bool) -> None:
     """Set the state's noise process: as the run has recorded it. A new run measures, records and reports it.
 
     Args:

@@ -50,7 +50,7 @@ def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -
         write(workspace, config, hardware.name, measured)
         kind = "graphics memory" if measured.on_card else "memory"
         words = f"{measured.seconds_per_step:.2f} s a step, {format_bytes(measured.peak_bytes)} of {kind} at most."
-        fitted = f" It fitted with {', '.join(measured.rungs)}." if measured.rungs else ""
+        fitted = f" It fitted with {', '.join(measured.fallbacks)}." if measured.fallbacks else ""
         emit(Message(f"Trial: {words}{fitted}"))
         return "completed"
 
@@ -131,7 +131,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         seconds_per_picture=per_image,
         peak_bytes=peak,
         on_card=state.on_card,
-        rungs=tuple(fallback["words"] for fallback in fallbacks),
+        fallbacks=tuple(fallback["words"] for fallback in fallbacks),
         settings={name: value for fallback in fallbacks for name, value in fallback["settings"].items()},
         base_error=error_of(Run(state.run_folder).about.get(RECORD, {})),
         dataset=config.data.dataset,

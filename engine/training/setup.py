@@ -32,7 +32,7 @@ from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.nets.frozen_blocks import use_frozen_blocks
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
-from engine.training.base_check import settle_prediction
+from engine.training.base_check import set_noise_process
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.history import MetricsHistory
@@ -165,7 +165,7 @@ def set_up(
     trainable = state.trainable
     start_equal(group, state.step, run_folder, trainable.parameters())
     trainable.weights.refresh()
-    settle_prediction(state, new=checkpoint is None)
+    set_noise_process(state, new=checkpoint is None)
 
     # What a step calls, and the batches that it reads.
     state.connect(strategy(state, partial(oom.record_for_resume, state)))

@@ -129,8 +129,11 @@ def test_a_trial_of_the_first_versions_counts_for_usual_values_of_what_its_key_l
     as_then = {"optim.half_gradients": False}
     facts = [CARD.name, *(speed_settings(config())[name] for name in trials.FORMER_SETTINGS)]
     entry = asdict(Measured(2.0, 1.0, 2.0**30, True))
+    entry[trials.FORMER_NAME] = ["smaller batches"]
+    del entry["fallbacks"]
     (workspace.cache / trials.FILE).write_text(json.dumps({trials.digest(facts): entry}), encoding="utf-8")
-    assert read(workspace, config(more=as_then), CARD.name) is not None
+    found = read(workspace, config(more=as_then), CARD.name)
+    assert found is not None and found.fallbacks == ("smaller batches",)
     for left_out in ({}, {"data.buckets": True}, {"objective.only_mid_control": True}, {"validation.every": 0}):
         assert read(workspace, config(more={**as_then, **left_out} if left_out else {}), CARD.name) is None
 

@@ -33,7 +33,7 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     assert preflight_job(ready_workspace, config, MACHINE)(Control().token, events.append) == "completed"
 
     measured = read(ready_workspace, config, MACHINE.name)
-    assert measured is not None and measured.rungs == ()
+    assert measured is not None and measured.fallbacks == ()
     assert 0 < measured.seconds_per_step < 60 and measured.seconds_per_picture > 0
     assert measured.peak_bytes > 100 * 2**20
     assert measured.base_error and measured.dataset == config.data.dataset, "for the cautions before Start"
