@@ -17,11 +17,15 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
+from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
+from engine.nets.fp8 import FP8
+from engine.nets.importing import open_controlnet
 from engine.nets.initial import require_blocks
+from engine.nets.lora import lora_layers
 from engine.training.job import build_trainer
 from engine.training.new_run import missing
 from engine.workspace.paths import Workspace
@@ -100,6 +104,62 @@ def test_it_trains_resumes_and_draws(
     assert (tmp_path / "net-single_file_sd3.safetensors").is_file()
     with pytest.raises(UserError, match="no such files for Stable Diffusion 3"):
         export(last, "ldm", tmp_path, "net")
+
+
+def test_a_control_lora_trains_resumes_and_leaves_whole(
+    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
+) -> None:
+    """Its saved and exported weights, factors merged into the base's, give what the factors give in training."""
+    settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2, "model.control_lora_rank": 4}
+    settings |= {"validation.every": 0}
+    straight, paused = new_run(**settings), new_run(**settings)
+    assert train(ready_workspace, straight).outcome == "completed"
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
+    last = straight.checkpoints()[-1].folder
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    family = detect(str(tiny_sd3))
+    trainer = build_trainer(ready_workspace, straight, Control().token, lambda event: None)
+    thin: Any = trainer.state.trainable.master
+    assert lora_layers(thin), "the copied layers are the base's, with factors beside them"
+    assert any(layer.up.any() for layer in lora_layers(thin).values())
+    file = export(last, "single_file", tmp_path, "thin", "fp32").path
+    whole = [family.load_controlnet(last / "controlnet"), open_controlnet(file, family, str(tiny_sd3))]
+    with torch.no_grad():
+        trained, *merged = (family.control_outputs(net, torch.Generator().manual_seed(4)) for net in (thin, *whole))
+    assert any(one.abs().max() > 1e-4 for one in trained)
+    for outputs in merged:
+        for one, other in zip(trained, outputs, strict=True):
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+    trainer.close()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_gradients_flow_through_a_base_in_fp8_with_checkpointing(
+    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, rank: int
+) -> None:
+    settings = SHORT | {"model.base": str(tiny_sd3), "train.base_storage": "fp8", "train.precision": "bf16"}
+    settings |= {"optim.max_grad_norm": 1e9, "model.control_lora_rank": rank}
+    found = {}
+    for scope in ("none", "both"):
+        run = new_run(**settings, **{"train.gradient_checkpointing": scope})
+        trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+        state = trainer.state
+        before = {name: weight.clone() for name, weight in state.denoiser.state_dict().items()}
+        assert any(weight.dtype == FP8 for weight in before.values())
+        assert all(not weight.requires_grad for weight in state.denoiser.parameters())
+        for block in state.trainable.master.controlnet_blocks:
+            torch.nn.init.normal_(block.weight, std=0.1)
+        state.trainable.weights.refresh()
+        found[scope] = step_gradients(state)[1]
+        after = state.denoiser.state_dict()
+        assert all(torch.equal(weight.float(), after[name].float()) for name, weight in before.items())
+        trainer.close()
+    plain, again = found["none"], found["both"]
+    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    copied = [gradient for name, gradient in plain.items() if name.startswith("transformer_blocks.")]
+    assert all(gradient.isfinite().all() for gradient in plain.values()) and any(one.any() for one in copied)
 
 
 def test_what_a_transformer_has_not_is_refused(tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace) -> None:
