@@ -26,8 +26,19 @@ OTHER_SCHEDULES = (
 """Tensors of bases whose UNet looks like one that can be trained for."""
 
 
+ONLY_AS_FOLDERS = ("joint_blocks", "double_blocks")
+"""Marks of bases that can be trained for, but not from a single file: most such files lack text encoders."""
+
+
 class NoBase(Exception):
-    """A file is no base that can be trained for. The text says what it is, as the end of a sentence."""
+    """A file is no base that can be trained for. The text says what it is, as the end of a sentence.
+
+    ``as_folder``: the same base can be trained for from a folder in diffusers layout.
+    """
+
+    def __init__(self, what: str, as_folder: bool = False) -> None:
+        super().__init__(what)
+        self.as_folder = as_folder
 
 
 def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False) -> FamilyFacts | None:
@@ -48,7 +59,7 @@ def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False
         return None
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     if first is None:
-        raise NoBase(_what_else(shapes))
+        raise NoBase(_what_else(shapes), any(mark in name for name in shapes for mark in ONLY_AS_FOLDERS))
     if first[1] != 4:
         raise NoBase(f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
     width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes

@@ -143,6 +143,17 @@ def made_for(located: str) -> int:
         return 0  # an incomplete base is reported when it is used
 
 
+def lacks_optional_text(located: str) -> bool:
+    """Whether a base that may be used without T5 comes without it."""
+    folder = config_folder(located)
+    try:
+        configs = read_configs(folder) if folder else None
+    except (OSError, ValueError):
+        return False  # an incomplete base is reported when it is used
+    has = configs is None or any("d_model" in config for config in configs.text_encoders)
+    return configs is not None and configs.facts.t5_can_be_left_out and not has
+
+
 def configs_of(workspace: Workspace, base: str) -> BaseConfigs:
     """The configs of a base; Stable Diffusion 1.5's if it is not on this disk or incomplete."""
     try:

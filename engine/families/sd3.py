@@ -24,6 +24,7 @@ from engine.families.stable_diffusion import layer_output, tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily
+from engine.families.unsuitable import BaseParts, is_left_out
 
 TIMESTEPS = 1000
 """The denoiser reads sigmas times this."""
@@ -49,6 +50,13 @@ class StableDiffusion3(TransformerFamily):
 
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         return config.get("_class_name") == "SD3Transformer2DModel"
+
+    def unsuitable(self, parts: BaseParts) -> str:
+        lacking = [part for part in ("text_encoder", "text_encoder_2") if not present(parts.index, part)]
+        if lacking:
+            return f"It comes without its text encoders {', '.join(lacking)}; only text_encoder_3 (T5) may be left out."
+        channels = parts.denoiser.get("in_channels", self.latents.channels)
+        return "" if channels == self.latents.channels else f"It reads an image besides the text ({channels} channels)."
 
     # Text
 
@@ -181,4 +189,9 @@ class StableDiffusion3(TransformerFamily):
 def reads_t5(base: str) -> bool:
     """Whether a base has the third text encoder, by its model_index.json; without it, its tokens are zeros."""
     index: Mapping[str, Any] = read_component_config(base, "", "model_index.json")
-    return bool((index.get("text_encoder_3") or [None])[0])
+    return present(index, "text_encoder_3")
+
+
+def present(index: Mapping[str, Any], part: str) -> bool:
+    """Whether a model_index.json lists a part, and not as null."""
+    return part in index and not is_left_out(index, part)

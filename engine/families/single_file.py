@@ -125,7 +125,7 @@ def _recognise(path: str, size: int, changed: int, told: int) -> SingleFile:
     try:
         facts = family_of_tensors(shapes, own_configs)
     except NoBase as error:
-        raise _refused(path, str(error)) from error
+        raise _refused(path, str(error), FOLDER if error.as_folder else COMPLETE) from error
     if facts is None:
         return SingleFile(beside, _markers(shapes) | told_beside)
     layout = facts.name
@@ -189,9 +189,15 @@ def _no_weights(path: Path) -> UserError:
     )
 
 
-def _refused(path: str, what: str) -> UserError:
+COMPLETE = "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout."
+FOLDER = (
+    "Single files of this kind cannot be read. Choose the base's folder in diffusers layout, as Hugging Face has it: "
+    "model_index.json, and transformer, vae, scheduler, text encoders and tokenizers beside it. Get a base model, on "
+    "the Train tab, downloads one."
+)
+
+
+def _refused(path: str, what: str, try_this: str = COMPLETE) -> UserError:
     return UserError(
-        f"{Path(path).name} cannot be used as a base model.",
-        f"Its tensors' names say that it is {what}.",
-        "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout.",
+        f"{Path(path).name} cannot be used as a base model.", f"Its tensors' names say that it is {what}.", try_this
     )

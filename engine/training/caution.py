@@ -42,6 +42,8 @@ class StartFacts:
     """Of the base's denoiser."""
     base_side: int = 0
     """Pixels for which the base was made; 0: unknown."""
+    lacks_optional_text: bool = False
+    """The base comes without T5, and may be used so."""
     base_error: float | None = None
     """The base's own error on these images (engine/training/base_check.py), if a run or a trial measured it."""
     demo_rate: float = 0.0

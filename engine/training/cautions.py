@@ -23,6 +23,7 @@ from engine.training.image_cautions import (
     number_of_images,
     small_images,
     unknown_images,
+    without_optional_text,
 )
 from engine.tuning.facts import facts_of
 
@@ -185,6 +186,7 @@ def first_sign(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 RULES: tuple[Rule, ...] = (
     demo_base,
+    without_optional_text,
     unknown_images,
     number_of_images,
     small_images,

@@ -52,6 +52,19 @@ def demo_base(config: RunConfig, facts: StartFacts) -> Caution | None:
     )
 
 
+def without_optional_text(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The base comes without T5: it works, but reads less of a caption."""
+    if not facts.lacks_optional_text:
+        return None
+    return Caution(
+        "note",
+        "The base has no T5 text encoder.",
+        "It reads the first 77 tokens of a caption with CLIP alone, and zeros in place of T5's 256.",
+        "For long captions, add the folders text_encoder_3 and tokenizer_3 and name them in its model_index.json.",
+        look="base",
+    )
+
+
 def unknown_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     """The base's own error on such images is ``UNKNOWN`` or more; from ``WORKS`` on it is no better than chance."""
     error = facts.base_error

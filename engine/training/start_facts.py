@@ -15,7 +15,7 @@ from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
 from engine.estimate.memory import predict
 from engine.evaluation.recorded_runs import recorded_runs
-from engine.families.files import denoiser_parameters, made_for
+from engine.families.files import denoiser_parameters, lacks_optional_text, made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_error
 from engine.training.caution import StartFacts
@@ -47,6 +47,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         on_demo_base=on_demo_base,
         parameters=denoiser_parameters(workspace, config.model.base),
         base_side=made_for(located),
+        lacks_optional_text=lacks_optional_text(located),
         base_error=_base_error(workspace, config, hardware),
         demo_rate=_demo_rate() if on_demo_base else 0.0,
         disk_needed=checkpoint_bytes(config, needed) + needed.cache,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from diffusers import (
 )
 from diffusers.models.attention import JointTransformerBlock
 
+from engine.errors import UserError
 from engine.families.facts import SD1
-from engine.families.files import LAYOUTS
+from engine.families.files import LAYOUTS, lacks_optional_text
 from engine.families.joint_sizes import count, kept_by_block
 from engine.families.registry import describe, detect
 from engine.families.sd3 import T5_TOKENS, StableDiffusion3
@@ -87,7 +89,9 @@ def test_text_is_that_of_diffusers_pipeline(
     assert torch.allclose(ours["hidden"], hidden, atol=1e-5) and torch.allclose(ours["pooled"], pooled, atol=1e-5)
 
 
-def test_without_t5_its_tokens_are_zeros(tmp_path: Path) -> None:
+def test_without_optional_text_its_tokens_are_zeros_and_without_clip_it_is_refused(
+    tmp_path: Path, tiny_sd3: Path, tiny_base: Path
+) -> None:
     base = str(tiny_bases.build_sd3(tmp_path / "base", tmp_path, t5=False))
     family = detect(base)
     with torch.no_grad():
@@ -95,6 +99,19 @@ def test_without_t5_its_tokens_are_zeros(tmp_path: Path) -> None:
         text = family.encode_text(family.load_tokenizer(base), encoder, CAPTIONS)
     assert text["hidden"].shape == (2, 32 + T5_TOKENS, 128)
     assert not text["hidden"][:, 32:].any() and text["hidden"][:, :32].any()
+    assert (
+        lacks_optional_text(base) and not lacks_optional_text(str(tiny_sd3)) and not lacks_optional_text(str(tiny_base))
+    )
+    index = Path(base) / "model_index.json"
+    left_out = json.loads(index.read_text(encoding="utf-8")) | {"text_encoder_2": [None, None]}
+    index.write_text(json.dumps(left_out), encoding="utf-8")
+    with pytest.raises(UserError, match="without its text encoders text_encoder_2; only text_encoder_3"):
+        detect(base)
+    left_out["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    index.write_text(json.dumps(left_out), encoding="utf-8")
+    shutil.rmtree(Path(base) / "text_encoder_2")
+    with pytest.raises(UserError, match="text_encoder_2"):
+        detect(base)
 
 
 def test_leaving_out_t5_is_what_a_base_without_it_reads(

@@ -78,6 +78,8 @@ def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: d
         ({"lora_unet_down_blocks_0.lora_up.weight": (4, 4)}, "a LoRA"),
         ({"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}, "a ControlNet"),
         ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "a Flux model"),
+        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "a Stable Diffusion 3 model"),
+        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "folder in diffusers layout, as"),
         (OF_SD1 | {f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
         ({name: shape for name, shape in OF_SD1.items() if "first_stage" not in name}, "no VAE"),
         ({name: shape for name, shape in OF_SD1.items() if "cond_stage" not in name}, "no text encoder"),
