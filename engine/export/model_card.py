@@ -60,7 +60,7 @@ def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: St
         base=checkpoint_name(facts.get("base", "your-base")),
         strength=drawn.strength if drawn else 1.0,
         steps=drawn.sampling_steps if drawn else 20,
-        guidance=drawn.guidance_scale if drawn else 7.5,
+        guidance=drawn.guidance_scale if drawn else family.usual_guidance,
         side=story.resolution or DEFAULT_SIDE,
         clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
         of_family=family.comfy,
@@ -169,6 +169,8 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
         ]
     more = f', "width": {side}, "height": {side}' if family.control_is_encoded else ""  # it resizes the control image
     more += clip_skip
+    if family.guidance_embedded:
+        more += f', "guidance_scale": {story.drawn.guidance_scale if story.drawn else family.usual_guidance}'
     from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
     checker = ", safety_checker=None" if family.safety_checker else ""
     if kind == "single_file":

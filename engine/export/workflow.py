@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.export.preprocessors import NODE_PACK, Preprocessor
 from engine.families.drawing import ComfyNodes
+from engine.families.facts import FACTS
 
 Link = tuple[str, int]
 """Name of the source node, and the number of its output."""
@@ -30,6 +31,7 @@ CORE: dict[str, Kind] = {
     "CheckpointLoaderSimple": Kind(outputs=(("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))),
     "CLIPSetLastLayer": Kind((("clip", "CLIP"),), (("CLIP", "CLIP"),)),
     "CLIPTextEncode": Kind((("clip", "CLIP"),), (("CONDITIONING", "CONDITIONING"),)),
+    "DualCLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
     "TripleCLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
     "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "EmptySD3LatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
@@ -47,6 +49,8 @@ CORE: dict[str, Kind] = {
     "PreviewImage": Kind((("images", "IMAGE"),)),
     "SaveImage": Kind((("images", "IMAGE"),)),
 }
+GUIDANCE = Kind((("conditioning", "CONDITIONING"),), (("CONDITIONING", "CONDITIONING"),))
+CORE |= {facts.comfy.guidance: GUIDANCE for facts in FACTS if facts.comfy.guidance}
 PREPROCESSING = Kind((("image", "IMAGE"),), (IMAGE,))
 EDITOR_ONLY = {"KSampler": {"seed": "fixed"}, "LoadImage": {"image": "image"}}
 """Values that only the editor stores behind a widget's own: what happens to the seed after a run."""
@@ -96,7 +100,8 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
     }
     if family.clips:
         files = {f"clip_name{number}": file for number, file in enumerate(family.clips, start=1)}
-        made["encoders"] = Node("TripleCLIPLoader", (0, 1.9), widgets=files, title="Its text encoders")
+        files |= {"type": family.loader_type} if family.loader_type else {}
+        made["encoders"] = Node(family.loader, (0, 1.9), widgets=files, title="Its text encoders")
     if settings.clip_skip > 1:
         layer = {"stop_at_clip_layer": -settings.clip_skip}
         made["layer"] = Node("CLIPSetLastLayer", (0, 1.1), {"clip": loaded}, layer, "Clip skip")
@@ -106,7 +111,12 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
         made["map"] = Node(preprocessor.node, (1, 3), {"image": image}, widgets, "Makes the map")
         image = ("map", 0)
         made["look"] = Node("PreviewImage", (2, 3), {"images": image}, title="The map")
-    applied: dict[str, Link] = {"positive": ("prompt", 0), "negative": ("negative", 0), "control_net": ("net", 0)}
+    prompt: Link = ("prompt", 0)
+    if family.guidance:
+        scale = {"guidance": settings.guidance}
+        made["guidance"] = Node(family.guidance, (2, 0), {"conditioning": prompt}, scale, "Guidance")
+        prompt = ("guidance", 0)
+    applied: dict[str, Link] = {"positive": prompt, "negative": ("negative", 0), "control_net": ("net", 0)}
     applied |= {"vae": ("base", 2), "image": image} if family.encodes else {"image": image}
     strength = {"strength": settings.strength, "start_percent": 0.0, "end_percent": 1.0}
     made["apply"] = Node(family.apply, (2, 0.6), applied, strength)
@@ -115,7 +125,7 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
     how = {
         "seed": settings.seed,
         "steps": settings.steps,
-        "cfg": settings.guidance,
+        "cfg": 1.0 if family.guidance else settings.guidance,
         "sampler_name": family.sampler,
         "scheduler": family.scheduler,
         "denoise": 1.0,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.families.files import configs_at
 from engine.families.hints import words_of
 from engine.machine.units import counted
 from engine.workspace.paths import Workspace
@@ -50,15 +51,18 @@ def recognise(located: str) -> Distilled | None:
 
 
 def usual_settings(workspace: Workspace, base: str) -> list[tuple[str, dict[str, Any]]]:
-    """The lowest layer for ``resolve``: how a distilled base's previews are drawn; [] for any other base."""
+    """The lowest layer for ``resolve``: how previews of a distilled base are drawn, or of one that reads the guidance
+    scale as an input; [] for any other base."""
     try:
-        found = recognise(workspace.locate_base(base))
+        located = workspace.locate_base(base)
+        found = recognise(located)
     except UserError:
         return []  # a base that is missing is reported where it is used
-    if found is None:
-        return []
-    values = {"sampling_steps": found.steps, "guidance_scale": found.guidance}
-    return [("distilled base", {"validation": values})]
+    if found is not None:
+        values = {"sampling_steps": found.steps, "guidance_scale": found.guidance}
+        return [("distilled base", {"validation": values})]
+    facts = configs_at(located).facts
+    return [(facts.title, {"validation": {"guidance_scale": facts.usual_guidance}})] if facts.guidance_embedded else []
 
 
 def _by_name(words: Sequence[str]) -> Distilled | None:

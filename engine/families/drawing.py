@@ -20,6 +20,8 @@ FLOW_SAMPLERS = (
     "DPMSolverMultistepScheduler",
 )
 """Those for flow matching (``TransformerFamily.sampling_scheduler``)."""
+SHIFTED_SAMPLERS = tuple(name for name in FLOW_SAMPLERS if name != "HeunDiscreteScheduler")
+"""Those whose shift can depend on the size of the image."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,13 @@ class ComfyNodes:
     encodes: bool = False
     """``apply`` has the VAE as an input, since it encodes the control image."""
     latent: str = "EmptyLatentImage"
+    loader: str = "TripleCLIPLoader"
+    """Loads ``clips``."""
+    loader_type: str = ""
+    """A value by which ``loader`` is told the kind of base; "": it needs none."""
     clips: tuple[str, ...] = ()
     """Files of the text encoders, which lie beside the base; (): they are in its file."""
     sampler: str = "uni_pc"
     scheduler: str = "normal"
+    guidance: str = ""
+    """Gives the guidance scale to a base that reads it as an input; "": it is the sampler's."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.families import flux_sizes, joint_sizes, zimage_sizes
 from engine.families.control_files import ControlFiles
-from engine.families.drawing import FLOW_SAMPLERS, ComfyNodes
+from engine.families.drawing import FLOW_SAMPLERS, SHIFTED_SAMPLERS, ComfyNodes
 from engine.families.encoder_sizes import count_clip_and_t5, count_three
 from engine.families.family_facts import FamilyFacts
 from engine.families.flux_control_files import FLUX_FILES
@@ -109,9 +109,23 @@ FLUX = FamilyFacts(
     version_marks=("flux",),
     outputs=2,
     lora_mark=False,
+    comfy=ComfyNodes(
+        apply="ControlNetApplySD3",
+        encodes=True,
+        latent="EmptySD3LatentImage",
+        loader="DualCLIPLoader",
+        loader_type="flux",
+        clips=("clip_l.safetensors", "t5xxl_fp16.safetensors"),
+        guidance="FluxGuidance",
+        sampler="euler",
+        scheduler="simple",
+    ),
+    control_argument="control_image",
+    card_dtype="bfloat16",
     net_class="FluxControlNetModel",
     card_tag="flux",
     safety_checker=False,
+    samplers=SHIFTED_SAMPLERS,
     denoiser="transformer",
     denoiser_class="FluxTransformer2DModel",
     latents=LatentSpace(channels=16, scale=0.3611, shift=0.1159),
@@ -121,6 +135,7 @@ FLUX = FamilyFacts(
     text_key="joint_attention_dim",
     control_is_encoded=True,
     guidance_embedded=True,
+    usual_guidance=3.5,
     layers=TWO_STREAM_TRANSFORMER,
     count=flux_sizes.count,
     count_encoders=count_clip_and_t5,

@@ -86,6 +86,8 @@ class FamilyFacts:
     """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
     guidance_embedded: bool = False
     """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
+    usual_guidance: float = 7.5
+    """Guidance scale where nothing else says."""
     layers: Layers = UNET
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count

@@ -27,8 +27,6 @@ from engine.families.unsuitable import BaseParts
 
 TEXT_TO_IMAGE = 64
 """Channels of the tokens of a base that draws from text alone: 16 latent channels in squares of 2 x 2."""
-GUIDANCE = 3.5
-"""Where nothing else says: the scale that the base is used with."""
 LEAST, MOST = 1.0, 7.0
 """Guidance scales in training are drawn evenly between these: as published for FLUX.1-dev-ControlNet-Union-Pro-2.0."""
 SHARED = (
@@ -186,7 +184,7 @@ class Flux(TransformerFamily):
         return {
             "hidden_states": self.latents.pack(noisy),
             "timestep": timesteps,
-            "guidance": torch.full_like(timesteps, GUIDANCE) if guidance is None else guidance,
+            "guidance": torch.full_like(timesteps, self.facts.usual_guidance) if guidance is None else guidance,
             "encoder_hidden_states": text["hidden"],
             "pooled_projections": text["pooled"],
             "img_ids": places(noisy.shape[-2], noisy.shape[-1], noisy.device),

@@ -22,7 +22,7 @@ from engine.export import export, workflow
 from engine.export.model_card import automatic1111, card, settings, snippet
 from engine.export.preprocessors import PREPROCESSORS, preprocessor
 from engine.export.story import Story, story_of
-from engine.families.facts import SD1, SD2
+from engine.families.facts import FLUX, SD1, SD2
 from tests.bases.hub import serving, use
 from tests.checkpoint_folder import write_checkpoint
 from tests.families.ldm_file import write_single_file
@@ -280,3 +280,28 @@ def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
         with pytest.raises(UserError, match="filled up"):
             export(scored, format, tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_base_that_reads_the_guidance_gets_it_by_a_node() -> None:
+    facts = {"base": "owner/name", "condition_type": "own"}
+    server = workflow.for_server(
+        workflow.nodes(settings("net.safetensors", facts, FLUX, Story()), preprocessor("own"), {})
+    )
+    of = {node["class_type"]: node["inputs"] for node in server.values()}
+    kind = lambda link: server[link[0]]["class_type"]  # noqa: E731
+    assert (of["KSampler"]["cfg"], of["KSampler"]["scheduler"]) == (1.0, "simple")
+    assert of["FluxGuidance"]["guidance"] == 3.5 and kind(of["FluxGuidance"]["conditioning"]) == "CLIPTextEncode"
+    assert kind(of["ControlNetApplySD3"]["positive"]) == "FluxGuidance"
+    assert of["DualCLIPLoader"] == {
+        "clip_name1": "clip_l.safetensors",
+        "clip_name2": "t5xxl_fp16.safetensors",
+        "type": "flux",
+    }
+    assert {
+        node["type"]
+        for node in workflow.for_editor(
+            workflow.nodes(settings("net.safetensors", facts, FLUX, Story()), preprocessor("own"), {})
+        )["nodes"]
+    } == of.keys()
+    readme = card("net.safetensors", "single_file", facts, FLUX, Story(), [])
+    assert "AUTOMATIC1111" not in readme and '"guidance_scale": 3.5' in readme

@@ -11,8 +11,12 @@ import pytest
 import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxPipeline, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
+from PIL import Image
 
 from engine.errors import UserError
+from engine.export.model_card import snippet
+from engine.export.story import Story
+from engine.families.distilled import usual_settings
 from engine.families.files import LAYOUTS, made_for
 from engine.families.flux import Flux
 from engine.families.flux_control_files import FLUX_FILES
@@ -22,6 +26,7 @@ from engine.families.sizes import Learned
 from engine.inference.img2img import InitLatents
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
+from engine.workspace.paths import Workspace
 from tests.families.test_sd3 import CAPTIONS, Fused, maps
 
 
@@ -66,9 +71,10 @@ def changed(base: Path, folder: Path, file: str, **values: object) -> str:
     return str(folder)
 
 
-def test_it_is_described(tiny_flux: Path) -> None:
+def test_it_is_described(tiny_flux: Path, workspace: Workspace) -> None:
     assert describe(str(tiny_flux)) == "FLUX.1, predicts flow, made for 64 px"
     assert made_for(str(tiny_flux)) == 64
+    assert usual_settings(workspace, str(tiny_flux)) == [("FLUX.1", {"validation": {"guidance_scale": 3.5}})]
 
 
 @pytest.mark.parametrize(
@@ -254,3 +260,16 @@ def test_what_a_block_keeps_is_counted(kind: Any, trained: bool, monkeypatch: py
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 2
     numbers = TWO_STREAMS_KEPT if kind is FluxTransformerBlock else ONE_STREAM_KEPT
     assert found == pytest.approx(numbers[trained] * width * (image + text), rel=0.05), found / width / (image + text)
+
+
+@pytest.mark.long
+def test_the_code_of_a_model_card_runs(
+    family: Flux, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tiny_flux)
+    family.new_controlnet(family.load_denoiser(folder, torch.float32)).save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("map.png")
+    code = snippet("", "diffusers", folder, family.facts, Story(resolution=64))
+    exec(compile(code.replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
+    assert Path("picture.png").is_file()
