@@ -104,6 +104,12 @@ def _import(
     if not any(item.halves for item in recognized.found):
         return _index(workspace, name, folder, "", *rest, recognized)
     _refuse_unknown(config.asked, recognized.reading)
+    if _was_read_in_place(workspace, name) and Dataset.open(workspace.dataset_folder(name)).source == folder.absolute():
+        raise UserError(
+            f"{name} holds these images whole.",
+            "Images that are cut in two are kept in the dataset's own folder, so this makes another dataset.",
+            "Choose another name, or delete the old dataset first.",
+        )
     made = _fetch(workspace, name, place, halves_of(recognized), origin or _absolute(place), *rest, recognized)
     reading = recognized.reading
     return replace(made, doubts=[] if reading.asked else reading.doubts, parts=list(reading.parts.values()))

@@ -14,6 +14,7 @@ from engine.data.import_config import ImportConfig
 from engine.data.importing import import_source
 from engine.data.layouts import recognise
 from engine.data.layouts.halves import LEFT, RIGHT
+from engine.errors import UserError
 from engine.workspace.paths import Workspace
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -96,3 +97,12 @@ def test_what_was_read_whole_by_an_earlier_version_stays_whole(workspace: Worksp
     description.write_text(text.replace('"roles": {', '"roles_": {'), encoding="utf-8")
     made = import_source(workspace, str(folder))
     assert not made.paired and made.pictures == 3
+
+
+def test_cutting_what_was_read_whole_asks_for_another_name(workspace: Workspace, tmp_path: Path) -> None:
+    folder = side_by_side(tmp_path / "set", PHOTO, MAP)
+    import_source(workspace, str(folder), config=ImportConfig(roles=f"{LEFT}=image, {RIGHT}=image"))
+    cut = ImportConfig(roles=f"{LEFT}=image, {RIGHT}=map")
+    with pytest.raises(UserError, match="set holds these images whole"):
+        import_source(workspace, str(folder), config=cut)
+    assert import_source(workspace, str(folder), "cut", cut).paired

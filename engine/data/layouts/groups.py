@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,22 @@ class Group:
         found = self._named(name)
         if found is None and images.deepest != images.folder:
             found = self._named(image.relative_to(images.deepest))
+        if found is None and (base := images.base_of(name.stem)):
+            found = self._by_own_base.get(same_name((name.parent / base).as_posix()))
+        return found
+
+    def base_of(self, stem: str) -> str:
+        """What precedes the folder's name in a file's: "bonn_1" of leftImg8bit/bonn_1_leftImg8bit.png, or ""."""
+        match = re.match(rf"(.+?)[-_. ]{re.escape(self.folder.name)}(?:[-_. ]|$)", stem, re.IGNORECASE)
+        return match[1] if match else ""
+
+    @cached_property
+    def _by_own_base(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path, inner in self._inner():
+            place, slash, stem = inner.rpartition("/")
+            if base := self.base_of(stem):
+                found.setdefault(same_name(place + slash + base), path)
         return found
 
     def _named(self, name: Path) -> Path | None:
