@@ -98,7 +98,7 @@ class BucketCount:
     """Number of images in a bucket, and the mean fraction of them that is cropped away."""
 
     size: Size
-    pictures: int
+    images: int
     lost: float
 
 

@@ -62,7 +62,7 @@ def test_settings_without_effect_do_not_change_the_fingerprint() -> None:
 def test_counts_have_images_and_cropped_fraction() -> None:
     samples = [sample(600, 400)] * 3 + [sample(400, 400)] * 2 + [sample(400, 620)]
     counts = count_buckets(samples, CropPlan(512, buckets=True))
-    assert [(entry.size, entry.pictures) for entry in counts] == [((640, 384), 3), ((512, 512), 2), ((384, 640), 1)]
+    assert [(entry.size, entry.images) for entry in counts] == [((640, 384), 3), ((512, 512), 2), ((384, 640), 1)]
     assert counts[0].lost == pytest.approx(0.1) and counts[1].lost == 0
     (square,) = count_buckets(samples, CropPlan(512))
-    assert square.pictures == 6 and square.lost == pytest.approx((3 / 3 + 0 + (1 - 400 / 620)) / 6)
+    assert square.images == 6 and square.lost == pytest.approx((3 / 3 + 0 + (1 - 400 / 620)) / 6)

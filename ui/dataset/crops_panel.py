@@ -92,16 +92,16 @@ def render_table(context: AppContext, name: str | None, raw: tuple[Any, ...]) ->
     dataset = open_dataset(context, name)
     plan = CropPlan.of(_parse(raw))
     counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
-    total = sum(entry.pictures for entry in counts)
+    total = sum(entry.images for entry in counts)
     if not total:
         return note("This dataset has no images.")
     rows = "".join(
-        f"<tr><td>{entry.size[0]} x {entry.size[1]}</td><td>{entry.pictures:,}</td><td>{entry.lost:.0%}</td></tr>"
+        f"<tr><td>{entry.size[0]} x {entry.size[1]}</td><td>{entry.images:,}</td><td>{entry.lost:.0%}</td></tr>"
         for entry in counts
     )
-    lost = sum(entry.lost * entry.pictures for entry in counts) / total
+    lost = sum(entry.lost * entry.images for entry in counts) / total
     text = f"<b>{counted(total, 'image')}</b> in {counted(len(counts), 'size')}; {lost:.0%} of"
-    rare = sum(1 for entry in counts if entry.pictures == 1)
+    rare = sum(1 for entry in counts if entry.images == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} only one image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
         few = note(f"At {plan.resolution} px the only size is the square: choose a higher resolution.", "warning")

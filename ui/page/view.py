@@ -31,7 +31,8 @@ class Result:
 
     number: int = 0
     """Tells a new result from the last one of its kind."""
-    pictures: tuple[tuple[str, str], ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
+    """Paths with their captions."""
     facts: tuple[tuple[str, str], ...] = ()
     note: str = ""
     where: str = ""

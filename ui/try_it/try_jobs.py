@@ -137,7 +137,7 @@ class _Drawing:
         (self._draw_on_bases if self.asked.bases_folder else self._draw_seeds)(session, token, progress)
         facts = f"{_net_title(self.asked.net)}, seed {self.first.seed}, {format_duration(time.monotonic() - began)}."
         notes = [facts, *self.notes, *session.warnings, f"Saved in {self.context.workspace.outputs}."]
-        self.context.set_result(JobKind.TRY, pictures=tuple(self.images), note=" ".join(dict.fromkeys(notes)))
+        self.context.set_result(JobKind.TRY, images=tuple(self.images), note=" ".join(dict.fromkeys(notes)))
 
     def _draw_seeds(self, session: TrySession, token: CancelToken, progress: OnProgress) -> None:
         """Draw as many seeds as were asked for, and the first of them without the ControlNet."""

@@ -143,4 +143,4 @@ def _result(view: View) -> list[Any]:
     result = view.results.get(JobKind.TRY)
     if result is None:
         return [gr.Gallery([], visible=False), gr.skip()]
-    return [gr.Gallery(list(result.pictures), visible=True), note(result.note)]
+    return [gr.Gallery(list(result.images), visible=True), note(result.note)]

@@ -106,12 +106,12 @@ def draw(jobs: ModelJobs, **changes: Any) -> Any:
 
 def test_images_are_kept_with_their_settings_and_found_again(jobs: ModelJobs, context: AppContext) -> None:
     result = draw(jobs, count=2)
-    assert [title for _, title in result.pictures] == ["Control image", "Seed 5", "Seed 6", "Without it"]
+    assert [title for _, title in result.images] == ["Control image", "Seed 5", "Seed 6", "Without it"]
     assert PREVIEW not in context.results
-    settings = read_settings(result.pictures[2][0])
+    settings = read_settings(result.images[2][0])
     assert (settings["seed"], settings["sampler"], settings["net"]) == (6, "euler", "Step 2")
     assert [path.name for path in try_history.earlier(context)[:2]] == [
-        Path(path).name for path, _ in (result.pictures[2], result.pictures[1])
+        Path(path).name for path, _ in (result.images[2], result.images[1])
     ]
     control = context.workspace.outputs / settings["control"]
     again = draw(
@@ -120,7 +120,7 @@ def test_images_are_kept_with_their_settings_and_found_again(jobs: ModelJobs, co
         compare=False,
         settings={name: settings[name] for name in SETTINGS if name != "change"},
     )
-    one, other = (np.asarray(Image.open(path)).astype(int) for path in (again.pictures[1][0], result.pictures[2][0]))
+    one, other = (np.asarray(Image.open(path)).astype(int) for path in (again.images[1][0], result.images[2][0]))
     assert np.abs(one - other).max() <= 1  # alone and in a batch of two
 
 
@@ -132,9 +132,9 @@ def test_an_image_is_drawn_over_where_it_was_painted(
     stroke.paste((255, 255, 255, 255), (40, 0, 64, 64))
     image, mask = try_jobs.painted({"background": photo, "layers": [stroke], "composite": None})
     result = draw(jobs, image=image, mask=mask, random_seed=True)
-    kept = np.asarray(Image.open(result.pictures[1][0]))[:, :24]
+    kept = np.asarray(Image.open(result.images[1][0]))[:, :24]
     assert np.array_equal(kept, np.asarray(photo.convert("RGB"))[:, :24])
-    assert read_settings(result.pictures[1][0])["inpainted"] is True
+    assert read_settings(result.images[1][0])["inpainted"] is True
     assert try_jobs.painted({"background": photo, "layers": [Image.new("RGBA", (64, 64))]})[1] is None
     assert try_jobs.painted(None) == (None, None)
 
@@ -146,7 +146,7 @@ def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
     sheet.paste((255, 255, 255, 255), (10, 10, 50, 12))
     control = ControlSource(DRAW, drawing={"background": Image.new("RGB", (64, 64)), "layers": [sheet]})
     result = draw(jobs, control=control)
-    assert np.asarray(Image.open(result.pictures[0][0]))[11, 20].tolist() == [255, 255, 255]
+    assert np.asarray(Image.open(result.images[0][0]))[11, 20].tolist() == [255, 255, 255]
     assert drawn({"layers": [Image.new("RGBA", (64, 64))]}) is None
 
     Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
@@ -202,7 +202,7 @@ def test_other_bases_are_drawn_in_one_row(
     shutil.copytree(tiny_base, context.workspace.models / "fine")
     shutil.copytree(tiny_sd2, context.workspace.models / "foreign")
     result = draw(jobs, bases_folder=str(context.workspace.models))
-    assert [title for _, title in result.pictures] == [tiny_base.name, "fine"]
+    assert [title for _, title in result.images] == [tiny_base.name, "fine"]
     assert "foreign" in result.note and "does not fit" in result.note
 
 
@@ -239,7 +239,7 @@ def test_live_weights_are_drawn_while_the_training_goes_on(
     assert jobs.side.wait(60)
     assert jobs.side.snapshot.outcome == "completed" and PREVIEW not in context.results
     assert context.view().problem is None
-    settings = read_settings(context.results[JobKind.TRY].pictures[1][0])
+    settings = read_settings(context.results[JobKind.TRY].images[1][0])
     assert settings["net"] == "Live weights" and settings["run"] == run.name
 
 
@@ -255,7 +255,7 @@ def restore(context: AppContext, path: Path) -> dict[str, Any]:
 
 
 def test_an_image_brings_its_settings_back(jobs: ModelJobs, context: AppContext) -> None:
-    restored = restore(context, draw(jobs).pictures[1][0])
+    restored = restore(context, draw(jobs).images[1][0])
     restored["sampler"] = restored["sampler"].value
     assert {name: restored[name] for name in SETTINGS if name != "change"} == {
         name: value for name, value in SETTINGS.items() if name != "change"
