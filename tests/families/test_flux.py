@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from engine.errors import UserError
 from engine.export.model_card import snippet
 from engine.export.story import Story
 from engine.families.distilled import usual_settings
+from engine.families.facts import FLUX
 from engine.families.files import LAYOUTS, made_for
 from engine.families.flux import Flux
 from engine.families.flux_control_files import FLUX_FILES
@@ -273,3 +275,17 @@ def test_the_code_of_a_model_card_runs(
     code = snippet("", "diffusers", folder, family.facts, Story(resolution=64))
     exec(compile(code.replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
     assert Path("picture.png").is_file()
+
+
+@pytest.mark.parametrize("name", FLUX.samplers)
+def test_every_samplers_shift_follows_the_size(
+    family: Flux, tiny_flux: Path, loud_net: FluxControlNetModel, name: str
+) -> None:
+    """sigma = k u / (1 + (k - 1) u) with k = e^0.5 at 256 tokens and e^1.15 at 4096, from the steps in even spaces."""
+    pipeline = family.pipeline(str(tiny_flux), loud_net, torch.float32)
+    pipeline.register_modules(scheduler=family.sampling_scheduler(name, pipeline.scheduler.config, {}))
+    for side, k in ((32, math.exp(0.5)), (128, math.exp(1.15))):
+        family.set_timesteps(pipeline, 10, torch.zeros(1, 16, side, side))
+        u = torch.tensor([1 - step / 10 for step in range(10)])
+        expected = k * u / (1 + (k - 1) * u)
+        assert torch.allclose(pipeline.scheduler.sigmas[:10].float(), expected, atol=2e-2), name
