@@ -2,7 +2,9 @@
 
     cache/KEY/control-MAPS-WxH-00000.safetensors   control: (n, C, h, w) fp16; the same crops per file as the latents of
                                                    the images, in the same order
-    cache/KEY/control-MAPS.json                    written last, with the checksum of each file
+    cache/KEY/control-MAPS.json                    written last, with the checksum of each file, and how much of thin
+                                                   lines is left (control_round_trip.py)
+    cache/KEY/control-MAPS.png                     some maps, and what the VAE decodes of them
 
 KEY is that of the images' latents, with which they share the crops and the VAE. MAPS is a hash of the maps, see
 ``map_cache.map_key``, and of the family, which decides how they are encoded. They are encoded once, so that no VAE
@@ -12,6 +14,7 @@ stays in memory while a run trains.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +28,18 @@ from engine.conditions import registry
 from engine.data import map_cache
 from engine.data.cache import ROOM_TO_SPARE, SHARD, TrainingCache, cropped_map, entries
 from engine.data.cache_files import describe, save_tensors, verify
+from engine.data.control_round_trip import MEASURED, contrast_kept, decoded, finding, save_pairs
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.encode import EncoderBatches
 from engine.data.map_cache import MapCache, existing_map, forget_others, map_key
 from engine.data.samples import Sample
+from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
 from engine.families.base import Family
 from engine.jobs.control import OnProgress, Token
+from engine.machine.memory import none_if_out_of_memory
 
 
 class ControlCache:
@@ -96,10 +102,18 @@ def open_or_build(
         require_space(folder, needed + ROOM_TO_SPARE, "The encoded condition maps")
         batches = EncoderBatches(batch, "condition maps", on_message)
         forget_others(folder, "control", key)
-        _encode(cache, family, base, dataset, samples, device, token, progress, batches, missing)
+        for old in folder.glob("control-*.png"):
+            if not old.with_suffix(".json").exists():
+                remove_file(old)
+        picture = folder / f"control-{key}.png"
+        kept = _encode(cache, family, base, dataset, samples, device, token, progress, batches, missing, picture)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        describe(done, {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}, paths)
+        about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "contrast_kept": kept}
+        describe(done, about, paths)
+    kept = json.loads(done.read_text(encoding="utf-8")).get("contrast_kept", [])  # older caches were not measured
+    if words := finding(kept, done.with_suffix(".png")):
+        on_message(words)
     return ControlCache(folder, key, samples, plan)
 
 
@@ -115,20 +129,35 @@ def _encode(
     progress: OnProgress,
     batches: EncoderBatches,
     missing: Sequence[tuple[Path, Size, list[tuple[int, int]]]],
-) -> None:
-    """Writes files that are missing: for each its path, the size of its crops, and their (row, variant)."""
+    picture: Path,
+) -> list[float]:
+    """Writes files that are missing: for each its path, the size of its crops, and their (row, variant).
+
+    Args:
+        picture: to write the first maps to, before and after the VAE.
+
+    Returns:
+        ``contrast_kept`` of those.
+    """
     spec = dataset.condition
     assert spec is not None, "a run starts only with condition maps"
     nearest = registry.get(spec.type).categorical
     vae: Any = batches.load(lambda: family.control_vae(base, device))
     done, total = 0, sum(len(part) for _, _, part in missing)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    looked: list[bool] = []
 
     def encode(some: Sequence[tuple[int, int]]) -> torch.Tensor:
         token.raise_if_cancelled()
         maps = [
             cropped_map(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest) for row, variant in some
         ]
-        return family.encode_control(torch.from_numpy(np.stack(maps)).to(device), vae).half().cpu()
+        encoded = family.encode_control(torch.from_numpy(np.stack(maps)).to(device), vae)
+        if not looked:  # once: where memory is not enough to decode, the maps are encoded all the same
+            looked.append(True)
+            again = none_if_out_of_memory(lambda: decoded(family, vae, encoded[:MEASURED]))
+            seen.extend(zip(maps, again if again is not None else (), strict=False))
+        return encoded.half().cpu()
 
     for path, _, part in missing:
         rows: list[torch.Tensor] = []
@@ -137,6 +166,9 @@ def _encode(
             done += len(encoded)
             progress(done, total, "Encoding condition maps")
         save_tensors(path, {"control": torch.cat(rows)})
+    if seen:
+        save_pairs(picture, [one for one, _ in seen], [again for _, again in seen])
+    return [kept for one, again in seen if (kept := contrast_kept(one, again)) is not None]
 
 
 def _key(family: Family, dataset: Dataset, samples: Sequence[Sample]) -> str:

@@ -176,6 +176,10 @@ class Family(TextEncoding):
             vae: the base's, on any device, where ``facts.control_is_encoded``.
         """
 
+    def decode_control(self, vae: Any, control: torch.Tensor) -> torch.Tensor:
+        """What is left of encoded control images (``encode_control``): RGB, about -1..1, (B, 3, H, W)."""
+        return self.decode_latents(vae, control)
+
     @abstractmethod
     def predict(
         self,

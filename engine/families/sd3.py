@@ -137,6 +137,9 @@ class StableDiffusion3(TransformerFamily):
     def control_latents(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
         return self.encode_images(vae, images)[0] * vae.config.scaling_factor
 
+    def decode_control(self, vae: Any, control: torch.Tensor) -> torch.Tensor:
+        return self.decode_latents(vae, control - vae.config.shift_factor * vae.config.scaling_factor)
+
     def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
         """For 8 x 8 latents and 8 tokens of text."""
         config = net.config

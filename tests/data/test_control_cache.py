@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_each_crop_is_encoded_once_as_its_image_is_cropped(dataset: Dataset, cac
     assert (Counted.encoded, Counted.loaded) == (cache.count, 1) and cache.count > len(dataset.samples())
     again = build(dataset, cache, base)
     assert (Counted.encoded, Counted.loaded) == (cache.count, 1), "the files are there"
+    (described,), (shown,) = cache.folder.glob("control-*.json"), cache.folder.glob("control-*.png")
+    assert "contrast_kept" in json.loads(described.read_text(encoding="utf-8")) and shown.stem == described.stem
     vae = family.load_vae(base)
     for row, sample in enumerate(dataset.samples()):
         for variant in range(PLAN.variants_of(sample)):
@@ -106,7 +109,8 @@ def test_a_changed_map_and_a_broken_file_are_encoded_again(
         dataset = Dataset.create(Workspace(dataset.folder.parents[1]), dataset.name, scan_folder(dataset.source))
         made = build(dataset, cache, base)
     assert not np.allclose(made.read(3), before, atol=0.1)
-    assert len(list(cache.folder.glob("control-*.json"))) == KEPT, "older sets are deleted"
+    for ending in ("json", "png"):
+        assert len(list(cache.folder.glob(f"control-*.{ending}"))) == KEPT, "older sets are deleted"
 
 
 def test_a_cancelled_attempt_and_a_full_disk_leave_nothing_half_done(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from engine.config import RunConfig
+from engine.data.control_round_trip import LINES_LOST
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
@@ -21,7 +22,7 @@ from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
-from engine.jobs.events import PreviewMade
+from engine.jobs.events import Message, PreviewMade
 from engine.nets.fp8 import FP8
 from engine.nets.importing import open_controlnet
 from engine.nets.initial import require_blocks
@@ -79,6 +80,8 @@ def test_it_trains_resumes_and_draws(
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []
     assert [event.step for event in trained.of(PreviewMade)] == [0, 3]
+    lost = [event.text for event in trained.of(Message) if event.text.startswith(LINES_LOST)]
+    assert len(lost) == 1 and "% of their contrast is left" in lost[0], "a random VAE keeps no lines"
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
     assert train(ready_workspace, paused).outcome == "completed"
     last = straight.checkpoints()[-1].folder
