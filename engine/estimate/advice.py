@@ -19,7 +19,7 @@ MOST_PASSES = 1_000
 """Times that each image is shown at most. A rule of thumb."""
 CLOSE = 0.1
 """Numbers of steps that differ by less than this share are as good as equal."""
-BATCH = "Images per step"
+LENGTH, BATCH = "Train", "Images per step"
 NO_FIGURES = "No figures are published for such a run, and none like it is in this workspace."
 
 
@@ -72,16 +72,13 @@ def advise(plan: RunPlan, progress: Progress | None = None) -> Advice:
     batch, why_batch = _batch(plan)
     lines = [
         Line("Follows its control images", _when(follows, now, late, pace), follows.source if follows else unknown),
-        Line("Train", _how_long(plan, steps, now, pace), why),
+        Line(LENGTH, _how_long(plan, steps, now, pace), f"{why} {_pace(plan, now, pace)}".strip()),
         Line(
             BATCH,
             f"{batch:,}" if batch == plan.images_per_step else f"{batch:,} ({plan.images_per_step:,} are set)",
             why_batch,
         ),
     ]
-    if pace:
-        source = "measured in this run" if now.seconds_per_step else "measured" if plan.measured else "a rough estimate"
-        lines.append(Line("Time per step", f"{_seconds(pace)}, {source}"))
     if not plan.published and batch == plan.images_per_step:
         lines = [line for line in lines if line.title != BATCH]  # it would say nothing
     other = steps if abs(steps - plan.steps) > CLOSE * plan.steps else 0
@@ -154,5 +151,9 @@ def rounded(steps: float) -> int:
     return int(round(whole, 2 - len(str(whole)))) if whole >= 100 else whole
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else format_duration(seconds)
+def _pace(plan: RunPlan, now: Progress, pace: float) -> str:
+    """Where the times come from, as a sentence."""
+    if not pace:
+        return ""
+    source = "measured in this run" if now.seconds_per_step else "measured" if plan.measured else "a rough estimate"
+    return f"A step takes {f'{pace:.2g} s' if pace < 10 else format_duration(pace)}, {source}."

@@ -132,7 +132,7 @@ def test_the_range_follows_the_checks_of_a_recorded_run() -> None:
     assert 50 < span(told[50])[1] <= 70
     assert told[60].follows is None and "since step 50" in words(told[60])
     assert told[60].steps == 200 == told[300].steps and "2 min in all" in words(told[60])
-    assert "0.5 s, measured in this run" in words(told[60])
+    assert "A step takes 0.5 s, measured in this run." in words(told[60])
 
 
 def test_without_a_sign_the_range_shrinks_and_then_it_is_late() -> None:
@@ -152,7 +152,7 @@ def test_noise_of_the_gain_is_no_sign() -> None:
 
 def test_the_measured_pace_replaces_the_estimate() -> None:
     before, during = advise(PLAN), advise(PLAN, Progress(100, seconds_per_step=0.25))
-    assert "2 s, measured" in words(before) and before.seconds_per_step == 2.0
+    assert "A step takes 2 s, measured." in words(before) and before.seconds_per_step == 2.0
     assert during.seconds_per_step == 0.25 and during.seconds == before.steps * 0.25
     assert "a rough estimate" in words(advise(replace(PLAN, measured=False)))
 

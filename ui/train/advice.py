@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.estimate.advice import Line
+from engine.estimate.advice import LENGTH, Line
 from engine.evaluation.run_verdict import verdict_of
 from engine.runs.run import Run
 from engine.training.advisor import advice_on
@@ -27,10 +27,14 @@ HOPELESS = ("ignored", "broken", "worse")
 """Verdicts after which the advice on length does not hold."""
 
 
-def advice_table(lines: Sequence[Line]) -> str:
-    """Return a row for each piece of advice, with its source below it."""
+def advice_table(lines: Sequence[Line], button: str = "") -> str:
+    """Return a row for each piece of advice, with its source below it.
+
+    Args:
+        button: HTML, behind the advised length.
+    """
     rows = "".join(
-        f"<tr><th>{escape(line.title)}</th><td>{escape(line.text)}"
+        f"<tr><th>{escape(line.title)}</th><td>{escape(line.text)}{button if line.title == LENGTH else ''}"
         + (f"<div class='hint'>{escape(line.source)}</div>" if line.source else "")
         + "</td></tr>"
         for line in lines

@@ -19,7 +19,7 @@ from ui.page.messages import note
 from ui.page.states import TrainTabState
 from ui.page.view import View
 from ui.train.advice import advice_table
-from ui.train.cautions import fill_form
+from ui.train.cautions import AFTER_BLUR, fill_form
 from ui.train.run_form import RunForm
 from ui.train.trial import build_trial
 
@@ -32,14 +32,14 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
     """Build the part that is shown while a run is set up. Returns its column."""
     with gr.Column(elem_id="before-start", elem_classes="snug") as box:
         forecast = gr.HTML(elem_id="forecast")
-        steps = gr.Button(visible=False, size="sm", scale=0, min_width=180, elem_id="advised-steps")
+        steps = gr.Button("Set the advised steps", elem_id="advised-steps", elem_classes="pressed-by-script")
         build_trial(context, live, form)
         pairs = gr.HTML(js_on_load=enlarge.ON_LOAD, elem_id="first-pairs")
     live.on(steps.click, lambda: take_steps(context))
     live.outputs(
-        [forecast, steps],
+        [forecast],
         lambda view: (view.train.state, view.train.hint, view.train.advice, view.train.cautions),
-        lambda view: [forecast_html(view), steps_button(view)],
+        lambda view: [forecast_html(view)],
     )
     live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
     return box
@@ -51,14 +51,19 @@ def forecast_html(view: View) -> str:
         return ""
     taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
     advice = view.train.advice
-    return taken + (f"<h3>What to expect</h3>{advice_table(advice.lines)}" if advice is not None else "")
+    return taken + (
+        f"<h3>What to expect</h3>{advice_table(advice.lines, steps_button(view))}" if advice is not None else ""
+    )
 
 
-def steps_button(view: View) -> Any:
+def steps_button(view: View) -> str:
     """Return the button that sets the advised steps: if others are set, and no caution offers the same."""
     advised = view.train.advice.other_steps if view.train.advice is not None else 0
     offered = any(one.offer is not None and "train.steps" in one.offer.settings for one in view.train.cautions)
-    return gr.Button(f"Set {counted(advised, 'step')}", visible=advised > 0 and not offered)
+    if not advised or offered:
+        return ""
+    press = f"setTimeout(()=>document.getElementById('advised-steps').click(),{AFTER_BLUR})"
+    return f' <button type="button" class="look" onclick="{press}">Set {counted(advised, "step")}</button>'
 
 
 def take_steps(context: AppContext) -> None:

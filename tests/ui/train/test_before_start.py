@@ -38,7 +38,7 @@ def test_the_forecast_is_there_while_a_run_could_start(workspace: Workspace) -> 
     assert "500 steps &amp; more." in forecast_html(ready) and "What to expect" not in forecast_html(ready)
     told = advise(RunPlan(steps=4_000, images_per_step=4, images=5_000, seconds_per_step=2.0))
     text = forecast_html(replace(view, train=train_view(None, None, Readiness("", "500 steps.", advice=told))))
-    assert "What to expect" in text and text.count("<tr>") == len(told.lines) == 4
+    assert "What to expect" in text and text.count("<tr>") == len(told.lines) == 3
     assert "after 3,000 to 7,000 steps" in text and "<div class='hint'>ControlNet&#x27;s authors" in text
 
 
@@ -47,12 +47,12 @@ def test_a_button_sets_the_advised_steps(workspace: Workspace, monkeypatch: pyte
     context = AppContext(workspace)
     ready = Readiness("", "4,000 steps.", advice=told)
     view = replace(context.view(), train=train_view(None, None, ready))
-    assert steps_button(view).visible and steps_button(view).value == "Set 18,000 steps"
+    assert ">Set 18,000 steps</button>" in steps_button(view) and steps_button(view) in forecast_html(view)
     monkeypatch.setattr(context, "readiness", lambda: ready)
     take_steps(context)
     assert context.draft.changes == {"train": {"steps": 18_000}}
     short = Caution("yellow", "", "", "", Remedy("Set 18,000 steps", {"train.steps": 18_000}))
     offered = replace(view, train=train_view(None, None, replace(ready, cautions=(short,))))
-    assert not steps_button(offered).visible, "the caution has the same button"
+    assert steps_button(offered) == "", "the caution has the same button"
     near = advise(RunPlan(steps=17_000, images_per_step=4, images=5_000))
-    assert not steps_button(replace(view, train=train_view(None, None, replace(ready, advice=near)))).visible
+    assert steps_button(replace(view, train=train_view(None, None, replace(ready, advice=near)))) == ""
