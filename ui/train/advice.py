@@ -27,19 +27,32 @@ HOPELESS = ("ignored", "broken", "worse")
 """Verdicts after which the advice on length does not hold."""
 
 
-def advice_table(lines: Sequence[Line], button: str = "") -> str:
-    """Return a row for each piece of advice, with its source below it.
-
-    Args:
-        button: HTML, behind the advised length.
-    """
+def advice_table(lines: Sequence[Line]) -> str:
+    """Return a row for each piece of advice, with its source below it."""
     rows = "".join(
-        f"<tr><th>{escape(line.title)}</th><td>{escape(line.text)}{button if line.title == LENGTH else ''}"
+        f"<tr><th>{escape(line.title)}</th><td>{escape(line.text)}"
         + (f"<div class='hint'>{escape(line.source)}</div>" if line.source else "")
         + "</td></tr>"
         for line in lines
     )
     return f"<table class='facts advice'>{rows}</table>" if rows else ""
+
+
+def short_table(lines: Sequence[Line], button: str = "") -> str:
+    """Return a row for each piece of advice, and the sources folded below them.
+
+    Args:
+        button: HTML, behind the advised length.
+    """
+    rows = "".join(
+        f"<tr><th>{escape(line.title)}</th><td>{escape(line.text)}{button if line.title == LENGTH else ''}</td></tr>"
+        for line in lines
+    )
+    sources = "".join(
+        f"<p class='hint'><b>{escape(line.title)}</b>: {escape(line.source)}</p>" for line in lines if line.source
+    )
+    folded = f"<details class='hint'><summary>Where these figures come from</summary>{sources}</details>"
+    return f"<table class='facts advice'>{rows}</table>{folded if sources else ''}" if rows else ""
 
 
 def build_advice(context: AppContext, live: Live) -> None:

@@ -18,7 +18,7 @@ from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.states import TrainTabState
 from ui.page.view import View
-from ui.train.advice import advice_table
+from ui.train.advice import short_table
 from ui.train.cautions import AFTER_BLUR, fill_form
 from ui.train.run_form import RunForm
 from ui.train.trial import build_trial
@@ -51,9 +51,7 @@ def forecast_html(view: View) -> str:
         return ""
     taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
     advice = view.train.advice
-    return taken + (
-        f"<h3>What to expect</h3>{advice_table(advice.lines, steps_button(view))}" if advice is not None else ""
-    )
+    return taken + (short_table(advice.lines, steps_button(view)) if advice is not None else "")
 
 
 def steps_button(view: View) -> str:
