@@ -11,14 +11,17 @@ import pytest
 import torch
 from diffusers import ZImageControlNetModel as TheirNet
 from PIL import Image
+from safetensors import safe_open
 
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
+from engine.families.zimage_net import ZImageControlNetModel
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
+from engine.nets.lora import lora_layers
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
@@ -111,3 +114,26 @@ def test_what_a_transformer_has_not_is_refused(
     ):
         with pytest.raises(UserError, match=title):
             train(ready_workspace, new_run(**SHORT | {"model.base": str(tiny_zimage)} | setting))
+
+
+def test_a_control_lora_shares_the_layers_of_the_base(
+    tiny_zimage: Path, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
+) -> None:
+    """In bf16 and over a base in fp8, as the preset for 12 GB has it; it leaves as a whole net."""
+    settings = SHORT | {"model.base": str(tiny_zimage), "model.control_lora_rank": 4, "train.base_storage": "fp8"}
+    settings |= {"train.precision": "bf16", "train.steps": 2, "validation.every": 0, "optim.learning_rate": 1e-2}
+    run = new_run(**settings)
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    net, base = trainer.state.trainable.master, trainer.state.denoiser
+    layers = lora_layers(net)
+    assert {name.split(".")[0] for name in layers} == {"control_layers", "control_noise_refiner"}
+    assert layers["control_layers.1.attention.to_q"].weight is base.layers[1].attention.to_q.weight
+    trainer.close()
+    assert train(ready_workspace, run, at_step={1: "pause"}).outcome == "paused"
+    assert train(ready_workspace, run).outcome == "completed"
+    left = export(run.checkpoints()[-1].folder, "single_file", tmp_path, "net").path
+    with safe_open(left, framework="pt") as file:
+        names = set(file.keys())
+        moved = file.get_tensor("control_layers.0.after_proj.weight")
+    assert names == set(ZImageControlNetModel.from_config(net.config).state_dict())
+    assert "control_all_x_embedder.2-1.weight" in names and bool(moved.any())
