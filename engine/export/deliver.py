@@ -16,6 +16,8 @@ from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.out import CARD_ENDING, SPARE_BYTES
+from engine.families.drawing import ComfyNodes
+from engine.families.facts import version_of
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import is_disk_full
 from engine.machine.units import MIB
@@ -92,6 +94,13 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         f"None of {', '.join(wanted.signs)} is in it.",
         f"Give the folder in which {wanted.title} is installed, or its {wanted.default}.",
     )
+
+
+def folder_of_kind(folder: Path, file: Path) -> Path:
+    """The folder for this file beside the program's ControlNets: ComfyUI loads some nets from another one."""
+    family = version_of(file.stem)
+    beside = family.comfy.folder if family else folder.name
+    return folder.with_name(beside) if folder.name == ComfyNodes().folder else folder
 
 
 def _belongs(folder: Path, wanted: Program) -> bool:

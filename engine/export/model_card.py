@@ -108,7 +108,7 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
         lines += [
             "## In ComfyUI",
             "",
-            f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
+            f"Put `{file}` into `models/{family.comfy.folder}` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
             "same for its server). Choose your base model in the first node"
             + (f", and its text encoders ({', '.join(family.comfy.clips)}) in theirs." if family.comfy.clips else "."),
             *_nodes_needed(facts),

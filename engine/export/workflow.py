@@ -6,7 +6,7 @@ Both are written from one list of nodes, so they always agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.export.preprocessors import NODE_PACK, Preprocessor
@@ -33,6 +33,13 @@ CORE: dict[str, Kind] = {
     "CLIPTextEncode": Kind((("clip", "CLIP"),), (("CONDITIONING", "CONDITIONING"),)),
     "DualCLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
     "TripleCLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
+    "UNETLoader": Kind(outputs=(("MODEL", "MODEL"),)),
+    "CLIPLoader": Kind(outputs=(("CLIP", "CLIP"),)),
+    "VAELoader": Kind(outputs=(("VAE", "VAE"),)),
+    "ModelPatchLoader": Kind(outputs=(("MODEL_PATCH", "MODEL_PATCH"),)),
+    "ZImageFunControlnet": Kind(
+        (("model", "MODEL"), ("model_patch", "MODEL_PATCH"), ("vae", "VAE"), ("image", "IMAGE")), (("MODEL", "MODEL"),)
+    ),
     "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "EmptySD3LatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
@@ -73,7 +80,7 @@ class Settings:
     """Initial settings of the workflow."""
 
     file: str
-    """The net's file name in models/controlnet."""
+    """The net's file name in ``models/`` and the family's folder."""
     base: str
     prompt: str = "describe your image here"
     strength: float = 1.0
@@ -133,7 +140,26 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
     made["sampler"] = Node("KSampler", (3, 0.6), sampled, how)
     made["decode"] = Node("VAEDecode", (4, 0.6), {"samples": ("sampler", 0), "vae": ("base", 2)})
     made["save"] = Node("SaveImage", (4, 1.4), {"images": ("decode", 0)}, {"filename_prefix": "controlnet"})
-    return made
+    return _with_patch(made, settings, image) if family.patches_model else made
+
+
+def _with_patch(made: dict[str, Node], settings: Settings, image: Link) -> dict[str, Node]:
+    """The same workflow for a base in files of its parts, and a net that changes the base's model."""
+    family = settings.of_family
+    base = {"unet_name": settings.base, "weight_dtype": "default"}
+    encoder = {"clip_name": family.clips[0], "type": family.loader_type}
+    applied: dict[str, Link] = {"model": ("base", 0), "model_patch": ("net", 0), "vae": ("vae", 0), "image": image}
+    sampled: dict[str, Link] = {"model": ("apply", 0), "positive": ("prompt", 0), "negative": ("negative", 0)}
+    decoded: dict[str, Link] = {"samples": ("sampler", 0), "vae": ("vae", 0)}
+    return made | {
+        "base": Node("UNETLoader", (0, 0), widgets=base, title="Your base model"),
+        "encoders": Node(family.loader, (0, 1), widgets=encoder, title="Its text encoder"),
+        "vae": Node("VAELoader", (0, 2.2), widgets={"vae_name": family.vae}, title="Its VAE"),
+        "net": Node("ModelPatchLoader", (1, 2.2), widgets={"name": settings.file}, title="Your ControlNet"),
+        "apply": Node(family.apply, (2, 0.6), applied, {"strength": settings.strength}),
+        "sampler": replace(made["sampler"], links=sampled | {"latent_image": ("size", 0)}),
+        "decode": replace(made["decode"], links=decoded),
+    }
 
 
 def kind_of(node: Node) -> Kind:

@@ -39,7 +39,16 @@ class ComfyNodes:
     """A value by which ``loader`` is told the kind of base; "": it needs none."""
     clips: tuple[str, ...] = ()
     """Files of the text encoders, which lie beside the base; (): they are in its file."""
+    vae: str = ""
+    """File of the VAE, which lies beside the base; "": it is in its file."""
+    patches_model: bool = False
+    """The net is loaded as a patch of the model, which ``apply`` changes; otherwise as a ControlNet."""
     sampler: str = "uni_pc"
     scheduler: str = "normal"
     guidance: str = ""
     """Gives the guidance scale to a base that reads it as an input; "": it is the sampler's."""
+
+    @property
+    def folder(self) -> str:
+        """Where the program looks for such nets, in its folder ``models``."""
+        return "model_patches" if self.patches_model else "controlnet"

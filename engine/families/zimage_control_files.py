@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.families.control_files import ControlFiles, incomplete
+from engine.errors import UserError
+from engine.families.control_files import ControlFiles, T, incomplete
 from engine.families.zimage_sizes import BASE_LAYERS, UNUSED_CHANNELS, control_places
 
 LAYOUTS = {3: (33, True), 6: (16, False), 15: (33, True)}
@@ -40,6 +41,21 @@ class ZImageControlFiles(ControlFiles):
         if LAYOUTS.get(layers) != found:
             return f"ComfyUI knows no net of {layers} layers that reads {found[0]} channels"
         return ""
+
+    def plain_names(self, format: str, tensors: Mapping[str, T]) -> dict[str, T]:
+        """
+        Raises:
+            UserError: version 2.0 of the published net. Its refiners were never trained; programs that know it run its
+                first layers in their place.
+        """
+        silent: Any = tensors.get("control_noise_refiner.0.after_proj.weight")
+        if "control_layers.14.after_proj.weight" in tensors and hasattr(silent, "any") and not bool(silent.any()):
+            raise UserError(
+                "This ControlNet cannot be used.",
+                "Its refiners are zero, as in version 2.0 of Z-Image-Turbo-Fun-Controlnet-Union.",
+                "Choose version 2.1.",
+            )
+        return dict(tensors)
 
     def config_from_shapes(self, shapes: Mapping[str, Sequence[int]], name: str) -> dict[str, Any]:
         try:

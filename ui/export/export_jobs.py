@@ -174,7 +174,8 @@ def copy_job(context: AppContext, file: str, program: str, folder: str, overwrit
 
     context.clear_result("deliver")
     wanted = deliver.program(program)
-    target = deliver.models_folder(folder, wanted)  # checked now, so that a wrong folder is reported at once
+    # Checked now, so that a wrong folder is reported at once.
+    target = deliver.folder_of_kind(deliver.models_folder(folder, wanted), Path(file))
     remember(context.workspace, **{program: folder.strip()})
 
     def work(token: Token, emit: Emit) -> Outcome:
