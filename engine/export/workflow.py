@@ -99,7 +99,9 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
     loaded: Link = ("encoders", 0) if family.clips else ("base", 1)
     clip: Link = ("layer", 0) if settings.clip_skip > 1 else loaded
     made = {
-        "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
+        "base": Node(
+            "CheckpointLoaderSimple", (0, 0), widgets={family.base_name: settings.base}, title="Your base model"
+        ),
         "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control image"),
         "net": Node("ControlNetLoader", (1, 2.2), widgets={"control_net_name": settings.file}, title="Your ControlNet"),
         "prompt": Node("CLIPTextEncode", (1, 0), {"clip": clip}, {"text": settings.prompt}, "Prompt"),
@@ -146,7 +148,7 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
 def _with_patch(made: dict[str, Node], settings: Settings, image: Link) -> dict[str, Node]:
     """The same workflow for a base in files of its parts, and a net that changes the base's model."""
     family = settings.of_family
-    base = {"unet_name": settings.base, "weight_dtype": "default"}
+    base = {family.base_name: settings.base, "weight_dtype": "default"}
     encoder = {"clip_name": family.clips[0], "type": family.loader_type}
     applied: dict[str, Link] = {"model": ("base", 0), "model_patch": ("net", 0), "vae": ("vae", 0), "image": image}
     sampled: dict[str, Link] = {"model": ("apply", 0), "positive": ("prompt", 0), "negative": ("negative", 0)}

@@ -41,6 +41,8 @@ class ComfyNodes:
     """Files of the text encoders, which lie beside the base; (): they are in its file."""
     vae: str = ""
     """File of the VAE, which lies beside the base; "": it is in its file."""
+    base_name: str = "ckpt_name"
+    """What the node that loads the base calls its file."""
     patches_model: bool = False
     """The net is loaded as a patch of the model, which ``apply`` changes; otherwise as a ControlNet."""
     sampler: str = "uni_pc"

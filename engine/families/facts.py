@@ -160,6 +160,7 @@ ZIMAGE = FamilyFacts(
         loader_type="lumina2",
         clips=("qwen_3_4b.safetensors",),
         vae="ae.safetensors",
+        base_name="unet_name",
         patches_model=True,
         sampler="euler",
         scheduler="simple",
