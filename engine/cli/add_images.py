@@ -92,7 +92,7 @@ def say_result(result: Any, console: Any) -> None:
             console.say(f"  Guessed: {sentence}")
         roles = text_of_roles({part.name: part.role for part in result.parts})
         if roles:
-            console.say(f'  To say it otherwise, change this and import again: --roles "{roles}"')
+            console.say(f'  To assign other roles, change this and import again: --roles "{roles}"')
     for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):
         console.say(f"  {problem.what} {problem.why} {problem.try_this}")
     if result.problems > PROBLEMS_SHOWN:

@@ -24,11 +24,11 @@ def add_command(commands: Any) -> None:
     bases = commands.add_parser("bases", help="base models: what is there, what can be downloaded")
     actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find")
     actions.add_parser("list", help="the bases on offer, and which of them are on this computer; asks no server")
-    get = actions.add_parser("get", help="download a base into the workspace; goes on where it stopped")
+    get = actions.add_parser("get", help="download a base into the workspace; continues where it stopped")
     get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
     find = actions.add_parser("find", help="bases of ComfyUI and other programs, to use where they are")
-    find.add_argument("folder", nargs="?", help="a folder to look into, and to remember; default: the usual places")
-    find.add_argument("--forget", action="store_true", help="no longer look into that folder")
+    find.add_argument("folder", nargs="?", help="a folder to search, and to remember; default: the usual places")
+    find.add_argument("--forget", action="store_true", help="stop searching that folder")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -95,7 +95,7 @@ def _find(folder: str | None, forget: bool, workspace: Workspace, control: Contr
         if folder is None:
             raise UserError("Nothing was forgotten.", "--forget needs a folder.", "Write: bases find FOLDER --forget")
         forget_folder(workspace, Path(typed_path(folder)).expanduser().absolute())
-        console.say(f"{folder} is no longer looked into. Its files stay.")
+        console.say(f"{folder} is no longer searched. Its files stay.")
         return
     token = control.token
     search = find_in(workspace, folder, token) if folder else find_everywhere(workspace, token)
@@ -109,7 +109,7 @@ def _find(folder: str | None, forget: bool, workspace: Workspace, control: Contr
     for missing in search.missing:
         console.say(f"{missing} is not there now.")
     if search.ended == "time is up":
-        console.say("The search took too long and was ended. Name the folder: bases find FOLDER")
+        console.say("The search took too long and was stopped. Name the folder: bases find FOLDER")
     if search.bases:
         console.say("Train with one: python -m engine.cli train --dataset NAME --base PATH")
     else:

@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--replace", nargs=2, metavar=("OLD", "NEW"), help="search and replace")
     what.add_argument("--prefix", help="add this text in front of every caption")
-    what.add_argument("--suffix", help="add this text behind every caption")
+    what.add_argument("--suffix", help="add this text after every caption")
     what.add_argument("--trigger", help="add this word in front, unless the caption contains it")
     what.add_argument("--clean", action="store_true", help="remove HTML, URLs and strange characters")
     what.add_argument("--template", help="one caption for all images, for example 'a photo of {name}'")
@@ -65,8 +65,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         except KeyError as error:
             raise UserError(
                 f"{dataset.name} has no image {options.set[0]}.",
-                "Images are named by their path in the folder.",
-                "Give the path as it is below the dataset's folder, with forward slashes.",
+                "An image's key is its path in the folder.",
+                "Enter the path relative to the dataset's folder, with forward slashes.",
             ) from error
     elif (chosen := _change(options)) is not None:
         what, change = chosen

@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
     datasets = commands.add_parser("datasets", help="sets of images to download: what is there, get one")
     actions = datasets.add_subparsers(dest="action", required=True, metavar="list|get")
     actions.add_parser("list", help="the sets on offer, and which of them are on this computer; asks no server")
-    get = actions.add_parser("get", help="download a set and make a dataset of it; goes on where it stopped")
+    get = actions.add_parser("get", help="download a set and make a dataset of it; continues where it stopped")
     get.add_argument("name", help="a name from the list")
 
 

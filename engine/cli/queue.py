@@ -41,14 +41,14 @@ def add_command(commands: Any) -> None:
         metavar="COMMAND ...",
         help="a command with its options: import, captions --auto, extract, train, resume, evaluate, grid or export",
     )
-    actions.add_parser("list", help="what runs, what waits, and what became of the last jobs")
+    actions.add_parser("list", help="list running and waiting jobs, and the results of the last ones")
     remove = actions.add_parser("remove", help="remove a waiting job")
     move = actions.add_parser("move", help="move a waiting job")
     for parser in (remove, move):
         parser.add_argument("job", help="its number in the list, or its id")
     move.add_argument("place", type=int, help="its new place among the waiting jobs; 1: the next")
     actions.add_parser("run", help="run the waiting jobs until none is left; goes on after a failure")
-    actions.add_parser("clear", help="forget what became of earlier jobs; what they made stays")
+    actions.add_parser("clear", help="clear the results of earlier jobs; their files stay")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         _say(f"{entry.title}: now number {_place(queue, entry)} in the queue.")
     elif options.action == "clear":
         queue.clear_results()
-        _say("The results are forgotten.")
+        _say("The results were cleared.")
     else:
         with WorkspaceLock(workspace, "the command queue run"):  # the others work beside an open window
             return _run(queue, workspace, control)
@@ -135,7 +135,7 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
 def _who(workspace: Workspace) -> str:
     """A sentence that says which process will run a job that was just added."""
     owner = owner_of(workspace)
-    return f"{owner.doing.capitalize()} does it in its turn." if owner else "Run it with: queue run"
+    return f"{owner.doing.capitalize()} runs it when its turn comes." if owner else "Run it with: queue run"
 
 
 def _place(queue: QueueFolder, entry: Entry) -> int:

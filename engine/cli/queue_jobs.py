@@ -52,7 +52,7 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     if not options.auto:
         raise UserError(
             "This cannot be queued.",
-            "Of the work on captions, only writing them by a model takes long enough.",
+            "Of the caption commands, only writing captions with a model takes long enough.",
             "Add --auto MODEL, or run the command by itself.",
         )
     _refuse(options, "dry_run")
@@ -132,7 +132,7 @@ def _refuse(options: argparse.Namespace, *names: str) -> None:
         if value > 1 if name == "processes" else value:
             raise UserError(
                 f"--{name.replace('_', '-')} cannot be queued.",
-                f"A job of the queue does not have this option of {options.command}.",
+                f"Queued jobs do not support this option of {options.command}.",
                 f"Leave it out, or run {options.command} by itself.",
             )
 

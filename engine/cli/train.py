@@ -18,7 +18,7 @@ from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 EXIT_INTERRUPTED = 130
-SAID = {"red": "In vain: ", "yellow": "Caution: ", "note": ""}
+SAID = {"red": "Serious:  ", "yellow": "Caution: ", "note": ""}
 """In front of a caution, by its level."""
 
 
@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what the run would take, what speaks against it, and what to expect; do not train",
+        help="show what the run would take, cautions, and what to expect; do not train",
     )
     add_settings(train)
     resume = commands.add_parser("resume", help="resume a run")
@@ -109,7 +109,7 @@ def _foretell(config: RunConfig, workspace: Workspace) -> None:
     from engine.training.new_run import missing
 
     if reasons := missing(workspace, config):
-        raise UserError("The run could not start.", " ".join(reasons), "Mend that, and repeat the command.")
+        raise UserError("The run could not start.", " ".join(reasons), "Correct this, then repeat the command.")
     processes.console().say(f"{estimate(config, workspace, detect())}.")
     _warn_and_advise(config, workspace)
 

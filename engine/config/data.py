@@ -14,7 +14,7 @@ class DataConfig(Section):
         "",
         "Dataset",
         "A dataset of this workspace whose control images have been made.",
-        why_fixed="Its images, and those held out from it, are what the run has learned and is measured on.",
+        why_fixed="The run was trained and measured on this dataset's images.",
     )
     resolution: int = setting(
         512,

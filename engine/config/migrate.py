@@ -77,7 +77,7 @@ def _check_version(found: Any, source: str, known: int) -> None:
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise UserError(
             f"{source} cannot be read.",
-            f"Their version is {found!r}, which is none.",
+            f"Their version is {found!r}, which is not a version number.",
             "The file was damaged or made by another program: start a new run with the same dataset.",
         )
     if found > known:

@@ -19,7 +19,7 @@ class ModelConfig(Section):
         "The model that the ControlNet is trained for: a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors, "
         ".ckpt), a folder in diffusers layout, a Hugging Face id, or 'demo', the tiny base that comes with the app.",
         affects_speed=True,
-        why_fixed="The weights were trained for this base, and mean nothing to another.",
+        why_fixed="The weights were trained for this base and do not fit another.",
     )
     clip_skip: int = setting(
         1,
@@ -30,7 +30,7 @@ class ModelConfig(Section):
         ge=1,
         le=12,
         advanced=True,
-        why_fixed="The ControlNet has learned with the text as that layer gives it.",
+        why_fixed="The ControlNet was trained with the output of that layer.",
     )
     controlnet: str = setting(
         "",
@@ -39,7 +39,7 @@ class ModelConfig(Section):
         "a ControlNet to continue: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of "
         "another run.",
         advanced=True,
-        why_fixed="It is where the run began. It has gone on from there.",
+        why_fixed="It matters only at the start of a run.",
     )
     control_blocks: int = setting(
         0,
@@ -72,13 +72,14 @@ class ModelConfig(Section):
         "(He et al. 2015) so that the image gets through from the first step, and the net follows it sooner. default: "
         "as in the original training scripts.",
         advanced=True,
-        why_fixed="It is where the run began. It has gone on from there.",
+        why_fixed="It matters only at the start of a run.",
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",
         "Prediction type",
         "What the base predicts. auto, the usual choice: what its config says, checked by the base's own loss on your "
-        "images before the first step; if that clearly says otherwise, it decides, and the log tells. epsilon (noise) "
+        "images before the first step; if that clearly says otherwise, it decides, and the log says so. epsilon "
+        "(noise) "
         "and v (velocity, v-prediction) are used as set.",
         advanced=True,
     )

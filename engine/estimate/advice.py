@@ -91,7 +91,7 @@ def _length(plan: RunPlan, follows: Span | None, now: Progress) -> tuple[int, st
     if began is None:
         return 0, ""
     steps = rounded(AFTER * max(began, 1))
-    why = f"{AFTER} times as long as until it follows, by a rule of thumb: after that it still gets better."
+    why = f"{AFTER} times as long as it takes to follow, a rule of thumb: the net still improves after that."
     most = rounded(MOST_PASSES * plan.images / plan.images_per_step) if plan.images else steps
     if most < steps:
         return most, f"Not longer: each of {counted(plan.images, 'image')} is then shown {MOST_PASSES:,} times."

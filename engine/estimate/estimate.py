@@ -120,11 +120,11 @@ def predicted_memory(needed: Prediction, hardware: Hardware) -> str:
     bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM_WITHOUT_CARD
     there = hardware.vram_gib if hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if on_card else "memory"
-    text = f"{format_bytes(bytes_needed)} of {kind} by prediction ({format_memory(there)} there)"
+    text = f"{format_bytes(bytes_needed)} of {kind} predicted ({format_memory(there)} available)"
     if bytes_needed > there * GIB:
         text += (
-            ". That is more than there is: take a preset for a smaller card, or the run will change its settings when "
-            "memory runs out"
+            ". That is more than there is: choose a preset for a smaller card, or the run will change its settings "
+            "when memory runs out"
         )
     if on_card and needed.ram > hardware.ram_gib * GIB:
         text += (
@@ -138,7 +138,7 @@ def measured_memory(trial: Measured, hardware: Hardware) -> str:
     """The memory that a trial measured, and what it had to change to fit."""
     there = hardware.vram_gib if trial.on_card and hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if trial.on_card else "memory"
-    text = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({format_memory(there)} there)"
+    text = f"{format_bytes(trial.peak_bytes)} of {kind} measured by a trial ({format_memory(there)} available)"
     return f"{text}; it fitted only with {', '.join(trial.fallbacks)}" if trial.fallbacks else text
 
 

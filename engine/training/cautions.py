@@ -110,7 +110,7 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
             "yellow",
             f"Each step sees {counted(per_step, 'image')}"
             + (f" of {facts.images:,}." if facts.images < per_step else "."),
-            "So large a batch takes long and teaches hardly more than a small one; 4 to 32 are usual.",
+            "A batch this large takes long and teaches little more than a small one; 4 to 32 are usual.",
             "Lower batch size or gradient accumulation.",
         )
     return None
@@ -145,7 +145,7 @@ def too_often(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The run shows each image {counted(round(passes), 'time')}.",
-        "A net that sees the same few images so often learns them by heart.",
+        "A net that sees the same few images this often memorizes them.",
         "Add images, or train fewer steps.",
         look="dataset",
     )

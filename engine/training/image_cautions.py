@@ -15,7 +15,7 @@ from engine.tuning.facts import facts_of
 HARDLY_ANY, FEW, MANY = 200, 1_000, 20_000
 """Images up to which a dataset is like one of 50, of 500, of 5,000; above, like one of 50,000."""
 EXPECT = (
-    (HARDLY_ANY, "About 50 teach a net those very images, and little beyond them"),
+    (HARDLY_ANY, "About 50 are enough to learn these images, and little beyond them"),
     (FEW, "About 500 are enough for one narrow subject whose images look alike"),
     (MANY, "About 5,000 are enough for one kind of image, such as portraits or rooms"),
     (math.inf, "About 50,000 are enough for images of many kinds"),
@@ -30,7 +30,7 @@ MOST_NAMED = 3
 CHECKED = (
     "The dataset check found no problems.",
     "It has looked at files, images, captions and control images.",
-    "Nothing is to be done.",
+    "There is nothing to do.",
 )
 SEE_THEM = "Look at them, and leave out or correct what is wrong."
 USUAL_RANK, LOW_RANK_RATE = 64, 1e-4
@@ -126,7 +126,7 @@ def small_images(config: RunConfig, facts: StartFacts) -> Caution | None:
         facts,
         f"is smaller than {side} px",
         f"are smaller than {side} px",
-        "They are enlarged, which teaches the net that images are soft.",
+        "They are enlarged, so the net learns to draw soft images.",
         "Use larger copies, or leave these images out.",
         "doctor",
     )
@@ -165,7 +165,7 @@ def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
         return Caution(
             "note",
             "The dataset was not checked since it last changed.",
-            "The check finds damaged, blurred and doubled images, and maps that do not fit.",
+            "The check finds damaged, blurred and duplicate images, and maps that do not fit.",
             "Check it: it only reads your files.",
             look="doctor",
         )

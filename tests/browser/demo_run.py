@@ -126,7 +126,7 @@ def _cancel_while_it_prepares(page: Any, seen: DemoRun) -> None:
 def _image_of_the_live_weights(page: Any, seen: DemoRun) -> None:
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
-    wait_for(page, "#try-progress", "lends its models")
+    wait_for(page, "#try-progress", "pauses between two steps")
     pick(page, "#try-checkpoint", re.compile("^live"))
     click(page, "#try-make")
     page.wait_for_selector("#try-results img")

@@ -102,7 +102,7 @@ def test_no_other_run_s_seconds_are_called_measured(workspace: Workspace, dotted
     assert "about " in estimate(config(), workspace, CARD)
     other = config(more=another(dotted))
     summary = estimate(other, workspace, CARD)
-    assert "about " not in summary and "roughly " in summary and "by prediction" in summary
+    assert "about " not in summary and "roughly " in summary and "predicted" in summary
     assert read(workspace, other, CARD.name) is None
 
 

@@ -227,7 +227,7 @@ def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
     assert "computer's memory" not in predicted_memory(offloaded, card)
     thrifty = next(p.values for p in all_presets() if p.name == "8gb")
     summary = estimate(config(**thrifty), workspace, card)
-    assert "of graphics memory by prediction (8 GB there)" in summary and "more than there is" not in summary
+    assert "of graphics memory predicted (8 GB available)" in summary and "more than there is" not in summary
 
 
 def test_the_demo_base_needs_little(workspace: Workspace) -> None:

@@ -251,7 +251,7 @@ def test_the_command_line_prints_them_before_it_trains(
     start = ["--workspace", str(workspace.root), "train", "--preset", "demo"]
     assert main([*start, "--dataset", "mine"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("In vain: The demo base knows nothing but its own coloured shapes.")
+    assert lines[0].startswith("Serious:  The demo base knows nothing but its own coloured shapes.")
     assert any(line.startswith("Caution: 4 of 4 images are smaller than 128 px.") for line in lines)
     make_demo_set(workspace, "circles", 16)
     assert main([*start, "--dataset", "demo-circles-16"]) == 0
@@ -265,7 +265,7 @@ def test_a_dry_run_says_what_to_expect_and_creates_nothing(
     start = ["--workspace", str(workspace.root), "train", "--preset", "demo", "--dry-run"]
     assert main([*start, "--dataset", "mine", "--set", "train.steps=40"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("40 steps of 8 images, roughly ") and lines[1].startswith("In vain: ")
+    assert lines[0].startswith("40 steps of 8 images, roughly ") and lines[1].startswith("Serious:  ")
     assert any(line.startswith("Follows its control images: ") for line in lines)
     assert main([*start, "--dataset", "gone"]) != 0 and "could not start" in capsys.readouterr().err
     assert not workspace.run_folders()

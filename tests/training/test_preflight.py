@@ -28,7 +28,7 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
 ) -> None:
     config = make_config(**{"train.steps": 1000, "validation.every": 500, "validation.pictures": 2})
     before = estimate(config, ready_workspace, MACHINE)
-    assert "roughly " in before and "by prediction" in before
+    assert "roughly " in before and "predicted" in before
     events: list[Event] = []
     assert preflight_job(ready_workspace, config, MACHINE)(Control().token, events.append) == "completed"
 
@@ -42,7 +42,7 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     images = 3 * each * measured.seconds_per_picture  # before the first step, in the middle, at the end
     seconds = pytest.approx(1000 * measured.seconds_per_step + images)
     assert run_seconds(config, ready_workspace, MACHINE) == (seconds, True)
-    assert "about " in after and "as a trial measured" in after
+    assert "about " in after and "measured by a trial" in after
 
     assert ready_workspace.run_folders() == []
     assert [p.name for p in ready_workspace.cache.iterdir() if p.name.startswith("trial-")] == []

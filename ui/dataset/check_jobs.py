@@ -207,7 +207,7 @@ def image_seen(
             sample, detail = dataset.sample(hits[at].key), hits[at].detail
         image = training_view.strip(dataset, sample, plan)
     except (KeyError, IndexError):
-        return None, note("This image is gone since the check.", "warning"), at
+        return None, note("This image was removed after the check.", "warning"), at
     except UserError as error:
         return None, note(f"{error.what} {error.why}", "warning"), at
     width, height = plan.size(sample)

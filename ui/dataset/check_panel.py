@@ -225,9 +225,9 @@ def render_by_itself(view: View) -> list[Any]:
     if not check.alive:
         return [gr.Row(visible=bool(check.failed)), note(check.failed, "warning"), gr.Button(visible=False)]
     if view.snapshot.alive:
-        text = note(f"{check.dataset} is checked by itself as soon as “{view.snapshot.title}” has ended.")
+        text = note(f"{check.dataset} is checked automatically as soon as “{view.snapshot.title}” has ended.")
     elif check.total:
-        text = progress_bar(check.done, check.total, f"Checking {check.dataset} by itself")
+        text = progress_bar(check.done, check.total, f"Checking {check.dataset} automatically")
     else:
         text = note(f"{check.dataset} is being checked …")
     return [gr.Row(visible=True), text, gr.Button(visible=True)]

@@ -30,7 +30,7 @@ def build(context: AppContext, live: Live) -> None:
             [(one.title, one.name) for one in offered],
             value=offered[0].name,
             label="Set to download",
-            info="From huggingface.co. A download that was interrupted goes on where it was.",
+            info="From huggingface.co. An interrupted download continues where it stopped.",
             elem_id="offered-choice",
         )
         about = gr.HTML(about_set(offered[0]), elem_id="offered-about")

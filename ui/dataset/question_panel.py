@@ -47,7 +47,7 @@ class QuestionPanel:
                     gr.Dropdown(ROLES, visible=False, min_width=220, elem_id=f"question-role-{number}")
                     for number in range(MOST)
                 ]
-            gr.HTML("<p class='hint'>The first of them, as they would be read: each image, then its condition map.</p>")
+            gr.HTML("<p class='hint'>The first few, as they would be read: each image, then its condition map.</p>")
             self._pairs = gr.Gallery(
                 show_label=False,
                 columns=2 * PAIRS,

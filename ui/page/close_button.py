@@ -77,11 +77,11 @@ def question(job: JobSnapshot, closing: bool, waiting: int = 0) -> str:
     if closing:
         text = "It finishes the current step and saves. This page tells you when it is done."
         if waits:
-            text = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
+            text = f"It closes as soon as the run is saved. {job.waiting} Stop on the Train tab ends it at once."
         return f"<h3 {facts}>The app is closing</h3>" + note(text)
     if job.kind == JobKind.TRAIN and waits:
         text = (
-            f"{job.title} is waiting for the disk: {job.waiting} The app closes as soon as the run could be saved. To "
+            f"{job.title} is waiting for the disk: {job.waiting} The app closes as soon as the run is saved. To "
             "end it at once, press Stop on the Train tab first. You can then resume from the last checkpoint."
         )
     elif job.is_training:

@@ -105,7 +105,9 @@ def shut_down(demo: Any, runner: JobRunner, shutdown: Shutdown) -> int:
     else:
         runner.cancel()
     if not _wait(runner, shutdown):
-        print_line("The work did not end in time; the last checkpoint is whole. Resume it at the next start.")
+        print_line(
+            "The work did not finish in time. The last checkpoint is complete: resume from it at the next start."
+        )
         status = 1
     elif training and runner.snapshot.outcome in ("paused", "stopped", "cancelled"):
         print_line(f"The run is saved at step {runner.snapshot.step:,}. Resume it at the next start.")

@@ -108,7 +108,7 @@ def choose_card(context: AppContext, live: Live) -> None:
 
     def remember_card(mark: str) -> str:
         remember(context.workspace, **{CARD: "" if mark == AUTOMATIC else mark})
-        return note("The app uses it from its next start on.", "good")
+        return note("Takes effect the next time the app starts.", "good")
 
     live.on(card.input, remember_card, [card], [said])
 

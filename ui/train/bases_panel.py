@@ -44,15 +44,17 @@ def build_bases(context: AppContext, live: Live) -> None:
                     [(base.title, base.name) for base in offered],
                     value=offered[0].name,
                     label="Base to download",
-                    info="From huggingface.co, only what training needs. A download that was interrupted goes on.",
+                    info="From huggingface.co, only what training needs. An interrupted download "
+                    "continues where it stopped.",
                     elem_id="bases-choice",
                 )
                 about = gr.HTML(about_base(offered[0]), elem_id="bases-about")
                 download = gr.Button("Download and use it", size="md", elem_id="bases-download")
             with gr.Column(min_width=300, elem_classes="snug"):
                 folder = gr.Textbox(
-                    label="Folder to look into",
-                    info="Bases of ComfyUI, AUTOMATIC1111 and others are used where they are. Empty: the usual places.",
+                    label="Folder to search",
+                    info="Bases of ComfyUI, AUTOMATIC1111 and other programs are used in place, not "
+                    "copied. Leave empty to search the usual places.",
                     max_lines=1,
                     elem_id="bases-folder",
                 )
@@ -152,7 +154,7 @@ def find_job(context: AppContext, folder: str) -> Work:
         parts += [f"Left out: {count:,} × {what}." for what, count in sorted(search.others.items())]
         parts += [f"{path} is not there now." for path in search.missing]
         if search.ended == "time is up":
-            parts.append("The search took too long and was ended: give the folder.")
+            parts.append("The search took too long and was stopped: enter the folder.")
         context.set_result(KIND, note=" ".join(parts), facts=facts)
         return "completed"
 

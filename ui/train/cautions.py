@@ -59,8 +59,8 @@ def shown_cautions(view: View) -> tuple[Caution, ...]:
     told = Caution(
         "note",
         f"The dataset is being checked{far}.",
-        "It looks for damaged, blurred and doubled images, and maps that do not fit.",
-        "You can start before it has ended.",
+        "It looks for damaged, blurred and duplicate images, and maps that do not fit.",
+        "You can start before it finishes.",
         look="doctor",
         rule=dataset_check.__name__,
     )

@@ -20,7 +20,7 @@ from ui.page.states import TrainTabState
 from ui.page.view import Draft, View
 
 HELP = (
-    "What you change holds from the next step on, and the charts mark that step. The optimizer's state stays, unless "
+    "Changes apply from the next step, and the charts mark that step. The optimizer's state stays, unless "
     "you choose another optimizer. For anything else start a new run."
 )
 MEMORY_HELP = (
@@ -51,7 +51,8 @@ def build_resume_form(context: AppContext, live: Live) -> None:
             [("the newest", NEWEST)],
             value=NEWEST,
             label="From checkpoint",
-            info="An earlier one goes back: the later ones are set aside, and those steps are trained again.",
+            info="Choose an earlier one to go back: later checkpoints are set aside, and their steps are "
+            "trained again.",
             elem_id="resume-from-step",
             interactive=True,
         )

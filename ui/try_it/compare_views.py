@@ -66,7 +66,7 @@ def build_slider(context: AppContext, live: Live, run: Any) -> GridView:
         rows = [(f"{n + 1}: {r.prompt} · seed {r.seed} · {r.strength:g}", n) for n, r in enumerate(grid.rows)]
         one, other = 0, _best_column(grid)
         return [
-            note("Move the handle: the left image lies over the right one."),
+            note("Drag the handle to compare the left image with the right one."),
             gr.Column(visible=True),
             gr.Dropdown(rows, value=0),
             gr.Dropdown(columns, value=one),
@@ -128,7 +128,7 @@ def build_vote(context: AppContext, live: Live, run: Any) -> GridView:
         found = next_comparison(grid, votes, random.Random(), passed)
         table = _tally_html(tally(grid, votes))
         if found is None:
-            done = "Every pair of this grid was compared. Draw one with more images or seeds to go on."
+            done = "You have compared every pair in this grid. To continue, draw one with more images or seeds."
             few = "There is nothing to compare: the grid needs two checkpoints that draw differently."
             end = note(done if votes or passed else few)
             return [result + end, gr.Column(visible=False), None, None, None, None, passed, table]
@@ -179,7 +179,7 @@ def _tally_html(count: VoteResult) -> str:
 
 def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) -> None:
     """Build the time-lapse: one preview of the run over all its steps, as an animation."""
-    gr.HTML(note("One preview over the whole run, from the images that it drew while it trained."))
+    gr.HTML(note("One preview image over the whole run, from the images drawn during training."))
     image = gr.Dropdown([], label="Preview", elem_id="lapse-picture")
     with gr.Row(elem_classes="deliver"):
         with gr.Column(scale=2, min_width=190):

@@ -54,7 +54,7 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         control = context.workspace.outputs / Path(str(settings.get("control") or "-")).name
         source = [UPLOAD, str(control), True] if control.is_file() else [gr.skip()] * 3
         drawn_over = settings.get("inpainted") or settings.get("change") is not None
-        over = "The image that was drawn over is not in it: choose that again." if drawn_over else ""
+        over = "The image to draw over is not stored in it: choose it again." if drawn_over else ""
         text = note(" ".join(filter(None, (f"Restored the settings of {Path(path).name}.", over, extra))), "good")
         return [*updates.values(), run if run in context.files()[1] else gr.skip(), *source, text]
 

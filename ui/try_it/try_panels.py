@@ -137,7 +137,7 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
 def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
     """Build the panel for other bases. Returns the button that draws on all bases of a folder."""
     models = context.workspace.models
-    with gr.Accordion("Another base: does the ControlNet transfer?", open=False, elem_id="try-base"):
+    with gr.Accordion("Try it with other base models", open=False, elem_id="try-base"):
         base = declared()["base"]
         fields["base"] = gr.Dropdown(
             [("as trained", AS_TRAINED)],
@@ -151,7 +151,7 @@ def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
         fields["bases_folder"] = gr.Textbox(
             str(models), label="Folder of bases", max_lines=1, elem_id="try-bases-folder"
         )
-        on_all = gr.Button("Draw on all bases in the folder", elem_id="try-transfer")
+        on_all = gr.Button("Draw with all bases in the folder", elem_id="try-transfer")
 
     def names(_view: View) -> list[Any]:
         from engine.families.files import bases_in

@@ -73,7 +73,7 @@ def build_one(context: AppContext, live: Live) -> None:
                 visible=False,
                 elem_id="try-results",
             )
-            message = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
+            message = gr.HTML(note("The image appears here, next to the one without control."), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
     for name in ("editor", "second_control"):
@@ -125,7 +125,7 @@ def _job_state(jobs: ModelJobs, view: View) -> list[Any]:
     free = not busy and not jobs.blocked_by(view)
     message = jobs.progress_html(view)
     if not message and training:
-        message = note("A training is running: it lends its models between two steps and then continues.")
+        message = note("A run is training: it pauses between two steps to draw your image, then continues.")
     return [
         gr.Button(interactive=free),
         gr.Button(interactive=free and not training),

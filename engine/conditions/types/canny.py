@@ -10,7 +10,7 @@ from engine.conditions.metrics import edge_f1, fit
 CANNY = ConditionType(
     name="canny",
     title="Canny edges",
-    teaches="Outlines: white lines mark the edges of shapes, and the image has its edges there.",
+    teaches="Outlines: white lines mark where the image has edges.",
     parameters=(
         Parameter(
             "low",

@@ -33,7 +33,7 @@ NEAR_COPY = Finding(
 )
 LEAK = Finding(
     "held_out_copy",
-    "Also among the held-out images",
+    "Training images that are also held out",
     "A copy of it is held out for the score, which then rewards memorizing.",
     "Leave these out of the training. Their copies stay held out.",
     "serious",

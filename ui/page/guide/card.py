@@ -20,12 +20,12 @@ TITLES = {
 }
 DEMO = (
     "<p class='step-head'><b>Demo</b> <i>nothing to download</i></p><p class='hint'>Three clicks: draws coloured "
-    "shapes, trains a tiny net to follow their outlines, and shows that the installation works. A few minutes, also "
-    "without a graphics card.</p>"
+    "shapes, trains a tiny net to follow their outlines, and shows that the installation works. It takes a few "
+    "minutes, even without a graphics card.</p>"
 )
 OWN = (
     "<p class='step-head'><b>My own images</b> <i>the real thing</i></p><p class='hint'>A net for ComfyUI, "
-    "AUTOMATIC1111 and others. Takes your images, a base model (2 GB or more to download, if you have none), a "
+    "AUTOMATIC1111 and others. You need images, a base model (a download of 2 GB or more if you have none), a "
     "graphics card, and some hours of training.</p>"
 )
 

@@ -72,7 +72,7 @@ def own_steps(view: View) -> tuple[Step, ...]:
 
 
 def _images(facts: OwnFacts) -> Step:
-    says = "A folder of images, which are only read, never changed; or a set to download."
+    says = "A folder of your images (they are never changed), or a set to download."
     if facts.dataset:
         says = f"{facts.dataset}: {counted(facts.images, 'image')}."
     state: State = "done" if facts.dataset else "next"
@@ -83,7 +83,7 @@ def _captions(facts: OwnFacts) -> Step:
     state: State = "open"
     missing = counted(facts.without_caption, "image has", "images have")
     if not facts.dataset:
-        state, says = "later", "A text for each image. Text files beside the images are found."
+        state, says = "later", "A caption for each image. Text files next to the images are found automatically."
     elif facts.without_caption > CAPTIONLESS_SHARE * facts.images:
         says = f"{missing} none, so the net would learn to ignore the prompt. You can go on without."
     else:
@@ -95,7 +95,7 @@ def _captions(facts: OwnFacts) -> Step:
 
 def _control_images(facts: OwnFacts) -> Step:
     state: State = "next" if facts.dataset else "later"
-    says = "Edges, depth, a pose …: the app makes such a control image of each image."
+    says = "Edges, depth, a pose … The app makes a control image of this kind from each image."
     if facts.maps:
         state = "done"
         few = facts.maps < facts.images
@@ -120,9 +120,11 @@ def _base(facts: OwnFacts) -> Step:
     elif facts.base_fault:
         says = f"{facts.base_fault} Choose it again, or another one."
     elif facts.base:
-        says = f"{facts.base} is chosen and not on this computer yet. One download, which can be interrupted."
+        says = f"{facts.base} is chosen but not on this computer yet. The download can be interrupted."
     else:
-        says = "The model that draws, such as Stable Diffusion 1.5. One download, or one that you have."
+        says = (
+            "The model that generates the images, such as Stable Diffusion 1.5. Download one, or use one that you have."
+        )
     return Step(
         "base", "Base model", "Base", state, says, "Get a base", ("tab-train",), "#bases-download", "bases", NEW_RUN
     )
