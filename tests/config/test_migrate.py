@@ -41,9 +41,9 @@ def test_every_migration_is_applied_to_a_copy(monkeypatch: pytest.MonkeyPatch) -
     ("values", "words"),
     [
         ({"version": 4}, "Update the app"),
-        ({"version": "one"}, "'one', which is none"),
-        ({"version": 0}, "which is none"),
-        ({"version": True}, "which is none"),
+        ({"version": "one"}, "'one', which is not a version number"),
+        ({"version": 0}, "which is not a version number"),
+        ({"version": True}, "which is not a version number"),
         ({"version": 2, "optim": {"rate": "fast"}}, "Bringing them up to date failed"),
     ],
 )
