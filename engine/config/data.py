@@ -14,7 +14,7 @@ class DataConfig(Section):
         "",
         "Dataset",
         "A dataset of this workspace whose control images have been made.",
-        why_fixed="The run was trained and measured on this dataset's images.",
+        why_fixed="The run was trained on its images, and is measured on those held out from it.",
     )
     resolution: int = setting(
         512,
