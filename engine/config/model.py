@@ -17,7 +17,8 @@ class ModelConfig(Section):
         "demo",
         "Base model",
         "The model that the ControlNet is trained for: a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors, "
-        ".ckpt), a folder in diffusers layout, a Hugging Face id, or 'demo', the tiny base that comes with the app.",
+        ".ckpt), a folder in diffusers layout (also Stable Diffusion 3, FLUX.1, Z-Image), a Hugging Face id, or "
+        "'demo', the tiny base that comes with the app.",
         affects_speed=True,
         why_fixed="The weights were trained for this base and do not fit another.",
     )
