@@ -31,6 +31,7 @@ from engine.conditions import places
 from engine.conditions.types import external
 from engine.data.dataset import Dataset
 from engine.data.doctor.fix import states
+from engine.estimate.trials import FORMER_NAME
 from engine.estimate.trials import read as read_measured
 from engine.evaluation.grid import read_grid
 from engine.evaluation.report import reports
@@ -196,7 +197,8 @@ def opened(root: Path) -> dict[str, Any]:
         "pictures": {path.name: read_settings(path) for path in sorted(workspace.outputs.glob("*.png"))},
     }
     lora = next(Run(folder) for folder in workspace.run_folders() if folder.name.endswith("_lora"))
-    found["trial"] = read_measured(workspace, lora.config, MACHINE)
+    trial = asdict(read_measured(workspace, lora.config, MACHINE))
+    found["trial"] = {FORMER_NAME if name == "fallbacks" else name: value for name, value in trial.items()}
     return plain(found, root)
 
 

@@ -17,7 +17,7 @@ class DiskFull(UserError):
         super().__init__(
             f"{what} was not written.",
             f"It needs {format_bytes(needed)} and the disk has {format_bytes(free)} left.",
-            "Free some space and resume; the last checkpoint is whole.",
+            "Free some space and resume; the last checkpoint is complete.",
         )
 
 

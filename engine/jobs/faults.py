@@ -78,7 +78,7 @@ def _describe_os_error(error: OSError, details: str) -> Failure:
         return Failure(
             "The work ended because the disk is full.",
             f"{which} could not be written.",
-            "Free some space and resume; the last checkpoint is whole.",
+            "Free some space and resume; the last checkpoint is complete.",
             details,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

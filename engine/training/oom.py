@@ -225,7 +225,7 @@ def retry_once(
     raise UserError(
         f"The {what} could not be made.",
         "Memory ran out twice, with everything freed in between.",
-        "Close other programs and resume; the last checkpoint is whole.",
+        "Close other programs and resume; the last checkpoint is complete.",
     ) from MemoryError(message)
 
 

@@ -70,6 +70,8 @@ def page(window: Any, demo: DemoRun) -> Any:
 
 def show_run(page: Any, demo: DemoRun) -> None:
     """Show the demo's run on the Train tab."""
+    from playwright.sync_api import expect
+
     if not page.url.startswith(demo.app.address):
         open_page(page, demo.app)
     page.keyboard.press("Escape")
@@ -77,4 +79,6 @@ def show_run(page: Any, demo: DemoRun) -> None:
     page.wait_for_selector("#train-run input")
     if page.locator("#train-run input").input_value() != demo.folder.name:
         pick(page, "#train-run", demo.folder.name)
+        # Both runs may be finished: wait for the verdict of this one.
+        expect(page.locator("#verdict")).to_contain_text("has followed its control images since")
     wait_for(page, "#train-status", "Finished")

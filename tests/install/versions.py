@@ -38,7 +38,7 @@ def files(version: str, requirements: str = "gradio\n", **more: str) -> dict[str
         "engine/install/__init__.py": "",
         "engine/install/__main__.py": INSTALLER,
         "presets/8gb.toml": f"# {version}\n",
-        ".gitignore": "/.venv/\n/.install/\n/workspace/\n",
+        ".gitignore": "/.venv/\n/.install/\n/workspace/\n__pycache__/\n",
         **named,
     }
 

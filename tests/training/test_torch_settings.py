@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.estimate.trials import FORMER_SETTINGS, Measured, digest, key_of, read, write
 from engine.jobs.events import Message, StepDone
 from engine.runs.run import Run, write_run
-from engine.training import faults, setup
+from engine.training import faults, run_data, setup
 from engine.training.torch_settings import for_a_run, has_no_kernel, strictly_deterministic, without_tf32
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
@@ -108,7 +108,7 @@ def test_a_run_s_steps_are_strict_until_a_kernel_is_missing(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Switches] = []
-    real_step, real_cache = faults.train_step, setup.open_or_build
+    real_step, real_cache = faults.train_step, run_data.open_or_build
 
     def step(state: Any) -> Any:
         seen.append(switches())
@@ -121,7 +121,7 @@ def test_a_run_s_steps_are_strict_until_a_kernel_is_missing(
         return real_cache(*arguments, **named)
 
     monkeypatch.setattr(faults, "train_step", step)
-    monkeypatch.setattr(setup, "open_or_build", cache)
+    monkeypatch.setattr(run_data, "open_or_build", cache)
     run = new_run(**{"train.steps": 3, "train.deterministic": True})
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed" and [event.step for event in trained.of(StepDone)] == [1, 2, 3]
@@ -166,5 +166,7 @@ def test_trials_of_earlier_versions_count_unless_a_new_setting_changes_the_step(
     path = workspace.cache / "measurements.json"
     former = digest(["RTX 3060", *(speed_settings(config())[name] for name in FORMER_SETTINGS)])
     path.write_text(path.read_text().replace(key_of(config(), "RTX 3060"), former))
-    assert read(workspace, config(), "RTX 3060") == measured
+    assert read(workspace, config(), "RTX 3060") is None, "gradients in half precision need less memory"
+    as_before = parse(unflatten({"optim.half_gradients": False}))
+    assert read(workspace, as_before, "RTX 3060") == measured
     assert read(workspace, config(deterministic=True), "RTX 3060") is None

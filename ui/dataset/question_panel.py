@@ -140,11 +140,10 @@ def _parts(small: Path, said: str, halves: tuple[str, ...]) -> list[tuple[Any, s
     """The thumbnail of an image with its words, or its halves that are used: the image, then its map."""
     if not halves:
         return [(str(small), said)]
-    from PIL import Image
-
     from engine.data.layouts.halves import cut
+    from engine.disk.image_formats import open_image
 
-    with Image.open(small) as whole:
+    with open_image(small) as whole:
         by_role = dict(zip(halves, cut(whole), strict=True))
     return [(by_role[role], words) for role, words in (("image", said), ("map", "its map")) if role in by_role]
 

@@ -84,7 +84,7 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Workspace, capsys: pytest.Capt
     context.runner.start("train", "Training", hangs)  # type: ignore[arg-type]
     context.shutdown.request_now()
     assert shut_down(Demo(), context.runner, context.shutdown) == 1
-    assert "last checkpoint is whole" in capsys.readouterr().out
+    assert "last checkpoint is complete" in capsys.readouterr().out
     release.set()
 
 

@@ -51,7 +51,7 @@ def test_one_of_several_cards_can_be_chosen_and_is_remembered(
     assert [title for title, _ in radio.choices][1:] == ["0: RTX 4070 Ti, 12 GB", "1: RTX 3090, 24 GB"]
     choose = next(fn for fn in app.fns.values() if (radio._id, "input") in fn.targets)
     for chosen, kept in (("GPU-a", "GPU-a"), (settings_tab.AUTOMATIC, "")):
-        assert "next start" in str(choose.fn(chosen))
+        assert "next time the app starts" in str(choose.fn(chosen))
         assert remembered(context.workspace)[CARD] == kept
     choose.fn("GPU-b")
     again = radio_of(AppContext(context.workspace))[1]

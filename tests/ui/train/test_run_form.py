@@ -106,6 +106,7 @@ def test_old_values_that_arrive_after_a_caution_s_button_change_nothing(form: Dr
     assert flatten(context.draft.changes) == expected
 
 
+@pytest.mark.answers("The page is open twice, and both change settings")
 def test_what_was_changed_on_another_page_stays_and_is_shown_before_anything_starts(form: DraftEdits) -> None:
     context, one, other = form.context, Page(form), Page(form)
     one.enter(train__steps=123)

@@ -288,7 +288,7 @@ def test_an_image_of_the_first_version_brings_its_settings_back(context: AppCont
         "second_strength": 0.35,
     }
     assert restored["source"] == gr.skip(), "its control image is not in this workspace"
-    assert "choose that again" in restored["note"]
+    assert "choose it again" in restored["note"]
 
 
 def test_the_list_of_samplers_follows_the_base_of_the_run(
