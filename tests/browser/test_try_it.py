@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, shoot, unfold, wait_for
+from tests.browser.acting import IN_A_BROWSER, click, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import DemoRun
 from tests.browser.studio import open_tab
 
@@ -32,7 +32,7 @@ def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: De
     page.locator("#try-upload input[type=file]").set_input_files(heic)
     page.get_by_text("save it as JPEG").wait_for()
     page.get_by_role("button", name="Capture from camera").wait_for()  # the field is empty again
-    assert not page.locator("#try-upload img").count()
+    wait_for_count(page, "#try-upload img", 0)
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#try-upload video')?.videoWidth > 0")
