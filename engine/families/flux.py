@@ -22,7 +22,7 @@ from engine.families.parts import load_part, read_component_config
 from engine.families.stable_diffusion import tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
-from engine.families.transformer import TransformerFamily
+from engine.families.transformer import TransformerFamily, with_weights_of
 from engine.families.unsuitable import BaseParts
 
 TEXT_TO_IMAGE = 64
@@ -101,21 +101,6 @@ class Flux(TransformerFamily):
         hidden = text_encoder.t5.read(t5_tokens(sentences, captions, LONG_T5_TOKENS), text_encoder.device)
         return {"hidden": hidden, "pooled": pooled}
 
-    def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
-    ) -> dict[str, torch.Tensor]:
-        """As ``encode_text``: T5 reads 512 tokens."""
-        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
-
-    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
-        return [1] * len(captions)
-
-    def text_length(self, text: Text) -> int:
-        return int(text["hidden"].shape[-2])
-
-    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
-        return dict(text)
-
     def drawn_conditions(self, even: torch.Tensor) -> dict[str, torch.Tensor]:
         """A guidance scale for each image."""
         return {"guidance": LEAST + (MOST - LEAST) * even}
@@ -133,10 +118,7 @@ class Flux(TransformerFamily):
         blocks = blocks or min(self.facts.outputs, len(denoiser.transformer_blocks))
         shared = {name: denoiser.config[name] for name in SHARED}
         net: Any = FluxControlNetModel(**shared, num_layers=blocks, num_single_layers=0)
-        own = net.state_dict()
-        weights = {name: weight for name, weight in denoiser.state_dict().items() if name in own}
-        net.load_state_dict(weights, strict=False)
-        return net.float()
+        return with_weights_of(denoiser, net)
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> FluxControlNetModel:
         return load_part(FluxControlNetModel, str(folder), "", dtype)

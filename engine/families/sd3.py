@@ -23,7 +23,7 @@ from engine.families.sdxl import TwoTextEncoders
 from engine.families.stable_diffusion import layer_output, tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
-from engine.families.transformer import TransformerFamily
+from engine.families.transformer import TransformerFamily, with_weights_of
 from engine.families.unsuitable import BaseParts, is_left_out
 
 TIMESTEPS = 1000
@@ -93,21 +93,6 @@ class StableDiffusion3(TransformerFamily):
         pooled = torch.cat([one.text_embeds for one in read], dim=-1)
         return {"hidden": torch.cat([hidden, t5.to(hidden.dtype)], dim=1), "pooled": pooled}
 
-    def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
-    ) -> dict[str, torch.Tensor]:
-        """As ``encode_text``: T5 reads 256 tokens, and CLIP the first 77 of them."""
-        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
-
-    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
-        return [1] * len(captions)
-
-    def text_length(self, text: Text) -> int:
-        return int(text["hidden"].shape[-2])
-
-    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
-        return dict(text)
-
     def without_optional_text(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = text["hidden"].clone()
         hidden[rows, -T5_TOKENS:] = 0
@@ -126,10 +111,7 @@ class StableDiffusion3(TransformerFamily):
         blocks = blocks or control_blocks(len(denoiser.transformer_blocks), self.facts.outputs)
         config = {**denoiser.config, "num_layers": blocks, "force_zeros_for_pooled_projection": True}
         net: Any = SD3ControlNetModel.from_config(config, extra_conditioning_channels=0)
-        own = net.state_dict()
-        weights = {name: weight for name, weight in denoiser.state_dict().items() if name in own}
-        net.load_state_dict(weights, strict=False)
-        return net.float()
+        return with_weights_of(denoiser, net)
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> SD3ControlNetModel:
         return load_part(SD3ControlNetModel, str(folder), "", dtype)

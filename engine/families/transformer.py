@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +56,24 @@ class TransformerFamily(Family):
         residuals: list[torch.Tensor] | None,
     ) -> torch.Tensor:
         """The denoiser's prediction of the flow (B, C, h, w), with residuals from ``residuals`` or without control."""
+
+    # Text: the encoders of these bases read a caption at once, and what is beyond is cut off.
+
+    def encode_long(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
+
+    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
+        return [1] * len(captions)
+
+    def text_length(self, text: Text) -> int:
+        return int(text["hidden"].shape[-2])
+
+    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
+        return dict(text)
+
+    # Prediction
 
     def predict(
         self,
@@ -149,3 +167,10 @@ class TransformerFamily(Family):
             return latents
         sigma = float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)])
         return latents / (sigma**2 + (1 - sigma) ** 2) ** 0.5
+
+
+def with_weights_of(denoiser: Any, net: Any) -> Any:
+    """A new control net in fp32 with the denoiser's weights wherever it has layers of the same names."""
+    own = net.state_dict()
+    net.load_state_dict({name: w for name, w in denoiser.state_dict().items() if name in own}, strict=False)
+    return net.float()

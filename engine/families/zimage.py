@@ -109,20 +109,9 @@ class ZImage(TransformerFamily):
         hidden = hidden.clamp(-LARGEST_HALF, LARGEST_HALF) * real[..., None]
         return {"hidden": hidden, "real": real.float()}
 
-    def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
-    ) -> dict[str, torch.Tensor]:
-        return self.encode_text(tokenizer, text_encoder, captions, clip_skip)
-
-    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
-        return [1] * len(captions)
-
     def text_length(self, text: Text) -> int:
         """The most that is read: captions of different lengths go together."""
         return TEXT_TOKENS
-
-    def repeated_text(self, text: Text, tokens: int) -> dict[str, torch.Tensor]:
-        return dict(text)
 
     # Denoiser and control net
 
