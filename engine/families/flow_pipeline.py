@@ -17,6 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from engine.families.facts import FamilyFacts
 from engine.families.flow import dynamic_shift
+from engine.families.guidance import rescale
 from engine.families.text_encoding import together
 
 
@@ -40,6 +41,9 @@ class Sampled:
 
 class FlowPipeline:
     """The parts of a base with a ControlNet, or several (anything that has ``nets``)."""
+
+    rescale_factor = 0.0
+    """Of guidance rescale (``guidance.py``)."""
 
     def __init__(self, family: ControlledFlow, controlnet: Any, **parts: Any) -> None:
         self.family, self.controlnet = family, controlnet
@@ -131,6 +135,8 @@ class FlowPipeline:
             if guided:
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance_scale * (with_prompt - without)
+                if self.rescale_factor:
+                    predicted = rescale(predicted, with_prompt, self.rescale_factor)
             latents = self.scheduler.step(predicted, timestep, latents, return_dict=False)[0]
             if callback_on_step_end and ((index + 1) % order == 0 or index + 1 == count):
                 latents = callback_on_step_end(self, index, timestep, {"latents": latents})["latents"]

@@ -19,6 +19,7 @@ from PIL import Image
 
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
+from engine.families.guidance import rescaled
 from engine.families.registry import Family
 from engine.inference import samplers
 from engine.inference.img2img import InitLatents, SamplingStart
@@ -119,6 +120,7 @@ def draw_latents(
     images = [one.to(device=device, dtype=net.dtype) for one, net in zip(controls, nets, strict=True)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(samplers.scheduled(family, pipeline, options.sampler, options.steps))
+        stack.enter_context(rescaled(pipeline, denoiser, options.guidance_rescale))
         for net in nets:
             stack.enter_context(_adapted(family, net, denoiser, balance.soft and not options.guess))
         if second:

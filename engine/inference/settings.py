@@ -69,6 +69,15 @@ class SamplingOptions:
         from_run="validation.guidance_scale",
         a1111="CFG scale",
     )
+    guidance_rescale: float = setting(
+        0.0,
+        "Guidance rescale",
+        "Takes back the contrast and colour that guidance adds: 0.7 for bases with zero terminal SNR, whose images "
+        "else come out too strong (Lin et al. 2023); 0, which is off, for all others.",
+        ge=0,
+        le=1,
+        slider=(0, 1, 0.05),
+    )
     strength: float = setting(
         1.0,
         "Control strength",
