@@ -26,7 +26,7 @@ from PIL import Image
 
 from engine.data.cache_files import base_files, describe, save_tensors, verify
 from engine.data.crop import Crop, apply_crop
-from engine.data.crop_plan import CropPlan, Size
+from engine.data.crop_plan import STEP, CropPlan, Size
 from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
 from engine.data.text_cache import TextCache, encode_missing
@@ -62,7 +62,9 @@ def cropped_map(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
 def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
     """A hash of the images, their crops and the base's VAE."""
     state = hashlib.blake2b(digest_size=12)
-    crops = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
+    crops: list[Any] = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
+    if plan.step != STEP:  # caches from before there was a choice are found
+        crops.append(plan.step)
     state.update(json.dumps([2, base_files(base, ("vae",)), crops]).encode())
     for sample in samples:
         state.update(json.dumps([sample.key, sample.digest]).encode())

@@ -15,7 +15,7 @@ from engine.data.crop import Crop, lost_fraction, shared_crop
 from engine.data.samples import Sample
 from engine.disk.images import load_rgb
 
-STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the image
+STEP = 64  # pixels; a UNet halves the latents three times, and latents are an eighth of the image
 LONGEST = 3.0  # maximum aspect ratio of a bucket
 LEAST_AREA = 0.8  # minimum area of a bucket, as a fraction of resolution squared
 
@@ -24,27 +24,27 @@ Size = tuple[int, int]
 
 
 @lru_cache(maxsize=32)
-def bucket_sizes(resolution: int) -> tuple[Size, ...]:
-    """Sizes in multiples of 64 with 0.8 to 1 times the area of resolution squared, at most 3 : 1, narrow ones first.
+def bucket_sizes(resolution: int, step: int = STEP) -> tuple[Size, ...]:
+    """Sizes in multiples of ``step`` with 0.8 to 1 times the area of resolution squared, at most 3 : 1, narrow first.
 
     The square is always among them. No bucket needs more memory than it.
     """
     area, sizes = resolution * resolution, {(resolution, resolution)}
-    for width in range(STEP, int(resolution * LONGEST**0.5) + STEP, STEP):
-        height = area // width // STEP * STEP
+    for width in range(step, int(resolution * LONGEST**0.5) + step, step):
+        height = area // width // step * step
         if height and max(width, height) <= LONGEST * min(width, height) and width * height >= LEAST_AREA * area:
             sizes |= {(width, height), (height, width)}
     return tuple(sorted(sizes, key=lambda size: (size[0] / size[1], size)))
 
 
 @lru_cache(maxsize=65_536)
-def nearest_bucket(width: int, height: int, resolution: int) -> Size:
+def nearest_bucket(width: int, height: int, resolution: int, step: int = STEP) -> Size:
     """The size that keeps most of an image. Of two that keep as much, the larger."""
 
     def kept(size: Size) -> tuple[float, int]:
         return -round(lost_fraction(shared_crop(width, height, size)), 6), size[0] * size[1]
 
-    return max(bucket_sizes(resolution), key=kept)
+    return max(bucket_sizes(resolution, step), key=kept)
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,22 @@ class CropPlan:
     variants: int = 1
     buckets: bool = False
     seed: int = 0
+    step: int = STEP
+    """Sides of buckets are multiples of this, in pixels."""
 
     @classmethod
     def of(cls, data: DataConfig, seed: int = 0) -> CropPlan:
         """The plan for a run's settings. Ignores settings without effect, so that runs can share caches."""
         random = data.crop == "random"
-        return cls(data.resolution, data.crop, data.crop_variants if random else 1, data.buckets, seed if random else 0)
+        variants, seed = (data.crop_variants, seed) if random else (1, 0)
+        step = data.bucket_step if data.buckets else STEP
+        return cls(data.resolution, data.crop, variants, data.buckets, seed, step)
 
     def size(self, sample: Sample) -> Size:
         """Width and height of the sample's crops."""
         if not self.buckets:
             return self.resolution, self.resolution
-        return nearest_bucket(sample.width, sample.height, self.resolution)
+        return nearest_bucket(sample.width, sample.height, self.resolution, self.step)
 
     def variants_of(self, sample: Sample) -> int:
         """Number of different crops of this image. One if its aspect ratio fits, since there is no room to move."""

@@ -82,6 +82,8 @@ class FamilyFacts:
     """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
+    bucket_step: int = 64
+    """Sides of training images can be multiples of this, in pixels: of a token, or what a UNet can halve three times."""
     t5_can_be_left_out: bool = False
     """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
     guidance_embedded: bool = False
@@ -110,6 +112,12 @@ class FamilyFacts:
         if t5 and not self.t5_can_be_left_out:
             found.append(f"T5 dropout is for bases that may leave out T5, and {self.title} does not; set 0.")
         return found
+
+    def why_not_step(self, step: int) -> str:
+        """Why buckets cannot have sides in multiples of ``step`` pixels, as a sentence; "" if they can."""
+        if step % self.bucket_step == 0:
+            return ""
+        return f"{self.title} needs a bucket step of {self.bucket_step} px, not {step}; set {self.bucket_step}."
 
     def blocks_of(self, control_net: Mapping[str, Any]) -> int:
         """Number of blocks of a control net with this config; 0: of a family without such a choice."""

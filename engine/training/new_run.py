@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.data.crop_plan import STEP
 from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
@@ -69,11 +70,13 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
     wanted, objective = facts_of(config).learned.blocks, config.objective
-    if not wanted and not objective.control_dropout and not objective.t5_dropout:
+    step = config.data.bucket_step if config.data.buckets else STEP
+    if not wanted and not objective.control_dropout and not objective.t5_dropout and step == STEP:
         return []
     base = configs_of(workspace, config.model.base)
-    why = base.facts.why_not_blocks(base.denoiser, wanted)
-    return [*([why] if why else []), *base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)]
+    why = [base.facts.why_not_blocks(base.denoiser, wanted), base.facts.why_not_step(step)]
+    why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)
+    return [sentence for sentence in why if sentence]
 
 
 def require_all(workspace: Workspace, run: Run) -> None:

@@ -112,7 +112,8 @@ def test_the_key_depends_on_everything_that_matters(tiny_base: Path, samples: li
     other = [replace(samples[0], **{change: "something else"}), *samples[1:]]
     key = cache_key(str(tiny_base), samples, CropPlan(64))
     assert key != cache_key(str(tiny_base), other, CropPlan(64))
-    for plan in (CropPlan(128), CropPlan(64, "smart"), CropPlan(64, "random", 4), CropPlan(64, buckets=True)):
+    finer = CropPlan(64, buckets=True, step=16)
+    for plan in (CropPlan(128), CropPlan(64, "smart"), CropPlan(64, "random", 4), CropPlan(64, buckets=True), finer):
         assert key != cache_key(str(tiny_base), samples, plan)
     assert key == cache_key(str(tiny_base), list(samples), CropPlan(64))
 

@@ -27,6 +27,16 @@ def test_buckets_are_multiples_of_64_with_about_the_same_area(resolution: int) -
         assert 0.8 * resolution**2 <= width * height <= resolution**2
 
 
+def test_bases_that_read_tokens_have_buckets_in_steps_of_16() -> None:
+    sizes = bucket_sizes(512, 16)
+    assert (512, 512) in sizes and all(side % 16 == 0 for size in sizes for side in size)
+    assert all(0.8 * 512**2 <= width * height <= 512**2 for width, height in sizes)
+    assert nearest_bucket(1500, 1000, 512, 16) == (624, 416), "nothing is cropped of 3 : 2"
+    data = DataConfig(buckets=True, bucket_step=16)
+    assert CropPlan.of(data).size(sample(1500, 1000)) == (624, 416)
+    assert CropPlan.of(DataConfig(bucket_step=16)) == CropPlan.of(DataConfig()), "without buckets it has no effect"
+
+
 def test_an_image_goes_into_the_bucket_that_crops_least() -> None:
     assert nearest_bucket(1000, 1000, 512) == (512, 512)
     assert nearest_bucket(1500, 1000, 512) == (640, 384)

@@ -76,6 +76,7 @@ def test_it_trains_resumes_and_draws(
 ) -> None:
     settings = SHORT | {"model.base": str(tiny_sd3), "optim.learning_rate": 1e-2, "model.control_blocks": 1}
     settings |= {"objective.control_dropout": 0.5, "objective.t5_dropout": 0.5}
+    settings |= {"data.dataset": "mixed", "data.buckets": True, "data.bucket_step": 16}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []
@@ -187,6 +188,10 @@ def test_numbers_of_blocks_are_refused_before_the_run_and_against_the_net_to_sta
     of_latents, of_t5 = missing(ready_workspace, make_config(**dropped))
     assert "Control dropout" in of_latents and "T5 dropout" in of_t5
     assert missing(ready_workspace, make_config(**dropped | {"model.base": str(tiny_sd3)})) == []
+    finer = {"data.buckets": True, "data.bucket_step": 16}
+    (of_unet,) = missing(ready_workspace, make_config(**finer))
+    assert "needs a bucket step of 64 px" in of_unet
+    assert missing(ready_workspace, make_config(**finer | {"model.base": str(tiny_sd3)})) == []
     assert "evenly" in said(tiny_sd3, 3)[0] and "whole encoder" in said(tiny_base, 6)[0]
     require_blocks(2, 0)
     require_blocks(2, 2)

@@ -76,6 +76,7 @@ def test_it_trains_resumes_and_draws(
     tiny_zimage: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
     settings = SHORT | {"model.base": str(tiny_zimage), "optim.learning_rate": 1e-2}
+    settings |= {"data.dataset": "mixed", "data.buckets": True, "data.bucket_step": 16}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []

@@ -62,16 +62,21 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
 
 def draft_values(context: AppContext) -> list[Any]:
     """Return the next run's settings, or the defaults while the form on the Train tab has an error."""
-    try:
-        data = context.config_of(context.draft)[0].data
-    except UserError:
-        data = config.DataConfig()
+    data = _of_draft(context)
     return [getattr(data, name) for name in NAMES]
 
 
-def _parse(raw: tuple[Any, ...]) -> config.DataConfig:
+def _of_draft(context: AppContext) -> config.DataConfig:
+    try:
+        return context.config_of(context.draft)[0].data
+    except UserError:
+        return config.DataConfig()
+
+
+def _parse(raw: tuple[Any, ...], bucket_step: int = 64) -> config.DataConfig:
     """Return the settings. Raises UserError if one is out of bounds."""
-    return config.parse({"data": dict(zip(NAMES, raw, strict=True))}, "These crop settings").data
+    values = {**dict(zip(NAMES, raw, strict=True)), "bucket_step": bucket_step}
+    return config.parse({"data": values}, "These crop settings").data
 
 
 def apply_draft(context: AppContext, raw: tuple[Any, ...]) -> None:
@@ -90,7 +95,7 @@ def render_table(context: AppContext, name: str | None, raw: tuple[Any, ...]) ->
     if not pick_dataset(context, name):
         return note("No dataset yet: read a folder of images above.")
     dataset = open_dataset(context, name)
-    plan = CropPlan.of(_parse(raw))
+    plan = CropPlan.of(_parse(raw, _of_draft(context).bucket_step))
     counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
     total = sum(entry.images for entry in counts)
     if not total:
@@ -103,7 +108,7 @@ def render_table(context: AppContext, name: str | None, raw: tuple[Any, ...]) ->
     text = f"<b>{counted(total, 'image')}</b> in {counted(len(counts), 'size')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.images == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} only one image.") if rare and len(counts) > 1 else ""
-    if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
+    if plan.buckets and len(bucket_sizes(plan.resolution, plan.step)) == 1:
         few = note(f"At {plan.resolution} px the only size is the square: choose a higher resolution.", "warning")
     head = "<tr><th>Size in pixels</th><th>Images</th><th>Cut off</th></tr>"
     return f"<p class='facts'>{text} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
@@ -122,7 +127,7 @@ def render_examples(context: AppContext, name: str | None, raw: tuple[Any, ...],
 
     if not pick_dataset(context, name):
         return gr.Gallery(visible=False), gr.Button(visible=False), 0
-    dataset, plan = open_dataset(context, name), CropPlan.of(_parse(raw))
+    dataset, plan = open_dataset(context, name), CropPlan.of(_parse(raw, _of_draft(context).bucket_step))
     total = dataset.count()
     step = max(1, total // EXAMPLES)
     places = [(place * step + turn) % total for place in range(min(EXAMPLES, total))]
