@@ -83,7 +83,7 @@ class FamilyFacts:
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     bucket_step: int = 64
-    """Sides of training images can be multiples of this, in pixels: of a token, or what a UNet can halve three times."""
+    """Sides of training images can be multiples of this, in pixels: a token, or what a UNet can halve three times."""
     t5_can_be_left_out: bool = False
     """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
     guidance_embedded: bool = False
