@@ -189,7 +189,7 @@ def caption_all(
 
 def _read(sample: Sample, failures: list[Problem]) -> Image.Image | None:
     try:
-        return load_rgb(sample.image)
+        return load_rgb(sample.image, old_ground=sample.old_ground)
     except UserError as error:
         failures.append(Problem(sample.image, error.what, error.why, error.try_this))
         return None

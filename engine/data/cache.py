@@ -51,12 +51,12 @@ Entries = dict[Size, list[tuple[int, int]]]
 
 def cropped_image(sample: Sample, crop: Crop) -> Image.Image:
     """Reads and crops an image: RGB, in the crop's size."""
-    return apply_crop(load_rgb(sample.image), crop)
+    return apply_crop(load_rgb(sample.image, old_ground=sample.old_ground), crop)
 
 
-def cropped_map(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
+def cropped_map(path: Path, crop: Crop, nearest: bool, old_ground: bool = False) -> np.ndarray:
     """Reads a condition map and crops it like its image: uint8 RGB (height, width, 3)."""
-    return np.asarray(apply_crop(load_map(path), crop, nearest=nearest))
+    return np.asarray(apply_crop(load_map(path, old_ground), crop, nearest=nearest))
 
 
 def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
@@ -66,9 +66,16 @@ def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
     if plan.step != STEP:  # caches from before there was a choice are found
         crops.append(plan.step)
     state.update(json.dumps([2, base_files(base, ("vae",)), crops]).encode())
+    add_grounds(state, samples)
     for sample in samples:
         state.update(json.dumps([sample.key, sample.digest]).encode())
     return state.hexdigest()
+
+
+def add_grounds(state: Any, samples: Sequence[Sample]) -> None:
+    """Add to a hash how transparent parts are read: two datasets of the same files may do it in two ways."""
+    if not all(sample.old_ground for sample in samples):
+        state.update(b"grounds by contrast")
 
 
 def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:

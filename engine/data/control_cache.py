@@ -149,9 +149,8 @@ def _encode(
 
     def encode(some: Sequence[tuple[int, int]]) -> torch.Tensor:
         token.raise_if_cancelled()
-        maps = [
-            cropped_map(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest) for row, variant in some
-        ]
+        asked = ((samples[row], cache.crop(row, variant)) for row, variant in some)
+        maps = [cropped_map(existing_map(dataset, one), crop, nearest, one.old_ground) for one, crop in asked]
         encoded = family.encode_control(torch.from_numpy(np.stack(maps)).to(device), vae)
         if not looked:  # once: where memory is not enough to decode, the maps are encoded all the same
             looked.append(True)

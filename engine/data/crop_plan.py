@@ -89,7 +89,7 @@ class CropPlan:
             mode = "random" if variant else "centre"
             seed = _number(f"{self.seed}:{variant}:{sample.key}")
         if mode == "smart" and image is None:
-            image = load_rgb(sample.image)
+            image = load_rgb(sample.image, old_ground=sample.old_ground)
         return shared_crop(sample.width, sample.height, size, mode, seed, image)
 
     def variant_at(self, sample: Sample, epoch: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from engine.data.caption_store import CaptionStore
 from engine.data.decisions import DecisionStore
 from engine.data.description import (
     DESCRIPTION,
+    FIRST_GROUNDS,
     INDEX,
     ConditionSpec,
     read_description,
@@ -153,6 +154,11 @@ class Dataset:
         return Account.from_dict(kept) if kept else None
 
     @property
+    def old_ground(self) -> bool:
+        """Whether transparent parts are read as earlier versions did, see ``Sample.old_ground``."""
+        return bool(self._description.get("grounds", FIRST_GROUNDS) == FIRST_GROUNDS)
+
+    @property
     def layout(self) -> str:
         return str(self._description["layout"])
 
@@ -247,7 +253,7 @@ class Dataset:
         They have their edited captions and corrections, and excluded ones are missing.
         """
         where = self.decisions.without_excluded(self._ready() if ready else index.EVERY)
-        found = self.captions.overlay(self.index.samples(offset, limit, where))
+        found = self._with_changes(self.index.samples(offset, limit, where))
         return [self.decisions.apply(sample) for sample in found]
 
     def sample(self, key: str) -> Sample:
@@ -256,7 +262,10 @@ class Dataset:
 
     def untreated(self, key: str) -> Sample:
         """One sample by its key, without the corrections of the dataset check. Raises KeyError."""
-        return self.captions.overlay([self.index.sample(key)])[0]
+        return self._with_changes([self.index.sample(key)])[0]
+
+    def _with_changes(self, samples: list[Sample]) -> list[Sample]:
+        return [replace(s, old_ground=True) if self.old_ground else s for s in self.captions.overlay(samples)]
 
     def page(self, number: int, size: int = 24) -> Page:
         """One page of samples. A number out of range gives the nearest page."""

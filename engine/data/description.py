@@ -15,6 +15,8 @@ from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"
 INDEX = "index.sqlite"
+FIRST_GROUNDS, BY_CONTRAST = "white", "contrast"
+"""How transparent parts are read: as by earlier versions, whose datasets do not say it; as in disk/transparency.py."""
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _read(samples: Sequence[Sample], plan: CropPlan, some: Sequence[tuple[int, i
     crops, last, image = [], -1, Image.new("RGB", (1, 1))
     for row, variant in some:
         if row != last:
-            last, image = row, load_rgb(samples[row].image)
+            last, image = row, load_rgb(samples[row].image, old_ground=samples[row].old_ground)
         crop = plan.crop(samples[row], variant, image)
         crops.append((apply_crop(image, crop), crop))
     return crops

@@ -44,10 +44,10 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
 
 def describe(dataset: Dataset, sample: Sample) -> np.ndarray:
     """Features of a pair: coarse colours of the image and brightness of its map, with about equal weights."""
-    image = _grid(load_array(sample.image, SMALL))
+    image = _grid(load_array(sample.image, SMALL, sample.old_ground))
     parts = [image.ravel()]
     if dataset.condition is not None:
-        shown = _grid(load_array(dataset.condition_path(sample), SMALL)).mean(axis=2)
+        shown = _grid(load_array(dataset.condition_path(sample), SMALL, sample.old_ground)).mean(axis=2)
         parts.append(np.sqrt(3) * shown.ravel())
     return np.concatenate(parts)
 

@@ -189,7 +189,9 @@ def _index(
 
     def read(writer: IndexWriter) -> Iterator[Sample | Problem]:
         nonlocal captioned, any_map
-        images = read_images(recognized, progress, token, min_side, memory=writer)
+        images = read_images(
+            recognized, progress, token, min_side, memory=writer, old_ground=_reads_as_before(workspace, name)
+        )
         for what in chain(list(recognized.problems), images):
             if isinstance(what, Sample) and (unwanted := config.unwanted(what.width, what.height)):
                 what = Problem(
@@ -240,6 +242,11 @@ def _was_read_in_place(workspace: Workspace, name: str) -> bool:
     """Whether the dataset is there, and its images are the user's own files."""
     folder = workspace.dataset_folder(name)
     return (folder / DESCRIPTION).exists() and not Dataset.open(folder).origin
+
+
+def _reads_as_before(workspace: Workspace, name: str) -> bool:
+    folder = workspace.dataset_folder(name)
+    return (folder / DESCRIPTION).exists() and Dataset.open(folder).old_ground
 
 
 def _as_before(workspace: Workspace, name: str, recognized: RecognizedFolder) -> dict[str, str]:

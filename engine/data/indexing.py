@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.data.description import INDEX, specify
+from engine.data.description import BY_CONTRAST, FIRST_GROUNDS, INDEX, specify
 from engine.data.index import Index, IndexWriter
 from engine.data.samples import Problem, Sample, add_to_fingerprint
 from engine.data.scan import nothing_usable
@@ -63,6 +63,7 @@ def index_source(
         "count": count,
         "fingerprint": fingerprint.hexdigest(),
         "condition": condition,
+        "grounds": before.get("grounds", FIRST_GROUNDS) if before else BY_CONTRAST,
         "created": before.get("created", now),
         "updated": now,
     }

@@ -180,7 +180,7 @@ class _Worker:
         content = _digest_now(self._dataset, sample)
         known = self._states.get(sample.key) == (self._spec.fingerprint, content)
         if not known or not self._dataset.condition_path(sample).exists():
-            into.append((sample, content, read_image(sample.image, self._spec.resolution)))
+            into.append((sample, content, read_image(sample.image, self._spec.resolution, sample.old_ground)))
 
     def _maps(
         self, images: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
@@ -243,9 +243,9 @@ class _Worker:
 _FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: from torch
 
 
-def read_image(path: Path, resolution: int | None) -> np.ndarray:
+def read_image(path: Path, resolution: int | None, old_ground: bool = False) -> np.ndarray:
     """Reads an image for an extractor: RGB uint8 (h, w, 3), scaled down to a shorter side of ``resolution`` pixels."""
-    image = load_array(path, at_least=resolution)
+    image = load_array(path, resolution, old_ground)
     height, width = image.shape[:2]
     if resolution is None or min(height, width) <= resolution:
         return image

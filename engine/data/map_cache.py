@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from engine.conditions import registry
-from engine.data.cache import TrainingCache, cropped_map, entries
+from engine.data.cache import TrainingCache, add_grounds, cropped_map, entries
 from engine.data.cache_files import describe, save_tensors, verify
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
@@ -121,6 +121,7 @@ def map_key(dataset: Dataset, samples: Sequence[Sample]) -> str:
     assert spec is not None, "a run starts only with condition maps"
     state = hashlib.blake2b(digest_size=8)
     state.update(json.dumps([1, registry.get(spec.type).categorical]).encode())
+    add_grounds(state, samples)
     for sample in samples:
         if spec.provided and sample.condition_digest:
             facts: list[Any] = [sample.key, sample.condition_digest]
@@ -172,7 +173,8 @@ def make_all(
     def read(entry: tuple[int, int]) -> np.ndarray:
         token.raise_if_cancelled()
         row, variant = entry
-        return cropped_map(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest)
+        sample = samples[row]
+        return cropped_map(existing_map(dataset, sample), cache.crop(row, variant), nearest, sample.old_ground)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="maps") as pool:
         for size, stored in by_size.items():

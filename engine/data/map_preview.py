@@ -61,11 +61,11 @@ def of_sample(
                 "Only images were found in its folder.",
                 "Choose a type that makes maps.",
             )
-        image = read_image(sample.image, side)
-        made = np.asarray(load_map(sample.condition).resize(image.shape[1::-1]))
+        image = read_image(sample.image, side, sample.old_ground)
+        made = np.asarray(load_map(sample.condition, sample.old_ground).resize(image.shape[1::-1]))
         return MapPreview(sample.key, image, made, coverage(made), {})
     own = variation.varied(condition, values, varied, sample.key)
-    return preview(condition, read_image(sample.image, side), own, sample.key)
+    return preview(condition, read_image(sample.image, side, sample.old_ground), own, sample.key)
 
 
 def sheet(

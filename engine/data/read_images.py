@@ -34,10 +34,12 @@ def read_images(
     min_side: int = MIN_SIDE,
     workers: int | None = None,
     memory: ReadCache | None = None,
+    old_ground: bool = False,
 ) -> Iterator[Sample | Problem]:
     """Yields samples and problems in the order of ``recognized.found``.
 
-    Threads read a few images ahead. Files that ``memory`` knows are not opened again.
+    Threads read a few images ahead. Files that ``memory`` knows are not opened again. ``old_ground``: of the dataset
+    that is read again; how its transparent parts are read is not told then.
 
     Raises:
         UserError: the whole folder has disappeared. Cancelled: the token was cancelled.
@@ -45,6 +47,7 @@ def read_images(
     workers = workers or min(4, os.cpu_count() or 1)
     guessed: dict[str, list[Path]] = {}
     several: list[Path] = []
+    grounds: dict[tuple[bool, str], list[Path]] = {}
     lines = 0
     waiting: deque[tuple[FoundImage, Future[_Read]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
@@ -60,6 +63,8 @@ def read_images(
             result = future.result()
             lines += result.lines
             several += result.several
+            for is_map, ground, path in result.grounds:
+                grounds.setdefault((is_map, ground), []).append(path)
             recognized.reading.no_captions.update(result.no_captions)
             for path, encoding in result.guessed:
                 guessed.setdefault(encoding, []).append(path)
@@ -78,7 +83,7 @@ def read_images(
                 progress(done + 1, len(recognized.found), item.key)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    recognized.reading.notes += _about_captions(guessed, lines)
+    recognized.reading.notes += [*_about_captions(guessed, lines), *([] if old_ground else _about_grounds(grounds))]
     if several:
         files = counted(len(several), "file holds", "files hold")
         recognized.reading.notes.append(
@@ -108,6 +113,23 @@ def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
     return notes
 
 
+def _about_grounds(grounds: Mapping[tuple[bool, str], list[Path]]) -> list[str]:
+    """Notes for the user about what lies behind transparent parts."""
+    notes = []
+    for is_map, what in ((False, "image"), (True, "condition map")):
+        by_ground = {ground: paths for (of_map, ground), paths in grounds.items() if of_map == is_map}
+        if set(by_ground) <= ({"white"} if not is_map else set()):
+            continue  # of images the dataset check tells
+        count = counted(sum(map(len, by_ground.values())), what)
+        shares = [f"{ground} in {len(paths):,}, for example {paths[0].name}" for ground, paths in by_ground.items()]
+        alike = "" if len(by_ground) == 1 else " A net learns best from maps with one ground." if is_map else ""
+        notes.append(
+            f"Transparent parts of {count} are filled with a colour on which everything visible can be seen: "
+            f"{'; '.join(shares)}.{alike}"
+        )
+    return notes
+
+
 @dataclass
 class _Read:
     """The result of one image: a sample or problems, and new facts about files."""
@@ -120,6 +142,8 @@ class _Read:
     """Captions of several lines."""
     several: list[Path] = field(default_factory=list)
     """Files with more images than the one that is used."""
+    grounds: list[tuple[bool, str, Path]] = field(default_factory=list)
+    """Of files with transparent parts: whether it is a map, what is put behind them, the file."""
     no_captions: list[Path] = field(default_factory=list)
     """Text files that hold no caption."""
 
@@ -145,8 +169,10 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
         check_side(path, image.width, image.height, min_side)
         if item.condition is not None and map is None:
             path = item.condition
-            map = inspect(path, min_side=1)
+            map = inspect(path, min_side=1, is_map=True)
             result.fresh.append((path, map))
+        read = ((False, item.image, image), (True, item.condition, map))
+        result.grounds += [(m, seen.ground, path) for m, path, seen in read if path and seen and seen.ground]
         result.several += [path for path in (item.image, item.condition) if path is not None and has_more(path)]
     except UserError as error:
         result.items.append(Problem(path, error.what, error.why, error.try_this))

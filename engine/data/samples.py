@@ -32,6 +32,8 @@ class Sample:
     """Where the image was fetched from (a URL, or a row of a published dataset). Empty for the user's own files."""
     status: str = "ready"
     """``ready`` for training. Anything else is listed but not used."""
+    old_ground: bool = False
+    """Transparent parts are read as earlier versions did, see ``to_rgb``: so of datasets that these have read."""
 
 
 @dataclass(frozen=True)

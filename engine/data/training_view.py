@@ -26,7 +26,7 @@ def view(dataset: Dataset, sample: Sample, plan: CropPlan) -> tuple[Image.Image,
     Raises UserError for a file that cannot be read.
     """
 
-    whole = load_rgb(sample.image)
+    whole = load_rgb(sample.image, old_ground=sample.old_ground)
     crop = plan.crop(sample, image=whole)
     image = apply_crop(whole, crop)
     path = map_path(dataset, sample)
@@ -34,7 +34,7 @@ def view(dataset: Dataset, sample: Sample, plan: CropPlan) -> tuple[Image.Image,
         return image, None
     assert dataset.condition is not None  # otherwise there is no path
     nearest = registry.get(dataset.condition.type).categorical
-    return image, apply_crop(load_map(path), crop, nearest=nearest)
+    return image, apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest)
 
 
 def map_path(dataset: Dataset, sample: Sample) -> Path | None:

@@ -28,6 +28,7 @@ from engine.disk.image_formats import (
     prepare_heif,
     upright,
 )
+from engine.disk.transparency import ground_in, on_ground
 from engine.errors import UserError
 
 __all__ = ["EXTENSIONS", "Inspected", "load_array", "load_map", "load_rgb", "inspect", "opened", "to_rgb"]
@@ -56,28 +57,31 @@ class Inspected:
     digest: str
     bytes: int
     mtime_ns: int
+    ground: str = ""
+    """What its transparent parts become, such as "black". "": it has none."""
 
 
-def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
+def load_rgb(path: Path | str, at_least: int | None = None, old_ground: bool = False) -> Image.Image:
     """Reads an image as RGB: EXIF rotation applied, transparency and deep grey as in ``to_rgb``.
 
     ``at_least``: a JPEG may be read at 1/2, 1/4 or 1/8 of its size, as long as its shorter side has at least this many
     pixels, which is several times faster. Raises UserError naming the file, the cause and what to try.
+    ``old_ground``: as for ``to_rgb``.
     """
     path = Path(path)
     with opened(path) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        return to_rgb(upright(image))
+        return to_rgb(upright(image), old_ground=old_ground)
 
 
-def load_map(path: Path | str) -> Image.Image:
+def load_map(path: Path | str, old_ground: bool = False) -> Image.Image:
     """Reads a condition map: as ``load_rgb``, with values in real units (millimetres, metres) stretched to 0..255."""
     with opened(Path(path)) as image:
-        return to_rgb(upright(image), stretch=True)
+        return to_rgb(upright(image), is_map=True, old_ground=old_ground)
 
 
-def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
+def load_array(path: Path, at_least: int | None = None, old_ground: bool = False) -> np.ndarray:
     """``load_rgb`` as uint8 (h, w, 3), faster for ordinary JPEGs, which most datasets consist of."""
     import cv2
 
@@ -91,30 +95,28 @@ def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
             decoded = cv2.imdecode(data, shrink | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
             if decoded is not None:
                 return decoded
-    return np.asarray(load_rgb(path, at_least))
+    return np.asarray(load_rgb(path, at_least, old_ground))
 
 
-def to_rgb(image: Image.Image, stretch: bool = False) -> Image.Image:
+def to_rgb(image: Image.Image, is_map: bool = False, old_ground: bool = False) -> Image.Image:
     """Converts any Pillow mode to RGB.
 
-    Transparent parts become white, or black if all that is visible is nearly white. Of grey with more than 8 bits:
+    Transparent parts become white, or another grey where what is visible would be lost on white (transparency.py).
+    ``old_ground``: only where all that is visible is nearly white, as in datasets of earlier versions.
+
+    Of grey with more than 8 bits:
 
     - integers up to 255 stay, as labels do; others are divided by 257;
     - floats up to 1 are multiplied by 255; others count as 0..255;
-    - ``stretch``: values in real units, which would come out almost black or white (integers that use less than half of
+    - ``is_map``: values in real units, which would come out almost black or white (integers that use less than half of
       16 bits, floats that are no whole numbers up to 255), are scaled so that the largest becomes 255.
     """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-        scaled = np.round(values * _grey_scale(values, image.mode == "F", stretch))
+        scaled = np.round(values * _grey_scale(values, image.mode == "F", is_map))
         return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        pixels = np.asarray(layer)
-        visible = pixels[pixels[..., 3] > 127][:, :3]
-        white_on_nothing = 0 < len(visible) < pixels[..., 3].size and int(visible.min()) > 250
-        ground = (0, 0, 0, 255) if white_on_nothing else (255, 255, 255, 255)
-        return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
+        return on_ground(image, is_map, old_ground)
     return image.convert("RGB")
 
 
@@ -133,7 +135,7 @@ def _grey_scale(values: np.ndarray, floats: bool, stretch: bool) -> float:
     return 1 / 257
 
 
-def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
+def inspect(path: Path, min_side: int = MIN_SIDE, is_map: bool = False) -> Inspected:
     """Reads an image completely, to find truncated ones. Raises UserError if it cannot be used."""
     with opened(path) as image:
         width, height = image.size
@@ -143,8 +145,9 @@ def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # decodes JPEGs several times faster
         with _one_large if width * height > LARGE_PIXELS else nullcontext():
             image.load()
+            ground = ground_in(image, is_map)
         state = path.stat()
-        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns, ground)
 
 
 def has_more(path: Path) -> bool:

@@ -74,7 +74,7 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
                 "Choose a smaller number.",
             )
         pair = pairs[number]
-        control = cropped_map(dataset.condition_path(pair), plan.crop(pair), nearest)
+        control = cropped_map(dataset.condition_path(pair), plan.crop(pair), nearest, pair.old_ground)
         found.append((f"held-out image {number + 1}", Image.fromarray(control), pair.caption))
     return found
 

@@ -94,7 +94,7 @@ def _hashes(
                 token.raise_if_cancelled()
             facts = known.get(sample.key, (None, None, ""))[0]
             try:
-                found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE))
+                found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE, sample.old_ground))
             except (UserError, OSError):
                 continue  # the preparation of the training reports it
             keys.append(sample.key)

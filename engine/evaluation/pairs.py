@@ -84,7 +84,7 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
     """
     nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
     crop = plan.crop(sample)
-    wanted = cropped_map(dataset.condition_path(sample), crop, nearest)
+    wanted = cropped_map(dataset.condition_path(sample), crop, nearest, sample.old_ground)
     return Pair(sample, wanted, np.asarray(cropped_image(sample, crop)))
 
 

@@ -247,7 +247,7 @@ class Batches:
         sample = self._samples[row]
         path = existing_map(self._dataset, sample)
         try:
-            return cropped_map(path, crop, self._nearest)
+            return cropped_map(path, crop, self._nearest, sample.old_ground)
         except (UserError, OSError, ValueError) as error:
             raise DataGone(
                 f"The condition map of {sample.key} cannot be read.",

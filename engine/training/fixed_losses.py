@@ -70,7 +70,7 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
     samples = [state.samples[row] for row in rows]
     crops = [cache.crop(row) for row in rows]
     pairs = zip(samples, crops, strict=True)
-    maps = np.stack([cropped_map(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
+    maps = np.stack([cropped_map(dataset.condition_path(one), crop, nearest, one.old_ground) for one, crop in pairs])
     control, width = maps, 2
     if state.family.facts.control_is_encoded:
         control = np.stack([state.batches.control(row, 0, crop) for row, crop in zip(rows, crops, strict=True)])

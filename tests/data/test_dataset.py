@@ -4,12 +4,17 @@ import json
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.cache import cropped_map
+from engine.data.crop import shared_crop
 from engine.data.dataset import Dataset
+from engine.data.importing import import_source
+from engine.data.map_cache import map_key
 from engine.data.scan import scan_folder
 from engine.disk.images import thumbnail
 from engine.errors import UserError
@@ -165,3 +170,33 @@ def test_a_thumbnail_is_made_once_per_content(tmp_path: Path) -> None:
         assert image.size == (128, 64) and image.format == "WEBP"
     assert thumbnail(tmp_path / "b.png", tmp_path / "cache", side=128) == small
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_transparent_maps_are_told_and_datasets_of_earlier_versions_keep_their_rule(tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", 3, paired=True)
+    for number, light in enumerate((255, 255, 20)):
+        lines = np.zeros((40, 40, 4), np.uint8)
+        lines[10:14], lines[20:24] = (light, light, light, 255), (255, 255, 160, 255)
+        Image.fromarray(lines).save(source / "conditions" / f"{number:03}.png")
+    workspace = Workspace(tmp_path)
+    made = import_source(cast("Any", workspace), str(source), "set")
+    told = next(note for note in made.notes if note.startswith("Transparent parts of 3 condition maps"))
+    assert "black in 2, for example 000.png; grey in 1, for example 002.png" in told, "dark and light yellow lines"
+    dataset = Dataset.open(workspace.dataset_folder("set"))
+    sample = dataset.samples(0, 1)[0]
+    crop = shared_crop(40, 40, 40)
+    assert sample.condition is not None
+    assert cropped_map(sample.condition, crop, False, sample.old_ground)[0, 0, 0] == 0
+    key = map_key(dataset, dataset.samples())
+
+    description = json.loads((dataset.folder / "dataset.json").read_text("utf-8"))
+    del description["grounds"]  # as an earlier version wrote it
+    (dataset.folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    for _ in range(2):  # as it is, and after reading its folder again
+        dataset = Dataset.open(dataset.folder)
+        sample = dataset.samples(0, 1)[0]
+        assert sample.condition is not None and sample.old_ground
+        assert cropped_map(sample.condition, crop, False, sample.old_ground)[0, 0, 0] == 255
+        assert map_key(dataset, dataset.samples()) != key and dataset.sample(sample.key).old_ground
+        again = import_source(cast("Any", workspace), str(source), "set")
+        assert not any("Transparent" in note for note in again.notes)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from engine.disk.image_formats import EXTENSIONS, SIGNATURE_BYTES, format_of, orientation
 from engine.disk.images import inspect, load_array, load_map, load_rgb, thumbnail
+from engine.disk.transparency import GROUNDS
 from engine.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
@@ -141,14 +142,55 @@ def test_maps_in_real_units_are_stretched_and_labels_stay(
     assert (grey.min(), grey.max()) == shown
 
 
-def test_white_lines_on_nothing_stay_visible_and_black_ones_too(tmp_path: Path) -> None:
-    for colour, ground in ((255, 0), (0, 255)):
-        layer = np.zeros((64, 64, 4), np.uint8)
-        layer[30:34] = colour, colour, colour, 255
-        path = tmp_path / f"{colour}.png"
-        Image.fromarray(layer).save(path)
-        shown = np.asarray(load_map(path))[..., 0]
-        assert shown[32, 5] == colour and shown[0, 0] == ground
+WHITE, BLACK, MID, YELLOW, PALE = (255, 255, 255), (0, 0, 0), (128, 128, 128), (255, 255, 90), (205, 225, 255)
+
+
+@pytest.mark.parametrize(
+    ("lines", "ground", "before"),
+    [
+        ((WHITE,), 0, 0),
+        ((BLACK,), 255, 255),
+        ((WHITE, YELLOW), 0, 255),
+        ((PALE,), 0, 255),
+        ((PALE, (255, 240, 240), YELLOW), 0, 255),
+        ((WHITE, BLACK), 128, 255),
+        ((WHITE, (30, 30, 40), YELLOW), 128, 255),
+        ((WHITE, BLACK, MID), 64, 255),
+        (((255, 0, 0), (0, 0, 255), (0, 255, 0)), 255, 255),
+        (((0, 0, 255), WHITE), 0, 255),
+    ],
+)
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "webp"])
+def test_white_lines_on_nothing_stay_visible_and_black_ones_too(
+    tmp_path: Path, kind: str, lines: tuple[tuple[int, int, int], ...], ground: int, before: int
+) -> None:
+    layer = np.zeros((64, 64, 4), np.uint8)
+    for number, colour in enumerate(lines):
+        layer[8 + 12 * number : 12 + 12 * number] = *colour, 255
+    grey = all(len(set(colour)) == 1 for colour in lines)
+    path = tmp_path / ("map.webp" if kind == "webp" else "map.png")
+    image = Image.fromarray(layer)
+    image = image.quantize(16) if kind == "P" else image.convert("LA") if kind == "LA" and grey else image
+    image.save(path, lossless=True)
+    shown = np.asarray(load_map(path)).astype(int)
+    assert abs(int(shown[0, 0, 0]) - ground) < 3
+    for number in range(len(lines)):
+        assert np.abs(shown[10 + 12 * number, 5] - shown[0, 0]).max() >= 48, f"line {number} is lost"
+    assert np.asarray(load_map(path, old_ground=True))[0, 0, 0] == before
+    assert inspect(path, is_map=True).ground == GROUNDS[ground]
+
+
+def test_images_that_were_cut_out_lie_on_white_unless_they_are_light_themselves(tmp_path: Path) -> None:
+    layer = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    layer[..., 3] = 0
+    layer[16:48, 16:48, 3] = 255
+    for name, light, ground in (("any", 0, 255), ("light", 235, 0)):
+        layer[..., :3] = np.maximum(layer[..., :3], light)
+        Image.fromarray(layer).save(tmp_path / f"{name}.png")
+        assert np.asarray(load_rgb(tmp_path / f"{name}.png"))[0, 0, 0] == ground
+        assert np.asarray(load_array(tmp_path / f"{name}.png", old_ground=True))[0, 0, 0] == 255
+    Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(tmp_path / "nothing.png")
+    assert np.asarray(load_rgb(tmp_path / "nothing.png")).min() == 255
 
 
 def test_an_orientation_is_one_of_eight() -> None:

@@ -149,12 +149,12 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     from engine.data.crop import apply_crop, lost_fraction
     from engine.disk.images import load_map, load_rgb
 
-    image = load_rgb(sample.image)
+    image = load_rgb(sample.image, old_ground=sample.old_ground)
     crop = plan.crop(sample, turn % plan.variants_of(sample), image)
     parts = [apply_crop(image, crop)]
     if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
         nearest = registry.get(dataset.condition.type).categorical
-        made = apply_crop(load_map(path), crop, nearest=nearest)
+        made = apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest)
         parts += [made, Image.blend(parts[0], made, 0.5)]
     for part in parts:
         part.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))

@@ -138,10 +138,10 @@ def pair_image(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any) -
     from engine.disk.images import load_map, load_rgb
 
     crop = plan.crop(sample)
-    parts = [apply_crop(load_rgb(sample.image), crop)]
+    parts = [apply_crop(load_rgb(sample.image, old_ground=sample.old_ground), crop)]
     if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
         nearest = registry.get(dataset.condition.type).categorical
-        parts.insert(0, apply_crop(load_map(path), crop, nearest=nearest))
+        parts.insert(0, apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest))
     size = parts[0].size
     for part in parts:
         part.thumbnail((SIDE, SIDE))

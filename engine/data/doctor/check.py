@@ -172,17 +172,17 @@ def _state(sample: Sample, map: Path | None, spec: ConditionSpec | None) -> str:
 
 def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measurement:
     try:
-        facts, image = measure_image(sample.image)
+        facts, image = measure_image(sample.image, sample.old_ground)
     except UserError:
         return None, None, str(sample.image)
     if map is None:
         return facts, None, ""
     try:
-        return facts, measure_map(map, image, extract), ""
+        return facts, measure_map(map, image, extract, sample.old_ground), ""
     except UserError:
         return facts, None, str(map)
     except (cv2.error, ValueError):  # the type cannot make a map of this image, so compare with the image instead
-        return facts, measure_map(map, image, None), ""
+        return facts, measure_map(map, image, None, sample.old_ground), ""
 
 
 def _rows(dataset: Dataset, store: CheckStore, token: CancelToken | None) -> Iterator[tuple[SampleFacts, str]]:

@@ -72,9 +72,10 @@ PALETTE = Finding(
 ALPHA = Finding(
     "alpha",
     "Transparent parts",
-    "The colour of transparent pixels is arbitrary, often black with coloured fringes. This app puts a white "
-    "background behind them, so the net learns white backgrounds.",
-    "Leave them out, or keep them if you want white backgrounds.",
+    "The colour of transparent pixels is arbitrary, often black with coloured fringes. This app fills "
+    "them with white, or with black or grey where that would hide what is visible, so the net learns plain "
+    "backgrounds.",
+    "Leave them out, or keep them if you want plain backgrounds.",
     "note",
     "picture",
 )

@@ -145,11 +145,18 @@ def _corrected(dataset: Dataset, store: CheckStore, finding: Finding, hit: Hit) 
         text = captions.corrected(sample.caption)
         return Correction(hit.key, "caption", original.caption, text, "", 0, 0, finding.name)
     if finding.correct == "picture":
-        return _write(dataset, original.digest, sample, "picture", np.asarray(load_rgb(sample.image)), finding)
+        return _write(
+            dataset,
+            original.digest,
+            sample,
+            "picture",
+            np.asarray(load_rgb(sample.image, old_ground=sample.old_ground)),
+            finding,
+        )
     facts = store.measured([hit.key])[hit.key][1]
     if facts is None or sample.condition is None or facts.digest != sample.condition_digest:
         return None  # it was corrected for another reason since the check, so its measurements are outdated
-    map = _MAP_FIXES[finding.name](np.asarray(load_map(sample.condition)), facts)
+    map = _MAP_FIXES[finding.name](np.asarray(load_map(sample.condition, sample.old_ground)), facts)
     return _write(dataset, original.condition_digest, sample, "map", map, finding)
 
 

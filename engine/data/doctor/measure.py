@@ -26,7 +26,7 @@ Extract = Callable[[np.ndarray], np.ndarray]
 """Makes the map of an image, RGB uint8 (h, w, 3) in and out."""
 
 
-def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
+def measure_image(path: Path, old_ground: bool = False) -> tuple[ImageFacts, Image.Image]:
     """Measures an image. Returns the image as well: RGB, shorter side at least SIDE unless it is smaller.
 
     Raises UserError for a file that cannot be used.
@@ -36,7 +36,7 @@ def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
         image.draft(None, (SIDE, SIDE))  # decodes JPEGs several times faster, to at least this size
         image.load()
         transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
-        picture = to_rgb(upright(image))
+        picture = to_rgb(upright(image), old_ground=old_ground)
     pixels = np.asarray(picture)
     small = cv2.resize(pixels, (128, 128), interpolation=cv2.INTER_AREA)
     low, high = np.quantile(small.reshape(-1, 3), [0.005, 0.995], axis=0)
@@ -55,7 +55,7 @@ def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
     return facts, picture
 
 
-def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> MapFacts:
+def measure_map(path: Path, picture: Image.Image, extract: Extract | None, old_ground: bool = False) -> MapFacts:
     """Measures a map and compares it with its image.
 
     ``extract`` makes a new map for comparison. Without it, the image's lightness is the reference.
@@ -64,7 +64,7 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
     """
     with opened(path) as image:
         lossy = _lossy(image, path)
-        map = np.asarray(to_rgb(upright(image), stretch=True))
+        map = np.asarray(to_rgb(upright(image), is_map=True, old_ground=old_ground))
     grey = cv2.cvtColor(map, cv2.COLOR_RGB2GRAY)
     if (scale := REFERENCE_SIDE / min(picture.size)) < 1:
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
