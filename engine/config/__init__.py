@@ -74,7 +74,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fp8_needs_a_frozen_base(self) -> RunConfig:
         if self.train.base_storage == "fp8" and not self.objective.sd_locked:
-            raise ValueError("a base that is trained cannot be kept in fp8: set train.base_storage to same")
+            raise ValueError("a base that is being trained cannot be kept in fp8: set train.base_storage to same")
         return self
 
     @model_validator(mode="after")
@@ -91,13 +91,13 @@ class RunConfig(Section):
             return self
         if self.train.accumulation > 1:
             raise ValueError(
-                "gradients that are added up cannot be used and freed in the backward pass: set train.accumulation to "
-                "1, or optim.in_backward to false"
+                "gradients that are added up over several batches cannot be used and freed during the backward "
+                "pass: set train.accumulation to 1, or optim.in_backward to false"
             )
         if self.train.compile != "none":
             raise ValueError(
-                "a compiled net returns all gradients together, so an update in the backward pass saves nothing: set "
-                "train.compile to none, or optim.in_backward to false"
+                "a compiled net returns all gradients at once, so updating during the backward pass saves nothing: "
+                "set train.compile to none, or optim.in_backward to false"
             )
         return self
 

@@ -13,8 +13,8 @@ class DataConfig(Section):
     dataset: str = setting(
         "",
         "Dataset",
-        "A dataset of this workspace whose control images have been made.",
-        why_fixed="The run was trained on its images, and is measured on those held out from it.",
+        "A dataset in this workspace that has control images.",
+        why_fixed="The run was trained on its images and is scored on the ones held out.",
     )
     resolution: int = setting(
         512,
@@ -26,20 +26,20 @@ class DataConfig(Section):
         ge=64,
         le=2048,
         multiple_of=64,
-        why_fixed="The images were cropped and encoded at this size, and the run was measured at it.",
+        why_fixed="The images were cropped and encoded at this size, and the run was scored at it.",
     )
     crop: Literal["centre", "random", "smart"] = setting(
         "centre",
         "Crop",
-        "Which part of an image is used if its shape does not fit. centre: the middle, the usual choice. random: "
-        "several places, another one in each epoch. smart: the part with most detail, for subjects that are seldom in "
-        "the middle.",
+        "Which part of an image is used when its shape does not match. centre, the usual choice: the middle. "
+        "random: several positions, a different one in each epoch. smart: the most detailed part, for subjects that "
+        "are often off centre.",
     )
     crop_variants: int = setting(
         4,
         "Random crops per image",
-        "With random crops: how many places of each image are cached, the centre among them. Usual: 4. Each takes disk "
-        "space and is encoded once.",
+        "With random crops: how many crops of each image are cached, including the centre. Usual: 4. Each takes "
+        "disk space and is encoded once.",
         unit="crops",
         ge=1,
         le=32,
@@ -48,16 +48,16 @@ class DataConfig(Section):
     buckets: bool = setting(
         False,
         "Aspect ratio buckets",
-        "Sorts wide and tall images into sizes of their own, with about the same area, so that little is cropped. All "
-        "images of a batch have one size.",
+        "Trains wide and tall images at sizes that suit their shape, with about the same area, "
+        "so that little is cropped. All images in a batch have the same size.",
         affects_speed=True,
     )
     bucket_step: int = setting(
         64,
         "Bucket step",
-        "With buckets: their sides are multiples of this. 64 for Stable Diffusion 1, 2 and XL, whose UNet needs it. "
-        "Usual for Stable Diffusion 3, FLUX.1 and Z-Image: 16, which crops less; 64 there makes fewer sizes with more "
-        "images each, which suits small datasets.",
+        "With buckets: the sides of all sizes are multiples of this. Stable Diffusion 1, 2 and XL need 64. Usual for "
+        "Stable Diffusion 3, FLUX.1 and Z-Image: 16, which crops less; 64 makes fewer sizes with more images each, "
+        "which suits small datasets.",
         unit="px",
         ge=16,
         le=64,
@@ -67,9 +67,9 @@ class DataConfig(Section):
     long_captions: Literal["whole", "cut"] = setting(
         "whole",
         "Long captions",
-        "Captions of more than 75 tokens, about 55 words. whole, the usual choice: they are read to the end, in up to "
-        "three parts of 75 tokens, as AUTOMATIC1111 and ComfyUI read long prompts. cut: what is beyond 75 tokens is "
-        "left out. Where all captions are short there is no difference.",
+        "How captions of more than 75 tokens (about 55 words) are read. whole, the usual choice: to the end, in up "
+        "to three parts of 75 tokens, as AUTOMATIC1111 and ComfyUI read long prompts. cut: everything after the "
+        "first 75 tokens is ignored. Makes no difference if all captions are short.",
         advanced=True,
     )
     held_out: int = setting(
@@ -83,7 +83,7 @@ class DataConfig(Section):
     held_out_choice: Literal["diverse", "random"] = setting(
         "diverse",
         "Choice of held-out images",
-        "diverse, the usual choice: pairs that differ from one another, so that a few stand for the whole dataset. "
-        "random: a random sample; with enough images the score is that of an average image.",
+        "diverse, the usual choice: pairs that differ from one another, so that a few represent the whole dataset. "
+        "random: a random sample; with enough pairs, the score is that of an average image.",
         advanced=True,
     )

@@ -13,17 +13,18 @@ class ObjectiveConfig(Section):
     prompt_dropout: float = setting(
         0.1,
         "Prompt dropout",
-        "Share of captions that are replaced by an empty one (kohya: caption dropout), drawn again at each step, so "
-        "that the net learns to read the control image itself. Usual: 0.1. With 0.5 it also works without a prompt.",
+        "Share of captions that are replaced by an empty one (kohya: caption dropout), picked at random at each "
+        "step, so that the net learns to rely on the control image. Usual: 0.1. With 0.5 it also works without a "
+        "prompt.",
         ge=0,
         le=1,
     )
     control_dropout: float = setting(
         0.0,
         "Control dropout",
-        "Share of control images that are left out (zero latents), drawn again at each step, so that guidance without "
-        "control and several ControlNets at once work. Usual: 0.1. Only for bases whose ControlNet reads latents, such "
-        "as Stable Diffusion 3.",
+        "Share of control images that are left out (zero latents), picked at random at each step, so that guidance "
+        "without control and several ControlNets at once work. Usual: 0.1. Only for bases whose ControlNet reads "
+        "latents, such as Stable Diffusion 3.",
         ge=0,
         le=1,
         advanced=True,
@@ -31,7 +32,7 @@ class ObjectiveConfig(Section):
     t5_dropout: float = setting(
         0.0,
         "T5 dropout",
-        "Share of captions that the base reads without T5, its third text encoder, so that the net also works where "
+        "Share of captions that the base reads without T5, its third text encoder, so that the net also works when "
         "T5 is left out to save memory. Usual: 0.1. Only for Stable Diffusion 3.",
         ge=0,
         le=1,
@@ -40,9 +41,9 @@ class ObjectiveConfig(Section):
     min_snr_gamma: float = setting(
         0.0,
         "Min-SNR gamma",
-        "Weights the loss so that easy and hard noise levels count alike (Hang et al. 2023). Usual: 5. 0 switches it "
-        "off, which suits v-prediction bases with zero terminal SNR: there it takes the weight from the noisiest "
-        "levels, which decide an image's layout.",
+        "Weights the loss so that easy and hard noise levels count equally (Hang et al. 2023). Usual: 5. 0 switches "
+        "it off, which suits v-prediction bases with zero terminal SNR: with them, it takes weight away from the "
+        "noisiest levels, which decide an image's layout.",
         ge=0,
         le=100,
         advanced=True,
@@ -50,10 +51,10 @@ class ObjectiveConfig(Section):
     timestep_sampling: Literal["uniform", "cubic", "logit_normal"] = setting(
         "uniform",
         "Timestep sampling",
-        "uniform, the usual choice: all timesteps alike, as in the ControlNet paper. cubic: mostly noisy ones, in "
-        "which an image's layout is decided (T2I-Adapter, Mou et al. 2023): the net follows its control image sooner, "
-        "and learns less fine detail. logit_normal: for bases that were trained by flow matching, and usual there: "
-        "mostly the middle, shifted to the noisy end as the base needs it (Esser et al. 2024).",
+        "uniform, the usual choice: all timesteps equally often, as in the ControlNet paper. cubic: mostly noisy "
+        "ones, where an image's layout is decided (T2I-Adapter, Mou et al. 2023); the net follows its control image "
+        "sooner but learns fine detail less well. logit_normal: the usual choice for bases trained by flow "
+        "matching: mostly the middle, shifted towards the noisy end as the base needs it (Esser et al. 2024).",
         advanced=True,
     )
     offset_noise: float = setting(
@@ -68,8 +69,8 @@ class ObjectiveConfig(Section):
     input_perturbation: float = setting(
         0.0,
         "Input perturbation",
-        "Noise added to the noise that the net sees, but not to its target, so that it learns to correct its own small "
-        "errors (Ning et al. 2023). Usual: 0.1. 0 switches it off.",
+        "Extra noise in what the net sees, but not in its target, so that it learns to correct its own small errors "
+        "(Ning et al. 2023). Usual: 0.1. 0 switches it off.",
         ge=0,
         le=1,
         advanced=True,
@@ -77,15 +78,15 @@ class ObjectiveConfig(Section):
     loss: Literal["mse", "huber"] = setting(
         "mse",
         "Loss",
-        "mse, the usual choice: mean squared error. huber: errors far above Huber c count in proportion instead of by "
-        "their square, so that broken or wrongly paired images pull less (Khrapov et al. 2024). The loss of the checks "
-        "is always mse.",
+        "mse, the usual choice: mean squared error. huber: errors far above Huber c count in proportion instead of "
+        "squared, so that damaged or wrongly paired images have less influence (Khrapov et al. 2024). Loss checks "
+        "always use mse.",
         advanced=True,
     )
     huber_c: float = setting(
         0.1,
         "Huber c",
-        "With the loss huber: the error at which it turns from square to proportional. Usual: 0.1.",
+        "With the huber loss: the error at which it changes from squared to proportional. Usual: 0.1.",
         gt=0,
         le=10,
         advanced=True,
@@ -94,17 +95,18 @@ class ObjectiveConfig(Section):
         True,
         "Keep the base frozen",
         "On, the usual choice: only the ControlNet is trained. Off: the second half of the base (its decoder) is "
-        "trained, too, for images far from what the base knows. That takes twice the memory, a small learning rate and "
-        "thousands of images. Try it uses the trained base, but exports hold only the ControlNet.",
+        "trained, too, for images unlike anything that the base knows. That takes twice the memory, a small "
+        "learning rate and thousands of images. Try it uses the trained base, but exports contain only the "
+        "ControlNet.",
         advanced=True,
         affects_speed=True,
-        why_fixed="It decides which weights are trained, and so what the checkpoints hold.",
+        why_fixed="It decides which weights are trained, and so what the checkpoints contain.",
     )
     only_mid_control: bool = setting(
         False,
         "Control only in the middle",
-        "The ControlNet is connected only to the base's middle block: it steers the subject, hardly the outlines. "
-        "Useful for control images that are coarse themselves.",
+        "Connects the ControlNet only to the base's middle block: it steers the subject, but hardly the outlines. "
+        "Useful for coarse control images.",
         advanced=True,
         affects_speed=True,
     )
@@ -116,8 +118,8 @@ class OptimConfig(Section):
     learning_rate: float = setting(
         1e-5,
         "Learning rate",
-        "Step size of the optimizer. Usual: 1e-5, and 1e-4 for a Control-LoRA. Too low: no effect for hours. Too high: "
-        "colours break.",
+        "Step size of the optimizer. Usual: 1e-5, or 1e-4 for a Control-LoRA. Too low: no effect for hours. Too "
+        "high: distorted colours.",
         gt=0,
         le=0.1,
         may_change="course",
@@ -131,9 +133,9 @@ class OptimConfig(Section):
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit", "adafactor"] = setting(
         "adamw",
         "Optimizer",
-        "adamw: the usual one. adamw8bit: its state in 8 bits, a quarter of the memory; needs the package bitsandbytes "
-        "and a graphics card. paged_adamw8bit: that state may move to the computer's RAM. adafactor: needs the least "
-        "memory and no package; training is a little less stable.",
+        "adamw: the usual choice. adamw8bit: keeps its state in 8 bits, a quarter of the memory; needs the package "
+        "bitsandbytes and a graphics card. paged_adamw8bit: the same, and the state can move to the computer's RAM. "
+        "adafactor: needs the least memory and no extra package; training is a little less stable.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
@@ -175,20 +177,20 @@ class OptimConfig(Section):
     ema_decay: float = setting(
         0.0,
         "EMA decay",
-        "Keeps an exponential moving average of the weights, which draws calmer images. 0 switches it off. Usual: "
-        "0.999, an average over about 1,000 steps; the decay rises to it at the start of the run.",
+        "Keeps an exponential moving average of the weights, which often gives smoother images. 0 switches it off. "
+        "Usual: 0.999, an average over about 1,000 steps; the decay rises to this value at the start of the run.",
         ge=0,
         lt=1,
         advanced=True,
         affects_speed="on or off",
-        why_fixed="The average began with the run, and holds weights from its whole length.",
+        why_fixed="The average began with the run and covers all of its steps.",
     )
     ema_device: Literal["same", "cpu"] = setting(
         "same",
         "EMA device",
         "same: next to the trained weights. cpu: in the computer's RAM, which saves 1.35 GB of graphics memory with "
-        "SD 1.5. Each update of the EMA then copies the trained weights to RAM, which takes tenths of a second: EMA "
-        "every 10 saves nine tenths of that.",
+        "SD 1.5. Each update of the EMA then copies the trained weights to RAM, which takes a few tenths of a "
+        "second; setting EMA every to 10 saves nine tenths of that.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
@@ -196,8 +198,8 @@ class OptimConfig(Section):
     ema_every: int = setting(
         1,
         "EMA every",
-        "How often the EMA is updated, each time with the decay of all steps since, so that it averages over as many "
-        "steps. Usual: 1, or 10 if it is in the computer's RAM.",
+        "How often the EMA is updated. Each update applies the decay of all steps since the last one, so the "
+        "average covers the same number of steps. Usual: 1, or 10 if the EMA is in the computer's RAM.",
         unit="steps",
         ge=1,
         le=100,
@@ -207,9 +209,10 @@ class OptimConfig(Section):
     master_weights: Literal["whole", "split", "none"] = setting(
         "whole",
         "Master weights",
-        "How the trained weights are kept beside the copy that computes. whole, the usual choice: in fp32. split: only "
-        "the bits that the copy lacks: the same training in 0.7 to 1.4 GB less with SD 1.5 (bf16 only). none: only the "
-        "copy, with updates rounded at random, so that they add up on average: 0.7 GB less again, a little noisier.",
+        "How the exact trained weights are kept next to the copy that is used for computing. whole, the usual "
+        "choice: in fp32. split: only the bits that the copy lacks; the training is the same and needs 0.7 to 1.4 "
+        "GB less with SD 1.5 (bf16 only). none: only the copy; updates are rounded at random so that they are right "
+        "on average, which saves another 0.7 GB and makes training a little noisier.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
@@ -217,9 +220,9 @@ class OptimConfig(Section):
     half_gradients: bool = setting(
         True,
         "Gradients in half precision",
-        "In fp16 and bf16, gradients stay as they were computed until the weights are updated, in fp32: the same "
-        "training in up to 0.7 GB less with SD 1.5 and 2.3 GB less with a whole SDXL ControlNet. Without effect where "
-        "gradients are added up (gradient accumulation) or averaged (several cards). Usual: on.",
+        "With fp16 and bf16, gradients stay in half precision until the weights are updated in fp32. The training "
+        "is the same and needs up to 0.7 GB less with SD 1.5, or 2.3 GB less with a whole SDXL ControlNet. No "
+        "effect when gradients are added up (gradient accumulation) or averaged (several cards). Usual: on.",
         advanced=True,
         affects_speed="in half precision",
         may_change="memory",
@@ -227,10 +230,10 @@ class OptimConfig(Section):
     in_backward: bool = setting(
         False,
         "Update in the backward pass",
-        "Each weight is updated as soon as its gradient is there, which is then freed: the gradients of the whole net "
-        "never exist together. Saves up to 0.4 GB with SD 1.5 and 1.3 GB with a whole SDXL ControlNet, mostly where "
-        "gradient checkpointing leaves few activations. Gradients are clipped one weight at a time. For fp32 and bf16 "
-        "on one card, without gradient accumulation.",
+        "Updates each weight as soon as its gradient is computed, then frees the gradient, so that the gradients of "
+        "the whole net are never in memory at once. Saves up to 0.4 GB with SD 1.5 and 1.3 GB with a whole SDXL "
+        "ControlNet, mostly when gradient checkpointing leaves few activations. Gradients are clipped one weight at "
+        "a time. For fp32 and bf16 on one card, without gradient accumulation.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
@@ -238,9 +241,9 @@ class OptimConfig(Section):
     offload: bool = setting(
         False,
         "Offload to RAM",
-        "The trained fp32 weights, their gradients and the optimizer's state stay in the computer's RAM; only a copy "
-        "in the run's precision is on the graphics card. Saves 6 GB with SD 1.5 and 20 GB with SDXL, and makes steps "
-        "slower. For the optimizers adamw and adafactor.",
+        "The trained fp32 weights, their gradients and the optimizer's state stay in the computer's RAM; only a "
+        "copy in the run's precision is on the graphics card. Saves 6 GB with SD 1.5 and 20 GB with SDXL, and makes "
+        "steps slower. Only for the optimizers adamw and adafactor.",
         advanced=True,
         affects_speed=True,
         may_change="memory",

@@ -50,7 +50,7 @@ def migrated(values: Values, source: str = "These settings", version: int | None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{source} cannot be read.",
-                f"Bringing them up to date failed ({type(error).__name__}: {error}).",
+                f"They are from an older version and could not be converted ({type(error).__name__}: {error}).",
                 "Start a new run with the same dataset; checkpoints of an old run can still be exported.",
             ) from error
     return updated
@@ -83,6 +83,6 @@ def _check_version(found: Any, source: str, known: int) -> None:
     if found > known:
         raise UserError(
             f"{source} cannot be read.",
-            f"They are of version {found}; this app knows versions up to {known}.",
+            f"They have version {found}; this app reads versions up to {known}.",
             "Update the app, or start a new run with the same dataset.",
         )

@@ -25,9 +25,9 @@ class ModelConfig(Section):
     clip_skip: int = setting(
         1,
         "Clip skip",
-        "Which layer of the text encoder is read, counted from the last as in AUTOMATIC1111. 1: the last one, the "
-        "usual choice. 2: the last but one, for anime bases of SD 1.x whose authors name it. SD 2 and SDXL read the "
-        "last but one anyway, so 1 and 2 are the same there.",
+        "Which layer of the text encoder is read, counted from the end as in AUTOMATIC1111. 1, the usual choice: "
+        "the last one. 2: the second to last, for SD 1.x anime bases whose authors recommend it. SD 2 and SDXL read "
+        "the second to last anyway, so 1 and 2 are the same with them.",
         ge=1,
         le=12,
         advanced=True,
@@ -45,9 +45,9 @@ class ModelConfig(Section):
     control_blocks: int = setting(
         0,
         "ControlNet blocks",
-        "How many of a transformer base's blocks a new ControlNet copies. 0, the usual choice: as others have (6 for "
-        "Stable Diffusion 3, 2 for FLUX.1). Fewer need less memory and draw faster; more follow fine control images "
-        "better.",
+        "How many of a transformer base's blocks a new ControlNet copies. 0, the usual choice: as many as published "
+        "ControlNets have (6 for Stable Diffusion 3, 2 for FLUX.1). Fewer need less memory and draw faster; more "
+        "follow fine control images better.",
         advanced=True,
         affects_speed=True,
         ge=0,
@@ -64,7 +64,7 @@ class ModelConfig(Section):
         affects_speed=True,
         ge=0,
         le=256,
-        why_fixed="The trained weights have the shape of this rank.",
+        why_fixed="The shape of the trained weights depends on it.",
     )
     hint_start: Literal["he", "default"] = setting(
         "he",
@@ -78,17 +78,16 @@ class ModelConfig(Section):
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",
         "Prediction type",
-        "What the base predicts. auto, the usual choice: what its config says, checked by the base's own loss on your "
-        "images before the first step; if that clearly says otherwise, it decides, and the log says so. epsilon "
-        "(noise) "
-        "and v (velocity, v-prediction) are used as set.",
+        "What the base predicts. auto, the usual choice: what its config says, checked against the base's own loss "
+        "on your images before the first step. If the loss clearly contradicts the config, the loss decides, and "
+        "the log says so. epsilon (noise) and v (velocity, v-prediction) are used as set.",
         advanced=True,
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = setting(
         "auto",
         "Zero terminal SNR",
         "Whether the base was trained with pure noise at the last timestep (ztsnr, Lin et al. 2023), as many "
-        "v-prediction bases are. auto, the usual choice: as its config, its file or a .yaml beside it says.",
+        "v-prediction bases are. auto, the usual choice: as its config, its file or a .yaml next to it says.",
         advanced=True,
     )
 

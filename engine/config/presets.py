@@ -59,7 +59,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read.", f"It is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Look at its permissions.") from error
+        raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Check its permissions.") from error
 
 
 def _toml_advice(path: Path) -> str:
@@ -95,7 +95,7 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
     if below is not None and below not in (known or {}):
         raise UserError(
             f"{path} cannot be used.",
-            f"It is based on the preset {below}, which is not there.",
+            f"It is based on the preset {below}, which does not exist.",
             f"Write one of these as based_on: {', '.join(known or {})}.",
         )
     if not isinstance(smallest, int | float):

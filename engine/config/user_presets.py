@@ -73,14 +73,16 @@ class UserPresets:
         """
         title = " ".join(title.split())
         if not title:
-            raise UserError("The preset was not kept.", "It has no name.", "Give it one.")
+            raise UserError("The preset was not saved.", "It has no name.", "Enter a name.")
         name = self._require_free(safe_name(title))
         for other, preset in self.all.items():
             if other.casefold() != name.casefold():  # Windows does not tell them apart
                 continue
             if preset.title.casefold() != title.casefold():
                 raise UserError(
-                    "The preset was not kept.", f"Its file would be that of {preset.title}.", "Give it another name."
+                    "The preset was not saved.",
+                    f"It would replace the file of the preset {preset.title}.",
+                    "Choose another name.",
                 )
             name = other
         below = self.all[over].based_on or self.all[over]
@@ -90,9 +92,9 @@ class UserPresets:
         changes = {dotted: value for dotted, value in changes.items() if dotted not in RUN_ONLY}
         if not changes:
             raise UserError(
-                "The preset was not kept.",
-                f"These settings are those of the preset {below.title}.",
-                "Choose that one, or change a setting first.",
+                "The preset was not saved.",
+                f"These settings are the same as in the preset {below.title}.",
+                "Use that preset, or change a setting first.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {"preset.title": title, "preset.based_on": below.name}
@@ -111,7 +113,7 @@ class UserPresets:
         if name.casefold() in self._shipped:
             raise UserError(
                 f"The preset {self.folder / name}.toml is not used.",
-                f"The app has a preset of its own that is called {name}.",
-                "Give it another name.",
+                f"The app comes with a preset of the same name, {name}.",
+                "Choose another name.",
             )
         return name

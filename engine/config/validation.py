@@ -18,7 +18,9 @@ class ValidationConfig(Section):
     every: int = setting(
         500, "Preview every", "How often preview images are drawn and scored. 0: never.", unit="steps", ge=0
     )
-    pictures: int = setting(4, "Preview images", "Held-out pairs that are drawn each time.", unit="images", ge=1, le=64)
+    pictures: int = setting(
+        4, "Preview images", "How many held-out pairs are drawn each time.", unit="images", ge=1, le=64
+    )
     sampling_steps: int = setting(
         20, "Sampling steps", "Denoising steps per preview image. Usual: 20.", unit="steps", ge=1, le=200
     )
@@ -41,8 +43,9 @@ class ValidationConfig(Section):
     probes: int = setting(
         2,
         "Empty and wrong prompts",
-        "This many images are also drawn with an empty prompt, and with a prompt that contradicts the image. They show "
-        "what the control image does alone, and against the prompt. They do not count in the scores.",
+        "This many images are also drawn with an empty prompt, and as many with a prompt that contradicts the "
+        "image. They show what the control image does on its own and against the prompt. They do not count towards "
+        "the scores.",
         unit="images each",
         ge=0,
         le=8,
@@ -50,8 +53,8 @@ class ValidationConfig(Section):
     probe_steps: int = setting(
         0,
         "Sampling steps for these",
-        "Denoising steps for each of these images, which need not be beautiful. Usual: 12. 0: as many as the preview "
-        "images.",
+        "Denoising steps for images with empty and wrong prompts, which need not be beautiful. Usual: 12. 0: as "
+        "many as for preview images.",
         unit="steps",
         ge=0,
         le=200,
@@ -60,10 +63,10 @@ class ValidationConfig(Section):
     time_share: float = setting(
         0.0,
         "Time for previews and checks",
-        "Preview images and loss checks take at most this share of the time, half each. Preview every and Loss check "
-        "every are then the shortest intervals: if drawing takes too long, the next sets are left out. The images of "
-        "the last step are always drawn. Usual: 3. 0: images are drawn at every interval, and only checks are limited, "
-        "to 3 %.",
+        "Preview images and loss checks take at most this share of the time, half each. If drawing takes too long, "
+        "the next sets are skipped, so Preview every and Loss check every are the shortest intervals. The images of "
+        "the last step are always drawn. Usual: 3. 0: images are drawn at every interval, and only loss checks are "
+        "limited, to 3 %.",
         unit="%",
         ge=0,
         le=100,
@@ -72,37 +75,38 @@ class ValidationConfig(Section):
     prompts: str = setting(
         "",
         "Your prompts",
-        "One per line. Each is drawn with one of your control images, or with a held-out one. They do not count in the "
-        "scores.",
+        "One per line. Each is drawn with one of your control images, or with a held-out one. They do not count "
+        "towards the scores.",
         max_length=8_000,
         lines=3,
     )
     pictures_folder: str = setting(
         "",
         "Your images",
-        "A folder with up to 16 images of your own. Their control images are made as for training. A text file of the "
-        "same name beside an image is its prompt.",
+        "A folder with up to 16 images of your own. Their control images are made as for training. To give an image "
+        "a prompt, put it in a text file of the same name.",
         max_length=1_000,
     )
     pictures_are_maps: bool = setting(
         False,
-        "They are control images already",
-        "Nothing is extracted from your images.",
+        "These are already control images",
+        "Your images are used as they are.",
     )
     clip_model: str = setting(
         "",
         "CLIP model",
-        "For the CLIP score and the distance of image sets in the full evaluation: a folder, or a name in the "
-        "models folder or on Hugging Face (used only if it is on this disk). Empty: clip, if it is there.",
+        "For the CLIP score and the distance between sets of images in the full evaluation: a folder, a name in the "
+        "models folder, or a Hugging Face id (used only if it is already on this computer). Empty: clip, if the "
+        "models folder has it.",
         max_length=1_000,
         advanced=True,
     )
     check_every: int = setting(
         50,
         "Loss check every",
-        "How often losses are measured on held-out pairs, without drawing anything: does the net follow its control "
-        "image, and does it do as well on pairs that it has not seen? Done less often if it would take over 3 % of the "
-        "time. 0: never, and no verdict.",
+        "How often losses are measured on held-out pairs, without drawing images. They show whether the net follows "
+        "its control images, and whether it does as well on pairs that it has not seen. Done less often if it would "
+        "take over 3 % of the time. 0: never; there is then no verdict.",
         unit="steps",
         ge=0,
         advanced=True,
@@ -110,7 +114,7 @@ class ValidationConfig(Section):
     check_pairs: int = setting(
         8,
         "Pairs per loss check",
-        "Held-out pairs, and as many training pairs, that each loss check measures.",
+        "How many held-out pairs each loss check measures, and as many training pairs.",
         unit="pairs",
         ge=2,
         le=64,
@@ -119,8 +123,8 @@ class ValidationConfig(Section):
     listens_by: int = setting(
         40_000,
         "Should follow control by",
-        "A net starts to follow its control images suddenly. If it has not after this many images, the verdict says "
-        "that something is wrong.",
+        "A net starts to follow its control images suddenly. If it has not done so after this many images, the "
+        "verdict says that something is wrong.",
         unit="images",
         ge=100,
         advanced=True,

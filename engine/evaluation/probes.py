@@ -120,8 +120,8 @@ def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Data
         raise UserError(
             f"The control image of your image {path.name} cannot be made.",
             f"The weights of {condition.title} are not on this disk.",
-            "Download them on the Conditions tab, or give finished control images and tick “They are control images "
-            "already”.",
+            "Download them on the Conditions tab, or give finished control images and tick “These are already "
+            "control images”.",
         )
     else:
         from PIL import Image

@@ -69,7 +69,7 @@ def test_the_same_title_replaces_and_another_of_that_file_name_does_not(presets:
     presets.save("My owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 78}))
     (kept,) = [preset for name, preset in presets.all.items() if presets.is_own(name)]
     assert kept.values == {"train": {"steps": 78}}
-    with pytest.raises(UserError, match="Its file would be that of My owls"):
+    with pytest.raises(UserError, match="It would replace the file of the preset My owls"):
         presets.save("my: owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 79}))
 
 
