@@ -44,7 +44,7 @@ def test_every_migration_is_applied_to_a_copy(monkeypatch: pytest.MonkeyPatch) -
         ({"version": "one"}, "'one', which is not a version number"),
         ({"version": 0}, "which is not a version number"),
         ({"version": True}, "which is not a version number"),
-        ({"version": 2, "optim": {"rate": "fast"}}, "Bringing them up to date failed"),
+        ({"version": 2, "optim": {"rate": "fast"}}, "could not be converted"),
     ],
 )
 def test_what_cannot_be_migrated_is_refused_with_a_sentence(

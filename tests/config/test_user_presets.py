@@ -73,7 +73,9 @@ def test_the_same_title_replaces_and_another_of_that_file_name_does_not(presets:
         presets.save("my: owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 79}))
 
 
-@pytest.mark.parametrize(("title", "word"), [("  ", "no name"), ("8GB", "preset of its own"), ("Demo", "of its own")])
+@pytest.mark.parametrize(
+    ("title", "word"), [("  ", "no name"), ("8GB", "comes with a preset"), ("Demo", "comes with a preset")]
+)
 def test_a_name_that_cannot_be_is_refused(presets: UserPresets, title: str, word: str) -> None:
     with pytest.raises(UserError, match=word):
         presets.save(title, "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
@@ -81,7 +83,7 @@ def test_a_name_that_cannot_be_is_refused(presets: UserPresets, title: str, word
 
 
 def test_a_preset_without_changes_is_refused(presets: UserPresets) -> None:
-    with pytest.raises(UserError, match="those of the preset 8 GB card"):
+    with pytest.raises(UserError, match="the same as in the preset 8 GB card"):
         presets.save("mine", "8gb", "", with_changes(presets.all["8gb"], name="owls", data={"dataset": "birds"}))
 
 

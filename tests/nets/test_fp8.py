@@ -176,7 +176,7 @@ def test_learning_in_ram_is_the_same_learning(new_run: RunFactory, ready_workspa
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "base that is trained"),
+        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "base that is being trained"),
         ({"optim": {"offload": True, "optimizer": "adamw8bit"}}, "need their state on the card"),
     ],
 )

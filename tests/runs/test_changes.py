@@ -71,7 +71,7 @@ def test_values_that_may_change_are_taken_and_those_as_now_ignored(
             "another Dataset.*held out.*Start a new run.*--from-run R --set data.dataset=others",
         ),
         ({"model.base": "x", "train.seed": 3}, "another Base model.*and Seed.*trained for this base.*order of the"),
-        ({"model.control_lora_rank": 8}, "shape of this rank.*Start a new run"),
+        ({"model.control_lora_rank": 8}, "shape of the trained weights.*Start a new run"),
         ({"validation.pictures": 9}, "can be compared"),
         ({"train.accumulation": 4}, "follows from the batch size"),
         ({"train.steps": 50}, "50 steps are done already"),
