@@ -55,7 +55,7 @@ def download(
     """
     base = wanted.repository.id
     state = state_of(workspace, base)
-    if state.kind == "there" and state.where is not None:
+    if state.kind == "downloaded" and state.where is not None:
         return state.where
     partial, target = workspace.partial_base(base), workspace.downloaded_base(base)
 
@@ -79,7 +79,7 @@ def _adopt(folder: Path, partial: Path) -> None:
     if folder.is_symlink():
         raise UserError(
             f"{folder} is not complete.",
-            "It is a link to a folder in another place, where nothing is changed.",
+            "It is a link to a folder elsewhere, in which this app changes nothing.",
             "Remove the link and download it again, or complete that folder.",
         )
     for path in [path for path in folder.rglob("*") if path.is_file()]:

@@ -86,7 +86,9 @@ def find_in(
     place = Path(typed_path(folder)).expanduser().absolute()
     if not place.is_dir():
         raise UserError(
-            f"{place} is not a folder.", "Bases are looked for in one.", "Give the folder that holds your checkpoints."
+            f"{place} is not a folder.",
+            "Base models are searched for in a folder.",
+            "Enter the folder that contains your checkpoints.",
         )
     name_folder(workspace, place)
     return _in_time(lambda check: [Place(place, "your folder")], token, seconds)
@@ -179,12 +181,12 @@ def _add_folder(folder: Path, place: Place, search: Search) -> None:
     )
     denoiser = next((found for part in DENOISERS if (found := _json(folder / part / "config.json"))), {})
     if not denoiser or not of_class(denoiser):
-        return _count(search, "models of another kind")
+        return _count(search, "models of other kinds")
     facts = of_config(denoiser)  # None: a base with sizes of its own, such as the demo base
     if not is_complete(folder):
-        return _count(search, "bases that are not complete")
+        return _count(search, "incomplete bases")
     if why_not(BaseParts(index, denoiser, scheduler, vae)):
-        return _count(search, "bases of a kind that is not trained for, such as inpainting")
+        return _count(search, "bases of kinds that cannot be trained for, such as inpainting")
     search.bases.append(FoundBase(folder, facts.name if facts else "", place.whose, folder_bytes(folder)))
 
 
@@ -203,7 +205,7 @@ def _add_file(path: Path, place: Place, search: Search) -> None:
     except NoBase as error:
         _count(search, str(error).split(",")[0].split(" (")[0])
     except (UserError, OSError):
-        _count(search, "files that cannot be read")
+        _count(search, "unreadable files")
 
 
 def _count(search: Search, what: str) -> None:

@@ -52,7 +52,7 @@ class ListedBase:
 class BaseState:
     """Whether a base is on this computer."""
 
-    kind: Literal["there", "partly there", "not there"]
+    kind: Literal["downloaded", "partly downloaded", "not downloaded"]
     where: Path | None = None
     """Its folder, or that of the download that was begun."""
     have: int = 0
@@ -84,7 +84,7 @@ def hub_id(name: str, bases: list[ListedBase] | None = None) -> str:
         return typed
     raise UserError(
         f"There is no base called {name.strip() or '(none given)'}.",
-        "It is neither a name on the list nor a Hugging Face id such as owner/name.",
+        "It is neither a name in the list nor a Hugging Face id such as owner/name.",
         choose_from((base.name for base in bases), typed),
     )
 
@@ -96,11 +96,11 @@ def state_of(workspace: Workspace, base_id: str) -> BaseState:
     in_cache = in_hub_cache(Path(constants.HF_HUB_CACHE) / f"models--{base_id.replace('/', '--')}")
     for place in (workspace.models / base_id, workspace.downloaded_base(base_id), in_cache):
         if is_complete(place):
-            return BaseState("there", place)
+            return BaseState("downloaded", place)
     for place in (workspace.partial_base(base_id), workspace.downloaded_base(base_id)):
         if place.is_dir():
-            return BaseState("partly there", place, folder_bytes(place))
-    return BaseState("not there")
+            return BaseState("partly downloaded", place, folder_bytes(place))
+    return BaseState("not downloaded")
 
 
 def is_complete(folder: Path) -> bool:
@@ -127,15 +127,15 @@ def _entry(path: Path, name: str, values: Any) -> ListedBase:
     kinds |= {"resolution": int, "min_vram_gib": (int, float), "download_gb": (int, float)}
     fault = ""
     if not isinstance(values, dict):
-        fault = f"{name} is no section."
+        fault = f"{name} is not a section."
     elif set(values) != set(kinds):
-        fault = f"[{name}] has to have exactly these entries: {', '.join(kinds)}."
+        fault = f"[{name}] must have exactly these entries: {', '.join(kinds)}."
     elif wrong := [key for key, kind in kinds.items() if not isinstance(values[key], kind)]:
         fault = f"{wrong[0]} of [{name}] is {values[wrong[0]]!r}."
     elif not HUB_ID.fullmatch(values["id"]):
-        fault = f"id of [{name}] is not of the form owner/name."
+        fault = f"id of [{name}] must have the form owner/name."
     elif values["family"] not in NAMES:
-        fault = f"family of [{name}] is none of {', '.join(NAMES)}."
+        fault = f"family of [{name}] must be one of {', '.join(NAMES)}."
     if fault:
         raise UserError(f"The list of bases {path} cannot be used.", fault, "Correct that section.")
     return ListedBase(name, **values)

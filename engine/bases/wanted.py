@@ -33,9 +33,9 @@ def wanted_files(base: str, files: Sequence[str]) -> list[str]:
         single = any("/" not in name and name.endswith((".safetensors", ".ckpt")) for name in files)
         raise UserError(
             f"{base} cannot be downloaded as a base.",
-            f"It has no {INDEX}, so it is no base in diffusers layout"
-            + (", only a single file or a net." if single else "."),
-            "Download its file in a browser into the workspace's models folder, or choose another base.",
+            f"It has no {INDEX}, so it is not a base in diffusers layout"
+            + (", only a single file or another kind of model." if single else "."),
+            "Download its file with a browser into the workspace's models folder, or choose another base.",
         )
     found: list[str] = []
     for part in PARTS:
@@ -63,8 +63,9 @@ def _of_part(base: str, part: str, names: list[str]) -> list[str]:
     if variant is None:
         raise UserError(
             f"{base} cannot be downloaded as a base.",
-            f"Its folder {part} has no safetensors weights, and other kinds of files may contain programs.",
-            "Choose another base, or one that somebody has converted to safetensors.",
+            f"Its folder {part} has no safetensors weights, and other kinds of files may contain programs that "
+            "run when they are opened.",
+            "Choose another base, or a version of it that has been converted to safetensors.",
         )
     weights = [name for name in names if kinds.get(name) == (variant, "safetensors")]
     indexes = [name for name in names if (match := _INDEX.fullmatch(name)) and _variant(match) == variant]

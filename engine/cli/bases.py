@@ -51,7 +51,7 @@ def _list(workspace: Workspace, console: Any) -> None:
     for base in listed_bases():
         state = state_of(workspace, base.id)
         said: str = state.kind
-        if state.kind == "partly there":
+        if state.kind == "partly downloaded":
             said += f": {format_bytes(state.have)} of about {base.download_gb:.1f} GB"
         console.say(f"{base.name:<14}{base.title}: {said}")
         console.say(f"{'':<14}{base.use}")
@@ -60,7 +60,7 @@ def _list(workspace: Workspace, console: Any) -> None:
             f"{base.download_gb:.1f} GB, {base.id}"
         )
         console.say(f"{'':<14}Licence: {base.licence}. {base.licence_means}")
-        if state.kind == "there" and state.where is not None:
+        if state.kind == "downloaded" and state.where is not None:
             console.say(f"{'':<14}In {state.where}")
     console.say("\nDownload one with: python -m engine.cli bases get NAME")
 
@@ -72,7 +72,7 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     offered = listed_bases()
     base = hub_id(name, offered)
     state = state_of(workspace, base)
-    if state.kind == "there":
+    if state.kind == "downloaded":
         console.say(f"{base} is there already: {state.where}")
         return
     for entry in offered:

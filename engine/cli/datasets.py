@@ -43,7 +43,7 @@ def _list(workspace: Workspace, console: Any) -> None:
     for one in offered_sets():
         state = state_of(workspace, one)
         said: str = state.kind
-        if state.kind == "partly there":
+        if state.kind == "partly downloaded":
             said += f": {format_bytes(state.have)} of about {one.download_mb} MB"
         console.say(f"{one.name:<14}{one.title}: {said}")
         console.say(f"{'':<14}{one.use}")
@@ -57,7 +57,7 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     from engine.data.offered import get_set, set_named, state_of
 
     one = set_named(name)
-    if state_of(workspace, one).kind == "there":
+    if state_of(workspace, one).kind == "downloaded":
         console.say(f"{one.name} is there already: {workspace.dataset_folder(one.name)}")
         return
     console.say(f"Licence: {one.licence}. {one.licence_means}")

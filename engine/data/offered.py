@@ -52,7 +52,7 @@ class OfferedSet:
 class SetState:
     """Whether a set is on this computer."""
 
-    kind: Literal["there", "partly there", "not there"]
+    kind: Literal["downloaded", "partly downloaded", "not downloaded"]
     have: int = 0
     """Bytes that are there, of a download that was begun."""
 
@@ -83,9 +83,9 @@ def state_of(workspace: Workspace, one: OfferedSet) -> SetState:
     """Whether a set is a dataset already, or its download was begun. Asks no server."""
     folder = workspace.dataset_folder(one.name)
     if (folder / DESCRIPTION).exists() and read_description(folder).get("origin") == on_hub(one.id):
-        return SetState("there")
+        return SetState("downloaded")
     partial = workspace.partial_dataset(one.name)
-    return SetState("partly there", folder_bytes(partial)) if partial.is_dir() else SetState("not there")
+    return SetState("partly downloaded", folder_bytes(partial)) if partial.is_dir() else SetState("not downloaded")
 
 
 def get_set(
@@ -126,9 +126,9 @@ def wanted_files(one: OfferedSet, names: Sequence[str]) -> list[str]:
         found = [name for name in names if name.count("/") == depth and fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise UserError(
-                f"{one.id} is no longer as this app knows it.",
-                f"It has no file {pattern}.",
-                f"Look at its page. It may still be read as a stream: import {one.id}",
+                f"{one.id} has changed.",
+                f"It no longer has a file {pattern}.",
+                f"See its page on the hub. It can perhaps still be imported as a stream: import {one.id}",
             )
         wanted += [name for name in found if name not in wanted]
     return wanted
@@ -140,15 +140,15 @@ def _entry(path: Path, name: str, values: Any) -> OfferedSet:
     del kinds["name"]
     fault = ""
     if not isinstance(values, dict):
-        fault = f"{name} is no section."
+        fault = f"{name} is not a section."
     elif set(values) != set(kinds):
-        fault = f"[{name}] has to have exactly these entries: {', '.join(kinds)}."
+        fault = f"[{name}] must have exactly these entries: {', '.join(kinds)}."
     elif wrong := [key for key, kind in kinds.items() if type(values[key]) is not kind]:
         fault = f"{wrong[0]} of [{name}] is {values[wrong[0]]!r}."
     elif not all(isinstance(file, str) and file for file in values["files"]) or not values["files"]:
         fault = f"files of [{name}] has to name at least one file."
     elif hub_id(values["id"]) != values["id"]:
-        fault = f"id of [{name}] is not of the form owner/name."
+        fault = f"id of [{name}] must have the form owner/name."
     if fault:
         raise UserError(f"The list of datasets {path} cannot be used.", fault, "Correct that section.")
     return OfferedSet(name, **{**values, "files": tuple(values["files"])})

@@ -166,7 +166,7 @@ def check_side(path: Path, width: int, height: int, min_side: int) -> None:
     if min(width, height) < min_side:
         raise UserError(
             f"{path.name} is too small ({width} x {height}).",
-            f"The shorter side has to be at least {min_side} pixels.",
+            f"Its shorter side must be at least {min_side} pixels.",
             "Use a larger copy of the image, or leave it out.",
         )
 
@@ -208,15 +208,17 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
         if path.is_symlink():
             raise UserError(
                 f"{path.name} is a broken link.",
-                "The file to which it links does not exist.",
-                "Put the image itself into the folder, or delete the link.",
+                "The file it links to does not exist.",
+                "Put the image itself in the folder, or delete the link.",
             ) from error
         raise UserError(
-            f"{path.name} is no longer there.", "The file was moved or deleted.", "Scan the folder again."
+            f"{path.name} is no longer there.", "The file was moved or deleted.", "Read the folder again."
         ) from error
     except PermissionError as error:
         raise UserError(
-            f"{path.name} cannot be opened.", "This account may not read the file.", "Change the file's permissions."
+            f"{path.name} cannot be opened.",
+            "This account has no permission to read the file.",
+            "Change the file's permissions.",
         ) from error
     except Image.DecompressionBombError as error:
         raise UserError(
@@ -243,7 +245,7 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
             errno.EIO: "The disk could not read it; the disk may be failing.",
         }[error.errno]
     if isinstance(error, MemoryError):
-        return "The computer has not enough memory left for an image of this size."
+        return "There is not enough memory left for an image of this size."
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as file:
             head = file.read(512)
@@ -253,7 +255,7 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if not start:
         return "The file is empty (zero bytes)."
     if start.startswith(LFS_POINTER):
-        return "It is a pointer of Git LFS: the image itself was not downloaded. Run git lfs pull in that folder."
+        return "It is a Git LFS pointer: the image itself was not downloaded. Run git lfs pull in that folder."
     if start.startswith(HTML_STARTS):
         return "It is a web page that was saved under an image's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
@@ -261,8 +263,8 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if isinstance(error, UnidentifiedImageError):
         found = format_of(head[:SIGNATURE_BYTES]) or UNREAD.get(path.suffix.lower(), "")
         if found == "HEIC" and not prepare_heif():
-            return "It is a HEIC file, as phones write them: save it as JPEG, or install the package pillow-heif."
+            return "It is a HEIC file, as saved by phones: save it as JPEG, or install the package pillow-heif."
         if found in UNREAD.values() and found != "HEIC":
-            return f"It is a {found} file, which is not read here; save it as PNG or JPEG."
-        return f"It is not an image in a format that is read here ({SUPPORTED})."
+            return f"It is a {found} file, which this app cannot read; save it as PNG or JPEG."
+        return f"It is not an image in a supported format ({SUPPORTED})."
     return f"The file is damaged ({error})."

@@ -23,7 +23,7 @@ LOOK_SECONDS = 3.0
 """Between two checks of the free space; a check costs one system call."""
 FIRST_RETRY, LAST_RETRY = 5.0, 60.0
 """Seconds between two attempts if it is not known how much space is missing. They double from the first to the last."""
-ADVICE = "Free some space, or bring the disk back, and resume: the run goes on from its last checkpoint."
+ADVICE = "Free some space, or reconnect the disk, and resume: the run continues from its last checkpoint."
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class DiskRetry:
                 problem = error
             else:
                 if reported:
-                    self._emit(Message(f"{what}: the disk answers again; going on."))
+                    self._emit(Message(f"{what}: the disk responds again; continuing."))
                 return done
             sentence = waiting_message(what, problem, self._folder)
             if self._token.stop_count > presses:
@@ -90,8 +90,8 @@ def waiting_message(what: str, problem: Exception, folder: Path) -> str:
     """The text that the page shows while the run waits."""
     reason = reason_of(problem, folder)
     if isinstance(problem, DiskFull) or is_disk_full(problem):
-        return f"{what} waits for room on the disk. {reason} Free some space: the run goes on by itself."
-    return f"{what} waits for the disk. {reason} The run tries again by itself and keeps everything in memory."
+        return f"{what} is waiting for disk space. {reason} Free some space: the run then continues by itself."
+    return f"{what} is waiting for the disk. {reason} The run keeps everything in memory and tries again by itself."
 
 
 def reason_of(problem: Exception, folder: Path) -> str:
@@ -119,6 +119,6 @@ def _missing_folder(folder: Path) -> Path | None:
 def _gone(folder: Path) -> str:
     """Describe a folder that has disappeared, and the likely cause."""
     return (
-        f"The folder {folder.name} is no longer in {folder.parent}: it was renamed, moved or deleted, or its disk was "
-        "disconnected. Give it its name back, or put it back there."
+        f"The folder {folder.name} is no longer in {folder.parent}: it was renamed, moved or deleted, or its "
+        "disk was disconnected. Rename it or move it back."
     )

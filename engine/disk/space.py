@@ -16,7 +16,7 @@ class DiskFull(UserError):
         self.folder, self.needed = folder, needed
         super().__init__(
             f"{what} was not written.",
-            f"It needs {format_bytes(needed)} and the disk has {format_bytes(free)} left.",
+            f"It needs {format_bytes(needed)}, and {format_bytes(free)} are free on the disk.",
             "Free some space and resume; the last checkpoint is complete.",
         )
 

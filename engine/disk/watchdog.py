@@ -17,8 +17,8 @@ SLOW_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 WINDOW_SECONDS = 600.0
 """The durations of small reads and writes are added up over this time."""
-ADVICE = "Look whether it is connected, and what else is using it."
-WAITS, GOES_ON = "Training waits for it.", "Training goes on meanwhile."
+ADVICE = "Check that it is connected, and what else is using it."
+WAITS, GOES_ON = "Training waits for it.", "Training continues in the meantime."
 
 
 @dataclass
@@ -87,7 +87,7 @@ class DiskWatchdog:
                 if now >= watched.due:
                     watched.due = now + lasted  # report again once it has taken twice as long
                     so_far = f"{watched.what} has taken {format_duration(lasted)} so far"
-                    slow = f"{so_far}: the disk is slow or does not answer."
+                    slow = f"{so_far}: the disk is slow or does not respond."
                     messages.append(f"{slow} {WAITS if watched.waits else GOES_ON} {ADVICE}")
         for message in messages:
             self._emit(Message(message, "warning"))

@@ -225,7 +225,7 @@ def _demand_space(target: Path, needed: int) -> None:
             f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
         ) from error
     if free < needed + SPARE_BYTES:
-        raise _disk_full(target, f"It needs {format_bytes(needed)} and the disk has {format_bytes(free)} left.")
+        raise _disk_full(target, f"It needs {format_bytes(needed)}, and {format_bytes(free)} are free on the disk.")
 
 
 def _write(write: Callable[[], None], target: Path) -> None:

@@ -146,7 +146,7 @@ def alone(partial: Path, repository: Repository) -> Iterator[None]:
     except Timeout as error:
         raise UserError(
             f"{repository.id} was not downloaded.",
-            "It is being downloaded already, or a download that was cancelled has not ended yet.",
+            "It is already being downloaded, or a cancelled download has not stopped yet.",
             "Wait a minute and try again.",
         ) from error
     try:

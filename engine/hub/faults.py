@@ -32,12 +32,12 @@ class Repository:
         """How to get it here without a connection."""
         if self.kind == "dataset":
             return (
-                f"On a computer with a connection, download its files from {self.page}, put them into a folder here, "
-                "and read that folder as your images."
+                f"On a computer with a connection, download its files from {self.page}, copy them into a folder "
+                "on this one, and read that folder as your images."
             )
         return (
-            f"On a computer with a connection, download the folder from {self.page} and put it into {target}: "
-            "model_index.json and the folders beside it."
+            f"On a computer with a connection, download the folder from {self.page} and copy it to {target}: "
+            "model_index.json and the folders next to it."
         )
 
 
@@ -54,22 +54,22 @@ def explain(error: BaseException, there: Repository, target: Path) -> UserError 
         return None
     if isinstance(error, OfflineModeIsEnabled):
         return UserError(
-            what, "HF_HUB_OFFLINE is set, so nothing is asked of the hub.", f"Unset it and try again. Or: {bring}"
+            what, "HF_HUB_OFFLINE is set, so the hub is not contacted.", f"Unset it and try again. Or: {bring}"
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) or (status == 403 and isinstance(error, HfHubHTTPError)):
-        shown = f"Its owner shows it only to people who have accepted its terms ({status or 403})"
+        shown = f"Its owner gives access only to people who have accepted its terms ({status or 403})"
         accept = f"Accept them at {page} while you are logged in there."
         if _has_token():
             rights = (
-                f"If you have, let the token read gated repositories: {_endpoint()}/settings/tokens, at its rights."
+                f"If you have, give the token permission to read gated repositories: {_endpoint()}/settings/tokens."
             )
             return UserError(
-                what, f"{shown}, or the token has no right to read such a {there.kind}.", f"{accept} {rights}"
+                what, f"{shown}, or the token has no permission to read this {there.kind}.", f"{accept} {rights}"
             )
         return UserError(what, f"{shown}.", f"{accept} {LOG_IN}")
     if status == 401 and not _is_missing(error):
-        return UserError(what, "The hub refused the token (401): it is wrong, or no longer valid.", LOG_IN)
+        return UserError(what, "The hub refused the token (401): it is wrong or no longer valid.", LOG_IN)
     if status in (401, 404):
         return UserError(
             what,
@@ -79,29 +79,31 @@ def explain(error: BaseException, there: Repository, target: Path) -> UserError 
     if status == 429:
         return UserError(
             what,
-            "The hub has had too many requests from this connection (429).",
-            "Wait some minutes and download it again: it goes on where it stopped. People who are logged in may ask "
-            f"more often. {LOG_IN}",
+            "The hub received too many requests from this connection (429).",
+            "Wait a few minutes and download it again: it continues where it stopped. Logged-in users have a "
+            f"higher limit. {LOG_IN}",
         )
     if status is not None:
-        return UserError(what, f"The hub answered {status}.", "Try again later: the download goes on where it stopped.")
+        return UserError(
+            what, f"The hub answered {status}.", "Try again later: the download continues where it stopped."
+        )
     if is_disk_full(error):
         return UserError(
             what,
-            f"The disk of {target.parent} became full.",
-            "Free some space and download it again: it goes on where it stopped.",
+            f"The disk that holds {target.parent} is full.",
+            "Free some space and download it again: it continues where it stopped.",
         )
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return UserError(
             what,
             f"{error.filename} cannot be written: {error.strerror or error}.",
-            "Check that the workspace can be written.",
+            "Check that you have permission to write to the workspace.",
         )
     return UserError(
         what,
         f"The hub could not be reached, or the connection broke off ({type(error).__name__}).",
-        "Check the connection and the proxy, and download it again: it goes on where it stopped. A mirror is used if "
-        f"HF_ENDPOINT names one. Without a connection: {bring}",
+        "Check the connection and the proxy, and download it again: it continues where it stopped. A mirror is "
+        f"used if HF_ENDPOINT names one. Without a connection: {bring}",
     )
 
 
@@ -109,7 +111,7 @@ def no_room(there: Repository, folder: Path, needed: str, free: str) -> UserErro
     """The error for a disk that is too small for the rest of a download."""
     return UserError(
         f"{there.id} was not downloaded.",
-        f"It needs {needed} and the disk of {folder} has {free} left.",
+        f"It needs {needed}, and {free} are free on the disk that holds {folder}.",
         "Free some space, or choose a workspace on another disk with --workspace.",
     )
 
@@ -118,9 +120,9 @@ def wrong_hash(there: Repository, name: str) -> UserError:
     """The error for a file that is not the one the hub has."""
     return UserError(
         f"{there.id} could not be downloaded.",
-        f"{name} arrived damaged: its hash is not the one that the hub states. The file was thrown away.",
-        "Download it again; the other files stay. If it happens again, something between this computer and the hub "
-        "changes files, such as a proxy or a mirror (HF_ENDPOINT).",
+        f"{name} arrived damaged: its hash differs from the one on the hub. The file was deleted.",
+        "Download it again; the other files stay. If it happens again, something between this computer and the "
+        "hub, such as a proxy or a mirror (HF_ENDPOINT), changes files.",
     )
 
 

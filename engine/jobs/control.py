@@ -216,6 +216,6 @@ def job_ended() -> UserError:
     """The error for a borrow request that was not done before the job ended."""
     return UserError(
         "The image was not drawn.",
-        "The training that would have lent its models ended before.",
-        "Try again: its last checkpoint is in the list.",
+        "The training whose models it would have used has ended.",
+        "Try again with its last checkpoint, which is in the list.",
     )

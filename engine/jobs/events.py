@@ -113,7 +113,7 @@ class CheckpointSaved:
     step: int
     folder: Path
     kept: tuple[int, ...] = ()
-    """Steps of all checkpoints that are on the disk now, this one included."""
+    """Steps of all checkpoints on the disk now, including this one."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from engine.jobs.snapshot import Failure
 from engine.machine.errors import is_device_lost, is_disk_full, is_out_of_memory
 
 ADVICE = (
-    "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to the "
-    "project."
+    "Try again; training resumes from its last checkpoint. If it happens again, copy the report and send it to "
+    "the project."
 )
 
 
@@ -54,9 +54,9 @@ def describe_crash(error: BaseException) -> Failure:
         return Failure(*lost_card_words(error), details)
     if is_out_of_memory(error):
         return Failure(
-            "The work ended because memory ran out.",
-            first_line or "The computer has no memory left.",
-            "Close other programs. A training can be resumed with less memory, for example with smaller batches "
+            "The job stopped because memory ran out.",
+            first_line or "The computer has run out of memory.",
+            "Close other programs. A training run can be resumed with less memory, for example with smaller batches "
             "(Resume with other settings, on the Train tab).",
             details,
         )
@@ -64,7 +64,7 @@ def describe_crash(error: BaseException) -> Failure:
         return _describe_os_error(error, details)
     if isinstance(error, ImportError):
         return Failure(
-            "A part of the installation is missing or does not fit.",
+            "A part of the installation is missing or has the wrong version.",
             f"{type(error).__name__}: {first_line}",
             "Run the installer again with --repair.",
             details,
@@ -76,24 +76,24 @@ def _describe_os_error(error: OSError, details: str) -> Failure:
     which = f"{error.filename}" if error.filename else "A file"
     if is_disk_full(error):
         return Failure(
-            "The work ended because the disk is full.",
+            "The job stopped because the disk is full.",
             f"{which} could not be written.",
             "Free some space and resume; the last checkpoint is complete.",
             details,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return Failure(
-            "The work ended because a file may not be used.",
+            "The job stopped because it was denied access to a file.",
             f"{which}: {error.strerror or error}.",
-            "Another program (a virus scanner, a sync folder, an open viewer) may hold it, or the folder is read-only. "
-            "Close it, or choose another workspace, and try again.",
+            "Another program (a virus scanner, a sync tool, an open viewer) may be using it, or the folder is "
+            "read-only. Close that program, or choose another workspace, and try again.",
             details,
         )
     if error.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE) or isinstance(error, FileNotFoundError):
         return Failure(
-            "The work ended because a file or a disk is gone.",
+            "The job stopped because a file or a disk is missing.",
             f"{which}: {error.strerror or error}.",
-            "Look whether the disk is plugged in and the file is where it was, then try again.",
+            "Check that the disk is connected and the file is where it was, then try again.",
             details,
         )
     return _unexpected(error, details)
@@ -101,7 +101,7 @@ def _describe_os_error(error: OSError, details: str) -> Failure:
 
 def _unexpected(error: BaseException, details: str) -> Failure:
     return Failure(
-        "The work ended with an error that this app did not foresee.",
+        "The job stopped because of an unexpected error.",
         f"{type(error).__name__}: {error}"[:500],
         ADVICE,
         details,

@@ -26,9 +26,9 @@ ES_SYSTEM_REQUIRED, ES_CONTINUOUS = 0x00000001, 0x80000000
 SETTLE_SECONDS = 0.5
 """A child process that was refused ends at once. One that is alive after this time holds its lock."""
 ATTENDED = (JobKind.TRY, JobKind.EXPORT)
-"""Kinds of jobs that end while the user is still looking."""
-KEPT = "The computer is kept awake meanwhile (its screen may go dark)."
-NOT_KEPT = "The computer could not be kept awake: switch stand-by off in its settings for as long as this runs."
+"""Kinds of jobs that are short enough for the user to wait for."""
+KEPT = "The computer is kept awake while this runs (its screen may turn off)."
+NOT_KEPT = "The computer could not be kept awake: turn off sleep mode in its settings while this runs."
 
 
 def inhibitors(platform: str = sys.platform) -> list[list[str]]:

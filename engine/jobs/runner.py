@@ -81,7 +81,7 @@ class JobRunner:
             if self.alive:
                 raise Busy(
                     f"{title} was not started.",
-                    f"{self._snapshot.title} is still running, and the computer does one job at a time.",
+                    f"{self._snapshot.title} is still running, and only one job can run at a time.",
                     "Wait for it, or pause or cancel it first.",
                 )
             control = Control()

@@ -180,7 +180,7 @@ def use_one(number: int | None = None, mark: str = "") -> Card | None:
         listed = "; ".join(f"{card.number}: {card.title}" for card in cards)
         raise UserError(
             f"Graphics card {number} cannot be used.",
-            f"Cards that can be used here: {listed or 'none'}.",
+            f"Available cards: {listed or 'none'}.",
             "Give --card one of these numbers, or leave it out." if cards else "Leave --card out.",
         )
     if not cards:

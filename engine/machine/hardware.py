@@ -35,7 +35,7 @@ class Hardware:
         if self.vram_gib is not None:
             others = f" (one of {self.cards} cards)" if self.cards > 1 else ""
             return f"{self.name}, {format_memory(self.vram_gib)}{others}"
-        return f"no graphics card in use; processor with {self.cores} cores, {format_memory(self.ram_gib)} memory"
+        return f"no graphics card used; processor with {self.cores} cores, {format_memory(self.ram_gib)} memory"
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def detect() -> Hardware:
     if found := reported():
         reason = f"this PyTorch ({build}) is a CPU-only build. Run the installer again with --repair."
         if not is_cpu_build(build, platform.system()):
-            reason = f"{VISIBLE}={os.environ.get(VISIBLE)} hides it. Remove that variable, and start the app again."
+            reason = f"{VISIBLE}={os.environ.get(VISIBLE)} hides it. Unset that variable and start the app again."
         banner = f"{found[0].name} was detected but is not used: {reason}"
     return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, banner)
 
@@ -69,6 +69,7 @@ def why_unused(device_type: str) -> str:
     if device_type != "cpu" or hardware.device == "cpu":
         return ""
     return (
-        f"PyTorch cannot use the {hardware.name}: its driver may be too old, or the card. The run uses the processor, "
-        "which is far slower. Install the newest driver, restart, and look at Settings & help, Check the installation."
+        f"PyTorch cannot use the {hardware.name}: the card or its driver may be too old. The run uses the "
+        "processor, which is far slower. Install the newest driver, restart, and see Check the installation "
+        "under Settings & help."
     )

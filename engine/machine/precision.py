@@ -20,5 +20,5 @@ def usable_precision(wanted: str, device: torch.device) -> tuple[str, str]:
                     return "fp16", "This card has no bf16; the run uses fp16."
         return wanted, ""
     if wanted == "fp16":
-        return "fp32", "A processor computes fp16 slower than fp32; the run uses fp32."
+        return "fp32", "On a processor fp16 is slower than fp32; the run uses fp32."
     return wanted, ""

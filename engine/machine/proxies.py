@@ -72,7 +72,7 @@ def _mend(name: str, environ: MutableMapping[str, str]) -> list[str]:
     try:
         parts = urlsplit(f"//{rest}")
         if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")):
-            why = "it names no server"
+            why = "it contains no server name"
     except ValueError as error:
         why = str(error)
     if scheme not in ("http", "https", "socks5", "socks5h"):

@@ -78,7 +78,7 @@ def read_entry(path: Path, id: str, position: int, state: EntryState) -> Entry:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
-        return Entry(id, UNREADABLE, f"A damaged entry ({path.name})", {}, "", 0.0, position, state)
+        return Entry(id, UNREADABLE, f"Damaged entry ({path.name})", {}, "", 0.0, position, state)
 
 
 def write_result(result: Result) -> str:

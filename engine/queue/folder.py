@@ -236,7 +236,7 @@ class QueueFolder:
             if entry.id == id:
                 if entry.state == "running":
                     raise UserError(
-                        f"{entry.title} {what}.", "It is running.", "Stop or cancel it where it runs, or wait for it."
+                        f"{entry.title} {what}.", "It is running.", "Stop or cancel the job itself, or wait for it."
                     )
                 return entry
         raise _gone("The job")
@@ -262,7 +262,9 @@ def _between(entries: list[Entry], index: int) -> int | None:
 
 def _gone(title: str) -> UserError:
     return UserError(
-        f"{title} is no longer waiting.", "It has begun, ended or been removed meanwhile.", "Look at the list again."
+        f"{title} is no longer waiting.",
+        "It has started, ended or been removed in the meantime.",
+        "Look at the list again.",
     )
 
 

@@ -27,7 +27,7 @@ def job_of(entry: Entry) -> QueuedJob:
         if kind is None:
             raise UserError(
                 f"{entry.title} cannot be done.",
-                "Its file in the workspace's folder queue is damaged, or a newer version of the app has written it.",
+                "Its file in the workspace's folder queue is damaged, or was written by a newer version of the app.",
                 "Add the job again.",
             )
         return kind.model_validate(entry.settings)

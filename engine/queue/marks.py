@@ -44,8 +44,8 @@ def run_of(workspace: Workspace, name: str) -> Run:
     run = marked_run(workspace, name.removeprefix(OF_ENTRY))
     if run is None:
         raise UserError(
-            f"The run of the queue's job {name.removeprefix(OF_ENTRY)} is not there.",
-            "That job has not begun, or it failed before it made a run, or the run was removed.",
-            "Name the run by its folder's name.",
+            f"There is no run of the queued job {name.removeprefix(OF_ENTRY)}.",
+            "That job has not started, or it failed before it made a run, or the run was removed.",
+            "Use the name of the run's folder.",
         )
     return run

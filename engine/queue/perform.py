@@ -40,7 +40,7 @@ def perform(
         try:
             queue.finish(entry, outcome, words, active_time() - began)
         except OSError as error:
-            text = f"The queue's result of “{entry.title}” could not be written: {error.strerror or error}."
+            text = f"The result of the queued job “{entry.title}” could not be written: {error.strerror or error}."
             emit(Message(text, "warning"))
 
     try:

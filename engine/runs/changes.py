@@ -88,8 +88,8 @@ def settings_now(begun_with: RunConfig, about: Mapping[str, Any], source: str = 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{source} cannot be read.",
-            f"What run.json records of their changes is damaged ({type(error).__name__}: {error}).",
-            "Its checkpoints can still be exported; start a new run to go on training.",
+            f"The record of their changes in run.json is damaged ({type(error).__name__}: {error}).",
+            "Its checkpoints can still be exported; start a new run to continue training.",
         ) from error
     return with_settings(begun_with, *changed, source=source) if changed else begun_with
 
@@ -132,14 +132,14 @@ def allowed_changes(
         raise UserError(
             f"{run} cannot be resumed with another {_titles(fixed)}.",
             " ".join(dict.fromkeys(_why_fixed(dotted) for dotted in fixed)),
-            "Start a new run with it; python -m engine.cli train --from-run "
-            f"{run} {again} takes all other settings from this one.",
+            f"Start a new run with it; python -m engine.cli train --from-run {run} {again} uses all other "
+            "settings of this one.",
         )
     if changed.get("train.steps", done + 1) <= done:
         raise UserError(
             what,
-            f"train.steps is {changed['train.steps']:,}, and {counted(done, 'step is', 'steps are')} done already.",
-            f"Choose more than {counted(done, 'step')}. They count from the run's first step.",
+            f"train.steps is {changed['train.steps']:,}, and {counted(done, 'step is', 'steps are')} already done.",
+            f"Choose more than {counted(done, 'step')}. They are counted from the run's first step.",
         )
     if "train.batch_size" in changed:
         changed |= _batches(what, begun_with, changed["train.batch_size"])
@@ -154,8 +154,8 @@ def _batches(what: str, begun_with: RunConfig, batch_size: int) -> dict[str, int
         sizes = [str(size) for size in range(1, begun.batch_size + 1) if begun.batch_size % size == 0]
         raise UserError(
             what,
-            f"The run began with batches of {counted(begun.batch_size, 'image')}. They can be cut into equal parts, so "
-            f"that the images of a step stay the same, but not into parts of {batch_size}.",
+            f"The run began with batches of {counted(begun.batch_size, 'image')}. They can be split into equal "
+            f"parts, so that each step keeps the same images, but not into parts of {batch_size}.",
             f"Choose one of these batch sizes: {', '.join(sizes)}. For others start a new run.",
         )
     parts = begun.batch_size // batch_size
@@ -170,7 +170,7 @@ def _titles(names: Sequence[str]) -> str:
 def _why_fixed(dotted: str) -> str:
     field = field_of(dotted)
     extra = (field.json_schema_extra if field is not None else None) or {}
-    return f"{dotted}: {extra.get('why_fixed', 'It says what the run is.')}"
+    return f"{dotted}: {extra.get('why_fixed', 'It defines the run.')}"
 
 
 def record_changes(run_folder: Path, done: int, now: RunConfig, changed: Mapping[str, Any]) -> None:

@@ -82,8 +82,8 @@ class DamagedCheckpoint(UserError):
         self.names = names
         super().__init__(
             f"The checkpoint {folder.name} is damaged.",
-            f"{names[0]} is not what was written (its checksum differs).",
-            "Choose another checkpoint; this one is no longer offered. Have the disk checked if it happens again.",
+            f"{names[0]} has changed since it was written (its checksum differs).",
+            "Choose another checkpoint; this one is no longer offered. If it happens again, check the disk for errors.",
         )
 
 
@@ -118,11 +118,11 @@ def inspect_checkpoint(folder: Path) -> Checkpoint | str:
             return f"it was written by a newer version of this app (format {written_as}; this one reads {FORMAT})"
         step, images_seen, files = int(about["step"]), int(about["images_seen"]), dict(about["files"])
     except FileNotFoundError:
-        return f"{DESCRIPTION} is missing: it was not written to its end"
+        return f"{DESCRIPTION} is missing: it was not written completely"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{DESCRIPTION} cannot be read"
     if "seal" in about and about["seal"] != description_checksum(about):
-        return f"{DESCRIPTION} is not what was written"
+        return f"{DESCRIPTION} has changed since it was written"
     weights = [name for name in files if not name.startswith(f"{STATE}/")]
     state = [name for name in files if name.startswith(f"{STATE}/")]
     wrong = next((name for name in weights if _size(folder / name) != files[name]), "")
@@ -162,7 +162,7 @@ def broken_checkpoints(run_folder: Path) -> list[str]:
     sentences = []
     for folder in sorted((run_folder / "checkpoints").glob("*step-*")):
         if folder.name.startswith(BROKEN):
-            why = "its files were not what was written"
+            why = "its files had changed since they were written"
             with contextlib.suppress(OSError):
                 why = (folder / WHY).read_text(encoding="utf-8").strip()
             sentences.append(f"{folder.name.removeprefix(BROKEN)} was set aside: {why}.")
@@ -252,7 +252,7 @@ def go_back(run_folder: Path, step: int) -> None:
     if left:
         raise UserError(
             f"{run_folder.name} cannot go back to step {step:,}.",
-            f"{left[0]} cannot be renamed: a program has one of its files open.",
+            f"{left[0]} cannot be renamed: another program has one of its files open.",
             "Close that program and try again.",
         )
     for kind in ("previews/step-*", "evaluation/full-*"):

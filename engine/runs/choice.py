@@ -23,8 +23,8 @@ def choose_checkpoint(run: Run, step: int | None = None) -> tuple[Checkpoint, li
     steps = ", ".join(f"{checkpoint.step:,}" for checkpoint in found) or "none"
     raise UserError(
         f"{run.name} has no {'usable ' if broken else ''}checkpoint{'' if step is None else f' of step {step:,}'}.",
-        f"{damaged + ' ' if damaged else ''}Whole ones on the disk: {steps}.",
-        "Choose one of these steps, or train on until the next is saved.",
+        f"{damaged + ' ' if damaged else ''}Complete ones on the disk: {steps}.",
+        "Choose one of these steps, or continue training until the next is saved.",
     )
 
 
@@ -37,7 +37,8 @@ def require_controlnet(checkpoint: Checkpoint) -> None:
     if not (checkpoint.folder / "controlnet").is_dir():
         raise UserError(
             f"The checkpoint {checkpoint.folder.name} has no ControlNet.",
-            f"Its run has trained {checkpoint.trained}; what is exported, compared and drawn with is a ControlNet.",
+            f"Its run trained {checkpoint.trained}; only a ControlNet can be exported, compared and used to draw "
+            "images.",
             "Choose a checkpoint of a run that trains a ControlNet.",
         )
 

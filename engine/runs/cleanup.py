@@ -40,8 +40,8 @@ def star(run_folder: Path, step: int, wanted: bool = True) -> None:
             return
     raise UserError(
         f"There is no checkpoint of step {step:,}.",
-        f"{run_folder.name} holds none that is whole; it may have been removed to save space.",
-        "Choose one of the list.",
+        f"{run_folder.name} has no complete one; it may have been removed to save space.",
+        "Choose one from the list.",
     )
 
 
@@ -139,10 +139,10 @@ def _finish(folder: Path, target: Path) -> None:
         if not is_in_use(error):
             raise
         raise UserError(
-            f"The checkpoint {target.name} of {target.parent.parent.name} is whole but has no name yet.",
-            f"Another program keeps one of its files open: a virus scanner, a backup or a viewer. {error.strerror}.",
-            f"Close that program and try again. Or, to go on from an older checkpoint, delete {folder.name} in "
-            f"{target.parent}.",
+            f"The checkpoint {target.name} of {target.parent.parent.name} is complete but could not be renamed yet.",
+            f"Another program has one of its files open: a virus scanner, a backup or a viewer. {error.strerror}.",
+            f"Close that program and try again. Or, to continue from an older checkpoint, delete {folder.name} "
+            f"in {target.parent}.",
         ) from error
 
 

@@ -69,13 +69,13 @@ class Run:
             raise UserError(
                 f"The run {self.folder.name} cannot be opened.",
                 f"Its run.json is missing or damaged ({type(error).__name__}).",
-                "Its checkpoints can still be exported; start a new run to go on training.",
+                "Its checkpoints can still be exported; start a new run to continue training.",
             ) from error
         if not isinstance(self.about, dict) or not isinstance(self.about.get("config"), dict):
             raise UserError(
                 f"The run {self.folder.name} cannot be opened.",
                 "Its run.json holds no settings.",
-                "Its checkpoints can still be exported; start a new run to go on training.",
+                "Its checkpoints can still be exported; start a new run to continue training.",
             )
         named = f"The settings of {self.folder.name}"
         self.begun_with: RunConfig = parse(of_a_run(self.about["config"]), named)

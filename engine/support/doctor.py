@@ -42,11 +42,16 @@ def problems(workspace: Workspace) -> list[str]:
     if hardware.banner:
         found.append(hardware.banner)
     elif hardware.device == "cpu":
-        found.append("No NVIDIA card was found: the demo trains here, Stable Diffusion 1.5 would take weeks.")
+        found.append(
+            "No NVIDIA card was found: the demo can be trained on this computer, but Stable Diffusion 1.5 would take "
+            "weeks."
+        )
     if workspace.free_bytes() < LOW_DISK_BYTES:
-        found.append(f"Only {format_bytes(workspace.free_bytes())} are free on the workspace's disk; runs need more.")
+        found.append(
+            f"Only {format_bytes(workspace.free_bytes())} are free on the workspace's disk; training runs need more."
+        )
     if not (DEMO_BASE / "model_index.json").exists():
-        found.append(f"The demo base is missing from {DEMO_BASE}: install the app again.")
+        found.append(f"The demo base is missing from {DEMO_BASE}: reinstall the app.")
     found += [
         f"{name} is not installed: run the installer again." for name in PACKAGES if versions()[name] == "not installed"
     ]
@@ -68,5 +73,5 @@ def report(workspace: Workspace) -> str:
         note = f"  (optional: {OPTIONAL[name]})" if name in OPTIONAL else ""
         lines.append(f"{name:<24}{version}{note}")
     found = problems(workspace)
-    lines += ["", *(f"! {sentence}" for sentence in found)] if found else ["", "Nothing is wrong."]
+    lines += ["", *(f"! {sentence}" for sentence in found)] if found else ["", "No problems were found."]
     return "\n".join(lines)

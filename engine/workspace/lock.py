@@ -74,16 +74,16 @@ class InUse(UserError):
         who = f"{owner.doing}{f' at {owner.address}' if owner.address else ''}"
         if owner.here:
             super().__init__(
-                "This workspace is open already.",
-                f"ControlNet Studio ({who}, process {owner.pid}) has had {root} since {owner.since}; two at once would "
-                "write over each other's runs.",
-                "Go on there, or close it first. For a second one beside it, give another folder with --workspace.",
+                "This workspace is already open.",
+                f"ControlNet Studio ({who}, process {owner.pid}) has had {root} since {owner.since}; two at once "
+                "would overwrite each other's runs.",
+                "Use that one, or close it first. To open a second one, choose another folder with --workspace.",
             )
         else:
             super().__init__(
                 "This workspace is open on another computer.",
-                f"{owner.host} ({who}) has had {root} since {owner.since}; two at once would write over each other's "
-                "runs.",
+                f"{owner.host} ({who}) has had {root} since {owner.since}; two at once would overwrite each "
+                "other's runs.",
                 f"Close it there. If it is no longer open there, delete the file {root / FILE} and start again.",
             )
 
@@ -115,13 +115,16 @@ class WorkspaceLock:
             write_open_app(self._owner)
         except Timeout as error:
             raise UserError(
-                "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
+                "This workspace could not be opened.",
+                "Several copies of the app are being started with it at the same time.",
+                "Start again.",
             ) from error
         except OSError as error:
             raise UserError(
                 f"The workspace {self._root} cannot be used.",
                 f"{self._path.name} could not be written: {error.strerror or error}.",
-                "Check that the folder may be written and has room, or choose another with --workspace.",
+                "Check that you may write to the folder and that its disk has space, or choose another with "
+                "--workspace.",
             ) from error
         return self
 

@@ -93,7 +93,7 @@ class Workspace:
             except FileExistsError:
                 continue
             return folder
-        raise AssertionError("ten thousand runs of one name in one day")
+        raise AssertionError("ten thousand runs with the same name in one day")
 
     def run_folders(self) -> list[Path]:
         """Folders of all runs, newest first."""
@@ -150,7 +150,7 @@ class Workspace:
                 raise UserError(
                     "The demo base is missing.",
                     f"{DEMO_BASE} is not complete.",
-                    "Install the app again from its source.",
+                    "Reinstall the app.",
                 )
             return str(DEMO_BASE)
         for candidate in (Path(base).expanduser(), self.models / base):
@@ -161,8 +161,8 @@ class Workspace:
             return str(downloaded.resolve()) if (downloaded / "model_index.json").is_file() else base
         raise UserError(
             f"The base model {base or '(none given)'} was not found.",
-            f"It is neither a folder nor a name in {self.models}, nor a Hugging Face id such as owner/name.",
-            "Put the model's folder there, give its full path, or download one: Get a base model, on the Train tab.",
+            f"It is not a folder, a name in {self.models}, or a Hugging Face id such as owner/name.",
+            "Put the model's folder there, enter its full path, or download one: Get a base model, on the Train tab.",
         )
 
     def free_bytes(self) -> int:
@@ -182,12 +182,12 @@ def _typed_base(base: str) -> str:
         return address.id
     if address is None and not re.match(r"https?://", typed, re.IGNORECASE):
         return typed
-    what, do = "a web page or file", "Download the base's file, and give its path here."
+    what, do = "a web page or file", "Download the base's file, and enter its path here."
     if address is not None and address.file:
         what = f"a single file of {address.id} on the hub"
-        do = f"Download it and give its path, or choose the whole base by its id: {address.id}."
+        do = f"Download it and enter its path, or choose the whole base by its id: {address.id}."
     elif address is not None:
-        what, do = f"a {address.kind} on the hub, not of a base model", "Choose a base model."
+        what, do = f"a {address.kind} on the hub, not a base model", "Choose a base model."
     raise UserError(f"The base model {typed} was not found.", f"It is the address of {what}.", do)
 
 

@@ -44,5 +44,5 @@ def remember(workspace: Workspace, **values: str) -> None:
         raise UserError(
             "Your choice could not be remembered.",
             f"{workspace.root / FILE}: {error.strerror or error}.",
-            "Check that the workspace can be written.",
+            "Check that you have permission to write to the workspace.",
         ) from error

@@ -44,7 +44,7 @@ def test_a_base_arrives_with_what_training_needs_and_loads_without_the_hub(
 
     hub.http.shutdown()
     located = workspace.locate_base(BASE)
-    assert located == str(folder) and state_of(workspace, BASE).kind == "there"
+    assert located == str(folder) and state_of(workspace, BASE).kind == "downloaded"
     family = detect(located)
     assert family.facts.name == "sd1"
     assert family.load_denoiser(located, torch.float16).dtype == torch.float16
@@ -59,7 +59,7 @@ def test_cut_connections_are_gone_on_with_at_the_byte(workspace: Workspace, hub:
     get(workspace)
     ranges = [part for name in hub.files for part in hub.sent(name)]
     assert len([part for part in ranges if part]) == 2, "each cut is followed by the rest"
-    assert state_of(workspace, BASE).kind == "there"
+    assert state_of(workspace, BASE).kind == "downloaded"
 
 
 def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: LocalHub) -> None:
@@ -74,7 +74,7 @@ def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: Lo
     with pytest.raises(Cancelled):
         download(workspace, wanted, control.token, progress)
     state = state_of(workspace, BASE)
-    assert state.kind == "partly there" and state.have > 0
+    assert state.kind == "partly downloaded" and state.have > 0
     # The index comes last, but a folder that somebody has copied may have it.
     (workspace.partial_base(BASE) / "model_index.json").write_bytes(hub.files["model_index.json"])
     assert bases_in(workspace.models) == []
@@ -87,7 +87,7 @@ def test_a_cancelled_download_goes_on_where_it_was(workspace: Workspace, hub: Lo
     download(workspace, wanted)
     again = {path.split(f"/resolve/{'c' * 40}/")[-1] for path, _, _ in hub.asked}
     assert not again & fetched, "whole files are not fetched again"
-    assert state_of(workspace, BASE).kind == "there"
+    assert state_of(workspace, BASE).kind == "downloaded"
 
 
 def test_cancel_does_not_wait_for_a_server_that_says_nothing(workspace: Workspace, hub: LocalHub) -> None:
@@ -116,7 +116,7 @@ def test_the_rest_of_another_file_is_thrown_away_and_a_wrong_hash_is_an_error(
     assert not list(workspace.partial_base(BASE).rglob("*.part")), "the damaged file is gone"
     hub.damaged.clear()
     download(workspace, wanted)
-    assert len(hub.sent(UNET)) == 2 and state_of(workspace, BASE).kind == "there"
+    assert len(hub.sent(UNET)) == 2 and state_of(workspace, BASE).kind == "downloaded"
 
 
 def test_an_incomplete_folder_that_somebody_copied_is_completed(workspace: Workspace, hub: LocalHub) -> None:
@@ -124,9 +124,9 @@ def test_an_incomplete_folder_that_somebody_copied_is_completed(workspace: Works
     (folder / "unet").mkdir(parents=True)
     (folder / UNET).write_bytes(hub.files[UNET])
     (folder / "model_index.json").write_bytes(hub.files["model_index.json"])
-    assert state_of(workspace, BASE).kind == "partly there"
+    assert state_of(workspace, BASE).kind == "partly downloaded"
     get(workspace)
-    assert hub.sent(UNET) == [] and state_of(workspace, BASE).kind == "there"
+    assert hub.sent(UNET) == [] and state_of(workspace, BASE).kind == "downloaded"
 
 
 def test_files_behind_a_link_are_left_alone(workspace: Workspace, hub: LocalHub, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_files_behind_a_link_are_left_alone(workspace: Workspace, hub: LocalHub,
     (other / "unet").mkdir(parents=True)
     (other / UNET).write_bytes(hub.files[UNET])
     workspace.downloaded_base(BASE).symlink_to(other)
-    with pytest.raises(UserError, match="is a link to a folder in another place"):
+    with pytest.raises(UserError, match="is a link to a folder elsewhere"):
         get(workspace)
     assert (other / UNET).is_file()
 
@@ -148,11 +148,11 @@ INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}
         ("/api/models/", 401, INVALID, "hf_secret", ["refused the token", "hf auth login"]),
         ("/api/models/", 401, {"X-Error-Code": "RepoNotFound"}, "", ["no such model, or it is private (401)"]),
         ("/api/models/", 404, {"X-Error-Code": "RepoNotFound"}, "hf_secret", ["no such model", "spelling"]),
-        ("/api/models/", 429, {}, "", ["too many requests", "goes on where it stopped"]),
+        ("/api/models/", 429, {}, "", ["too many requests", "continues where it stopped"]),
         ("/api/models/", 503, {}, "", ["answered 503"]),
         ("/resolve/", 401, {"X-Error-Code": "GatedRepo"}, "", ["accepted its terms", "hf auth login"]),
         ("/resolve/", 403, {"X-Error-Code": "GatedRepo"}, "hf_secret", ["accepted its terms", "Accept them at"]),
-        ("/resolve/", 403, {}, "hf_secret", ["accepted its terms", "token has no right", "/settings/tokens"]),
+        ("/resolve/", 403, {}, "hf_secret", ["accepted its terms", "token has no permission", "/settings/tokens"]),
         ("/storage/", 404, {}, "", ["no such model"]),
         ("/storage/", 429, {}, "", ["too many requests"]),
     ],
@@ -223,9 +223,9 @@ def test_a_disk_that_becomes_full_keeps_what_is_there(
         if hub.sent(UNET):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match="became full"):
+    with pytest.raises(UserError, match="is full"):
         get(workspace, progress=full)
-    assert state_of(workspace, BASE).kind == "partly there"
+    assert state_of(workspace, BASE).kind == "partly downloaded"
 
 
 def test_two_downloads_of_one_base_exclude_each_other(
@@ -234,7 +234,7 @@ def test_two_downloads_of_one_base_exclude_each_other(
     monkeypatch.setattr(module, "LOCK_SECONDS", 0)
     with (
         module.alone(workspace.partial_base(BASE), Repository(BASE)),
-        pytest.raises(UserError, match="being downloaded already"),
+        pytest.raises(UserError, match="already being downloaded"),
     ):
         get(workspace)
 

@@ -149,8 +149,8 @@ def test_what_is_no_base_is_counted_and_left_out(workspace: Workspace, home: Pat
     assert search.others == {
         "a LoRA": 1,
         "a base for inpainting or the like": 1,
-        "files that cannot be read": 1,
-        "bases that are not complete": 1,
+        "unreadable files": 1,
+        "incomplete bases": 1,
     }
 
 

@@ -49,7 +49,7 @@ def test_a_base_is_named_by_the_list_or_by_its_id() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a = 1", "a is no section"),
+        ("a = 1", "a is not a section"),
         ("[a]\ntitle = 'A'", "exactly these entries"),
         ("[a", "not valid TOML"),
     ],
@@ -73,9 +73,9 @@ def test_the_command_lists_them_without_a_connection(
     (workspace.partial_base("Lykon/dreamshaper-8") / "unet").mkdir(parents=True)
     assert main(["--workspace", str(workspace.root), "bases", "list"]) == 0
     said = capsys.readouterr().out
-    assert "Stable Diffusion 1.5: not there" in said
-    assert "Stable Diffusion XL 1.0: there" in said and str(snapshot) in said
-    assert "DreamShaper 8: partly there: 0 B of about 2.0 GB" in said
+    assert "Stable Diffusion 1.5: not downloaded" in said
+    assert "Stable Diffusion XL 1.0: downloaded" in said and str(snapshot) in said
+    assert "DreamShaper 8: partly downloaded: 0 B of about 2.0 GB" in said
     assert "CreativeML Open RAIL-M" in said
 
 
@@ -127,7 +127,7 @@ def test_shards_come_with_the_index_of_their_own_variant() -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["model.safetensors"], "no base in diffusers layout, only a single file"),
+        (["model.safetensors"], "not a base in diffusers layout, only a single file"),
         (["unet/diffusion_pytorch_model.bin", "model_index.json"], "no safetensors weights"),
         ([name for name in PLAIN if not name.startswith("vae/")], "no VAE"),
         ([name for name in PLAIN if not name.startswith("unet/")], "no denoiser"),

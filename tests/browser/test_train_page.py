@@ -95,7 +95,7 @@ def test_a_base_is_downloaded_and_chosen_and_a_caution_asks_once_more(page: Any,
     assert "Nothing is running" in page.locator("#status-line").inner_text()
 
     unfold(page, "bases")
-    wait_for(page, "#bases-list", "Stable Diffusion 1.5: not there")
+    wait_for(page, "#bases-list", "Stable Diffusion 1.5: not downloaded")
     click(page, "#bases-download")
     wait_for(page, "#bases-message", "is there and chosen for the next run")
     wait_for(page, "#bases-list", "Stable Diffusion 1.5: there")

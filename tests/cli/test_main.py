@@ -113,7 +113,7 @@ def test_a_run_that_waits_for_the_disk_shows_no_time_left(monkeypatch: pytest.Mo
     console.event(PhaseChanged("running"))
     console.event(StepDone(1, 4, 0.5, 1e-5, 1.0))
     assert "Step 1 of 40, loss 0.5000, about 39 s left" in out.getvalue()
-    console.event(Waiting("The checkpoint of step 1 waits for the disk."))
+    console.event(Waiting("The checkpoint of step 1 is waiting for the disk."))
     assert out.getvalue().splitlines()[-1] == "     Step 1 of 40, waiting"
 
 

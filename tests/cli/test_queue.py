@@ -81,7 +81,7 @@ def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsy
         assert main([*start, "queue", "remove", "9"]) == EXIT_PROBLEM
         assert "no job 9" in capsys.readouterr().err
         assert main([*start, "queue", "run"]) == EXIT_PROBLEM
-        assert "open already" in capsys.readouterr().err
+        assert "already open" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_the_shipped_list_says_what_each_set_is_for_and_its_licence() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a = 1", "no section"), ("[a]\ntitle = 'A'", "exactly these entries"), ("[a", "not valid TOML")],
+    [("a = 1", "not a section"), ("[a]\ntitle = 'A'", "exactly these entries"), ("[a", "not valid TOML")],
 )
 def test_a_wrong_list_is_an_error_that_names_the_entry(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "datasets.toml").write_text(text, encoding="utf-8")
@@ -77,7 +77,7 @@ def test_pairs_in_zips_become_a_dataset_with_maps(
     capsys.readouterr()
     assert main([*start, "get", "fill50k"]) == main([*start, "list"]) == 0
     said = capsys.readouterr().out
-    assert "there already" in said and "coloured circles: there" in said and "Butterflies" in said
+    assert "there already" in said and "coloured circles: downloaded" in said and "Butterflies" in said
     assert "Licence: CC0 1.0" in said and len(hub.asked) == asked
 
 
@@ -111,12 +111,12 @@ def test_a_cut_connection_and_a_cancel_go_on_where_they_were(workspace: Workspac
         get_set(workspace, FILL, control.token, stop)
     ranges = [part for name in hub.files for part in hub.sent(name)]
     assert [part for part in ranges if part], "the rest was asked for"
-    assert state_of(workspace, FILL).kind == "partly there" and state_of(workspace, FILL).have > 0
+    assert state_of(workspace, FILL).kind == "partly downloaded" and state_of(workspace, FILL).have > 0
     assert "fill50k" not in workspace.dataset_names()
     sent = [hub.sent(name) for name in hub.files]
     assert get_set(workspace, FILL).pictures == 3
     assert [hub.sent(name) for name in hub.files] == sent, "whole files are not fetched again"
-    assert state_of(workspace, FILL).kind == "there"
+    assert state_of(workspace, FILL).kind == "downloaded"
 
 
 def test_room_is_asked_for_twice_the_download(
@@ -166,13 +166,13 @@ def test_a_repository_that_has_changed_and_a_name_that_is_taken_are_told_before_
     workspace: Workspace, hub: LocalHub, paired_folder: Path
 ) -> None:
     del hub.files["conditioning_images.zip"]
-    with pytest.raises(UserError, match="no longer as this app knows it. It has no file conditioning_images.zip"):
+    with pytest.raises(UserError, match="has changed. It no longer has a file conditioning_images.zip"):
         get_set(workspace, FILL)
     assert main(["--workspace", str(workspace.root), "import", str(paired_folder), "--name", "fill50k"]) == 0
     hub.asked.clear()
     with pytest.raises(UserError, match="already a dataset named fill50k"):
         get_set(workspace, FILL)
-    assert hub.asked == [] and state_of(workspace, FILL).kind == "not there"
+    assert hub.asked == [] and state_of(workspace, FILL).kind == "not downloaded"
 
 
 def test_without_a_connection_it_says_how_to_bring_the_files(workspace: Workspace, hub: LocalHub) -> None:

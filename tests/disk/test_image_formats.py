@@ -103,8 +103,8 @@ def test_every_ending_is_read(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize(("head", "words"), [
-    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC file, as phones write them: save it as JPEG"),
-    (b"\xff\x0a" + bytes(40), "JPEG XL file, which is not read here; save it as PNG or JPEG"),
+    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC file, as saved by phones: save it as JPEG"),
+    (b"\xff\x0a" + bytes(40), "JPEG XL file, which this app cannot read; save it as PNG or JPEG"),
 ])  # fmt: skip
 def test_formats_that_are_not_read_are_named(tmp_path: Path, head: bytes, words: str) -> None:
     path = tmp_path / "photo.jpg"
@@ -116,7 +116,7 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, head: bytes, words:
 
 def test_a_program_in_an_image_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
-    with pytest.raises(UserError, match="not an image in a format"):
+    with pytest.raises(UserError, match="not an image in a supported format"):
         load_rgb(tmp_path / "a.png")
 
 

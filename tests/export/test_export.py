@@ -147,7 +147,7 @@ def test_a_full_disk_is_reported_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    with pytest.raises(UserError, match="was not exported.*the disk has 1 B left"):
+    with pytest.raises(UserError, match="was not exported.*1 B are free on the disk"):
         export(checkpoint, format, tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())
 

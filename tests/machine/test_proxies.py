@@ -31,7 +31,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"HTTP_PROXY": "http://127.0.0.1:9"}, ""),
         ({"http_proxy": "127.0.0.1:9", "https_proxy": "127.0.0.1:9"}, ""),
         ({"HTTPS_PROXY": "http://proxy:port"}, "not used"),
-        ({"HTTPS_PROXY": "http://"}, "names no server"),
+        ({"HTTPS_PROXY": "http://"}, "contains no server name"),
         ({"HTTPS_PROXY": ""}, ""),
         ({"no_proxy": "localhost,127.0.0.1,::1/128"}, ""),
         ({"no_proxy": "fe80::/10, [::1], .local, *.example.com, 10.0.0.0/8", "HTTP_PROXY": "http://p:1"}, "fe80::/10"),

@@ -131,7 +131,7 @@ def test_a_damaged_entry_waits_for_its_turn_and_a_strange_file_is_ignored(queue:
     queue = QueueFolder(Workspace(queue.folder.parent))
     first, second = queue.waiting()
     assert first.kind == UNREADABLE
-    assert "damaged" in first.title
+    assert "Damaged" in first.title
     assert second.title == "b"
 
 

@@ -74,7 +74,7 @@ def test_values_that_may_change_are_taken_and_those_as_now_ignored(
         ({"model.control_lora_rank": 8}, "shape of the trained weights.*Start a new run"),
         ({"validation.pictures": 9}, "can be compared"),
         ({"train.accumulation": 4}, "follows from the batch size"),
-        ({"train.steps": 50}, "50 steps are done already"),
+        ({"train.steps": 50}, "50 steps are already done"),
         ({"train.steps": 10}, "The warm-up is as long as the whole run"),
         ({"train.batch_size": 3}, "not into parts of 3.*1, 2, 4"),
         ({"train.batch_size": 8}, "not into parts of 8"),
@@ -133,5 +133,5 @@ def test_a_damaged_record_is_named(folder: Path) -> None:
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for record in ({"changes": [{"step": 3}]}, {"changes": 7}, {"memory_ladder": [3]}):
         (folder / "run.json").write_text(json.dumps({**about, **record}), encoding="utf-8")
-        with pytest.raises(UserError, match=r"run\.json records of their changes is damaged"):
+        with pytest.raises(UserError, match=r"record of their changes in run\.json is damaged"):
             Run(folder)

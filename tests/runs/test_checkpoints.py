@@ -140,9 +140,9 @@ def edit(place: Path, **changes: object) -> None:
     [
         (lambda place: (place / WEIGHTS).write_bytes(b"short"), "missing or shorter"),
         (lambda place: (place / WEIGHTS).unlink(), "missing or shorter"),
-        (lambda place: (place / "checkpoint.json").unlink(), "not written to its end"),
+        (lambda place: (place / "checkpoint.json").unlink(), "not written completely"),
         (lambda place: (place / "checkpoint.json").write_text("{", encoding="utf-8"), "cannot be read"),
-        (lambda place: edit(place, step=2), "not what was written"),
+        (lambda place: edit(place, step=2), "changed since it was written"),
     ],
 )
 def test_what_is_not_whole_is_not_listed_and_named(folder: Path, harm: Callable[[Path], None], words: str) -> None:
@@ -182,7 +182,7 @@ def test_damage_is_found_when_it_is_exported(folder: Path) -> None:
     flip(newest(folder) / WEIGHTS)
     checkpoint = read_checkpoint(newest(folder))
     assert checkpoint is not None
-    with pytest.raises(DamagedCheckpoint, match="not what was written"):
+    with pytest.raises(DamagedCheckpoint, match="changed since it was written"):
         read_source(checkpoint, "fp16", "plain")
     assert steps(folder) == [1, 2]
 

@@ -77,7 +77,7 @@ def test_the_next_start_gives_it_its_name_or_says_what_is_in_the_way(
         open_elsewhere(held, is_new_checkpoint)
         with pytest.raises(PermissionError):
             small.save()
-        with pytest.raises(UserError, match="step-000001 of run is whole but has no name yet") as raised:
+        with pytest.raises(UserError, match="step-000001 of run is complete but could not be renamed yet") as raised:
             clean_up(small.folder, own=True)
         assert "virus scanner" in raised.value.why
     assert clean_up(small.folder, own=True) == []
@@ -126,7 +126,7 @@ def test_training_continues_and_the_last_checkpoint_waits_for_its_name(
     assert [event.step for event in trained.of(CheckpointSaved)] == [3], "it waited for the last one only"
     text = " ".join(trained.warnings)
     assert "The checkpoint of step 1 is written, but has not got its name. Another program has one of" in text
-    assert "The checkpoint of step 3 waits for the disk. Another program has one of its files open" in text
+    assert "The checkpoint of step 3 is waiting for the disk. Another program has one of its files open" in text
     assert [found.step for found in run.checkpoints()] == [1, 2, 3], "the others are named as soon as they can be"
 
 

@@ -104,7 +104,7 @@ def test_a_disk_that_stays_broken_halts_the_run_at_a_later_step(
     run = new_run(**{"train.steps": 6, "train.checkpoint_every": 2})
     trained = train(ready_workspace, run, when={Waiting: lambda trained: mended.set()})
     assert trained.outcome == "completed" and steps_saved(trained) == [3, 4, 6]
-    assert "The checkpoint of step 3 waits for the disk" in " ".join(trained.warnings)
+    assert "The checkpoint of step 3 is waiting for the disk" in " ".join(trained.warnings)
 
 
 def break_at(monkeypatch: pytest.MonkeyPatch, step: int, first: Callable[[], Any]) -> None:

@@ -83,8 +83,8 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     assert trained.outcome == "completed"
     assert saved == [[2]], "the last good checkpoint is there while it waits"
     text = " ".join(trained.warnings)
-    assert "The checkpoint of step 4 waits for room" in text and "goes on by itself" in text
-    assert "the disk answers again" in " ".join(message.text for message in trained.of(Message))
+    assert "The checkpoint of step 4 is waiting for disk space" in text and "continues by itself" in text
+    assert "the disk responds again" in " ".join(message.text for message in trained.of(Message))
     assert_same_run(straight, run)
 
 
@@ -104,7 +104,7 @@ def test_images_wait_for_room_before_they_are_drawn(
     trained = train(ready_workspace, run, when={**full, Waiting: make_room})
     assert trained.outcome == "completed"
     assert drawn == [[0]], "nothing is drawn that could not be kept"
-    assert "The set of images of step 2 waits for room" in " ".join(trained.warnings)
+    assert "The set of images of step 2 is waiting for disk space" in " ".join(trained.warnings)
     assert [event.step for event in trained.of(PreviewMade)] == [0, 2, 3]
     assert_same_run(straight, run)
 
@@ -255,7 +255,7 @@ def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspac
 
     trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: plug_in})
     warnings = " ".join(trained.warnings)
-    assert trained.outcome == "completed" and "waits for the disk" in warnings
+    assert trained.outcome == "completed" and "is waiting for the disk" in warnings
     assert f"The folder {run.folder.name} is no longer in {run.folder.parent}: it was renamed" in warnings
     assert_same_run(straight, run)
 
@@ -274,7 +274,7 @@ def test_a_cache_on_a_disk_that_vanishes_is_waited_for_in_mid_step(
 
     trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: lambda trained: away.rename(cache)})
     warnings = " ".join(trained.warnings)
-    assert trained.outcome == "completed" and "waits for the disk" in warnings
+    assert trained.outcome == "completed" and "is waiting for the disk" in warnings
     assert f"The folder {cache.name} is no longer in {cache.parent}" in warnings
     assert_same_run(straight, run)
 
@@ -307,7 +307,7 @@ def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
         train(ready_workspace, run, when={Waiting: lambda trained: trained.control.cancel()})
     trained = train(ready_workspace, run, when={Waiting: lambda trained: setattr(disk, "full", False)})
     assert trained.outcome == "completed"
-    assert "The cache of images and captions waits for room" in " ".join(trained.warnings)
+    assert "The cache of images and captions is waiting for disk space" in " ".join(trained.warnings)
 
 
 def test_a_write_that_takes_long_is_reported_by_another_thread() -> None:
@@ -403,5 +403,5 @@ def test_what_the_system_says_is_taken_out_of_the_library_s_words() -> None:
     assert is_disk_full(error)
     other = Exception("something else")
     assert as_os_error(other) is other, "no reason to wait for the disk"
-    with pytest.raises(UserError, match="has .* left"):
+    with pytest.raises(UserError, match="are free on the disk"):
         space.require_space(Path.cwd(), 2**62, "A thing")

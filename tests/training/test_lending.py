@@ -120,6 +120,6 @@ def test_a_job_that_ends_refuses_what_it_has_not_done() -> None:
         early.wait(0)
     gate.set()
     assert runner.wait(10)
-    with pytest.raises(UserError, match="ended before"):
+    with pytest.raises(UserError, match="has ended"):
         early.wait(10)
     assert not runner.send(late)

@@ -37,14 +37,14 @@ def written(workspace: Workspace, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.answers('"This workspace is open already"')
+@pytest.mark.answers('"This workspace is already open"')
 def test_it_is_held_until_it_is_released(workspace: Workspace) -> None:
     first = WorkspaceLock(workspace, "the window").acquire()
     first.set_address("http://127.0.0.1:7860")
     with pytest.raises(InUse) as caught:
         WorkspaceLock(workspace, "the command train").acquire()
     error = caught.value
-    assert "open already" in error.what and "--workspace" in error.try_this
+    assert "already open" in error.what and "--workspace" in error.try_this
     assert "the window at http://127.0.0.1:7860" in error.why and str(os.getpid()) in error.why
     assert error.owner.address == "http://127.0.0.1:7860"
     first.release()
@@ -63,7 +63,7 @@ def test_a_refused_one_gives_nothing_back(workspace: Workspace) -> None:
         assert (workspace.root / FILE).exists()
 
 
-@pytest.mark.answers('"This workspace is open already"')
+@pytest.mark.answers('"This workspace is already open"')
 def test_the_workspace_of_a_killed_app_is_taken_over(workspace: Workspace) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(workspace.root)],
@@ -101,7 +101,7 @@ def test_an_owner_of_unknown_age_counts_as_alive(workspace: Workspace) -> None:
         WorkspaceLock(workspace, "the window").acquire()
 
 
-@pytest.mark.answers('"This workspace is open already"')
+@pytest.mark.answers('"This workspace is already open"')
 def test_a_workspace_that_another_computer_has_is_never_taken_over(workspace: Workspace) -> None:
     path = written(workspace, host="attic", pid=999_999, mark="old")
     with pytest.raises(InUse, match="another computer") as caught:

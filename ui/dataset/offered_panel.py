@@ -59,7 +59,8 @@ def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
     rows = []
     for one in offered:
         state = state_of(workspace, one)
-        part = f", {format_bytes(state.have)} of about {one.download_mb} MB" if state.kind == "partly there" else ""
+        partly = state.kind == "partly downloaded"
+        part = f", {format_bytes(state.have)} of about {one.download_mb} MB" if partly else ""
         rows.append(f"<li><b>{escape(one.title)}</b>: {state.kind}{part}</li>")
     return f"<ul class='reasons'>{''.join(rows)}</ul>"
 

@@ -86,9 +86,8 @@ def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
     rows = []
     for base in offered:
         state = state_of(workspace, base.id)
-        part = (
-            f", {format_bytes(state.have)} of about {base.download_gb:.1f} GB" if state.kind == "partly there" else ""
-        )
+        partly = state.kind == "partly downloaded"
+        part = f", {format_bytes(state.have)} of about {base.download_gb:.1f} GB" if partly else ""
         rows.append(f"<li><b>{escape(base.title)}</b>: {state.kind}{part}</li>")
     return f"<ul class='reasons'>{''.join(rows)}</ul>"
 
@@ -121,7 +120,7 @@ def download_job(context: AppContext, base: str) -> Work:
         from engine.bases.download import ask, download
 
         context.clear_result(KIND)
-        if (state := state_of(context.workspace, base)).kind != "there":
+        if (state := state_of(context.workspace, base)).kind != "downloaded":
             wanted = ask(context.workspace, base, token)
             emit(Message(f"{base}: {counted(len(wanted.files), 'file')}, {format_bytes(wanted.bytes)}."))
             where = download(context.workspace, wanted, token, progress_events(emit))

@@ -27,12 +27,12 @@ def hub(photos: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_set_is_downloaded_read_and_selected(workspace: Workspace, hub: LocalHub) -> None:
     context = AppContext(workspace)
-    assert "coloured circles</b>: not there" in list_of_sets(workspace, offered_sets())
+    assert "coloured circles</b>: not downloaded" in list_of_sets(workspace, offered_sets())
     context.start_job(KIND, "Getting it", get_job(context, FILL))
     assert context.runner.wait(30) and context.runner.snapshot.outcome == "completed"
     assert context.focus_dataset == "fill50k" == context.config_of(context.draft)[0].data.dataset
     assert "fill50k: 3 images, 3 captions." in context.results[KIND].note
-    assert "coloured circles</b>: there" in list_of_sets(workspace, offered_sets())
+    assert "coloured circles</b>: downloaded" in list_of_sets(workspace, offered_sets())
 
 
 def test_a_refused_download_fails_with_the_reason_and_changes_nothing(workspace: Workspace, hub: LocalHub) -> None:

@@ -28,7 +28,7 @@ CASES = {
     TrainTabState.RUNNING: (LIVE, None, READY),
     TrainTabState.VALIDATING: (replace(LIVE, phase="validating"), None, READY),
     TrainTabState.SAVING: (replace(LIVE, phase="saving"), None, READY),
-    TrainTabState.WAITING: (replace(LIVE, phase="waiting", waiting="It waits for room."), None, READY),
+    TrainTabState.WAITING: (replace(LIVE, phase="waiting", waiting="It is waiting for disk space."), None, READY),
     TrainTabState.PAUSING: (replace(LIVE, asked="pause"), None, READY),
     TrainTabState.STOPPING: (replace(LIVE, asked="stop"), None, READY),
     TrainTabState.PAUSED: (replace(LIVE, alive=False, outcome="paused"), facts("paused", 120), READY),

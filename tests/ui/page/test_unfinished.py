@@ -123,10 +123,11 @@ def test_the_question_before_closing_says_what_would_end(workspace: Workspace) -
     training: dict[str, Any] = {"alive": True, "kind": "train", "title": "Training <cats>", "total_steps": 400}
     words = close_button.question(JobSnapshot(**training, start_step=3), closing=False)
     assert "Training &lt;cats&gt; is running. It will be" in words and "saved" in words
-    stuck = JobSnapshot(**training, phase="waiting", waiting="The checkpoint of step 3 waits for room.")
+    stuck = JobSnapshot(**training, phase="waiting", waiting="The checkpoint of step 3 is waiting for disk space.")
     for closes in (False, True):
         words = close_button.question(stuck, closing=closes)
-        assert "step 3 waits for room" in words and "as soon as the run is saved" in words and "Stop" in words
+        assert "step 3 is waiting for disk space" in words
+        assert "as soon as the run is saved" in words and "Stop" in words
         assert "It will be saved" not in words, "nobody knows when there is room"
         assert "data-saved='perhaps'" in words, "nor what the page may say once the app is gone"
     assert "cancelled" in close_button.question(JobSnapshot(alive=True, kind="dataset", title="Reading"), closing=False)

@@ -150,7 +150,7 @@ def test_sigterm_saves_the_run(ready: tuple[Path, dict[str, str]], forks: Forks)
         until(lambda: trained(root), app)
         second = Studio(root, port=free_port())
         assert second.process.wait(60) == launch.EXIT_CANNOT_START
-        assert "open already" in second.printed() and app.address in second.printed()
+        assert "already open" in second.printed() and app.address in second.printed()
         app.process.send_signal(signal.SIGTERM)
         assert app.process.wait(60) == 0, app.printed()
     finally:

@@ -47,11 +47,11 @@ def test_a_downloaded_base_is_listed_as_there_and_chosen(
         "engine.bases.download.ask", lambda workspace, base, token: RemoteFiles(Repository(base), "main", ())
     )
     monkeypatch.setattr("engine.bases.download.download", arrive)
-    assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, listed_bases())
     choose_base(context, "demo")
     number = context.draft.number
     assert run(context, download_job(context, SD15)).outcome == "completed"
-    assert "<b>Stable Diffusion 1.5</b>: there" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: downloaded" in list_of_bases(context.workspace, listed_bases())
     assert context.base_of(context.draft) == SD15 and context.draft.number > number, "the forms show it"
     assert context.workspace.locate_base(SD15) == str(context.workspace.downloaded_base(SD15))
     assert "is there and chosen" in context.results[KIND].note
@@ -100,6 +100,6 @@ def test_a_folder_that_disappears_while_it_is_listed_is_a_sentence(context: AppC
     assert run(context, find_job(context, "")).outcome == "completed", "the other places are searched all the same"
     assert f"{folder} is not there now." in render_result(context.view())[0]
     choose_base(context, str(folder / "mine"))
-    assert "<b>Stable Diffusion 1.5</b>: not there" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, listed_bases())
     with pytest.raises(UserError, match="was not found"):
         context.workspace.locate_base(context.base_of(context.draft))

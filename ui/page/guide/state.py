@@ -147,5 +147,5 @@ def base_facts(workspace: Workspace, base: str) -> tuple[str, bool, str]:
         return title, False, error.what
     if located == DEMO_BASE:
         return "", False, ""
-    here = located.exists() or (bool(HUB_ID.fullmatch(base)) and state_of(workspace, base).kind == "there")
+    here = located.exists() or (bool(HUB_ID.fullmatch(base)) and state_of(workspace, base).kind == "downloaded")
     return title, here, ""
