@@ -46,8 +46,8 @@ class ModelConfig(Section):
         0,
         "ControlNet blocks",
         "How many of a transformer base's blocks a new ControlNet copies. 0, the usual choice: as many as published "
-        "ControlNets have (6 for Stable Diffusion 3, 2 for FLUX.1). Fewer need less memory and draw faster; more "
-        "follow fine control images better.",
+        "ControlNets have (6 for Stable Diffusion 3, 2 for FLUX.1, 3 for Z-Image, where 6 are possible, too). Fewer "
+        "need less memory and draw faster; more follow fine control images better.",
         advanced=True,
         affects_speed=True,
         ge=0,

@@ -17,6 +17,7 @@ from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.machine.units import GIB
+from engine.nets.start_shape import with_start
 from engine.tuning.facts import UPDATED_TOGETHER, facts_of, master_weights_of
 from engine.workspace.paths import Workspace
 
@@ -129,7 +130,8 @@ def predict_from(
     encoders = base.facts.count_encoders(base.vae, base.text_encoders, resolution, decoded_side)
     facts, tokens = facts_of(config), encoders.tokens
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
-    sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, facts.learned)
+    learned = with_start(facts.learned, config.model.controlnet, base.facts)
+    sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, learned)
     beside, of_base = facts.trained_beside(sizes), facts.trained_of_base(sizes)
     trained, base_trained = (sum(net.trained for net in nets) for nets in (beside, of_base))
     on_card, has_ema = not optim.offload, optim.ema_decay > 0

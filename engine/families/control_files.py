@@ -64,6 +64,10 @@ class ControlFiles(ABC):
             UserError: layers are missing.
         """
 
+    def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Blocks of a transformer that a net of this config copies, and those of its second kind; 0: it is none."""
+        return 0, 0
+
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """Why these programs would read another net from a file with diffusers' names, as a clause; "": they do not.
 

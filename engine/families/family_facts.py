@@ -34,9 +34,9 @@ class FamilyFacts:
     """Goes into the names of exported files, so that AUTOMATIC1111 reads the right base version from them."""
     version_marks: tuple[str, ...]
     """Words in a file name that AUTOMATIC1111's ControlNet extension takes for this version."""
-    outputs: int
-    """Zero convolutions of a ControlNet for the real model, except the one to the middle."""
-    lora_mark: bool
+    outputs: int = 0
+    """Zero convolutions of a ControlNet for the real model, except the one to the middle; 0: it is no UNet."""
+    lora_mark: bool = False
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
     comfy: ComfyNodes = ComfyNodes()
     """What a ComfyUI workflow for its bases has."""
@@ -73,6 +73,8 @@ class FamilyFacts:
     does for every base whose shift depends on the image size."""
     patch: int = 1
     """Side of the denoiser's tokens, in latents."""
+    usual_blocks: int = 0
+    """Blocks of a transformer that a new control net copies where nothing else is said."""
     block_counts: tuple[int, ...] = ()
     """Numbers of blocks that a new control net may have, as far as other programs load it; (): it has no choice."""
     uneven_blocks: bool = False
@@ -121,7 +123,7 @@ class FamilyFacts:
 
     def blocks_of(self, control_net: Mapping[str, Any]) -> int:
         """Number of blocks of a control net with this config; 0: of a family without such a choice."""
-        return int(control_net["num_layers"]) if self.block_counts else 0
+        return self.control_files.blocks(control_net)[0]
 
     def why_not_blocks(self, config: Mapping[str, Any], wanted: int) -> str:
         """Why a new control net cannot have this many blocks, as a sentence; "" if it can.

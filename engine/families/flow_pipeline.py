@@ -18,6 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from engine.families.facts import FamilyFacts
 from engine.families.flow import dynamic_shift
 from engine.families.guidance import rescale
+from engine.families.residuals import Residuals, each, sum_of
 from engine.families.text_encoding import together
 
 
@@ -26,9 +27,7 @@ class ControlledFlow(Protocol):
 
     facts: FamilyFacts
 
-    def residuals(
-        self, denoiser: Any, net: Any, noisy: Any, timesteps: Any, text: Any, control: Any
-    ) -> list[torch.Tensor]: ...
+    def residuals(self, denoiser: Any, net: Any, noisy: Any, timesteps: Any, text: Any, control: Any) -> Residuals: ...
 
     def denoise(self, denoiser: Any, noisy: Any, timesteps: Any, text: Any, residuals: Any) -> torch.Tensor: ...
 
@@ -62,12 +61,9 @@ class FlowPipeline:
         if self.scheduler.config.get("use_dynamic_shifting"):
             tokens = latents.shape[-2] * latents.shape[-1] // self.family.facts.patch**2
             how["mu"] = math.log(dynamic_shift(self._of_base)(tokens))
-            if (
-                "FlowMatch" in type(self.scheduler).__name__
-            ):  # diffusers' pipelines end a step above 0, as the others do
-                how["sigmas"] = [1 - step / steps for step in range(steps)]
-        if self.family.facts.even_sigmas and isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
-            how["sigmas"] = [1 - step / steps for step in range(steps)]
+        even = self.family.facts.even_sigmas or "mu" in how
+        if even and isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            how["sigmas"] = [1 - step / steps for step in range(steps)]  # ends a step above 0, as the others do
         self.scheduler.set_timesteps(steps, device=self.transformer.device, **how)
 
     def get_timesteps(self, steps: int, strength: float, device: Any) -> tuple[torch.Tensor, int]:
@@ -156,18 +152,18 @@ class FlowPipeline:
         noisy = torch.cat([latents] * 2 if guided else [latents]).to(denoiser.dtype)
         sigma = timestep.to(noisy.device, torch.float32) / self.scheduler.config.num_train_timesteps
         sigma = sigma.expand(len(noisy))
-        total: list[torch.Tensor] | None = None
+        found = []
         for net, control, scale in active:
             half = slice(len(noisy) // 2, None) if guided and prompt_only else slice(None)
             copies = 2 if guided and not prompt_only else 1
             read = {name: rows[half] for name, rows in text.items()}
             hints = torch.cat([control] * copies)
             residuals = family.residuals(denoiser, net, noisy[half], sigma[half], read, hints)
-            residuals = [residual * scale for residual in residuals]
+            residuals = each(residuals, lambda one, scale=scale: one * scale)  # type: ignore[misc]
             if guided and prompt_only:
-                residuals = [torch.cat([torch.zeros_like(one), one]) for one in residuals]
-            total = residuals if total is None else [a + b for a, b in zip(total, residuals, strict=True)]
-        return family.denoise(denoiser, noisy, sigma, text, total)
+                residuals = each(residuals, lambda one: torch.cat([torch.zeros_like(one), one]))
+            found.append(residuals)
+        return family.denoise(denoiser, noisy, sigma, text, sum_of(found) if found else None)
 
 
 def _each(value: Any, nets: Sequence[Any]) -> list[Any]:

@@ -18,11 +18,13 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5TokenizerFast
 from engine.errors import UserError
 from engine.families.encoder_sizes import LONG_T5_TOKENS
 from engine.families.facts import FLUX
+from engine.families.flux_control_files import MODE
 from engine.families.parts import load_part, read_component_config
+from engine.families.residuals import Residuals, spread
 from engine.families.stable_diffusion import tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
-from engine.families.transformer import TransformerFamily, with_weights_of
+from engine.families.transformer import TransformerFamily, own_config, with_weights_of
 from engine.families.unsuitable import BaseParts
 
 TEXT_TO_IMAGE = 64
@@ -111,27 +113,17 @@ class Flux(TransformerFamily):
         return load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
     def new_controlnet(self, denoiser: Any, blocks: int = 0) -> FluxControlNetModel:
-        """The first ``blocks`` blocks with two streams; 0: ``facts.outputs``, or fewer for a smaller base.
+        """The first ``blocks`` blocks with two streams; 0: ``facts.usual_blocks``, or fewer for a smaller base.
 
         The control image's embedder starts at zero, as the outputs do.
         """
-        blocks = blocks or min(self.facts.outputs, len(denoiser.transformer_blocks))
+        blocks = blocks or min(self.facts.usual_blocks, len(denoiser.transformer_blocks))
         shared = {name: denoiser.config[name] for name in SHARED}
         net: Any = FluxControlNetModel(**shared, num_layers=blocks, num_single_layers=0)
         return with_weights_of(denoiser, net)
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> FluxControlNetModel:
         return load_part(FluxControlNetModel, str(folder), "", dtype)
-
-    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
-        """For 8 x 8 latents and 8 tokens of text."""
-        config = net.config
-        noisy, control = (torch.randn((1, config.in_channels // 4, 8, 8), generator=generator) for _ in range(2))
-        text = {
-            "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
-            "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
-        }
-        return self.residuals(None, net, noisy, torch.tensor([0.5]), text, control)
 
     def residuals(
         self,
@@ -141,12 +133,23 @@ class Flux(TransformerFamily):
         timesteps: torch.Tensor,
         text: Text,
         control: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        of_two_streams, of_one = net(
-            controlnet_cond=self.latents.pack(control), **self.net_inputs(noisy, timesteps, text), return_dict=False
+    ) -> Residuals:
+        of_two_streams, of_one = self.net_outputs(net, noisy, timesteps, text, control)
+        return (
+            spread(of_two_streams, len(denoiser.transformer_blocks)),
+            spread(of_one, len(denoiser.single_transformer_blocks)),
         )
-        assert of_one is None, "nets with single blocks are refused when they are read"
-        return list(of_two_streams)
+
+    def net_outputs(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+        config, inputs = own_config(net), self.net_inputs(noisy, timesteps, text)
+        if not config.guidance_embeds:
+            del inputs["guidance"]
+        if config.num_mode is not None:
+            mode = config.get(MODE, 0)
+            inputs["controlnet_mode"] = torch.full((len(noisy), 1), mode, device=noisy.device)
+        return net(controlnet_cond=self.latents.pack(control), **inputs, return_dict=False)
 
     def denoise(
         self,
@@ -154,10 +157,17 @@ class Flux(TransformerFamily):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: Text,
-        residuals: list[torch.Tensor] | None,
+        residuals: Residuals | None,
     ) -> torch.Tensor:
-        inputs = self.net_inputs(noisy, timesteps, text)
-        predicted = denoiser(**inputs, controlnet_block_samples=residuals, return_dict=False)[0]
+        of_two_streams, of_one = residuals or (None, None)
+        if of_one is not None and None in of_one:  # nets without blocks of one stream
+            of_one = None
+        predicted = denoiser(
+            **self.net_inputs(noisy, timesteps, text),
+            controlnet_block_samples=of_two_streams,
+            controlnet_single_block_samples=of_one,
+            return_dict=False,
+        )[0]
         return self.latents.unpack(predicted, *noisy.shape[-2:])
 
     def net_inputs(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text) -> dict[str, torch.Tensor]:

@@ -6,10 +6,13 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from engine.errors import UserError
 from engine.families.control_files import ControlFiles, incomplete
 
 PIXELS_IN_TOKEN = 4  # latents of 2 x 2
+MODES = "controlnet_mode_embedder.weight"
+"""A row for each kind of control image; only union nets have it."""
+MODE = "control_mode"
+"""Entry of a union net's config: the row that is used. diffusers' pipelines take it as an argument."""
 OF_QWEN = "transformer_blocks.0.img_mlp.net.0.proj.weight"
 """ComfyUI looks for it first: nets for Qwen-Image have the same trigger."""
 
@@ -25,16 +28,17 @@ class FluxControlFiles(ControlFiles):
         "num_attention_heads": "the heads of its attention",
         "attention_head_dim": "the width of a head",
         "pooled_projection_dim": "the width of its pooled text",
-        "guidance_embeds": "reading the guidance scale",
     }
-    own_entries = ("num_layers",)
-    union_marks = ("controlnet_mode_embedder.",)
+    own_entries = ("num_layers", "num_single_layers", "guidance_embeds", "num_mode")
 
     def control_channels(self, config: Mapping[str, Any]) -> int:
         return int(config["in_channels"]) // PIXELS_IN_TOKEN
 
     def recognise(self, names: Collection[str]) -> str:
         return "" if OF_QWEN in names else super().recognise(names)
+
+    def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        return int(config["num_layers"]), int(config["num_single_layers"])
 
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """ComfyUI's ``load_controlnet`` takes another net where the first tensor is missing or the second there, and
@@ -45,21 +49,19 @@ class FluxControlFiles(ControlFiles):
         return ""
 
     def config_from_shapes(self, shapes: Mapping[str, Sequence[int]], name: str) -> dict[str, Any]:
-        if "single_transformer_blocks.0.attn.to_q.weight" in shapes:
-            raise UserError(
-                f"{name} cannot be used here.",
-                "Besides blocks with two streams it has single ones, and this app knows nets without them.",
-                "Choose a ControlNet whose config.json has num_single_layers = 0.",
-            )
         try:
-            blocks = next(n for n in itertools.count() if f"transformer_blocks.{n}.attn.to_q.weight" not in shapes)
+            blocks, single = (
+                next(n for n in itertools.count() if f"{kind}.{n}.attn.to_q.weight" not in shapes)
+                for kind in ("transformer_blocks", "single_transformer_blocks")
+            )
             width, channels = shapes["x_embedder.weight"]
             (head,) = shapes["transformer_blocks.0.attn.norm_q.weight"]
             if channels != shapes[self.trigger][1]:
                 raise ValueError(f"its control image has {shapes[self.trigger][1]} channels in place of {channels}")
             return {
                 "num_layers": blocks,
-                "num_single_layers": 0,
+                "num_single_layers": single,
+                "num_mode": shapes[MODES][0] if MODES in shapes else None,
                 "in_channels": channels,
                 "attention_head_dim": head,
                 "num_attention_heads": width // head,

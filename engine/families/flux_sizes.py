@@ -68,25 +68,29 @@ def count(
         head_norms(net, 4)
         net.unit(int(TWO_STREAMS_KEPT[trained] * both), both, WORKING * residual, WORKING * residual, reads)
 
-    def one_stream(net: NetSize, trained: bool) -> None:
+    def one_stream(net: NetSize, trained: bool, reads: int = 0) -> None:
         net.layer(3 * width, width)
         for _ in range(3):
             net.layer(width, width)
         net.layer(4 * width, width)
         net.layer(width, 5 * width)
         head_norms(net, 2)
-        net.unit(int(ONE_STREAM_KEPT[trained] * both), both, WORKING * both, WORKING * both, 0)
+        net.unit(int(ONE_STREAM_KEPT[trained] * both), both, WORKING * both, WORKING * both, reads)
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
     wanted = learned.blocks or min(blocks, CONTROL_BLOCKS)
-    each = math.ceil(blocks / wanted)
+    singles, blocks_of_one = learned.single_blocks, int(config["num_single_layers"])
+
+    def reads(number: int, of_base: int, outputs: int) -> int:
+        """The blocks that read one output add to one gradient, which the last of them makes in the backward pass."""
+        last = outputs and (number % math.ceil(of_base / outputs) == 0 or number == of_base)
+        return residual if learned.control and last else 0
+
     for number in range(1, blocks + 1):
-        # The blocks that read one output add to one gradient, which the last of them makes in the backward pass.
-        last = number % each == 0 or number == blocks
-        two_streams(denoiser, trained_base, residual if learned.control and last else 0)
-    for _ in range(int(config["num_single_layers"])):
-        one_stream(denoiser, trained_base)
+        two_streams(denoiser, trained_base, reads(number, blocks, wanted))
+    for number in range(1, blocks_of_one + 1):
+        one_stream(denoiser, trained_base, reads(number, blocks_of_one, singles))
     denoiser.layer(2 * width, width)
     denoiser.layer(int(config.get("out_channels") or channels), width)
     denoiser.unit(residual, residual)
@@ -100,9 +104,13 @@ def count(
     for _ in range(wanted):
         two_streams(control, True, 0)
         control.writes(residual)
+    for _ in range(singles):
+        one_stream(control, True)
+        control.writes(residual)
     control.rank = 0
-    for _ in range(wanted):
+    outputs = wanted + singles
+    for _ in range(outputs):
         control.layer(width, width)
     control.layer(width, channels)
-    control.unit(wanted * residual, wanted * residual)
-    return Sizes(denoiser, control, NetSize(), wanted * residual, text_size)
+    control.unit(outputs * residual, outputs * residual)
+    return Sizes(denoiser, control, NetSize(), outputs * residual, text_size)

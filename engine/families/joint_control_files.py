@@ -30,6 +30,9 @@ class JointControlFiles(ControlFiles):
     def control_channels(self, config: Mapping[str, Any]) -> int:
         return int(config["in_channels"]) + int(config.get("extra_conditioning_channels") or 0)
 
+    def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        return int(config["num_layers"]), 0
+
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """ComfyUI's ``load_controlnet`` takes another net where either tensor is missing, and repeats each output
         24 // n times (``comfy/controlnet.py``, ``load_controlnet_mmdit``)."""

@@ -54,7 +54,13 @@ JOINT_TRANSFORMER = Layers(
 """diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
 TWO_STREAM_TRANSFORMER = Layers(
     quantized=("transformer_blocks.", "single_transformer_blocks."),
-    copied=("x_embedder.", "time_text_embed.", "context_embedder.", "transformer_blocks."),
+    copied=(
+        "x_embedder.",
+        "time_text_embed.",
+        "context_embedder.",
+        "transformer_blocks.",
+        "single_transformer_blocks.",
+    ),
     after_control=(),
     outer_outputs=(),
     control_encoder="",

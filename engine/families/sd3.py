@@ -19,6 +19,7 @@ from engine.families.encoder_sizes import T5_TOKENS
 from engine.families.facts import SD3
 from engine.families.joint_sizes import control_blocks
 from engine.families.parts import load_part, read_component_config
+from engine.families.residuals import Residuals, spread
 from engine.families.sdxl import TwoTextEncoders
 from engine.families.stable_diffusion import layer_output, tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
@@ -104,11 +105,11 @@ class StableDiffusion3(TransformerFamily):
         return load_part(SD3Transformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
     def new_controlnet(self, denoiser: Any, blocks: int = 0) -> SD3ControlNetModel:
-        """The first ``blocks`` blocks; 0: ``facts.outputs``, or fewer for a smaller base.
+        """The first ``blocks`` blocks; 0: ``facts.usual_blocks``, or fewer for a smaller base.
 
         diffusers' ``from_transformer`` changes the base's own config, so it is not used.
         """
-        blocks = blocks or control_blocks(len(denoiser.transformer_blocks), self.facts.outputs)
+        blocks = blocks or control_blocks(len(denoiser.transformer_blocks), self.facts.usual_blocks)
         config = {**denoiser.config, "num_layers": blocks, "force_zeros_for_pooled_projection": True}
         net: Any = SD3ControlNetModel.from_config(config, extra_conditioning_channels=0)
         return with_weights_of(denoiser, net)
@@ -122,17 +123,6 @@ class StableDiffusion3(TransformerFamily):
     def decode_control(self, vae: Any, control: torch.Tensor) -> torch.Tensor:
         return self.decode_latents(vae, control - vae.config.shift_factor * vae.config.scaling_factor)
 
-    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
-        """For 8 x 8 latents and 8 tokens of text."""
-        config = net.config
-        noisy = torch.randn((1, config.in_channels, 8, 8), generator=generator)
-        control = torch.randn((1, net.pos_embed_input.proj.in_channels, 8, 8), generator=generator)
-        text = {
-            "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
-            "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
-        }
-        return self.residuals(None, net, noisy, torch.tensor([0.5]), text, control)
-
     def residuals(
         self,
         denoiser: Any,
@@ -141,16 +131,20 @@ class StableDiffusion3(TransformerFamily):
         timesteps: torch.Tensor,
         text: Text,
         control: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        return list(
-            net(
-                hidden_states=noisy,
-                controlnet_cond=control,
-                encoder_hidden_states=text["hidden"],
-                pooled_projections=torch.zeros_like(text["pooled"]),
-                timestep=TIMESTEPS * timesteps,
-                return_dict=False,
-            )[0]
+    ) -> Residuals:
+        (outputs,) = self.net_outputs(net, noisy, timesteps, text, control)
+        return (spread(outputs, len(denoiser.transformer_blocks)),)
+
+    def net_outputs(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> tuple[list[torch.Tensor]]:
+        return net(
+            hidden_states=noisy,
+            controlnet_cond=control,
+            encoder_hidden_states=text["hidden"],
+            pooled_projections=torch.zeros_like(text["pooled"]),
+            timestep=TIMESTEPS * timesteps,
+            return_dict=False,
         )
 
     def denoise(
@@ -159,14 +153,14 @@ class StableDiffusion3(TransformerFamily):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: Text,
-        residuals: list[torch.Tensor] | None,
+        residuals: Residuals | None,
     ) -> torch.Tensor:
         return denoiser(
             hidden_states=noisy,
             encoder_hidden_states=text["hidden"],
             pooled_projections=text["pooled"],
             timestep=TIMESTEPS * timesteps,
-            block_controlnet_hidden_states=residuals,
+            block_controlnet_hidden_states=residuals[0] if residuals else None,
             return_dict=False,
         )[0]
 

@@ -20,6 +20,8 @@ class Learned:
     """Rank of the control net's low-rank factors; 0: it is trained whole."""
     blocks: int = 0
     """Blocks of a transformer that the control net copies; 0: the family's usual number."""
+    single_blocks: int = 0
+    """Those of its second kind, with one stream."""
     base: Literal["nothing", "decoder", "everything"] = "nothing"
     """What is trained of the base; "decoder": the layers behind the control."""
 

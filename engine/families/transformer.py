@@ -17,6 +17,7 @@ from engine.families.flow import FlowMatching
 from engine.families.flow_pipeline import FlowPipeline
 from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part
+from engine.families.residuals import Residuals, each
 from engine.families.text_encoding import Text
 
 OWN = {
@@ -40,11 +41,8 @@ class TransformerFamily(Family):
         timesteps: torch.Tensor,
         text: Text,
         control: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        """What the control net adds to the denoiser's blocks, first block first. Arguments: see ``predict``.
-
-        ``denoiser``: for nets that read what its own first layers make of their input.
-        """
+    ) -> Residuals:
+        """What the control net adds behind each of the denoiser's blocks. Arguments: see ``predict``."""
 
     @abstractmethod
     def denoise(
@@ -53,9 +51,28 @@ class TransformerFamily(Family):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: Text,
-        residuals: list[torch.Tensor] | None,
+        residuals: Residuals | None,
     ) -> torch.Tensor:
         """The denoiser's prediction of the flow (B, C, h, w), with residuals from ``residuals`` or without control."""
+
+    def control_outputs(self, net: Any, generator: torch.Generator) -> list[torch.Tensor]:
+        """For 8 x 8 latents and 8 tokens of text."""
+        config, channels = net.config, self.latents.channels
+        noisy = torch.randn((1, channels, 8, 8), generator=generator)
+        read = self.facts.control_files.control_channels(config)
+        control = torch.randn((1, read, 8, 8), generator=generator)
+        text = {
+            "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
+            "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),
+        }
+        outputs = self.net_outputs(net, noisy, torch.tensor([0.5]), text, control)
+        return [one for kind in outputs for one in kind or ()]
+
+    def net_outputs(
+        self, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: Text, control: torch.Tensor
+    ) -> Sequence[Sequence[torch.Tensor] | None]:
+        """The outputs of a control net that needs no denoiser: for each kind of the denoiser's blocks, first first."""
+        raise NotImplementedError
 
     # Text: the encoders of these bases read a caption at once, and what is beyond is cut off.
 
@@ -88,10 +105,12 @@ class TransformerFamily(Family):
             return self.denoise(denoiser, noisy, timesteps, text, None)
         found = self.residuals(denoiser, net, noisy, timesteps, text, control)
         dtype = denoiser.dtype  # read once: diffusers walks over the whole net for it
-        return self.denoise(denoiser, noisy, timesteps, text, [residual.to(dtype) for residual in found])
+        return self.denoise(denoiser, noisy, timesteps, text, each(found, lambda residual: residual.to(dtype)))
 
     def map_residuals(self, outputs: Any, change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Any:
-        return (change(list(outputs[0])), *outputs[1:])
+        counts = [len(kind or ()) for kind in outputs]
+        changed = iter(change([one for kind in outputs for one in kind or ()]))
+        return tuple([next(changed) for _ in range(count)] if count else None for count in counts)
 
     def load_scheduler(self, base: str) -> Any:
         return load_part(FlowMatchEulerDiscreteScheduler, base, "scheduler", None)
@@ -167,6 +186,11 @@ class TransformerFamily(Family):
             return latents
         sigma = float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)])
         return latents / (sigma**2 + (1 - sigma) ** 2) ** 0.5
+
+
+def own_config(net: Any) -> Any:
+    """The config of a control net, which accelerate may have wrapped."""
+    return getattr(net, "module", net).config
 
 
 def with_weights_of(denoiser: Any, net: Any) -> Any:

@@ -21,12 +21,13 @@ from engine.families.facts import ZIMAGE
 from engine.families.flow import FlowMatching
 from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part, read_component_config
+from engine.families.residuals import Residuals
 from engine.families.stable_diffusion import layer_output
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily
 from engine.families.unsuitable import BaseParts
 from engine.families.zimage_net import MULTIPLE, Embedded, ZImageControlNetModel, denoise, embed
-from engine.families.zimage_sizes import TEXT_TOKENS, UNUSED_CHANNELS, control_places
+from engine.families.zimage_sizes import LAYOUTS, TEXT_TOKENS, control_places
 
 LARGE = 10**8
 LARGEST_HALF = 65504.0
@@ -121,15 +122,17 @@ class ZImage(TransformerFamily):
     def new_controlnet(self, denoiser: Any, blocks: int = 0) -> ZImageControlNetModel:
         """Layers and refiners are copies of the denoiser's first ones, and so is the embedder of the control image.
 
-        The channels for inpainting begin at zero. ``blocks``: the number is the layout's, so it has no choice.
+        The channels for inpainting begin at zero, in the layouts that have them. ``blocks``: 3 or 6 layers.
         """
         config = denoiser.config
+        layers = blocks or self.facts.usual_blocks
+        channels, adds = LAYOUTS[layers]
         shared = {name: config[name] for name in ("dim", "n_refiner_layers", "n_heads", "n_kv_heads", "norm_eps")}
         net = ZImageControlNetModel(
-            control_layers_places=control_places(config["n_layers"], self.facts.outputs),
+            control_layers_places=control_places(config["n_layers"], layers),
             control_refiner_layers_places=list(range(config["n_refiner_layers"])),
-            control_in_dim=config["in_channels"] + UNUSED_CHANNELS,
-            add_control_noise_refiner="control_noise_refiner",
+            control_in_dim=channels,
+            add_control_noise_refiner="control_noise_refiner" if adds else None,
             qk_norm=config["qk_norm"],
             **shared,
         )
@@ -170,9 +173,16 @@ class ZImage(TransformerFamily):
         timesteps: torch.Tensor,
         text: Text,
         control: torch.Tensor,
-    ) -> list[torch.Tensor]:
+    ) -> Residuals:
         embedded = embed(denoiser, noisy.to(denoiser.dtype), 1 - timesteps, cut(text))
-        return net(control, embedded, denoiser.noise_refiner, denoiser.x_pad_token)[0]
+        outputs = net(control, embedded, denoiser.noise_refiner, denoiser.x_pad_token)[0]
+        early = [one for one in outputs if one.shape[1] == embedded.image.shape[1]]
+        behind: list[torch.Tensor | None] = [None] * len(denoiser.layers)
+        late = outputs[len(early) :]
+        for place, one in zip(control_places(len(behind), len(late)), late, strict=True):
+            behind[place] = one
+        refiners = len(denoiser.noise_refiner)
+        return [*early, *[None] * refiners][:refiners], behind
 
     def denoise(
         self,
@@ -180,10 +190,10 @@ class ZImage(TransformerFamily):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: Text,
-        residuals: list[torch.Tensor] | None,
+        residuals: Residuals | None,
     ) -> torch.Tensor:
         embedded = embed(denoiser, noisy.to(denoiser.dtype), 1 - timesteps, cut(text))
-        return -denoise(denoiser, embedded, residuals or [], *noisy.shape[-2:])
+        return -denoise(denoiser, embedded, residuals, *noisy.shape[-2:])
 
 
 def cut(text: Text) -> list[torch.Tensor]:

@@ -8,10 +8,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.families.control_files import ControlFiles, T, incomplete
-from engine.families.zimage_sizes import BASE_LAYERS, UNUSED_CHANNELS, control_places
-
-LAYOUTS = {3: (33, True), 6: (16, False), 15: (33, True)}
-"""By number of layers: channels of the control image, and whether its refiners give residuals."""
+from engine.families.zimage_sizes import BASE_LAYERS, LAYOUTS, UNUSED_CHANNELS, control_places
 
 
 class ZImageControlFiles(ControlFiles):
@@ -31,6 +28,9 @@ class ZImageControlFiles(ControlFiles):
         """Those for inpainting, which are zeros, do not count."""
         read = int(config["control_in_dim"])
         return read - UNUSED_CHANNELS if read > UNUSED_CHANNELS else read
+
+    def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        return len(config["control_layers_places"]), 0
 
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """ComfyUI tells three layouts apart by the number of layers (``comfy_extras/nodes_model_patch.py``)."""

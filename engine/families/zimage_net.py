@@ -18,8 +18,6 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformerB
 from torch import nn
 from torch.nn import functional
 
-from engine.families.zimage_sizes import control_places
-
 MULTIPLE = 32
 """Tokens of images and captions are filled up to a multiple of this."""
 PATCH = "2-1"
@@ -185,26 +183,30 @@ def embed(denoiser: Any, noisy: torch.Tensor, time: torch.Tensor, captions: Sequ
 
 
 def denoise(
-    denoiser: Any, embedded: Embedded, residuals: Sequence[torch.Tensor], height: int, width: int
+    denoiser: Any,
+    embedded: Embedded,
+    residuals: Sequence[Sequence[torch.Tensor | None]] | None,
+    height: int,
+    width: int,
 ) -> torch.Tensor:
     """The denoiser's output (B, C, height, width), with residuals from the control net or none.
+
+    ``residuals``: behind each of its noise refiners, and behind each of its layers.
 
     It is the rest of diffusers' forward, and equals it. But residuals of refiners enter the denoiser's own refiners,
     too: so the published nets were trained (VideoX-Fun), and so ComfyUI draws. diffusers gives them to the control
     net's copy of the image tokens alone.
     """
     image = embedded.image
-    early = [one for one in residuals if one.shape[1] == image.shape[1]]
-    late = residuals[len(early) :]
-    for number, refiner in enumerate(denoiser.noise_refiner):
+    early, late = residuals or ([None] * len(denoiser.noise_refiner), [None] * len(denoiser.layers))
+    for refiner, added in zip(denoiser.noise_refiner, early, strict=True):
         image = run(denoiser, refiner, image, None, embedded.image_places, embedded.time)
-        image = image + early[number] if number < len(early) else image
+        image = image if added is None else image + added
     tokens = torch.cat([image, embedded.captions], dim=1)
     positions = torch.cat([embedded.image_places, embedded.caption_places], dim=1)
-    at = dict(zip(control_places(len(denoiser.layers), len(late)), late, strict=True))
-    for number, layer in enumerate(denoiser.layers):
+    for layer, added in zip(denoiser.layers, late, strict=True):
         tokens = run(denoiser, layer, tokens, embedded.mask, positions, embedded.time)
-        tokens = tokens + at[number] if number in at else tokens
+        tokens = tokens if added is None else tokens + added
     out = denoiser.all_final_layer[PATCH](tokens, c=embedded.time)[:, : height * width // 4]
     cells = out.reshape(len(out), height // 2, width // 2, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
     return cells.reshape(len(out), -1, height, width)

@@ -17,8 +17,12 @@ from engine.families.sizes import Learned, NetSize, Sizes
 ONLY_CONTROLNET = Learned()
 BASE_LAYERS = 30
 CONTROL_LAYERS = 3
+LATENTS = 16
+"""Channels of the base's latents."""
 UNUSED_CHANNELS = 17
 """Channels of the control image beside its latents, for inpainting: a mask, and latents of the masked image."""
+LAYOUTS = {3: (33, True), 6: (16, False), 15: (33, True)}
+"""The published ones by number of layers: channels of the control image, and whether its refiners give residuals."""
 TEXT_TOKENS = 512
 """The most tokens of a caption, with the chat template."""
 MULTIPLE = 32
@@ -71,6 +75,8 @@ def count(
         net.unit(KEPT[trained] * size, size, WORKING * size, WORKING * size, reads)
 
     denoiser, control = NetSize(), NetSize()
+    wanted = learned.blocks or CONTROL_LAYERS
+    channels, adds = LAYOUTS.get(wanted, LAYOUTS[CONTROL_LAYERS])
     denoiser.layer(width, 4 * latents)
     vectors(denoiser, int(config["cap_feat_dim"]) + 2 * width)
     denoiser.layer(width, int(config["cap_feat_dim"]))
@@ -81,8 +87,10 @@ def count(
         block(denoiser, modulated=False)
         if trained_base:
             unit(denoiser, width * text, True)
-        unit(denoiser, width * image, trained_base, width * image if learned.control else 0)
-    places = control_places(layers, CONTROL_LAYERS)
+        unit(denoiser, width * image, trained_base, width * image if learned.control and adds else 0)
+    if learned.control and not adds and not trained_base:
+        denoiser.frozen_so_far()
+    places = control_places(layers, wanted)
     for number in range(layers):
         block(denoiser)
         reads = together if learned.control and number in places else 0
@@ -95,19 +103,20 @@ def count(
         denoiser.units = [replace(one, trained=0) for one in denoiser.units]
     if not learned.control:
         return Sizes(denoiser, control, NetSize(), 0, text_size)
-    control.layer(width, 4 * (latents + UNUSED_CHANNELS))
+    control.layer(width, 4 * (latents + channels - LATENTS))
     control.rank = learned.rank
     for number in range(refiners):
-        block(control, zeros=1 if number else 2)
+        block(control, zeros=(1 if number else 2) if adds else 0)
         unit(control, width * image, True)
-        control.writes(width * image)
-    for _ in range(refiners):  # the denoiser's own, through which the refiners' residuals go
+        if adds:
+            control.writes(width * image)
+    for _ in range(refiners if adds else 0):  # the denoiser's own, through which the refiners' residuals go
         unit(control, width * image, False)
     for number in range(len(places)):
         block(control, zeros=1 if number else 2)
         unit(control, together, True)
         control.writes(together)
-    added = refiners * width * image + len(places) * together
+    added = (refiners * width * image if adds else 0) + len(places) * together
     return Sizes(denoiser, control, NetSize(), added, text_size)
 
 

@@ -10,6 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from engine.errors import UserError
 from engine.families.flow import STEPS, FlowMatching, dynamic_shift, shift_of
+from engine.families.residuals import each, spread, sum_of
 
 EVEN = torch.arange(0, STEPS, STEPS // 4096)
 SIZE = (64, 64)
@@ -80,3 +81,17 @@ def test_what_has_no_meaning_for_it_is_refused(settings: tuple[str, float, float
     with pytest.raises(UserError, match=title):
         process().check_objective(*settings)
     process().check_objective("uniform", 0.0, 0.0)
+
+
+def test_outputs_are_spread_over_the_blocks_and_those_of_several_nets_added() -> None:
+    """diffusers and ComfyUI give the base's block i the output i // ceil(N / n)."""
+    one, two, three = (torch.full((2,), float(n)) for n in (1, 2, 4))
+    assert spread([one, two], 5) == [one, one, one, two, two]
+    assert spread([one, two], 5, repeated=True) == [one, two, one, two, one]
+    assert spread(None, 3) == [None] * 3
+    few, many = (spread([one], 3), spread(None, 2)), (spread([two, three], 3), [None, one])
+    first, second = sum_of([few, many])
+    assert [int(entry[0]) for entry in first if entry is not None] == [3, 3, 5] and first[0] is first[1]
+    assert second == [None, one]
+    doubled = each((first, second), lambda tensor: 2 * tensor)
+    assert doubled[0][0] is doubled[0][1] and doubled[1][0] is None and float(doubled[0][2][0]) == 10

@@ -57,7 +57,10 @@ def texts(family: Flux, tiny_flux: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def loud_net(family: Flux, tiny_flux: Path) -> FluxControlNetModel:
     """A ControlNet whose outputs are not zero."""
-    net = family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32))
+    return loud(family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32)))
+
+
+def loud(net: FluxControlNetModel) -> FluxControlNetModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for name, weight in net.named_parameters():
@@ -146,7 +149,10 @@ def test_each_image_has_a_guidance_scale_of_its_own_in_training(family: Flux, te
     assert usual["guidance"].tolist() == [3.5, 3.5]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.5])
+UNION: dict[str, Any] = {"num_layers": 1, "num_single_layers": 2, "num_mode": 3, "guidance_embeds": False}
+
+
+@pytest.mark.parametrize(("guidance", "layout"), [(1.0, {}), (3.5, UNION)], ids=["two streams", "union"])
 def test_sampling_gives_what_diffusers_pipeline_gives(
     family: Flux,
     tiny_flux: Path,
@@ -154,10 +160,15 @@ def test_sampling_gives_what_diffusers_pipeline_gives(
     texts: dict[str, torch.Tensor],
     loud_net: FluxControlNetModel,
     guidance: float,
+    layout: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The trainer predicts as our sampling does, so this also shows that training and diffusers agree on the inputs."""
     base = str(tiny_flux)
+    mode = {"control_mode": 2} if layout else {}
+    if layout:
+        loud_net = loud(FluxControlNetModel.from_config(loud_net.config, **layout))
+        loud_net.register_to_config(**mode)
     vae: Any = family.load_vae(base)
     pipeline = family.pipeline(base, loud_net, torch.float32)
     text, negative = ({name: rows[row : row + 1] for name, rows in texts.items()} for row in (0, 1))
@@ -178,6 +189,7 @@ def test_sampling_gives_what_diffusers_pipeline_gives(
         num_inference_steps=4,
         guidance_scale=guidance,
         controlnet_conditioning_scale=0.8,
+        **mode,
         width=64,
         height=64,
         output_type="latent",
@@ -198,26 +210,31 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: Flux) ->
     sizes = count(config, 1024)
     assert sizes.denoiser.weights == sum(p.numel() for p in denoiser.parameters()) == family.facts.parameters
     assert sizes.controlnet.weights == sum(p.numel() for p in net.parameters()) == pytest.approx(744e6, rel=1e-3)
-    assert net.config.num_layers == family.facts.outputs == 2
+    assert net.config.num_layers == family.facts.usual_blocks == 2
     # ComfyUI knows the file by these, and reads the structure from the shapes.
     shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
     assert FLUX_FILES.recognise(shapes) == "single_file" and not FLUX_FILES.why_misread(shapes, dict(net.config))
     found = FLUX_FILES.config_from_shapes(shapes, "net")
     assert found == {name: net.config[name] for name in found}
     assert FLUX_FILES.why_misread({}, dict(net.config))
-    with pytest.raises(UserError, match="single ones"):
-        FLUX_FILES.config_from_shapes(shapes | {"single_transformer_blocks.0.attn.to_q.weight": (3072, 3072)}, "net")
 
 
-@pytest.mark.parametrize("blocks", [4, 5])
-def test_another_number_of_blocks_is_counted_too(family: Flux, blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "single"), [(4, 0), (5, 10)])
+def test_other_numbers_of_blocks_are_counted_and_recognised_too(family: Flux, blocks: int, single: int) -> None:
+    """5 + 10 with a row for each of 10 kinds of control images: as published for FLUX.1-dev-Controlnet-Union."""
     config = json.loads((LAYOUTS / "flux" / "transformer" / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         net = family.new_controlnet(FluxTransformer2DModel.from_config(config), blocks)
-    assert net.config.num_layers == family.facts.blocks_of(net.config) == blocks
-    counted = count(config, 1024, learned=Learned(blocks=blocks))
-    assert counted.controlnet.weights == sum(p.numel() for p in net.parameters())
-    assert counted.residuals == blocks * 4096 * 3072
+        if single:
+            net = FluxControlNetModel.from_config(net.config, num_single_layers=single, num_mode=10)
+    assert FLUX_FILES.blocks(net.config) == (blocks, single) and family.facts.blocks_of(net.config) == blocks
+    counted = count(config, 1024, learned=Learned(blocks=blocks, single_blocks=single))
+    modes = 10 * 3072 if single else 0
+    assert counted.controlnet.weights + modes == sum(p.numel() for p in net.parameters())
+    assert counted.residuals == (blocks + single) * 4096 * 3072
+    shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+    found = FLUX_FILES.config_from_shapes(shapes, "net")
+    assert found == {name: net.config[name] for name in found} and not FLUX_FILES.why_misread(shapes, net.config)
     for net_units in (
         counted.controlnet.units,
         counted.denoiser.units,

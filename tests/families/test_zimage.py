@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformerB
 
 from engine.families.files import LAYOUTS
 from engine.families.registry import describe, detect
+from engine.families.sizes import Learned
 from engine.families.text_encoding import together
 from engine.families.zimage import ZImage
 from engine.families.zimage_control_files import ZIMAGE_FILES
@@ -128,11 +129,12 @@ def test_captions_of_other_lengths_beside_it_change_nothing(
     assert torch.allclose(together(alone)["hidden"], texts["hidden"], atol=1e-5)
 
 
+@pytest.mark.parametrize("layers, channels", [(3, 33), (6, 16)])
 def test_a_new_net_is_a_copy_and_adds_nothing(
-    family: ZImage, tiny_zimage: Path, denoiser: Any, texts: dict[str, torch.Tensor]
+    family: ZImage, tiny_zimage: Path, denoiser: Any, texts: dict[str, torch.Tensor], layers: int, channels: int
 ) -> None:
-    net = family.new_controlnet(denoiser)
-    assert net.config.control_layers_places == [0, 2, 4] and net.config.control_in_dim == 33
+    net = family.new_controlnet(denoiser, layers)
+    assert net.config.control_layers_places == control_places(6, layers) and net.config.control_in_dim == channels
     control = family.encode_control(maps(), family.load_vae(str(tiny_zimage)))
     with torch.no_grad():
         assert torch.equal(
@@ -146,7 +148,7 @@ def test_a_new_net_is_a_copy_and_adds_nothing(
         elif name.startswith(("control_layers", "control_noise_refiner")):
             assert torch.equal(weight, base[name.removeprefix("control_")]), name
     embedder, copied = net.control_all_x_embedder["2-1"].weight, base["all_x_embedder.2-1.weight"]
-    cells = embedder.unflatten(1, (4, 33))
+    cells = embedder.unflatten(1, (4, channels))
     assert torch.equal(cells[..., :16], copied.unflatten(1, (4, 16))) and not cells[..., 16:].any()
     assert all(name.startswith("control_") for name in net.state_dict())
 
@@ -161,9 +163,10 @@ def test_residuals_and_gradients_are_those_of_diffusers(
     wide = torch.nn.functional.pad(control, (0, 0, 0, 0, 0, ours.config.control_in_dim - 16))[:, :, None]
     captions = [row[: int(n)] for row, n in zip(texts["hidden"], texts["real"].sum(1), strict=True)]
     expected = other([one[:, None] for one in NOISY], 1 - SIGMAS, captions, list(wide))
-    *early, first, second, third = family.residuals(denoiser, ours, NOISY, SIGMAS, texts, control)
-    found = [first, second, third]
-    assert list(expected) == [0, 2, 4] and len(early) == (0 if changes else 2)
+    early, late = family.residuals(denoiser, ours, NOISY, SIGMAS, texts, control)
+    assert list(expected) == [0, 2, 4] == [place for place, one in enumerate(late) if one is not None]
+    assert len(early) == 2 and all((one is None) == bool(changes) for one in early)
+    found = [one for one in late if one is not None]
     weights = [torch.randn(one.shape) for one in found]
     real = torch.cat([torch.ones(2, 32), (torch.arange(found[0].shape[1] - 32) < 32).expand(2, -1)], dim=1)
     real[0] = 1  # the first caption is the longest
@@ -255,6 +258,11 @@ def test_the_shift_of_training_is_2_at_512_px_and_3_at_1024(family: ZImage, tiny
     assert family.default_scheduler(str(tiny_zimage), {}).config.shift == 6
 
 
+def shape_of(net: ZImageControlNetModel) -> dict[str, Any]:
+    names = ("control_layers_places", "control_in_dim", "add_control_noise_refiner", "n_refiner_layers")
+    return {name: net.config[name] for name in names}
+
+
 @pytest.mark.parametrize("places, changes, millions", [(3, {}, 1008), (6, LAYOUT_OF_6, 1550), (15, {}, 3356)])
 def test_the_real_base_and_its_nets_are_counted_to_the_parameter(
     family: ZImage, places: int, changes: dict[str, Any], millions: int
@@ -266,10 +274,16 @@ def test_the_real_base_and_its_nets_are_counted_to_the_parameter(
         net = family.new_controlnet(denoiser)
         layout = {**net.config, **changes, "control_layers_places": control_places(30, places)}
         found = ZImageControlNetModel.from_config(layout)
-    sizes = count(config, 1024)
+        if places in family.facts.block_counts:
+            net = family.new_controlnet(denoiser, places)
+            assert {name: net.config[name] for name in shape_of(found)} == shape_of(found)
+    sizes = count(config, 1024, learned=Learned(blocks=places))
     assert sizes.denoiser.weights == sum(p.numel() for p in denoiser.parameters()) == family.facts.parameters
-    assert sizes.controlnet.weights == sum(p.numel() for p in net.parameters())
-    assert sum(p.numel() for p in found.parameters()) // 10**6 == millions
+    assert sizes.controlnet.weights == sum(p.numel() for p in found.parameters())
+    assert sizes.controlnet.weights // 10**6 == millions
+    for units in (sizes.controlnet.units, sizes.denoiser.units):  # each residual is made once, and waited for once
+        assert sum(unit.reads + unit.writes for unit in units) == sizes.residuals
+    assert family.facts.blocks_of(found.config) == places
     shapes = {name: tuple(weight.shape) for name, weight in found.state_dict().items()}
     shown = ZIMAGE_FILES.config_from_shapes(shapes, "net")
     assert {name: found.config[name] for name in shown if name != "control_refiner_layers_places"} == {

@@ -1,0 +1,59 @@
+"""A run that goes on from a net with more blocks than a new one has is foreseen with these."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxControlNetModel, FluxTransformer2DModel
+
+from engine.config import RunConfig
+from engine.estimate.memory import predict_from
+from engine.families.facts import FLUX, SD1
+from engine.families.files import LAYOUTS, read_configs
+from engine.families.registry import by_name
+from engine.families.sizes import Learned
+from engine.nets.start_shape import with_start
+
+
+def write_header(path: Path, net: Any) -> str:
+    """A .safetensors file of which only the header is there."""
+    entries = {
+        name: {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [0, 0]}
+        for name, weight in net.state_dict().items()
+    }
+    header = json.dumps(entries).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def union(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """5 blocks of two streams and 10 of one, at real sizes."""
+    config = json.loads((LAYOUTS / "flux" / "transformer" / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        denoiser = FluxTransformer2DModel.from_config(config)
+        net: Any = by_name("flux").new_controlnet(denoiser, 5)
+        net = FluxControlNetModel.from_config(net.config, num_single_layers=10, num_mode=10)
+    return write_header(tmp_path_factory.mktemp("union") / "union.safetensors", net)
+
+
+def test_the_blocks_are_those_of_the_header(union: str, tmp_path: Path) -> None:
+    assert with_start(Learned(rank=4), union, FLUX) == Learned(rank=4, blocks=5, single_blocks=10)
+    assert with_start(Learned(), union, SD1) == with_start(Learned(), "", FLUX) == Learned()
+    (tmp_path / "half.safetensors").write_bytes(b"\x10")
+    assert with_start(Learned(), str(tmp_path / "half.safetensors"), FLUX) == Learned()
+
+
+def test_they_are_foreseen(union: str) -> None:
+    base = read_configs(LAYOUTS / "flux")
+    new, going_on = (
+        predict_from(RunConfig.model_validate({"model": {"base": "x", "controlnet": start}}), base)
+        for start in ("", union)
+    )
+    more = 3_302_000_000 - 744_000_000
+    assert going_on.weights_of_checkpoint - new.weights_of_checkpoint == pytest.approx(4 * more, rel=0.02)
+    assert going_on.step - new.step > 12 * more
