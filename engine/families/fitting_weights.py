@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import torch
 
+from engine.families import single_file
+from engine.families.facts import FACTS
 from engine.families.files import shapes_of
-from engine.families.parts import read_component_config
 from engine.families.weight_files import weight_files
 from engine.machine.units import counted
 
+CONFIG = "config.json"
 _NO_WEIGHTS = "position_ids"
 """A part of names of tensors that files of older versions hold, and that nothing needs."""
 
@@ -22,63 +25,99 @@ def misfit(base: str, index: Mapping[str, Any], parts: Iterable[str]) -> str:
     """Why a base's weights cannot be those of its configs, as a sentence; "" if they fit, or nothing here tells.
 
     Args:
-        base: a folder in diffusers layout.
+        base: a folder in diffusers layout, or a single file.
         index: model_index.json, which names the class of each part.
-        parts: those that are looked at.
+        parts: those that are looked at. Those that the base lacks are passed over.
     """
     for part in parts:
-        files = [*weight_files(Path(base) / part), Path(base) / part / "config.json"]
-        kind = _class(index, part) if len(files) > 1 and files[-1].is_file() else ("", "")
-        why = _misfit(base, part, kind, tuple((file, file.stat().st_mtime_ns) for file in files)) if kind[0] else ""
-        if why:
+        if part in index and (why := _of_part(base, index, part)):
             return why
     return ""
 
 
-def _class(index: Mapping[str, Any], part: str) -> tuple[str, str]:
+def _of_part(base: str, index: Mapping[str, Any], part: str) -> str:
+    path = Path(base)
+    if not path.is_dir():
+        configs = single_file.recognise(base).configs
+        beside = [file for file in (path.with_suffix(".yaml"),) if file.is_file()]
+        return _misfit(
+            base, part, configs, _class(index, part, configs), _dated(path, configs / part / CONFIG, *beside)
+        )
+    files = [*weight_files(path / part), path / part / CONFIG]
+    if len(files) == 1 or not files[-1].is_file():
+        return ""
+    return _misfit(base, part, path, _class(index, part, path), _dated(*files))
+
+
+def _dated(*files: Path) -> tuple[tuple[Path, int], ...]:
+    return tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
+
+
+def _class(index: Mapping[str, Any], part: str, configs: Path) -> tuple[str, str]:
+    """Library and class of a part. The layouts of single files leave it to the part's own config."""
     entry = index.get(part)
-    usual = isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers")
-    return (str(entry[0]), str(entry[1])) if usual and entry is not None else ("", "")
+    if isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers"):
+        return str(entry[0]), str(entry[1])
+    if entry != ["", ""] or not (configs / part / CONFIG).is_file():
+        return "", ""
+    config = json.loads((configs / part / CONFIG).read_text(encoding="utf-8"))
+    named = config.get("_class_name")
+    return ("diffusers", str(named)) if named else ("transformers", str(config["architectures"][0]))
 
 
 @lru_cache(maxsize=64)
-def _misfit(base: str, part: str, kind: tuple[str, str], files: tuple[tuple[Path, int], ...]) -> str:
+def _misfit(base: str, part: str, configs: Path, kind: tuple[str, str], files: tuple[tuple[Path, int], ...]) -> str:
     """``files``: the files that are read, with their times, so that changed ones are looked at anew."""
-    wanted = _described(base, part, kind)
-    held = {name: shape for path, _ in files[:-1] for name, shape in shapes_of(path).items()}
-    if not wanted or not held:
+    net = _described(configs, part, kind, (configs / part / CONFIG).stat().st_mtime_ns) if kind[0] else None
+    if net is None:
         return ""
+    wanted = {name: list(weight.shape) for name, weight in net.named_parameters()}
+    of_file = not Path(base).is_dir()
+    try:
+        if of_file:
+            held = single_file.part_shapes(base, part, net)
+        else:
+            held = {name: shape for path, _ in files[:-1] for name, shape in shapes_of(path).items()}
+    except KeyError as error:
+        return f"Its {part} is not complete: the tensor {error.args[0]} is not there."
+    if not held:
+        return f"Its {part} is not complete: none of its tensors is there." if of_file and wanted else ""
     other = next((name for name, shape in wanted.items() if held.get(name, shape) != shape), None)
     if other is not None:
+        described = f"that {part}/config.json describes" if not of_file else f"of {_kind_of(configs)}"
         return (
-            f"The weights of its {part} are not those that {part}/config.json describes: {other} has the shape "
+            f"The weights of its {part} are not those {described}: {other} has the shape "
             f"{_shape(held[other])} instead of {_shape(wanted[other])}."
         )
     missing = [name for name in wanted if name not in held]
     unknown = [name for name in held if name not in wanted and _NO_WEIGHTS not in name]
-    if missing and not unknown:  # with unknown ones, an earlier version may have named them otherwise
+    if missing and (of_file or not unknown):  # a folder of an earlier version may have named them otherwise
         tensors = counted(len(missing), "tensor")
-        return (
-            f"The weights of its {part} are not complete: {tensors} of {len(wanted):,} not there, such as {missing[0]}."
-        )
+        named = " and ".join([missing[0], *missing[-1:]][: len(missing)])
+        return f"The weights of its {part} are not complete: {tensors} of {len(wanted):,} not there, such as {named}."
     return ""
 
 
-def _described(base: str, part: str, kind: tuple[str, str]) -> dict[str, list[int]]:
-    """The shapes of the tensors that a part's config describes. Empty if its class cannot be made of it."""
+@lru_cache(maxsize=32)
+def _described(configs: Path, part: str, kind: tuple[str, str], changed: int) -> Any:
+    """A part as its config describes it, without weights. None if its class cannot be made of it."""
     import diffusers
     import transformers
 
     found = getattr({"diffusers": diffusers, "transformers": transformers}.get(kind[0]), kind[1], None)
     if found is None:
-        return {}
-    config = read_component_config(base, part, "config.json")
+        return None
+    config = json.loads((configs / part / CONFIG).read_text(encoding="utf-8"))
     try:
         with torch.device("meta"):
-            net = found.from_config(config) if kind[0] == "diffusers" else found(found.config_class.from_dict(config))
+            return found.from_config(config) if kind[0] == "diffusers" else found(found.config_class.from_dict(config))
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError):
-        return {}  # loading it tells the cause
-    return {name: list(weight.shape) for name, weight in net.named_parameters()}
+        return None  # loading it tells the cause
+
+
+def _kind_of(configs: Path) -> str:
+    """What a file's configs describe, for people."""
+    return next((facts.title for facts in FACTS if facts.name == configs.name.removesuffix("-base")), "its configs")
 
 
 def _shape(shape: list[int]) -> str:

@@ -65,8 +65,8 @@ def detect(base: str) -> Family:
                 present = [name for name, kind in index.items() if kind and kind != [None, None]]
                 require_weights(Path(base), [name for name in WITH_WEIGHTS if name in present])
                 require_folders(Path(base), [name for name in WITH_WORDS if name in present])
-                if why := misfit(base, index, (family.facts.denoiser, *WITH_TEXT)):
-                    raise incomplete_base(Path(base), why)
+            if Path(base).exists() and (why := misfit(base, index, (family.facts.denoiser, "vae", *WITH_TEXT))):
+                raise incomplete_base(Path(base), why)
             return family
     raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
 

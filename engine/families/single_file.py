@@ -87,6 +87,37 @@ def _with_text_model(weights: dict[str, Any]) -> dict[str, Any]:
     return {long + name.removeprefix(short) if name.startswith(short) else name: w for name, w in weights.items()}
 
 
+def part_shapes(path: str, part: str, net: Any) -> dict[str, list[int]]:
+    """Shapes of a part's tensors, by the names of ``net``, which is that part without weights. No tensor is read.
+
+    Raises:
+        KeyError: of a tensor without which the others cannot be named, as in the file. UserError: as ``recognise``.
+    """
+    from diffusers.loaders import single_file_utils as tools
+
+    recognise(path)
+    held = {name: torch.empty(shape, device="meta") for name, shape in _shapes(Path(path)).items()}
+    if isinstance(net, PreTrainedModel):
+        held = _of_clip(_with_text_model(held), part, net)
+        if not hasattr(net, "text_model"):
+            held = {name.removeprefix("text_model."): tensor for name, tensor in held.items()}
+    elif part == "vae":
+        held = tools.convert_ldm_vae_checkpoint(held, net.config)
+    else:
+        held = tools.convert_ldm_unet_checkpoint(held, net.config)
+    return {name: list(tensor.shape) for name, tensor in held.items() if tensor is not None}
+
+
+def _of_clip(weights: dict[str, Any], part: str, net: Any) -> dict[str, Any]:
+    """CLIP's tensors under the names of transformers, found as diffusers finds them."""
+    from diffusers.loaders import single_file_utils as tools
+
+    open_clip = "conditioner.embedders.1.model." if part == "text_encoder_2" else "cond_stage_model.model."
+    if any(name.startswith(open_clip) for name in weights):
+        return tools.convert_open_clip_checkpoint(net, weights, prefix=open_clip)
+    return tools.convert_ldm_clip_checkpoint(weights) if part == "text_encoder" else {}
+
+
 def tensor_places(path: str, part: str) -> dict[str, tuple[Path, str]] | None:
     """Where each tensor of the denoiser is, by diffusers name: the file, and the name in it. None: no safetensors."""
     if Path(path).suffix != ".safetensors":

@@ -142,8 +142,10 @@ def require_folders(base: Path, parts: Iterable[str]) -> None:
 
 def incomplete_base(base: Path, why: str) -> UserError:
     """The error for a base of which something is missing or does not fit. ``why``: a sentence."""
-    return UserError(
-        f"The base model {base.name} is not complete.",
-        why,
-        "Download it again, with its safetensors files, or choose another base.",
-    )
+    again = "Download it again, with its safetensors files, or choose another base."
+    if base.is_file():
+        again = (
+            "Download it again, or choose another base. A base of another structure needs its configs beside it: a "
+            f"folder {base.stem} in diffusers layout, without weights."
+        )
+    return UserError(f"The base model {base.name} is not complete.", why, again)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+from engine.families.files import LAYOUTS
 from engine.families.ldm_keys import RESIDUAL, Layout, module_names
 
 
@@ -21,15 +27,8 @@ def write_single_file(base: Path, path: Path) -> Path:
     for name, weight in load_file(base / "unet" / "diffusion_pytorch_model.safetensors").items():
         module = next(ours for ours in names if name.startswith(ours))
         tensors["model.diffusion_model." + names[module] + name[len(module) :]] = weight
-    blocks = 4
     for name, weight in load_file(base / "vae" / "diffusion_pytorch_model.safetensors").items():
-        theirs = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
-        theirs = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", theirs)
-        theirs = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{blocks - 1 - int(m[1])}.block", theirs)
-        theirs = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", theirs)
-        theirs = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", theirs)
-        theirs = theirs.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
-        tensors["first_stage_model." + theirs] = weight
+        tensors["first_stage_model." + vae_name(name)] = weight
     for name, weight in load_file(base / "text_encoder" / "model.safetensors").items():
         tensors["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = weight
     if path.suffix == ".safetensors":
@@ -40,6 +39,18 @@ def write_single_file(base: Path, path: Path) -> Path:
     weights = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(base, beside, ignore=weights, dirs_exist_ok=True)
     return path
+
+
+def vae_name(name: str, blocks: int = 4) -> str:
+    """Their name of a tensor of the VAE."""
+    theirs = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
+    theirs = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", theirs)
+    theirs = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{blocks - 1 - int(m[1])}.block", theirs)
+    theirs = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", theirs)
+    theirs = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", theirs)
+    theirs = theirs.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
+    theirs = re.sub(r"to_([qkv])\.", r"\1.", theirs).replace("to_out.0", "proj_out")
+    return theirs.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 
 def unet_names(config: dict) -> dict[str, str]:
@@ -57,3 +68,73 @@ def unet_names(config: dict) -> dict[str, str]:
         names[f"up_blocks.{block}.upsamplers.0.conv."] = f"output_blocks.{last}.{2 if attention else 1}.conv."
     names |= {"conv_norm_out.": "out.0.", "conv_out.": "out.2."}
     return dict(sorted(names.items(), key=lambda pair: -len(pair[0])))
+
+
+OPEN_CLIP = (
+    ("text_model.", ""),
+    ("embeddings.token_embedding", "token_embedding"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("encoder.layers.", "transformer.resblocks."),
+    ("self_attn.out_proj", "attn.out_proj"),
+    ("layer_norm", "ln_"),
+    ("final_ln_", "ln_final"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+    ("text_projection.weight", "text_projection"),
+)
+
+
+@cache
+def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a real single file of a family, by the names that Stability's files have."""
+    found: dict[str, tuple[int, ...]] = {}
+    config = json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+    names = unet_names(config)
+    for name, shape in _described(layout, "unet"):
+        module = next((ours for ours in names if name.startswith(ours)), None)
+        assert module is not None, name
+        found["model.diffusion_model." + names[module] + name[len(module) :]] = shape
+    for name, shape in _described(layout, "vae"):
+        theirs, attention = vae_name(name), "attentions" in name and name.endswith("weight") and len(shape) == 2
+        found["first_stage_model." + theirs] = (*shape, 1, 1) if attention else shape
+    for part in ("text_encoder", "text_encoder_2"):
+        if not (LAYOUTS / layout / part).is_dir():
+            continue
+        clip = "conditioner.embedders.0.transformer." if layout == "sdxl" else "cond_stage_model.transformer."
+        open_clip = "conditioner.embedders.1.model." if part == "text_encoder_2" else "cond_stage_model.model."
+        for name, shape in _described(layout, part):
+            plain = name.removeprefix("text_model.")
+            if layout == "sd1" or (layout == "sdxl" and part == "text_encoder"):
+                found[f"{clip}text_model.{plain}"] = shape
+                continue
+            for ours, theirs in OPEN_CLIP:
+                plain = plain.replace(ours, theirs)
+            if ".self_attn.q_proj." in plain:  # q, k and v are one tensor
+                start, _, kind = plain.partition(".self_attn.q_proj.")
+                found[f"{open_clip}{start}.attn.in_proj_{kind}"] = (3 * shape[0], *shape[1:])
+            elif "self_attn" not in plain:
+                found[open_clip + plain] = shape
+    return found
+
+
+def _described(layout: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
+    config = json.loads((LAYOUTS / layout / part / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        if "_class_name" in config:
+            net = getattr(diffusers, config["_class_name"]).from_config(config)
+        else:
+            kind = getattr(transformers, config["architectures"][0])
+            net = kind(kind.config_class.from_dict(config))
+    return [(name, tuple(weight.shape)) for name, weight in net.named_parameters()]
+
+
+def write_header(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
+    """A file of which the header alone is real: as much as choosing a base reads."""
+    if path.suffix == ".safetensors":
+        entries = {name: {"dtype": "F16", "shape": list(s), "data_offsets": [0, 0]} for name, s in shapes.items()}
+        header = json.dumps(entries).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+    else:
+        one = torch.zeros(1, dtype=torch.float16)
+        torch.save({"state_dict": {name: one.expand(shape) for name, shape in shapes.items()}}, path)
+    return str(path)

@@ -6,25 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from engine.errors import UserError
 from engine.families.registry import describe, detect
 from engine.families.single_file import LAYOUTS, clip_tokenizer, recognise
-from tests.families.ldm_file import write_single_file
+from tests.families.ldm_file import real_shapes, write_header, write_single_file
 
 UNET = "model.diffusion_model."
-OF_SD1 = {
-    f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3),
-    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-    "first_stage_model.quant_conv.weight": (8, 8, 1, 1),
-    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
-}
-OF_SD2 = OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}
-OF_SDXL = OF_SD1 | {
-    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 2048),
-    f"{UNET}label_emb.0.0.weight": (1280, 2816),
-}
+OF_SD1, OF_SD2, OF_SDXL = map(real_shapes, ("sd1", "sd2", "sdxl"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +24,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
 
 
-def file_of(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
-    tensors = {name: torch.zeros(shape, dtype=torch.uint8) for name, shape in shapes.items()}
-    if path.suffix == ".safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save({"state_dict": tensors}, path)
-    return str(path)
-
-
-@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize(
     ("name", "shapes", "words"),
     [
         ("dreamer", OF_SD1, "Stable Diffusion 1.x, predicts noise, made for 512 px"),
+        ("dreamer.ckpt", OF_SD1, "Stable Diffusion 1.x, predicts noise, made for 512 px"),
         ("v2-1_768", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
         ("v2-1_512-base", OF_SD2, "Stable Diffusion 2.x, predicts noise, made for 512 px"),
         ("database_768v", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
@@ -68,8 +48,9 @@ def file_of(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
         ),
     ],
 )
-def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: dict, words: str, ending: str) -> None:
-    assert describe(file_of(tmp_path / f"{name}{ending}", shapes)) == words
+def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: dict, words: str) -> None:
+    file = name if name.endswith(".ckpt") else f"{name}.safetensors"
+    assert describe(write_header(tmp_path / file, shapes)) == words
 
 
 @pytest.mark.parametrize(
@@ -84,7 +65,7 @@ def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: d
         ({name: shape for name, shape in OF_SD1.items() if "first_stage" not in name}, "no VAE"),
         ({name: shape for name, shape in OF_SD1.items() if "cond_stage" not in name}, "no text encoder"),
         (OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1408)}, "unknown kind"),
-        (OF_SDXL | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1280)}, "the refiner"),
+        ({f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1280)} | OF_SDXL, "the refiner"),
         (OF_SD2 | {f"{UNET}label_emb.0.0.weight": (1280, 1536)}, "unCLIP"),
         (OF_SDXL | {"edm_mean": (4,), "edm_std": (4,)}, "Playground v2.5"),
         (OF_SDXL | {"edm_vpred.sigma_max": (0,), "edm_vpred.sigma_min": (0,)}, "CosXL"),
@@ -93,7 +74,39 @@ def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: d
 )
 def test_something_else_is_refused_by_its_name(tmp_path: Path, shapes: dict, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        detect(file_of(tmp_path / "some.safetensors", shapes))
+        detect(write_header(tmp_path / "some.safetensors", shapes))
+
+
+CONV, QKV = f"{UNET}middle_block.0.in_layers.2.bias", "conditioner.embedders.1.model.transformer.resblocks.3.attn."
+
+
+def without(shapes: dict, *left_out: str) -> dict:
+    return {name: shape for name, shape in shapes.items() if not any(part in name for part in left_out)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "why"),
+    [
+        (
+            without(OF_SD1, CONV),
+            "of its unet are not complete: 1 tensor of 686 not there, such as mid_block.resnets.0.c",
+        ),
+        (without(OF_SD1, "input_blocks.7", "output_blocks.1."), "of its unet are not complete"),
+        (OF_SD1 | {CONV: (640,)}, "mid_block.resnets.0.conv1.bias has the shape 640 instead of 1280"),
+        (OF_SD1 | {CONV: (640,)}, "not those of Stable Diffusion 1.x"),
+        (without(OF_SD1, "decoder.mid.attn_1.q"), "of its vae are not complete: 2 tensors of 248"),
+        (without(OF_SD1, "first_stage_model.decoder"), "of its vae are not complete"),
+        (without(OF_SD1, "layers.11."), "of its text_encoder are not complete: 16 tensors of 196"),
+        (without(OF_SD2, "resblocks.20.mlp"), "of its text_encoder are not complete: 4 tensors of 372"),
+        (without(OF_SDXL, "label_emb.0.2.weight"), "Its unet is not complete: the tensor label_emb.0.2.weight"),
+        (without(OF_SDXL, QKV), "of its text_encoder_2 are not complete: 8 tensors of 517"),
+        (without(OF_SDXL, "conditioner.embedders.1"), "text_encoder_2 is not complete: none of its tensors is there"),
+    ],
+)
+def test_a_file_that_lacks_some_tensors_is_refused_at_the_choice(tmp_path: Path, shapes: dict, why: str) -> None:
+    with pytest.raises(UserError, match="some.safetensors is not complete") as refused:
+        detect(write_header(tmp_path / "some.safetensors", shapes))
+    assert why in refused.value.why and "a folder some in diffusers layout" in refused.value.try_this
 
 
 YAML_V = 'model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: "v"\n'
@@ -120,7 +133,7 @@ YAML_XL = """model:
 )
 def test_a_yaml_beside_a_file_decides(tmp_path: Path, name: str, shapes: dict, yaml: str, words: str) -> None:
     """As in AUTOMATIC1111. The answer of before it was there is not kept."""
-    path = file_of(tmp_path / f"{name}.safetensors", shapes)
+    path = write_header(tmp_path / f"{name}.safetensors", shapes)
     describe(path)
     (tmp_path / f"{name}.yaml").write_text(yaml, encoding="utf-8")
     assert words in describe(path)
@@ -139,7 +152,7 @@ def test_a_yaml_that_says_something_else_is_refused(
     tmp_path: Path, yaml: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = file_of(tmp_path / "some.safetensors", OF_SD1)
+    path = write_header(tmp_path / "some.safetensors", OF_SD1)
     (tmp_path / "some.yaml").write_text(yaml, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         describe(path)
@@ -223,7 +236,7 @@ def test_the_layouts_have_as_many_weights_as_the_real_models(
 
 
 def test_recognising_reads_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = file_of(tmp_path / "model.safetensors", OF_SD1)
+    path = write_header(tmp_path / "model.safetensors", OF_SD1)
     found = recognise(path)
     assert recognise(path) is found
-    assert recognise(file_of(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"
+    assert recognise(write_header(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"
