@@ -56,14 +56,12 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 def _act(dataset: Any, what: str, names: list[str], console: Any, control: Control) -> None:
     from engine.data.doctor import fix
-    from engine.data.doctor.catalogue import BY_NAME
+    from engine.data.doctor.catalogue import named
 
     if not names:
         raise UserError("Nothing was done.", "--fix needs a finding to act on.", "Add --finding NAME.")
     for name in names:
-        finding = BY_NAME.get(name)
-        if finding is None:
-            raise UserError(f"There is no finding named {name}.", f"Known are: {', '.join(BY_NAME)}.", "Choose one.")
+        finding = named(name)
         if what == "correct":
             console.say(
                 f"{finding.title}: {fix.correct(dataset, finding, control.token, console.progress):,} corrected"

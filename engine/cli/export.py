@@ -127,20 +127,13 @@ def _import(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli.output import EventPrinter
-    from engine.export.merge import FOLDER, merge
+    from engine.export.merge import FOLDER, checkpoints_at, merge
     from engine.runs.checkpoints import read_checkpoint
     from engine.runs.run import Run
 
     console = EventPrinter()
     run = Run(workspace.run_folder(options.run))
-    chosen = [c for c in run.checkpoints() if options.steps is None or c.step in options.steps]
-    missing = set(options.steps or ()) - {c.step for c in chosen}
-    if missing:
-        raise UserError(
-            f"{run.name} has no checkpoint at step {min(missing):,}.",
-            f"There are: {', '.join(f'{c.step:,}' for c in run.checkpoints()) or 'none'}.",
-            "Choose some of these steps.",
-        )
+    chosen = checkpoints_at(run, options.steps)
     folder = merge(
         chosen, run.folder / FOLDER, options.name or "", options.kind, options.decay, control.token, console.progress
     )

@@ -269,5 +269,5 @@ COMMANDS = {
     "queue": queue.run,
 }
 
-EXCLUSIVE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+EXCLUSIVE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "trial", "import-net", "merge", "trim")
 """Commands that write into the workspace. They cannot run while a window has it open."""

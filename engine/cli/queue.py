@@ -1,7 +1,8 @@
 """The command "queue": jobs that run one after the other, for example overnight.
 
-python -m engine.cli queue add extract birds --type canny      (any of: import, captions --auto, extract, train,
-python -m engine.cli queue add train --dataset birds            resume, evaluate, grid, export, with their options)
+python -m engine.cli queue add extract birds --type canny      (a command with its options: bases get, datasets get,
+python -m engine.cli queue add train --dataset birds            import, check, captions --auto, extract, trial, train,
+                                                                resume, evaluate, grid, export, merge, import-net)
 python -m engine.cli queue add evaluate @3fa9c1                 (the run that the queue's job 3fa9c1 trains)
 python -m engine.cli queue list
 python -m engine.cli queue move 3 1                             (job 3 of the list becomes the next)
@@ -39,7 +40,8 @@ def add_command(commands: Any) -> None:
         "arguments",
         nargs=argparse.REMAINDER,
         metavar="COMMAND ...",
-        help="a command with its options: import, captions --auto, extract, train, resume, evaluate, grid or export",
+        help="a command with its options: bases get, datasets get, import, check, captions --auto, extract, trial, "
+        "train, resume, evaluate, grid, export, merge or import-net",
     )
     actions.add_parser("list", help="list running and waiting jobs, and the results of the last ones")
     remove = actions.add_parser("remove", help="remove a waiting job")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -65,14 +65,58 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     )
 
 
+def _bases(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.bases.listed import hub_id, listed_bases
+    from engine.queue.download_jobs import GetBase
+
+    _only(options, "get")
+    return GetBase(base=hub_id(options.name, listed_bases()))  # a name that is neither is said now
+
+
+def _datasets(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.data.offered import set_named
+    from engine.queue.download_jobs import GetSet
+
+    _only(options, "get")
+    return GetSet(name=set_named(options.name).name)
+
+
+def _check(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.config import RunConfig
+    from engine.data.doctor.catalogue import named
+    from engine.queue.data_jobs import Check
+
+    if options.fix not in (None, "correct"):
+        raise UserError(f"--fix {options.fix} cannot be queued.", "It takes a moment.", "Run it by itself.")
+    if bool(options.fix) != bool(options.finding):
+        raise UserError("Nothing was queued.", "--fix correct and --finding go together.", "Give both, or neither.")
+    data = RunConfig().data
+    correct = tuple(named(name).name for name in options.finding)
+    side = options.resolution or data.resolution
+    return Check(dataset=options.dataset, resolution=side, held_out=data.held_out, correct=correct)
+
+
 def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.conditions import registry
     from engine.queue.data_jobs import Maps
 
-    _refuse(options, "download", "processes")
+    _refuse(options, "processes")
     given = parse_settings(options.set)
     registry.resolve_parameters(registry.get(options.type).name, given)  # a wrong one is said now, not at night
-    return Maps(dataset=options.dataset, type=options.type, parameters=given, side=options.side, varied=options.vary)
+    return Maps(
+        dataset=options.dataset,
+        type=options.type,
+        parameters=given,
+        side=options.side,
+        varied=options.vary,
+        download=options.download,
+    )
+
+
+def _trial(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.queue.net_jobs import Trial
+
+    return Trial(config=train.settings_of(options, workspace)[0].model_dump(mode="json"))
 
 
 def _train(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
@@ -109,20 +153,51 @@ def _grid(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
 
 def _export(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    from engine.queue.run_jobs import Export
+    from engine.queue.net_jobs import CompareSizes
+    from engine.queue.run_jobs import CheckpointChoice, Export
 
-    _refuse(options, "merged", "compare")
-    return Export(
-        run=options.run,
-        checkpoint="newest" if options.step is None else options.step,
-        format=options.format,
-        precision=options.precision,
-        weights=options.weights,
-        rank=options.rank,
-        name=options.name or "",
-        folder=str(options.out.absolute()) if options.out else "",
-        overwrite=options.overwrite,
-    )
+    _refuse(options, "merged")
+    checkpoint: CheckpointChoice = "newest" if options.step is None else options.step
+    if options.compare:
+        return CompareSizes(run=options.run, checkpoint=checkpoint, weights=options.weights)
+    return Export(run=options.run, checkpoint=checkpoint, **_export_options(options))
+
+
+def _merge(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.queue.net_jobs import Average
+
+    steps = tuple(options.steps) if options.steps else None
+    given = _export_options(options)
+    return Average(run=options.run, steps=steps, average=options.kind, decay=options.decay, **given)
+
+
+def _import_net(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.queue.net_jobs import ImportNet
+
+    file = str(options.file.absolute())
+    return ImportNet(file=file, base=options.base, type=options.type, name=options.name)
+
+
+def _export_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "format": options.format,
+        "precision": options.precision,
+        "weights": options.weights,
+        "rank": options.rank,
+        "name": options.name or "",
+        "folder": str(options.out.absolute()) if options.out else "",
+        "overwrite": options.overwrite,
+    }
+
+
+def _only(options: argparse.Namespace, action: str) -> None:
+    """Raise UserError if the command was given another action: the others take a moment."""
+    if options.action != action:
+        raise UserError(
+            f"{options.command} {options.action} cannot be queued.",
+            f"Of this command, only {action} takes long enough.",
+            "Run it by itself.",
+        )
 
 
 def _refuse(options: argparse.Namespace, *names: str) -> None:
@@ -138,13 +213,19 @@ def _refuse(options: argparse.Namespace, *names: str) -> None:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Workspace], QueuedJob]] = {
+    "bases": _bases,
+    "datasets": _datasets,
     "import": _read,
     "scan": _read,
+    "check": _check,
     "captions": _captions,
     "extract": _maps,
+    "trial": _trial,
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
     "grid": _grid,
     "export": _export,
+    "merge": _merge,
+    "import-net": _import_net,
 }

@@ -1,4 +1,4 @@
-"""The commands "train" and "resume"."""
+"""The commands "train", "resume" and "trial"."""
 
 from __future__ import annotations
 
@@ -23,16 +23,9 @@ SAID = {"red": "Serious:  ", "yellow": "Caution: ", "note": ""}
 
 
 def add_commands(commands: Any) -> None:
-    """Add "train" and "resume" to the command line's parsers."""
+    """Add the commands to the command line's parsers."""
     train = commands.add_parser("train", help="train a ControlNet")
-    train.add_argument("file", type=path_of, nargs="?", help="settings as a TOML file, like the presets")
-    begin = train.add_mutually_exclusive_group()
-    begin.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
-    begin.add_argument(
-        "--from-run", metavar="RUN", help="begin a new run with the settings that this one has now; --set changes some"
-    )
-    train.add_argument("--dataset", help="the dataset's name")
-    train.add_argument("--base", help="the base model, as in the settings")
+    _add_source(train)
     train.add_argument(
         "--write", type=path_of, metavar="FILE", help="write all settings to a TOML file, and do not train"
     )
@@ -41,7 +34,8 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="show what the run would take, cautions, and what to expect; do not train",
     )
-    add_settings(train)
+    trial = commands.add_parser("trial", help="take three steps, and measure their time and memory on this machine")
+    _add_source(trial)
     resume = commands.add_parser("resume", help="resume a run")
     resume.add_argument("run", help="the run's folder name")
     add_changes(resume)
@@ -53,6 +47,19 @@ def add_commands(commands: Any) -> None:
     )
     for parser in (train, resume):
         add_processes(parser)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``settings_of`` reads."""
+    parser.add_argument("file", type=path_of, nargs="?", help="settings as a TOML file, like the presets")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
+    begin.add_argument(
+        "--from-run", metavar="RUN", help="begin a new run with the settings that this one has now; --set changes some"
+    )
+    parser.add_argument("--dataset", help="the dataset's name")
+    parser.add_argument("--base", help="the base model, as in the settings")
+    add_settings(parser)
 
 
 def train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -77,6 +84,16 @@ def resume(options: argparse.Namespace, workspace: Workspace, control: Control) 
 
     group.current().broadcast(prepare)
     return _train_run(options.run, workspace, control)
+
+
+def trial(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Measure three steps with the settings of the options. Returns the exit status 0."""
+    from engine.queue.net_jobs import Trial
+
+    console = processes.console()
+    job = Trial(config=settings_of(options, workspace)[0].model_dump(mode="json"))
+    console.say(job.do(workspace, "", control.token, console.event).words)
+    return 0
 
 
 def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
@@ -199,4 +216,4 @@ def _tell_next(workspace: Workspace, name: str) -> None:
         say(f"    python -m engine.cli {join_words(found.arguments(name))}")
 
 
-COMMANDS = {"train": train, "resume": resume}
+COMMANDS = {"train": train, "resume": resume, "trial": trial}

@@ -60,7 +60,7 @@ class DataConfig(Section):
         "which suits small datasets.",
         unit="px",
         ge=16,
-        le=64,
+        le=128,
         multiple_of=16,
         advanced=True,
     )

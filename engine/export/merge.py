@@ -28,6 +28,7 @@ from engine.runs.checkpoints import (
     require_intact,
 )
 from engine.runs.choice import require_controlnet
+from engine.runs.run import Run
 from engine.version import VERSION
 from engine.workspace.paths import safe_name
 
@@ -163,6 +164,30 @@ def _shape(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _cannot(why: str, try_this: str) -> UserError:
     return UserError("The checkpoints were not averaged.", f"{why[0].upper()}{why[1:]}.", try_this)
+
+
+def checkpoints_at(run: Run, steps: Sequence[int] | None) -> list[Checkpoint]:
+    """The checkpoints of these steps of a run; None: all that are on the disk.
+
+    Raises:
+        UserError: there is none at one of the steps.
+    """
+    kept = run.checkpoints()
+    if gone := sorted(set(steps or ()) - {one.step for one in kept}):
+        raise UserError(
+            f"{run.name} has no checkpoint at step {gone[0]:,}.",
+            f"There are: {', '.join(f'{one.step:,}' for one in kept) or 'none'}.",
+            "Choose some of these steps.",
+        )
+    return [one for one in kept if steps is None or one.step in steps]
+
+
+def free_name(run: Run, kind: Kind, steps: Sequence[int]) -> str:
+    """A name for an average of these steps that the run has no other average of."""
+    stem = f"{kind}-{'-'.join(map(str, steps))}"
+    taken = {checkpoint.folder.name for checkpoint in merged_checkpoints(run.folder)}
+    numbered = (f"{stem}-{number}" for number in range(2, 1000))
+    return next(name for name in (stem, *numbered) if safe_name(name) not in taken)
 
 
 def merged_checkpoints(run_folder: Path) -> list[Checkpoint]:

@@ -1,16 +1,19 @@
-"""The jobs of the queue that make a dataset: read images, write captions, make condition maps."""
+"""The jobs of the queue that make a dataset: read images, write captions, check it, make condition maps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from engine.conditions import registry, weights
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
 from engine.hub.download import LABEL
 from engine.jobs.control import OnProgress, Token
+from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind
 from engine.machine.units import counted
@@ -82,6 +85,39 @@ class Captions(QueuedJob):
         return JobReport("completed", words, dataset=dataset.name)
 
 
+class Check(QueuedJob):
+    """Check a dataset, or first correct what the check has found."""
+
+    kind = "check"
+    job_kind = JobKind.CHECK
+    dataset: str
+    resolution: int = Field(512, ge=64, le=2048)
+    """Of the training, in pixels."""
+    held_out: int = Field(16, ge=1)
+    correct: tuple[str, ...] = ()
+    """Findings (``Finding.name``) whose copies are corrected first."""
+
+    @property
+    def title(self) -> str:
+        return f"{'Correcting' if self.correct else 'Checking'} {self.dataset}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
+        dataset = Dataset.open(workspace.dataset_folder(self.dataset))
+        from engine.data.doctor import fix
+        from engine.data.doctor.catalogue import named
+        from engine.data.doctor.check import check
+
+        corrected = 0
+        for name in self.correct:
+            corrected += fix.correct(dataset, named(name), token, progress_events(emit, "Copies written"))
+        done = check(dataset, self.resolution, self.held_out, token, progress_events(emit, "Images checked"))
+        found = sum(1 for state in fix.states(dataset) if state.open)
+        words = f"{counted(done.pictures, 'image')} checked, {counted(found, 'finding')}."
+        if self.correct:
+            words = f"{counted(corrected, 'corrected copy', 'corrected copies')} written. {words}"
+        return JobReport("completed", words, dataset=dataset.name)
+
+
 class Maps(QueuedJob):
     """Make the condition maps of a dataset."""
 
@@ -92,6 +128,8 @@ class Maps(QueuedJob):
     parameters: dict[str, Any] = Field(default_factory=dict)
     side: int | None = None
     varied: int | None = None
+    download: bool = False
+    """First download the weights that are missing."""
 
     @property
     def title(self) -> str:
@@ -99,6 +137,8 @@ class Maps(QueuedJob):
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         dataset = Dataset.open(workspace.dataset_folder(self.dataset))
+        if self.download:
+            emit(Message(get_weights(self.type, dataset.like_its_maps(self.type, self.parameters), token, emit)))
         from engine.data.make_maps import make_all
 
         made = make_all(
@@ -112,3 +152,21 @@ class Maps(QueuedJob):
         )
         words = f"{counted(made.made, 'map')} made, {made.kept:,} kept, {len(made.failures):,} failed."
         return JobReport("completed", words, dataset=dataset.name)
+
+
+def get_weights(type: str, parameters: Mapping[str, Any], token: Token, emit: Emit) -> str:
+    """Download what a condition type lacks, and return a sentence that says what that was.
+
+    Args:
+        parameters: those that are not given have their usual values.
+
+    Raises:
+        UserError: the hub cannot be reached or refuses. Cancelled.
+    """
+    kind = registry.get(type)
+    missing = weights.missing(kind, registry.resolve_parameters(kind.name, parameters))
+    for done, entry in enumerate(missing):
+        emit(Progress(done, len(missing), f"{entry.name}, about {entry.model.megabytes:,} MB"))
+        weights.download([entry], token)
+    names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
+    return f"Downloaded: {names}." if names else "The weights were here already."

@@ -6,14 +6,17 @@ from pydantic import ValidationError
 
 from engine.config import describe
 from engine.errors import UserError
-from engine.queue.data_jobs import Captions, Maps, Read
+from engine.queue.data_jobs import Captions, Check, Maps, Read
+from engine.queue.download_jobs import GetBase, GetSet, GetWeights
 from engine.queue.entries import Entry
 from engine.queue.job import QueuedJob
+from engine.queue.net_jobs import Average, CompareSizes, ImportNet, MeasureEffect, Trial
 from engine.queue.run_jobs import DrawGrid, Evaluate, Export, Resume, Train
 
-KINDS: dict[str, type[QueuedJob]] = {
-    job.kind: job for job in (Read, Captions, Maps, Train, Resume, Evaluate, DrawGrid, Export)
-}
+OF_DATA: tuple[type[QueuedJob], ...] = (Read, GetSet, Captions, Check, GetWeights, Maps)
+OF_RUNS: tuple[type[QueuedJob], ...] = (GetBase, Trial, Train, Resume, Evaluate, MeasureEffect, DrawGrid)
+OF_FILES: tuple[type[QueuedJob], ...] = (Export, Average, CompareSizes, ImportNet)
+KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES)}
 
 
 def job_of(entry: Entry) -> QueuedJob:

@@ -112,11 +112,11 @@ class Evaluate(QueuedJob):
 
     @property
     def title(self) -> str:
-        return f"Evaluating {_checkpoint_words(self.checkpoint)} of {self.run}"
+        return f"Evaluating {checkpoint_words(self.checkpoint)} of {self.run}"
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
-        chosen = _choose(run, self.checkpoint, emit)
+        chosen = choose(run, self.checkpoint, emit)
         from engine.evaluation import report
         from engine.evaluation.evaluate import evaluate, report_folder
 
@@ -201,29 +201,34 @@ class Export(QueuedJob):
 
     @property
     def title(self) -> str:
-        return f"Exporting {_checkpoint_words(self.checkpoint)} of {self.run}"
+        return f"Exporting {checkpoint_words(self.checkpoint)} of {self.run}"
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
-        chosen = _choose(run, self.checkpoint, emit)
-        from engine.export import export
+        chosen = choose(run, self.checkpoint, emit)
+        return write_export(self, workspace, run, chosen, f"Step {chosen.step:,}", token, emit)
 
-        made = export(
-            chosen.folder,
-            self.format,
-            Path(self.folder) if self.folder else run.exports,
-            safe_name(self.name or run.config.name or run.name),
-            self.precision,
-            "plain" if self.weights == "ema" and not chosen.has_ema else self.weights,
-            self.overwrite,
-            token,
-            progress_events(emit, "Exporting, stages"),
-            _local_base(workspace, run),
-            self.rank,
-        )
-        return JobReport(
-            "completed", f"Step {chosen.step:,}: {made.path}. {made.checked}", str(made.path), run=run.name
-        )
+
+def write_export(
+    options: Export, workspace: Workspace, run: Run, chosen: Checkpoint, what: str, token: Token, emit: Emit
+) -> JobReport:
+    """Write a checkpoint, or an average of several, as the options of an export say. ``what``: it, in words."""
+    from engine.export import export
+
+    made = export(
+        chosen.folder,
+        options.format,
+        Path(options.folder) if options.folder else run.exports,
+        safe_name(options.name or run.config.name or run.name),
+        options.precision,
+        "plain" if options.weights == "ema" and not chosen.has_ema else options.weights,
+        options.overwrite,
+        token,
+        progress_events(emit, "Exporting, stages"),
+        _local_base(workspace, run),
+        options.rank,
+    )
+    return JobReport("completed", f"{what}: {made.path}. {made.checked}", str(made.path), run=run.name)
 
 
 def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobReport:
@@ -237,7 +242,12 @@ def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobRepor
     return JobReport(outcome, words, str(run.folder), run=run.name)
 
 
-def _choose(run: Run, wanted: CheckpointChoice, emit: Emit) -> Checkpoint:
+def choose(run: Run, wanted: CheckpointChoice, emit: Emit) -> Checkpoint:
+    """The checkpoint that a job uses, in its turn. What there is to say about the choice goes into the log.
+
+    Raises:
+        UserError: the run has none.
+    """
     step = best_step(run) if wanted == "best" else None if wanted == "newest" else wanted
     chosen, notices = choose_checkpoint(run, step)
     for sentence in notices:
@@ -245,7 +255,8 @@ def _choose(run: Run, wanted: CheckpointChoice, emit: Emit) -> Checkpoint:
     return chosen
 
 
-def _checkpoint_words(wanted: CheckpointChoice) -> str:
+def checkpoint_words(wanted: CheckpointChoice) -> str:
+    """The choice in a title: "the best checkpoint", "step 1,500"."""
     return f"the {wanted} checkpoint" if isinstance(wanted, str) else f"step {wanted:,}"
 
 

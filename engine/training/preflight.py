@@ -46,15 +46,23 @@ def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -
     """The job: measure these settings, record the figures and report them."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        measured = measure(workspace, config, token, emit)
-        write(workspace, config, hardware.name, measured)
-        kind = "graphics memory" if measured.on_card else "memory"
-        words = f"{measured.seconds_per_step:.2f} s a step, {format_bytes(measured.peak_bytes)} of {kind} at most."
-        fitted = f" It fitted with {', '.join(measured.fallbacks)}." if measured.fallbacks else ""
-        emit(Message(f"Trial: {words}{fitted}"))
+        emit(Message(f"Trial: {measure_and_record(workspace, config, hardware, token, emit)}"))
         return "completed"
 
     return work
+
+
+def measure_and_record(workspace: Workspace, config: RunConfig, hardware: Hardware, token: Token, emit: Emit) -> str:
+    """Measure these settings, keep the figures for the estimate, and return them as a sentence.
+
+    Raises:
+        UserError, Cancelled: see ``measure``.
+    """
+    measured = measure(workspace, config, token, emit)
+    write(workspace, config, hardware.name, measured)
+    kind = "graphics memory" if measured.on_card else "memory"
+    words = f"{measured.seconds_per_step:.2f} s a step, {format_bytes(measured.peak_bytes)} of {kind} at most."
+    return words + (f" It fitted with {', '.join(measured.fallbacks)}." if measured.fallbacks else "")
 
 
 def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -> Measured:

@@ -13,10 +13,12 @@ from engine.cli.main import EXIT_FELL_SHORT, EXIT_PROBLEM, main
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.queue.folder import QueueFolder
+from engine.queue.kinds import job_of
 from engine.queue.perform import perform
 from engine.runs.run import Run
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
+from tests.bases.hub import BASE, files_of_base, serving, use
 from tests.cli.test_main import train_settings
 from tests.forked import Forks
 
@@ -35,36 +37,72 @@ def add(root: Path, *words: str) -> int:
     return main(["--workspace", str(root), "queue", "add", *words])
 
 
-def test_a_night_from_a_folder_to_a_file(
-    root: Path, queue: QueueFolder, paired_folder: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+def test_a_night_from_a_download_to_a_file(
+    root: Path,
+    queue: QueueFolder,
+    paired_folder: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A dataset that is not there fails in its turn, and the rest goes on. Later jobs use what earlier ones made."""
     start = ["--workspace", str(root)]
+    settings = [word if word != str(tiny_base) else BASE for word in train_settings(tiny_base)]
+    settings = ["--dataset", "pairs", "--preset", "cpu", *settings, "--set", "train.checkpoint_every=2"]
+    assert add(root, "bases", "get", BASE) == 0
     assert add(root, "import", str(paired_folder), "--name", "pairs") == 0
+    assert add(root, "check", "pairs") == 0
     assert add(root, "extract", "gone", "--type", "canny") == 0
     assert add(root, "extract", "pairs", "--type", "canny", "--set", "low=50") == 0
-    assert add(root, "train", "--dataset", "pairs", "--preset", "cpu", *train_settings(tiny_base)) == 0
+    assert add(root, "trial", *settings) == 0
+    assert add(root, "train", *settings) == 0
     training = queue.waiting()[-1].id
     assert add(root, "export", f"@{training}", "--name", "mine") == 0
+    assert add(root, "merge", f"@{training}", "--steps", "2", "3", "--name", "mean") == 0
     assert main([*start, "queue", "list"]) == 0
     listed = capsys.readouterr().out
-    assert f"4  {training}  Training pairs  (waiting" in listed
+    assert f"7  {training}  Training pairs  (waiting" in listed
     assert "Nothing runs it now" in listed
 
-    assert main([*start, "queue", "run"]) == EXIT_FELL_SHORT
+    with serving(BASE, files_of_base(tiny_base)) as hub:
+        use(hub, tmp_path, monkeypatch)
+        assert main([*start, "queue", "run"]) == EXIT_FELL_SHORT
     results = {result.title: result for result in queue.results()}
-    assert [result.outcome for result in queue.results()] == ["completed"] * 3 + ["failed", "completed"]
+    assert [result.title for result in queue.results() if result.outcome != "completed"] == ["Making maps of gone"]
     assert "gone" in results["Making maps of gone"].words
     run = Run(Workspace(root).run_folders()[0])
-    assert run.completed
+    assert run.completed and run.config.model.base == BASE
     assert run.condition["parameters"]["low"] == 50
-    assert len(list(run.exports.glob("*.safetensors"))) == 1
-    assert "5 jobs ended, 1 of them failed." in capsys.readouterr().out
+    said = " ".join(result.words for result in queue.results())
+    assert f"{BASE} is there" in said and "12 images checked, " in said and " s a step, " in said
+    (averaged,) = run.exports.glob("mean-*.safetensors")
+    assert f"The average of the steps 2, 3: {averaged}" in said
+    assert len(list(run.exports.glob("mine*.safetensors"))) == 1
+    assert "9 jobs ended, 1 of them failed." in capsys.readouterr().out
     assert main([*start, "queue", "list"]) == 0
     assert "failed     Making maps of gone" in capsys.readouterr().out
     assert main([*start, "queue", "clear"]) == 0
     assert queue.results() == []
     assert main([*start, "queue", "run"]) == 0
+
+
+def test_jobs_of_every_command_go_into_a_file_and_come_back(root: Path, queue: QueueFolder, tmp_path: Path) -> None:
+    words = [
+        ["bases", "get", "sd15"],
+        ["datasets", "get", "fill50k"],
+        ["check", "birds", "--fix", "correct", "--finding", "map_shifted"],
+        ["extract", "birds", "--type", "depth", "--download"],
+        ["export", "run", "--compare", "--step", "20"],
+        ["merge", "run", "--kind", "ema"],
+        ["import-net", str(tmp_path / "net.safetensors"), "--base", "sd15"],
+    ]
+    for line in words:
+        assert add(root, *line) == 0
+    jobs = [job_of(entry) for entry in queue.waiting()]
+    assert [job.kind for job in jobs] == "bases datasets check maps compare merge import-net".split()
+    assert [entry.title for entry in queue.waiting()] == [job.title for job in jobs]
+    assert jobs[3].model_dump()["download"] and jobs[4].model_dump()["checkpoint"] == 20
 
 
 def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +126,10 @@ def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsy
     ("words", "said"),
     [
         (["doctor"], "The command doctor cannot be queued"),
+        (["bases", "list"], "bases list cannot be queued"),
+        (["datasets", "get", "dreams"], "no set called dreams"),
+        (["check", "birds", "--fix", "undo", "--finding", "blurred"], "--fix undo cannot be queued"),
+        (["check", "birds", "--fix", "correct", "--finding", "dull"], "no finding named dull"),
         (["captions", "birds", "--prefix", "a photo"], "Add --auto MODEL"),
         (["captions", "birds", "--auto", "blip", "--dry-run"], "--dry-run cannot be queued"),
         (["train", "--dataset", "birds", "--write", "all.toml"], "--write cannot be queued"),

@@ -20,6 +20,7 @@ from engine.data.offered import OfferedSet, get_set, offered_sets, set_named, st
 from engine.errors import UserError
 from engine.hub import download
 from engine.jobs.control import Cancelled, Control
+from engine.queue.download_jobs import GetSet
 from engine.workspace.paths import Workspace
 from tests.bases.hub import LocalHub, serving, use
 from tests.data.sources.test_urls import png
@@ -91,11 +92,15 @@ def test_images_in_parquet_files_are_read_with_the_column_of_the_list(
     data = io.BytesIO()
     parquet.write_table(arrow.Table.from_pylist(rows), data)
     files = {"data/train-00000-of-00001.parquet": data.getvalue(), "data/more/other.parquet": b"x", "x.json": b"{}"}
+    job = GetSet(name=BUTTERFLIES.name)
     with serving(BUTTERFLIES.id, files, "dataset") as running:
         use(running, tmp_path, monkeypatch)
-        result = get_set(workspace, BUTTERFLIES)
-    assert (result.pictures, result.captioned, result.paired) == (3, 3, False)
-    captions = {sample.caption for sample in Dataset.open(result.folder).samples()}
+        report = job.do(workspace, "", Control().token, lambda event: None)
+    assert report.words == f"{BUTTERFLIES.name}: 3 images, 3 captions."
+    assert "there already" in job.do(workspace, "", Control().token, lambda event: None).words
+    dataset = Dataset.open(Path(report.where))
+    assert dataset.condition is None
+    captions = {sample.caption for sample in dataset.samples()}
     assert captions == {"Moth 0", "Moth 1", "Moth 2"}
 
 

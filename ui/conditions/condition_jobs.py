@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.jobs.control import Token
-from engine.jobs.events import Message, Progress
+from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.data_jobs import get_weights
 from ui.page.context import AppContext
 
 KIND = JobKind.CONDITIONS
@@ -52,14 +53,7 @@ def download_weights(context: AppContext, kind: str, values: Mapping[str, Any]) 
     """Return the job that downloads the weights that a condition type lacks. Only the button for it starts it."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.conditions import registry, weights
-
-        missing = weights.missing(registry.get(kind), values)
-        for done, entry in enumerate(missing):
-            emit(Progress(done, len(missing), f"{entry.name}, about {entry.model.megabytes:,} MB"))
-            weights.download([entry], token)
-        names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
-        context.set_result(KIND, note=f"Downloaded: {names}." if names else "The weights were here already.")
+        context.set_result(KIND, note=get_weights(kind, values, token, emit))
         return "completed"
 
     return work

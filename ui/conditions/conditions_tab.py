@@ -11,6 +11,7 @@ import gradio as gr
 from engine.conditions import registry
 from engine.errors import UserError
 from engine.queue.data_jobs import Maps
+from engine.queue.download_jobs import GetWeights
 from ui.conditions import condition_jobs, condition_preview
 from ui.conditions.condition_form import ConditionForm, ConditionSettings
 from ui.conditions.condition_jobs import KIND
@@ -59,7 +60,8 @@ def build(context: AppContext, live: Live) -> None:
     def start_download(*raw: Any) -> None:
         settings = form.read(*raw)
         work = condition_jobs.download_weights(context, settings.kind.name, settings.resolved())
-        context.start_job(KIND, f"Downloading the model for {settings.kind.title}", work)
+        queued = GetWeights(type=settings.kind.name, parameters=dict(settings.values))
+        context.start_job(KIND, f"Downloading the model for {settings.kind.title}", work, queued)
 
     _wire_form(live, form, preview, make, weights, download)
     _wire_preview(context, live, form, preview, chosen)

@@ -10,6 +10,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.data_jobs import Check
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
 from ui.page.messages import note
@@ -60,6 +61,13 @@ def correct(context: AppContext, name: str, finding: str) -> Work:
         return "completed"
 
     return work
+
+
+def queued(context: AppContext, name: str, finding: str = "") -> Check:
+    """Return the check as a job of the queue. ``finding``: what to correct first."""
+    data = context.config_of(context.draft)[0].data
+    correct = (finding,) if finding else ()
+    return Check(dataset=name, resolution=data.resolution, held_out=data.held_out, correct=correct)
 
 
 def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> None:

@@ -12,7 +12,7 @@ from ui.dataset import check_jobs
 from ui.dataset.check_jobs import KIND
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note, progress_bar
 from ui.page.view import View
@@ -20,13 +20,13 @@ from ui.page.view import View
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:
     """Build the panel for the dataset that ``chosen`` names."""
-    CheckPanel(context).wire(live, chosen)
+    CheckPanel(context, live).wire(live, chosen)
 
 
 class CheckPanel:
     """Widgets of the panel, and the handlers that fill them."""
 
-    def __init__(self, context: AppContext) -> None:
+    def __init__(self, context: AppContext, live: Live) -> None:
         self._context = context
         with gr.Column(elem_id="doctor"):
             with gr.Row(elem_classes="tight"):
@@ -36,6 +36,7 @@ class CheckPanel:
                 self._start = gr.Button(
                     "Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check"
                 )
+                self._add = queue_button(live, self._start)
                 self._cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
             self._progress = gr.HTML(elem_id="doctor-progress")
             with gr.Row(elem_classes="tight", visible=False) as self._by_itself:
@@ -100,9 +101,9 @@ class CheckPanel:
         live.on(self._examples.select, self._show_example, selection, self._viewer)
         live.on(self._exclude.click, self._decide(check_jobs.exclude), selection, [*self._list, *filled], refresh=True)
         live.on(self._undo.click, self._decide(check_jobs.undo), selection, [*self._list, *filled], refresh=True)
-        live.on(self._start.click, self._check, [chosen])
+        live.on([self._start.click, self._add.click], self._check, [chosen])
         live.on(self._correct.click, self._start_correcting, selection)
-        job_controls(live, KIND, [self._start], self._cancel, self._progress)
+        job_controls(live, KIND, [], self._cancel, self._progress)
 
         live.on(self._by_itself_cancel.click, self._context.auto_check.cancel)
         live.outputs(
@@ -118,11 +119,14 @@ class CheckPanel:
 
     def _check(self, name: str | None) -> None:
         found = open_dataset(self._context, name).name
-        self._context.start_job(KIND, f"Checking {found}", check_jobs.check(self._context, found))
+        queued = check_jobs.queued(self._context, found)
+        self._context.start_job(KIND, f"Checking {found}", check_jobs.check(self._context, found), queued)
 
     def _start_correcting(self, name: str | None, selected: str) -> None:
         found = open_dataset(self._context, name).name
-        self._context.start_job(KIND, f"Correcting {found}", check_jobs.correct(self._context, found, selected))
+        queued = check_jobs.queued(self._context, found, selected)
+        job = check_jobs.correct(self._context, found, selected)
+        self._context.start_job(KIND, f"Correcting {found}", job, queued)
 
     def _show_list(self, name: str | None, selected: str | None = None) -> list[Any]:
         """Return summary and list of findings. ``selected`` stays selected if it is still in the list."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import gradio as gr
 
@@ -13,12 +12,13 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.units import counted, format_bytes
 from engine.queue.data_jobs import import_progress
+from engine.queue.download_jobs import GetSet
 from engine.workspace.paths import Workspace
 from ui.dataset.import_jobs import KIND, show_result
 from ui.page.context import AppContext
+from ui.page.jobs import queue_button
 from ui.page.live import Live
 from ui.page.messages import note
-from ui.page.view import View
 
 
 def build(context: AppContext, live: Live) -> None:
@@ -35,23 +35,20 @@ def build(context: AppContext, live: Live) -> None:
         )
         about = gr.HTML(about_set(offered[0]), elem_id="offered-about")
         download = gr.Button("Download and read it", elem_id="offered-download")
+        add = queue_button(live, download)
 
     def start(name: str) -> None:
         one = set_named(name)
-        context.start_job(KIND, f"Getting {one.name}", get_job(context, one))
+        context.start_job(KIND, f"Getting {one.name}", get_job(context, one), GetSet(name=one.name))
 
     described = {one.name: about_set(one) for one in offered}
     live.on(chosen.change, lambda name: described[name], [chosen], [about])
-    live.on(download.click, start, [chosen], show_progress="full")
+    live.on([download.click, add.click], start, [chosen], show_progress="full")
     live.outputs(
-        [table, download],
+        [table],
         lambda view: (view.datasets, view.snapshot.alive),
-        lambda view: _render(context.workspace, offered, view),
+        lambda view: [list_of_sets(context.workspace, offered)],
     )
-
-
-def _render(workspace: Workspace, offered: list[OfferedSet], view: View) -> list[Any]:
-    return [list_of_sets(workspace, offered), gr.Button(interactive=not view.snapshot.alive)]
 
 
 def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:

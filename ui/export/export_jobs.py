@@ -15,6 +15,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes
+from engine.queue.net_jobs import Average
 from engine.queue.run_jobs import CheckpointChoice, Export
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -62,16 +63,17 @@ def export_job(context: AppContext, run_name: str, checkpoint: Checkpoint, optio
 
 def queued_export(run_name: str, checkpoint: CheckpointChoice, options: ExportOptions) -> Export:
     """Return the export as a job of the queue."""
-    return Export(
-        run=run_name,
-        checkpoint=checkpoint,
-        format=options.format,
-        precision=options.precision,
-        weights="ema" if options.average else "plain",
-        rank=options.rank,
-        name=options.name,
-        overwrite=options.overwrite,
-    )
+    return Export(run=run_name, checkpoint=checkpoint, **_as_settings(options))
+
+
+def queued_average(run_name: str, steps: Sequence[int], kind: Any, decay: float, options: ExportOptions) -> Average:
+    """Return the average and its export as a job of the queue."""
+    return Average(run=run_name, steps=tuple(steps), average=kind, decay=decay, **_as_settings(options))
+
+
+def _as_settings(options: ExportOptions) -> dict[str, Any]:
+    weights = "ema" if options.average else "plain"
+    return {**{name: value for name, value in vars(options).items() if name != "average"}, "weights": weights}
 
 
 def average_job(
@@ -86,12 +88,10 @@ def average_job(
     context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.export.merge import FOLDER, merge, merged_checkpoints
+        from engine.export.merge import FOLDER, free_name, merge, merged_checkpoints
 
         run = Run(context.workspace.runs / run_name)
-        taken = {checkpoint.folder.name for checkpoint in merged_checkpoints(run.folder)}
-        steps = "-".join(str(checkpoint.step) for checkpoint in checkpoints)
-        name = next(n for n in _numbered(f"{kind}-{steps}") if safe_name(n) not in taken)
+        name = free_name(run, kind, [checkpoint.step for checkpoint in checkpoints])
         progress = progress_events(emit, "Averaging, checkpoints")
         folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
         made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
@@ -102,11 +102,6 @@ def average_job(
         return "completed"
 
     return work
-
-
-def _numbered(stem: str) -> Any:
-    yield stem
-    yield from (f"{stem}-{number}" for number in range(2, 1000))
 
 
 def _write(

@@ -36,7 +36,7 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Column(scale=3, min_width=420):
             result = gr.HTML(elem_id="export-result")
             delivery = delivery_panel.build(context, live, run)
-            more = more_panels.build(context, live, run, checkpoint, weights, options)
+            more_panels.build(context, live, run, checkpoint, weights, options)
 
     def start(run: str | None, step: int | None, *raw: Any) -> None:
         chosen = pick_checkpoint(context, run, step)
@@ -49,8 +49,7 @@ def build(context: AppContext, live: Live) -> None:
         context.start_job(KIND, "Exporting", job, queued)
 
     live.on([make.click, add.click], start, [run, checkpoint, *options])
-    buttons = [*delivery, *more]
-    job_controls(live, KIND, buttons, cancel, progress, busy_hint="add the export to the queue, or pause it.")
+    job_controls(live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or pause it.")
     live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 

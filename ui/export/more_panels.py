@@ -12,10 +12,12 @@ from engine.conditions import registry
 from engine.errors import UserError
 from engine.export.table import read_table
 from engine.machine.units import counted
+from engine.queue.net_jobs import CompareSizes, ImportNet
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
-from ui.page.choices import checkpoints_of, pick_checkpoint, shown_run
+from ui.page.choices import NEWEST, checkpoints_of, pick_checkpoint, shown_run
 from ui.page.context import AppContext
+from ui.page.jobs import queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
@@ -23,20 +25,19 @@ from ui.page.view import View
 WEIGHTINGS = [("Equal weights", "equal"), ("Later ones count more (post-hoc EMA)", "ema")]
 
 
-def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any, options: list[Any]) -> list[Any]:
-    """Build all panels. Returns the buttons that start jobs.
+def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any, options: list[Any]) -> None:
+    """Build all panels.
 
     Args:
         run: the list of runs. checkpoint: the list of checkpoints. weights: the choice between EMA and plain weights.
         options: the inputs of ``export_jobs.export_options``.
     """
-    measure = _build_comparison(context, live, run, checkpoint, weights)
-    average = _build_average(context, live, run, checkpoint, options)
-    start_import = _build_import(context, live)
-    return [measure, average, start_import]
+    _build_comparison(context, live, run, checkpoint, weights)
+    _build_average(context, live, run, checkpoint, options)
+    _build_import(context, live)
 
 
-def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any) -> Any:
+def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any) -> None:
     with gr.Accordion("Size against quality: how small can it be?", open=False, elem_id="compare"):
         gr.HTML(
             note(
@@ -46,11 +47,19 @@ def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any
             )
         )
         measure = gr.Button("Measure", elem_id="compare-measure")
+        add = queue_button(live, measure)
         table = gr.HTML(elem_id="compare-table")
 
     def start(run: str | None, step: int | None, weights: str) -> None:
         chosen = pick_checkpoint(context, run, step)
-        context.start_job(KIND, "Measuring sizes", export_jobs.compare_job(context, str(run), chosen, weights == "ema"))
+        newest, average = step in (NEWEST, None), weights == "ema"
+        queued = CompareSizes(
+            run=str(run),
+            checkpoint="newest" if newest else chosen.step,
+            weights="ema" if average else "plain",
+        )
+        job = export_jobs.compare_job(context, str(run), chosen, average)
+        context.start_job(KIND, "Measuring sizes", job, queued)
 
     def show(run: str | None) -> str:
         return _table(context.workspace.runs / run / "exports") if run else ""
@@ -59,13 +68,12 @@ def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any
         result = view.results.get("compare")
         return [_table(Path(result.where)) if result is not None else show(shown_run(view))]
 
-    live.on(measure.click, start, [run, checkpoint, weights])
+    live.on([measure.click, add.click], start, [run, checkpoint, weights])
     live.on(run.change, show, [run], [table])
     live.outputs([table], lambda view: (view.results.get("compare"), view.runs, view.shown_run), render)
-    return measure
 
 
-def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, options: list[Any]) -> Any:
+def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, options: list[Any]) -> None:
     with gr.Accordion("Average checkpoints, free disk space, continue training", open=False, elem_id="average"):
         chosen = gr.CheckboxGroup([], label="Checkpoints to average", elem_id="average-steps")
         kind = gr.Radio(WEIGHTINGS, value="equal", label="How they count", elem_id="average-kind")
@@ -81,6 +89,7 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
         )
         gr.HTML(note("An average often gives smoother images. It is exported with the options on the left."))
         average = gr.Button("Average and export", elem_id="average-make")
+        add = queue_button(live, average)
         with gr.Row():
             shrink = gr.Button("Shrink old checkpoints", elem_id="trim")
             resume = gr.Button("Continue from this checkpoint", elem_id="train-on")
@@ -102,8 +111,10 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
             raise UserError(
                 "The checkpoints were not averaged.", "An average needs at least two.", "Tick two or more of them."
             )
-        job = export_jobs.average_job(context, run, picked, kind, decay, export_jobs.export_options(*raw))
-        context.start_job(KIND, "Averaging checkpoints", job)
+        wanted = export_jobs.export_options(*raw)
+        job = export_jobs.average_job(context, run, picked, kind, decay, wanted)
+        queued = export_jobs.queued_average(run, [one.step for one in picked], kind, decay, wanted)
+        context.start_job(KIND, "Averaging checkpoints", job, queued)
 
     def shrink_old(run: str | None) -> str:
         if not run:
@@ -115,7 +126,7 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
 
     live.on(run.change, steps_of, [run], [chosen])
     live.on(kind.change, lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay])
-    live.on(average.click, start, [run, chosen, kind, decay, *options])
+    live.on([average.click, add.click], start, [run, chosen, kind, decay, *options])
     live.on(shrink.click, shrink_old, [run], [result], refresh=True)
     live.on(resume.click, continue_from, [run, checkpoint], [result], refresh=True)
     live.outputs(
@@ -123,10 +134,9 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
         lambda view: (view.runs, view.shown_run, view.history.checkpoint),
         lambda view: [steps_of(shown_run(view))],
     )
-    return average
 
 
-def _build_import(context: AppContext, live: Live) -> Any:
+def _build_import(context: AppContext, live: Live) -> None:
     types = [
         ("As the file says (otherwise: my own maps)", ""),
         *((kind.title, kind.name) for kind in registry.all()),
@@ -143,21 +153,22 @@ def _build_import(context: AppContext, live: Live) -> Any:
         kind = gr.Dropdown(types, value="", label="Control type", elem_id="import-type")
         name = gr.Textbox(label="Name", info="Empty: the file's name.", max_lines=1, elem_id="import-name")
         button = gr.Button("Import", elem_id="import-make")
+        add = queue_button(live, button)
         result = gr.HTML(elem_id="import-result")
 
     def start(path: str, base: str, kind: str, name: str) -> None:
         if not (path or "").strip():
             raise UserError("Nothing was imported.", "No file is given.", "Enter the path of a file or folder.")
         job = export_jobs.import_job(context, path, base or "demo", kind or "", name or "")
-        context.start_job(KIND, "Importing a ControlNet", job)
+        queued = ImportNet(file=path.strip(), base=(base or "demo").strip(), type=kind or "", name=name or "")
+        context.start_job(KIND, "Importing a ControlNet", job, queued)
 
     def render(view: View) -> list[str]:
         imported = view.results.get("import")
         return [note(imported.note, "good") if imported else ""]
 
-    live.on(button.click, start, [path, base, kind, name])
+    live.on([button.click, add.click], start, [path, base, kind, name])
     live.outputs([result], lambda view: view.results.get("import"), render)
-    return button
 
 
 def _table(exports: Path) -> str:

@@ -57,7 +57,8 @@ def job_controls(
 
     Args:
         kind: of the jobs.
-        buttons: they start jobs that cannot be queued, and are disabled while any job is running.
+        buttons: they start jobs that cannot be queued, and are disabled while any job is running. The button of
+            a job that can be queued has ``queue_button`` beside it, or stays as it is.
         cancel: visible while one of these jobs is running. progress: an HTML component that shows how far it is.
         busy_hint: what to do while a job of another tab is running; shown with that job's title.
     """

@@ -15,12 +15,17 @@ from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.units import counted
 from engine.queue.job import JobReport, QueuedJob
 from engine.queue.loop import QueueLoop
+from engine.queue.net_jobs import CompareSizes, ImportNet
 from engine.workspace.paths import Workspace
 from ui.page.view import QueueView
 from ui.server.shutdown import Shutdown
 
 DOUBLE_CLICK_SECONDS = 2.0
 """The same job is not added twice within this time."""
+
+
+OWN_RESULTS = {ImportNet.kind: "import", CompareSizes.kind: "compare"}
+"""Jobs whose result is not shown where that of the others of their kind is."""
 
 
 class Queueing(ABC):
@@ -86,7 +91,7 @@ class Queueing(ABC):
         if job.job_kind != JobKind.TRAIN:
             facts = (("File", report.where),) if job.job_kind == JobKind.EXPORT else ()
             where = report.run if job.job_kind == JobKind.GRID else report.where
-            self.set_result(job.job_kind, note=report.words, facts=facts, where=where)
+            self.set_result(OWN_RESULTS.get(job.kind, job.job_kind), note=report.words, facts=facts, where=where)
         if report.dataset and job.job_kind in (JobKind.DATASET, JobKind.CONDITIONS):  # a failed job names none
             self.check_by_itself(report.dataset)
 

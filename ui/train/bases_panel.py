@@ -11,14 +11,14 @@ from engine.bases.listed import ListedBase, hub_id, listed_bases, state_of
 from engine.config.presets import suggest
 from engine.families.facts import FACTS
 from engine.jobs.control import Token
-from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work, progress_events
+from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes, format_memory
+from engine.queue.download_jobs import GetBase
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
-from ui.page.jobs import DEMO, job_controls
+from ui.page.jobs import DEMO, job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import Draft, View
@@ -50,6 +50,7 @@ def build_bases(context: AppContext, live: Live) -> None:
                 )
                 about = gr.HTML(about_base(offered[0]), elem_id="bases-about")
                 download = gr.Button("Download and use it", size="md", elem_id="bases-download")
+                add = queue_button(live, download)
             with gr.Column(min_width=300, elem_classes="snug"):
                 folder = gr.Textbox(
                     label="Folder to search",
@@ -66,17 +67,17 @@ def build_bases(context: AppContext, live: Live) -> None:
 
     def start_download(name: str) -> None:
         base = hub_id(name, offered)
-        context.start_job(KIND, f"Downloading {base}", download_job(context, base))
+        context.start_job(KIND, f"Downloading {base}", download_job(context, base), GetBase(base=base))
 
     def start_search(folder: str) -> None:
         context.start_job(KIND, "Looking for bases", find_job(context, folder or ""))
 
     described = {base.name: about_base(base) for base in offered}
     live.on(chosen.change, lambda name: described[name], [chosen], [about])
-    live.on(download.click, start_download, [chosen])
+    live.on([download.click, add.click], start_download, [chosen])
     live.on(find.click, start_search, [folder])
     live.on(found.input, lambda path: choose_base(context, path) if path else None, [found])
-    job_controls(live, KIND, [download, find], cancel, progress)
+    job_controls(live, KIND, [find], cancel, progress)
     live.outputs([table], _files_key, lambda view: [list_of_bases(context.workspace, offered)])
     live.outputs([message, found], lambda view: (view.results.get(KIND), after_html(view, "base")), render_result)
 
@@ -117,18 +118,10 @@ def download_job(context: AppContext, base: str) -> Work:
     """Return the job that downloads a base of the hub, and then chooses it."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.bases.download import ask, download
-
         context.clear_result(KIND)
-        if (state := state_of(context.workspace, base)).kind != "downloaded":
-            wanted = ask(context.workspace, base, token)
-            emit(Message(f"{base}: {counted(len(wanted.files), 'file')}, {format_bytes(wanted.bytes)}."))
-            where = download(context.workspace, wanted, token, progress_events(emit))
-        else:
-            assert state.where is not None
-            where = state.where
+        report = GetBase(base=base).do(context.workspace, "", token, emit)
         choose_base(context, base)
-        context.set_result(KIND, note=f"{base} is there and chosen for the next run: {where}")
+        context.set_result(KIND, note=f"{base} is there and chosen for the next run: {report.where}")
         return "completed"
 
     return work

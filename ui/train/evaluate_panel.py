@@ -18,6 +18,7 @@ from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
+from engine.queue.net_jobs import MeasureEffect
 from engine.queue.run_jobs import Evaluate
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -47,6 +48,7 @@ def build_evaluate(context: AppContext, live: Live) -> None:
             start = gr.Button("Evaluate this checkpoint", elem_id="evaluate-start", min_width=200)
             add = queue_button(live, start)
             only = gr.Button("Control-effect meter only", elem_id="evaluate-effect-only", min_width=200)
+            add_only = queue_button(live, only)
             cancel = gr.Button("Cancel", visible=False, elem_id="evaluate-cancel", min_width=120)
         progress = gr.HTML(elem_id="evaluate-progress")
         found = gr.HTML(elem_id="evaluate-report")
@@ -75,13 +77,15 @@ def build_evaluate(context: AppContext, live: Live) -> None:
     def measure_effect(step: int | None) -> None:
         name = context.view().shown_run
         chosen = pick_checkpoint(context, name, step)
-        context.free_models()
+        queued = MeasureEffect(run=name, checkpoint="newest" if step in (NEWEST, None) else chosen.step)
+        if not context.must_queue:
+            context.free_models()
         title = f"Measuring the control effect of step {chosen.step:,}"
-        context.start_job(KIND, title, control_effect_job(context, name, chosen))
+        context.start_job(KIND, title, control_effect_job(context, name, chosen), queued)
 
     live.on([start.click, add.click], evaluate, [checkpoint, pairs])
-    live.on(only.click, measure_effect, [checkpoint])
-    job_controls(live, KIND, [only], cancel, progress)
+    live.on([only.click, add_only.click], measure_effect, [checkpoint])
+    job_controls(live, KIND, [], cancel, progress)
     live.outputs([box, checkpoint], lambda view: (view.shown_run, view.history.kept), _choices)
     live.outputs(
         [found, effect, meter],

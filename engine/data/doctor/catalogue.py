@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from engine.data.doctor import captions, duplicates, files, images, names, pairs
 from engine.data.doctor.finding import Finding
+from engine.errors import UserError
 
 ALL: tuple[Finding, ...] = (
     *pairs.FINDINGS,
@@ -20,3 +21,14 @@ ALL: tuple[Finding, ...] = (
 BY_NAME = {finding.name: finding for finding in ALL}
 SEVERITIES = ("serious", "warning", "note")
 assert len(BY_NAME) == len(ALL), "two findings have the same name"
+
+
+def named(name: str) -> Finding:
+    """The finding of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in BY_NAME:
+        raise UserError(f"There is no finding named {name}.", f"Known are: {', '.join(BY_NAME)}.", "Choose one.")
+    return BY_NAME[name]

@@ -33,7 +33,8 @@ def other_value(dotted: str) -> Any:
     if about.kind == "switch":
         return not present
     if about.kind == "integer":
-        return present + 64.0 if dotted == "data.resolution" else present + 1.0  # a browser sends 5.0 for 5
+        steps = [bound.multiple_of for bound in FIELDS[dotted].metadata if hasattr(bound, "multiple_of")]
+        return present + float(*steps or [1])  # a browser sends 5.0 for 5
     if about.kind in ("number", "slider"):
         return present / 2 if present else 0.5
     return CHANGED[about.kind]
