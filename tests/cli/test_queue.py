@@ -100,7 +100,7 @@ def test_jobs_of_every_command_go_into_a_file_and_come_back(root: Path, queue: Q
     for line in words:
         assert add(root, *line) == 0
     jobs = [job_of(entry) for entry in queue.waiting()]
-    assert [job.kind for job in jobs] == "bases datasets check maps compare merge import-net".split()
+    assert [job.kind for job in jobs] == ["bases", "datasets", "check", "maps", "compare", "merge", "import-net"]
     assert [entry.title for entry in queue.waiting()] == [job.title for job in jobs]
     assert jobs[3].model_dump()["download"] and jobs[4].model_dump()["checkpoint"] == 20
 
