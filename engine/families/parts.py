@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from engine.disk.tensor_file import tensor_names
+from engine.disk.tensor_file import tensor_names, tensor_shapes
 from engine.errors import UserError
 from engine.families import single_file
 from engine.families.weight_files import variant_of
@@ -118,12 +118,21 @@ class FileTensors(Mapping[str, torch.Tensor]):
         self._base, self._subfolder, self._places = base, subfolder, places
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        return self.stored(name).float()
+
+    def stored(self, name: str) -> torch.Tensor:
+        """A tensor in the precision of its file."""
         path, in_file = self._places[name]
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(in_file).float()
+                return file.get_tensor(in_file)
         except (OSError, SafetensorError) as error:
             raise cannot_load(self._base, self._subfolder, error) from error
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shapes of all tensors, from the files' headers."""
+        headers = {path: tensor_shapes(path) for path in {path for path, _ in self._places.values()}}
+        return {name: torch.Size(headers[path][in_file]) for name, (path, in_file) in self._places.items()}
 
     def renamed(self, new_name: Callable[[str], str]) -> FileTensors:
         """The same tensors under other names."""

@@ -11,6 +11,8 @@ from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError, choose_from
 from engine.hub.address import named_by
+from engine.workspace.base_reference import split
+from engine.workspace.merged_bases import Recipe, recipe
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
 DEMO_BASE = APP_FOLDER / "engine" / "demo" / "base"
@@ -141,9 +143,13 @@ class Workspace:
     def locate_base(self, base: str) -> str:
         """The path of a base model: the demo base, a file or folder of the user's; or its Hugging Face id, unchanged.
 
+        For a base with ingredients (``base_reference.py``): where the merged base is, once it has been made.
+
         Raises:
-            UserError: there is no such base model.
+            UserError: there is no such base model, or no such ingredient.
         """
+        if (merged := self.merged_base(base)) is not None:
+            return str(merged.folder)
         base = _typed_base(base)
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
@@ -164,6 +170,22 @@ class Workspace:
             f"It is not a folder, a name in {self.models}, or a Hugging Face id such as owner/name.",
             "Put the model's folder there, enter its full path, or download one: Get a base model, on the Train tab.",
         )
+
+    def merged_base(self, reference: str) -> Recipe | None:
+        """What a base with ingredients is made of, and where it is; None for a base without.
+
+        Raises:
+            UserError: the base or an ingredient is not there, or a weight is not a number.
+        """
+        try:
+            base, ingredients = split(reference)
+        except ValueError as error:
+            raise UserError(
+                f"The base model {reference} cannot be used.", f"In its list of ingredients, {error}.", "Correct it."
+            ) from error
+        if not ingredients:
+            return None
+        return recipe(self.cache / "bases", self.models, self.locate_base(base), ingredients)
 
     def free_bytes(self) -> int:
         """Free space on the workspace's disk, in bytes."""

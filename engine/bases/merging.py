@@ -1,0 +1,240 @@
+"""Merges a base with LoRA and embedding files into a base of its own, in diffusers layout.
+
+Everything that reads a base (caches, training, previews, Try it, exports) then uses the merged one like any other. A
+tensor that a file changes is computed in fp32 and stored as precisely as the base's own; all others are the base's bit
+for bit, and parts that no file changes are linked, not copied, where the disk can do that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from engine.bases.merged_tensors import text_tensors, write_denoiser
+from engine.disk.durable import atomic_write_text
+from engine.disk.space import require_space
+from engine.errors import UserError
+from engine.families.base import Family
+from engine.families.embedding_files import add_word, is_embedding, vectors_of, word_of
+from engine.families.files import denoiser_files
+from engine.families.lora_files import AdapterFile, Change, open_adapter, lora_changes
+from engine.families.parts import file_tensors, read_component_config
+from engine.families.registry import detect
+from engine.jobs.control import CancelToken, OnProgress
+from engine.workspace.merged_bases import RECIPE, Recipe
+from engine.workspace.paths import Workspace
+
+Weighted = dict[str, dict[str, list[tuple[float, Change]]]]
+"""Part -> tensor name -> the changes, each with its weight, in the order of the files."""
+
+
+def ready_base(
+    workspace: Workspace,
+    reference: str,
+    token: CancelToken | None = None,
+    progress: OnProgress = lambda done, total, label: None,
+) -> str:
+    """Where a base is; one with ingredients is merged first, unless it has been.
+
+    Args:
+        reference: a base, or one with ingredients (``engine/workspace/base_reference.py``).
+
+    Raises:
+        UserError: the base or a file is missing, damaged, or they do not fit each other. DiskFull.
+        Cancelled: the token was cancelled; nothing is left behind.
+    """
+    recipe = workspace.merged_base(reference)
+    if recipe is None:
+        return workspace.locate_base(reference)
+    if not recipe.made:
+        merge(recipe, token, progress)
+    return str(recipe.folder)
+
+
+def merge(recipe: Recipe, token: CancelToken | None, progress: OnProgress) -> None:
+    """Make a merged base. See ``ready_base``."""
+    family = detect(recipe.base)
+    source = _folder_or_file(recipe.base)
+    partial = recipe.folder.with_name(f".{recipe.folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        size = sum(file.stat().st_size for file in denoiser_files(str(source)))
+        require_space(partial, 2 * size if source.is_file() else size, "The merged base")
+        _Merging(family, source, partial, recipe, token, progress).write()
+        atomic_write_text(partial / RECIPE, json.dumps(recipe.described(), indent=1))
+        partial.rename(recipe.folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _folder_or_file(located: str) -> Path:
+    """A base's file or folder, also in the hub library's cache.
+
+    Raises:
+        UserError: it is on the hub only.
+    """
+    if Path(located).exists():
+        return Path(located)
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(located, "model_index.json")
+    if isinstance(index, str):
+        return Path(index).parent
+    raise UserError(
+        f"{located} cannot be merged with other files yet.",
+        "It has not been downloaded.",
+        f"Download it first: Get a base model, on the Train tab, or python -m engine.cli bases get {located}.",
+    )
+
+
+class _Merging:
+    """One merged base while it is written."""
+
+    def __init__(
+        self,
+        family: Family,
+        source: Path,
+        target: Path,
+        recipe: Recipe,
+        token: CancelToken | None,
+        progress: OnProgress,
+    ) -> None:
+        self._family, self._source, self._target, self._recipe = family, source, target, recipe
+        self._token, self._progress = token, progress
+        self._done, self._count = 0, 1
+        self._base = str(source)
+        self._files = [(open_adapter(path), weight) for path, weight in recipe.ingredients]
+        self._new_words = any(is_embedding(file) for file, _ in self._files)
+        self._tokenizers: dict[str, Any] = {}
+        self._encoders: dict[str, Any] = {}
+        if self._new_words or source.is_file() or any(file.changes_text for file, _ in self._files):
+            self._tokenizers = self._listed(family.load_tokenizer(self._base), "tokenizer")
+            self._encoders = self._listed(family.load_text_encoder(self._base, torch.float32), "text_encoder")
+
+    def _listed(self, loaded: Any, part: str) -> dict[str, Any]:
+        """Tokenizers or text encoders by the folder that they belong to."""
+        parts: dict[str, Any] = {"denoiser": None, "vae": None, "text_encoder": None, "tokenizer": None}
+        found = self._family.pipeline_parts(parts | {part: loaded})
+        return {name: one for name, one in sorted(found.items()) if name.startswith(part) and one is not None}
+
+    def write(self) -> None:
+        """Write all parts."""
+        index = read_component_config(self._base, "", "model_index.json")
+        denoiser = self._family.facts.denoiser
+        tensors = file_tensors(self._base, denoiser, ("",))
+        loaded: Mapping[str, torch.Tensor] = (
+            tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float32).state_dict()
+        )
+        changes = self._changes({denoiser: _shapes(self._family, self._base, loaded)})
+        self._count = max(1, len(loaded) * bool(changes.get(denoiser)) + sum(map(len, changes.values())))
+        atomic_write_text(self._target / "model_index.json", json.dumps(index, indent=2))
+        for name, kind in index.items():
+            if not isinstance(kind, list) or None in kind:
+                continue
+            if name == denoiser and changes.get(name):
+                config = self._family.denoiser_config(self._base)
+                write_denoiser(self._target / name, config, loaded, changes[name], self._step)
+            elif name in self._encoders and (changes.get(name) or self._new_words or self._source.is_file()):
+                self._write_encoder(name, changes.get(name, {}))
+            elif name in self._tokenizers and (self._new_words or self._source.is_file()):
+                self._tokenizers[name].save_pretrained(self._target / name)
+            else:
+                self._take_over(name)
+
+    def _changes(self, denoiser: dict[str, dict[str, torch.Size]]) -> Weighted:
+        """What all LoRA files change. Words of embeddings are given to tokenizers and text encoders on the way."""
+        shapes: dict[str, Mapping[str, torch.Size]] = dict(denoiser)
+        for name, encoder in self._encoders.items():
+            shapes[name] = {key: tensor.shape for key, tensor in text_tensors(encoder).items()}
+        found: Weighted = {}
+        for file, weight in self._files:
+            if is_embedding(file):
+                self._add_words(file)
+                continue
+            for part, changed in lora_changes(file, shapes, self._family.title).items():
+                for tensor, change in changed.items():
+                    found.setdefault(part, {}).setdefault(tensor, []).append((weight, change))
+        return found
+
+    def _add_words(self, file: AdapterFile) -> None:
+        encoders = list(self._encoders.items())
+        widths = [encoder.get_input_embeddings().weight.shape[1] for _, encoder in encoders]
+        all_vectors = vectors_of(file, widths, self._family.title)
+        for (name, encoder), vectors in zip(encoders, all_vectors, strict=True):
+            add_word(self._tokenizers[name.replace("text_encoder", "tokenizer")], encoder, word_of(file.path), vectors)
+
+    def _write_encoder(self, name: str, changes: Mapping[str, list[tuple[float, Change]]]) -> None:
+        encoder, folder = self._encoders[name], self._target / name
+        folder.mkdir()
+        tensors = text_tensors(encoder)
+        for tensor, listed in changes.items():
+            for weight, change in listed:
+                tensors[tensor] = tensors[tensor] + weight * change.delta(tensors[tensor].shape)
+            self._step(tensor)
+        encoder.config.save_pretrained(folder)
+        save_file({key: t.contiguous() for key, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+
+    def _take_over(self, name: str) -> None:
+        """A part as it is."""
+        if self._source.is_dir():
+            if (self._source / name).is_dir():
+                link_tree(self._source / name, self._target / name)
+            return
+        if name == "vae":
+            vae: Any = self._family.load_vae(self._base)
+            vae.save_pretrained(self._target / name)
+        elif name == "scheduler":
+            config = read_component_config(self._base, name, "scheduler_config.json")
+            (self._target / name).mkdir()
+            atomic_write_text(self._target / name / "scheduler_config.json", json.dumps(config, indent=2))
+        elif name == self._family.facts.denoiser:
+            config = self._family.denoiser_config(self._base)
+            tensors = file_tensors(self._base, name, ("",))
+            whole = (
+                tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float16).state_dict()
+            )
+            write_denoiser(self._target / name, config, whole, {}, self._step)
+
+    def _step(self, tensor: str) -> None:
+        if self._token is not None:
+            self._token.raise_if_cancelled()
+        self._done += 1
+        self._progress(min(self._done, self._count), self._count, "Merging the base with its files")
+
+
+def _shapes(family: Family, base: str, loaded: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """Shapes of a denoiser's tensors, without reading their values where a file can tell."""
+    from engine.families.parts import FileTensors
+
+    if isinstance(loaded, FileTensors):
+        return loaded.shapes()
+    return {name: tensor.shape for name, tensor in loaded.items()}
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of a folder, linked where the disk can do that, else copied."""
+    for path in _files(source):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path.resolve(), place)
+
+
+def link_or_copy(source: Path, target: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+    """A second name for a file; a copy where the two are on different disks, or the file system has no links."""
+    try:
+        link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())

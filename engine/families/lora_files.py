@@ -1,0 +1,291 @@
+"""LoRA files of other programs: which weights of a base they change, and by how much.
+
+Names of every program are read: kohya's (``lora_unet_...``, with diffusers' or the original code's block names),
+diffusers' of all ages, peft's and ComfyUI's. A layer's weight becomes W + weight * (alpha / r) * up @ down (Hu et al.
+2021, arXiv 2106.09685); without an alpha, alpha is r.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.errors import UserError
+from engine.families.pickled import load_tensors
+from engine.machine.errors import is_of_machine
+
+ROLES: dict[str, str] = {
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora_mid.weight": "mid",
+    ".alpha": "alpha",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+    ".lora_down": "down",
+    ".lora_up": "up",
+    ".diff": "diff",
+    ".diff_b": "bias",
+}
+"""Ends of tensor names, and what such a tensor is."""
+OTHER_METHODS = {
+    "hada_": "LoHa (LyCORIS)",
+    "lokr_": "LoKr (LyCORIS)",
+    "oft_": "OFT",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "glora": "GLoRA (LyCORIS)",
+    "ia3": "IA3",
+}
+"""Parts of tensor names of adapters that are no plain LoRA."""
+TEXT_PREFIXES = {
+    "text_encoder": ("lora_te_", "lora_te1_"),
+    "text_encoder_2": ("lora_te2_",),
+    "text_encoder_3": ("lora_te3_",),
+}
+"""kohya's prefixes of each text encoder's layers."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a file adds to one tensor of a base, at weight 1."""
+
+    down: torch.Tensor
+    """(r, in) or (r, in, k, k); a whole difference where ``up`` is None."""
+    up: torch.Tensor | None
+    """(out, r) or (out, r, 1, 1)."""
+    mid: torch.Tensor | None
+    """(r, r, k, k): the kernel of a convolution in Tucker's form; None: ``down`` has it."""
+    scale: float
+    """alpha / r."""
+
+    def delta(self, shape: torch.Size) -> torch.Tensor:
+        """The difference, fp32, in the shape of the base's tensor."""
+        if self.up is None:
+            return self.down.float().reshape(shape)
+        up, down = self.up.float(), self.down.float()
+        if self.mid is not None:
+            product = torch.einsum("or,rskl,si->oikl", up.flatten(1), self.mid.float(), down.flatten(1))
+        else:
+            product = up.flatten(1) @ down.flatten(1)
+        return (product * self.scale).reshape(shape)
+
+    def fits(self, shape: torch.Size) -> bool:
+        """Whether the difference has as many rows and columns as the base's tensor."""
+        if self.up is None:
+            return self.down.numel() == shape.numel()
+        columns = shape[1:].numel()
+        if self.mid is not None:
+            return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == shape[1]
+        return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == columns
+
+
+Changes = dict[str, dict[str, Change]]
+"""Part of a base (``unet``, ``text_encoder`` ...) -> name of a tensor in it, as diffusers has it -> what is added."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """The tensors of a file, and what its header says."""
+
+    path: Path
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def changes_text(self) -> bool:
+        """Whether it changes a text encoder."""
+        prefixes = tuple(prefix for listed in TEXT_PREFIXES.values() for prefix in listed)
+        return any(name.startswith((*prefixes, "text_encoder")) for name in self.tensors)
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether its tensors have the names of a LoRA."""
+        return any("lora" in name.lower() or name.endswith((".diff", ".diff_b")) for name in self.tensors)
+
+
+def open_adapter(path: Path) -> AdapterFile:
+    """Read a LoRA or embedding file. No code in it is run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                return AdapterFile(path, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
+        return AdapterFile(path, _flat(load_tensors(path, "cpu")), {})
+    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, KeyError, AttributeError) as error:
+        if is_of_machine(error):
+            raise
+        raise UserError(
+            f"{path.name} cannot be read.",
+            f"It is damaged, or not a LoRA or embedding file ({type(error).__name__}).",
+            "Download it again, as .safetensors where there is a choice.",
+        ) from error
+
+
+def _flat(loaded: Any) -> dict[str, torch.Tensor]:
+    """Tensors of a pickled file by name, those of dictionaries inside it with both names."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in dict(loaded).items():
+        if isinstance(value, torch.Tensor):
+            found[str(name)] = value
+        elif isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": tensor for inner, tensor in _flat(value).items()}
+    return found
+
+
+def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]], family: str) -> Changes:
+    """What a LoRA file adds to a base.
+
+    Args:
+        shapes: of the base's tensors, by part and diffusers name. Text encoders with the names ``text_model. ...``.
+        family: title of the base's family, for errors.
+
+    Raises:
+        UserError: it is an adapter of another kind, or for another base.
+    """
+    for mark, method in OTHER_METHODS.items():
+        if any(mark in name for name in file.tensors):
+            raise UserError(
+                f"{file.path.name} cannot be used.",
+                f"It is a {method} file, and only plain LoRA files can be merged.",
+                "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
+            )
+    aliases = dict(_aliases(shapes))
+    grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+    unknown: list[str] = []
+    for name, tensor in file.tensors.items():
+        layer, role = _role(name)
+        place = aliases.get(layer)
+        if role == "" or place is None:
+            unknown.append(name)
+        else:
+            grouped.setdefault(place, {})[role] = tensor
+    if not grouped:
+        raise _other_family(file, family, _made_for(file.tensors))
+    changes: Changes = {}
+    for (part, module), roles in grouped.items():
+        for weight, change in _changes_of(file, part, module, roles):
+            shape = shapes[part].get(weight)
+            if shape is None or not change.fits(shape):
+                raise _other_family(file, family, _made_for(file.tensors))
+            changes.setdefault(part, {})[weight] = change
+    if unknown:
+        raise UserError(
+            f"{file.path.name} does not fit this base.",
+            f"{len(unknown)} of its {len(file.tensors)} tensors belong to no layer of a {family} base, such as "
+            f"{unknown[0]}.",
+            "Use a LoRA that was made for the base's own kind.",
+        )
+    return changes
+
+
+def _role(name: str) -> tuple[str, str]:
+    """The layer that a tensor belongs to, and what it is; ("", "") if its name is of no known form."""
+    for ending in sorted(ROLES, key=len, reverse=True):
+        if name.endswith(ending):
+            return name.removesuffix(ending), ROLES[ending]
+    return "", ""
+
+
+def _changes_of(
+    file: AdapterFile, part: str, module: str, roles: Mapping[str, torch.Tensor]
+) -> Iterable[tuple[str, Change]]:
+    if "diff" in roles:
+        yield f"{module}.weight", Change(roles["diff"], None, None, 1.0)
+    if "bias" in roles:
+        yield f"{module}.bias", Change(roles["bias"], None, None, 1.0)
+    if "down" in roles and "up" in roles:
+        rank = roles["down"].shape[0]
+        alpha = float(roles["alpha"]) if "alpha" in roles else _alpha_told(file.metadata, part, module, rank)
+        yield f"{module}.weight", Change(roles["down"], roles["up"], roles.get("mid"), alpha / rank)
+
+
+def _alpha_told(metadata: Mapping[str, str], part: str, module: str, rank: int) -> float:
+    """The alpha of a layer from diffusers' metadata of an adapter; the rank if it tells none."""
+    try:
+        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError:
+        return float(rank)
+    patterns = told.get(f"{part}.alpha_pattern") or {}
+    alpha = next((value for end, value in patterns.items() if f".{module}".endswith(f".{end}")), None)
+    alpha = float(alpha if alpha is not None else told.get(f"{part}.lora_alpha") or rank)
+    return alpha * rank**0.5 if told.get(f"{part}.use_rslora") else alpha
+
+
+def _aliases(shapes: Mapping[str, Mapping[str, torch.Size]]) -> Iterable[tuple[str, tuple[str, str]]]:
+    """Names that files have for each layer of a base, each with the part and module that it means."""
+    for part, tensors in shapes.items():
+        modules = sorted({name.rpartition(".")[0] for name in tensors})
+        original = _original_names(modules) if part == "unet" else {}
+        for module in modules:
+            place = (part, module)
+            for name in (module, original.get(module, module)):
+                yield f"{part}.{name}", place
+                yield f"base_model.model.{name}", place
+                if part.startswith("text_encoder"):
+                    yield from ((prefix + name.replace(".", "_"), place) for prefix in TEXT_PREFIXES[part])
+                    yield f"{part}.{name.removeprefix('text_model.')}", place
+                else:
+                    yield name, place
+                    yield f"diffusion_model.{name}", place
+                    for prefix in ("lora_unet_", "lora_transformer_", "lycoris_"):
+                        yield prefix + name.replace(".", "_"), place
+            if (processor := _processor_name(module)) is not None:
+                yield f"{part}.{processor}", place
+                yield processor, place
+
+
+def _processor_name(module: str) -> str | None:
+    """The name of an attention's layer in diffusers' first LoRA files: "...attn1.processor.to_q"."""
+    if match := re.fullmatch(r"(.*\.attn\d)\.(to_[qkv]|to_out)(\.0)?", module):
+        return f"{match[1]}.processor.{match[2]}"
+    if match := re.fullmatch(r"(.*\.self_attn)\.([qkv]|out)_proj", module):
+        return f"{match[1]}.to_{match[2]}"
+    return None
+
+
+def _original_names(modules: Iterable[str]) -> dict[str, str]:
+    """The original code's name of each module of a UNet, by diffusers' name."""
+    from engine.families.unet_names import original_names
+
+    return original_names(modules)
+
+
+def _made_for(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The kind of base that a LoRA's widths tell, as the end of a sentence; "" if they tell none."""
+    from engine.families.facts import by_text_width
+
+    for name, tensor in tensors.items():
+        if re.search(r"attn2[._](processor[._])?to_k", name) and _role(name)[1] == "down" and tensor.ndim >= 2:
+            facts = by_text_width(int(tensor.shape[1]))
+            return facts.title if facts else ""
+    return ""
+
+
+def _other_family(file: AdapterFile, family: str, made_for: str) -> UserError:
+    why = (
+        f"It was made for {made_for}, and the base is {family}."
+        if made_for
+        else (f"Its layers are not those of a {family} base.")
+    )
+    return UserError(
+        f"{file.path.name} does not fit this base.", why, "Use a file that was made for the base's own kind."
+    )
