@@ -24,7 +24,7 @@ from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.embedding_files import add_word, is_embedding, vectors_of, word_of
 from engine.families.files import denoiser_files
-from engine.families.lora_files import AdapterFile, Change, open_adapter, lora_changes
+from engine.families.lora_files import AdapterFile, Change, lora_changes, open_adapter
 from engine.families.parts import file_tensors, read_component_config
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress

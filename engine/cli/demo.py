@@ -120,7 +120,7 @@ def run_demo(
 
 def score_held_out(workspace: Workspace, run: Run, token: Token, report: OnProgress | None = None) -> PreviewRecord:
     """Draw every held-out pair with the last checkpoint, with and without control, into the evaluation folder."""
-    base = workspace.locate_base(run.config.model.base)
+    base = workspace.locate_base(run.config.model.whole_base)
     family = detect(base)
     checkpoint = run.checkpoints()[-1]
     device = torch_device()

@@ -83,7 +83,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
     from engine.export import export
 
     try:
-        base = workspace.locate_base(run.config.model.base)
+        base = workspace.locate_base(run.config.model.whole_base)
         base = base if is_local(base) else ""  # on the hub: not downloaded for the check
     except UserError:
         base = ""  # not found: only a Control-LoRA needs it, and reports it

@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from engine.config.setting import Section, setting
 from engine.disk.typed_path import typed_path
+from engine.workspace.base_reference import join, parse_ingredients
 
 
 class ModelConfig(Section):
@@ -21,6 +22,17 @@ class ModelConfig(Section):
         "'demo', the tiny base that comes with the app.",
         affects_speed=True,
         why_fixed="The weights were trained for this base and do not fit another.",
+    )
+    ingredients: str = setting(
+        "",
+        "LoRA and embedding files",
+        "Files that the base is merged with before anything else, one per line: a path, or a name in the workspace's "
+        "models/loras or models/embeddings folder, and a weight if it is not 1, as in style.safetensors:0.8. The "
+        "ControlNet is then trained for the base with this style or subject. An embedding's word is its file's name. "
+        "Empty, the usual choice: the base as it is.",
+        lines=2,
+        advanced=True,
+        why_fixed="The weights were trained for the base with these files.",
     )
     clip_skip: int = setting(
         1,
@@ -90,6 +102,16 @@ class ModelConfig(Section):
         "v-prediction bases are. auto, the usual choice: as its config, its file or a .yaml next to it says.",
         advanced=True,
     )
+
+    @property
+    def whole_base(self) -> str:
+        """The base with its ingredients, as ``Workspace.locate_base`` takes it."""
+        return join(self.base, self.ingredients)
+
+    @field_validator("ingredients")
+    @classmethod
+    def _one_per_line(cls, text: str) -> str:
+        return "\n".join(str(one) for one in parse_ingredients(text))
 
     @field_validator("base", "controlnet")
     @classmethod

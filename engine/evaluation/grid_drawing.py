@@ -126,7 +126,7 @@ class _GridJob:
     ) -> None:
         settings = run.config.validation
         self.cache, self.session, self.rows, self.places = ImageCache(workspace), session, rows, places
-        self.base = run.config.model.base
+        self.base = run.config.model.whole_base
         self.steps = request.sampling_steps or settings.sampling_steps
         self.guidance, self.negative = request.guidance or settings.guidance_scale, request.negative
         self.clip_skip = run.config.model.clip_skip

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from engine.bases.merging import ready_base
 from engine.config import ValidationConfig
 from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
 from engine.families.registry import detect
@@ -31,7 +32,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
         UserError: the base is missing or is not the one that the checkpoint was trained on, or the checkpoint is
             damaged or has weights that are not finite.
     """
-    base = workspace.locate_base(run.config.model.base)
+    base = ready_base(workspace, run.config.model.whole_base)
     family = detect(base)
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
     check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base, family.facts)

@@ -55,7 +55,7 @@ def _alike(workspace: Workspace, run: Run, config: RunConfig, condition: str) ->
         and trains_alike(its, config)
         and bool(its.model.controlnet) == bool(config.model.controlnet)
         and rates[1] <= LIKE_RATE * rates[0]
-        and _located(workspace, its.model.base) == _located(workspace, config.model.base)
+        and _located(workspace, its.model.whole_base) == _located(workspace, config.model.whole_base)
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engine.bases.merging import ready_base
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
@@ -85,7 +86,7 @@ def compare(
         UserError: the dataset is gone, has no score, or a variant cannot be made.
         Cancelled: the token is cancelled; nothing is left behind.
     """
-    base = workspace.locate_base(run.config.model.base)
+    base = ready_base(workspace, run.config.model.whole_base)
     family = detect(base)
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     samples = split(dataset, run.config.data.held_out, run.held_out).held_out

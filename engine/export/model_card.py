@@ -140,6 +140,7 @@ ROWS = (
     ("condition_type", "condition"),
     ("condition_parameters", "its settings"),
     ("base", "trained on"),
+    ("merged_with", "merged into that base before"),
     ("family", "family"),
     ("steps", "steps"),
     ("images_seen", "images seen"),

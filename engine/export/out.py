@@ -93,7 +93,8 @@ def export(
         raise UserError(
             f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
         )
-    base = base or _local_base(str(whole.about.get("base", "")), bool(way.ranks))
+    if not base and not whole.about.get("ingredients"):  # a merged base is not found by its name
+        base = _local_base(str(whole.about.get("base", "")), bool(way.ranks))
     weights = weights or ("ema" if whole.has_ema else "plain")
     source = read_source(whole, precision, weights, story_of(checkpoint))
     if way.ranks:

@@ -138,6 +138,7 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
         "condition_type": str(condition.get("type", "")),
         "condition_parameters": json.dumps(condition.get("parameters", {}), sort_keys=True),
         "base": public_name(str(about.get("base", ""))),
+        "merged_with": "; ".join(merged_words(one) for one in about.get("ingredients", ())),
         "family": str(about.get("family", "")),
         "steps": str(checkpoint.step),
         "images_seen": str(checkpoint.images_seen),
@@ -150,6 +151,11 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
     }
     facts |= {f"score_{name}": f"{value:.4f}" for name, value in story.scores.items()}
     return {name: value for name, value in facts.items() if value}
+
+
+def merged_words(ingredient: Mapping[str, Any]) -> str:
+    """A LoRA or embedding file that the base was merged with, for people: name, weight, and hash to find it by."""
+    return f"{ingredient['file']} (weight {ingredient['weight']:g}, SHA-256 {str(ingredient['sha256'])[:10]})"
 
 
 def public_name(base: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.families.adapter_kinds import is_lora, made_for, other_method
 from engine.families.pickled import load_tensors
 from engine.machine.errors import is_of_machine
 
@@ -42,16 +43,6 @@ ROLES: dict[str, str] = {
     ".diff_b": "bias",
 }
 """Ends of tensor names, and what such a tensor is."""
-OTHER_METHODS = {
-    "hada_": "LoHa (LyCORIS)",
-    "lokr_": "LoKr (LyCORIS)",
-    "oft_": "OFT",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "glora": "GLoRA (LyCORIS)",
-    "ia3": "IA3",
-}
-"""Parts of tensor names of adapters that are no plain LoRA."""
 TEXT_PREFIXES = {
     "text_encoder": ("lora_te_", "lora_te1_"),
     "text_encoder_2": ("lora_te2_",),
@@ -115,7 +106,7 @@ class AdapterFile:
     @property
     def is_lora(self) -> bool:
         """Whether its tensors have the names of a LoRA."""
-        return any("lora" in name.lower() or name.endswith((".diff", ".diff_b")) for name in self.tensors)
+        return is_lora(list(self.tensors))
 
 
 def open_adapter(path: Path) -> AdapterFile:
@@ -161,13 +152,12 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
     Raises:
         UserError: it is an adapter of another kind, or for another base.
     """
-    for mark, method in OTHER_METHODS.items():
-        if any(mark in name for name in file.tensors):
-            raise UserError(
-                f"{file.path.name} cannot be used.",
-                f"It is a {method} file, and only plain LoRA files can be merged.",
-                "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
-            )
+    if method := other_method(list(file.tensors)):
+        raise UserError(
+            f"{file.path.name} cannot be used.",
+            f"It is a {method} file, and only plain LoRA files can be merged.",
+            "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
+        )
     aliases = dict(_aliases(shapes))
     grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     unknown: list[str] = []
@@ -190,8 +180,7 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
     if unknown:
         raise UserError(
             f"{file.path.name} does not fit this base.",
-            f"{len(unknown)} of its {len(file.tensors)} tensors belong to no layer of a {family} base, such as "
-            f"{unknown[0]}.",
+            f"A {family} base has no layer for some of its tensors, such as {unknown[0]}.",
             "Use a LoRA that was made for the base's own kind.",
         )
     return changes
@@ -270,14 +259,9 @@ def _original_names(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _made_for(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The kind of base that a LoRA's widths tell, as the end of a sentence; "" if they tell none."""
-    from engine.families.facts import by_text_width
-
-    for name, tensor in tensors.items():
-        if re.search(r"attn2[._](processor[._])?to_k", name) and _role(name)[1] == "down" and tensor.ndim >= 2:
-            facts = by_text_width(int(tensor.shape[1]))
-            return facts.title if facts else ""
-    return ""
+    """The kind of base that a LoRA's widths tell; "" if they tell none."""
+    facts = made_for({name: list(tensor.shape) for name, tensor in tensors.items()})
+    return facts.title if facts else ""
 
 
 def _other_family(file: AdapterFile, family: str, made_for: str) -> UserError:

@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.distilled import recognise
+from engine.families.embedding_files import with_all_vectors
 from engine.families.facts import SD1, SD2, FamilyFacts
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
@@ -101,7 +102,7 @@ class StableDiffusion(Family):
     def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
         first = listed(tokenizer)[0]
         length = first.model_max_length - 2  # without start and end token
-        tokens = first(list(captions), truncation=False, verbose=False).input_ids
+        tokens = first(with_all_vectors(first, captions), truncation=False, verbose=False).input_ids
         return [max(1, -(-(len(numbers) - 2) // length)) for numbers in tokens]
 
     def text_length(self, text: Text) -> int:
@@ -223,16 +224,16 @@ def listed(tokenizer: Any) -> list[Any]:
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     """Token numbers (B, length), padded to the tokenizer's own length and cut there."""
-    length = tokenizer.model_max_length
+    captions, length = with_all_vectors(tokenizer, captions), tokenizer.model_max_length
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(list(captions), **options).input_ids
+    return tokenizer(captions, **options).input_ids
 
 
 def tokenize_chunk(tokenizer: Any, captions: Sequence[str], chunk: int) -> torch.Tensor:
     """Token numbers (B, length) of the ``chunk``-th part of each caption, with start and end token of its own."""
     length = tokenizer.model_max_length
     rows = []
-    for caption in captions:
+    for caption in with_all_vectors(tokenizer, captions):
         inner = tokenizer(caption, truncation=False, verbose=False).input_ids[1:-1]
         part = inner[chunk * (length - 2) : (chunk + 1) * (length - 2)]
         row = [tokenizer.bos_token_id, *part, tokenizer.eos_token_id]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.bases.merging import ready_base
 from engine.families.registry import Family, detect
 from engine.inference.memory_saving import MemorySaving
 from engine.machine.cards import torch_device
@@ -59,11 +60,13 @@ class LoadedModels:
     def load(self, base: str, controlnet: Path) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
 
+        A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been.
+
         Raises:
             UserError: one is missing or broken, or they do not fit each other.
         """
         with self._lock:
-            located = self._workspace.locate_base(base)
+            located = ready_base(self._workspace, base)
             folder, wanted = _version(Path(controlnet))
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
                 return

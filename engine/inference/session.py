@@ -23,6 +23,7 @@ from engine.inference.sampling import (
 )
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
+from engine.workspace.base_reference import join
 
 
 class TrySession(LoadedModels):
@@ -105,7 +106,7 @@ class TrySession(LoadedModels):
         notes: list[str],
     ) -> list[Image.Image]:
         first, saving = batch[0], self.memory_saving
-        self.load(first.base, first.controlnet)
+        self.load(join(first.base, first.ingredients), first.controlnet)
         family, pipeline = self._family, self.pipeline
         assert family is not None and pipeline is not None, "load sets both"
         second = None

@@ -189,6 +189,17 @@ class DrawSettings(SamplingOptions, PromptSettings):
         slider=(0, 2, 0.05),
         panel="second",
     )
+    ingredients: str = setting(
+        "",
+        "LoRA and embedding files",
+        "Merged into the base before drawing, one per line: a path or a name in models/loras or models/embeddings, and "
+        "a weight if it is not 1, as in style.safetensors:0.8. Embeddings work by their file's name in the prompt.",
+        panel="base",
+        max_lines=8,
+        lines=2,
+        from_run="model.ingredients",
+        restored=False,
+    )
     base: str = setting(
         MISSING,
         "Base model",

@@ -263,7 +263,7 @@ def checkpoint_words(wanted: CheckpointChoice) -> str:
 def _local_base(workspace: Workspace, run: Run) -> str:
     """The path of the run's base, with which images are compared. Empty if it is not on this disk."""
     try:
-        base = workspace.locate_base(run.config.model.base)
+        base = workspace.locate_base(run.config.model.whole_base)
     except UserError:
         return ""  # only a Control-LoRA needs it, and reports that itself
     return base if is_local(base) else ""

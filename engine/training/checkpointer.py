@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from engine.disk.in_use import is_in_use
@@ -22,6 +23,7 @@ from engine.training.checkpoint import lacks_only_its_name, stage_checkpoint
 from engine.training.oom import retry_once
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
+from engine.workspace.merged_bases import read_recipe
 
 
 class Checkpointer:
@@ -137,6 +139,8 @@ class Checkpointer:
         state = self._state
         state.emit(PhaseChanged("saving"))  # set again on every retry, so the page stops showing "waiting for the disk"
         about: dict[str, Any] = {**state.about, "base": state.config.model.base, "family": state.family.name}
+        if merged := read_recipe(Path(state.base)).get("ingredients"):
+            about["ingredients"] = [{**one, "file": Path(one["file"]).name} for one in merged]
         about["optimizer"] = state.config.optim.optimizer
         about["trained"] = facts_of(state.config).trains
         about["noise_schedule"] = state.noise_process.schedule

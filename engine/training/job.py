@@ -16,7 +16,7 @@ from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
-from engine.jobs.events import Message
+from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.hardware import detect
@@ -184,8 +184,12 @@ SENTENCES = {
 
 def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
     """Load everything, resume from the newest checkpoint, and return the trainer."""
+    from engine.bases.merging import ready_base
     from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
+
+    def merging(done: int, total: int, label: str) -> None:
+        emit(Progress(done, total, label))
 
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     held_out = group.current().broadcast(lambda: _held_out(run, dataset, token))
@@ -194,7 +198,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     return Trainer(
         run.folder,
         run.config,
-        workspace.locate_base(run.config.model.base),
+        group.current().broadcast(lambda: ready_base(workspace, run.config.model.whole_base, token, merging)),
         dataset,
         workspace.cache,
         token,

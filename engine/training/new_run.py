@@ -13,6 +13,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
 from engine.errors import UserError, did_you_mean
+from engine.families.adapter_kinds import why_unfit
 from engine.families.files import configs_of
 from engine.machine.units import counted, format_bytes, plural
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
@@ -53,7 +54,7 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     except UserError as error:
         sentences.append(f"{error.what} {error.try_this}")
     else:
-        sentences += _unfit(workspace, config)
+        sentences += [*_unfit(workspace, config), *_unfit_ingredients(workspace, config)]
     start = config.model.controlnet
     if start and not Path(start).expanduser().exists():
         sentences.append(f"The ControlNet to start from, {start}, is not there.")
@@ -77,6 +78,18 @@ def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     why = [base.facts.why_not_blocks(base.denoiser, wanted), base.facts.why_not_step(step)]
     why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)
     return [sentence for sentence in why if sentence]
+
+
+def _unfit_ingredients(workspace: Workspace, config: RunConfig) -> list[str]:
+    """What is wrong with the LoRA and embedding files, as their headers say."""
+    try:
+        merged = workspace.merged_base(config.model.whole_base)
+    except UserError as error:
+        return [f"{error.what} {error.try_this}"]
+    if merged is None or merged.made:
+        return []
+    facts = configs_of(workspace, config.model.base).facts
+    return [why for path, _ in merged.ingredients if (why := why_unfit(path, facts))]
 
 
 def require_all(workspace: Workspace, run: Run) -> None:

@@ -90,13 +90,17 @@ def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -
 def _build(
     folder: Path, config: RunConfig, workspace: Workspace, dataset: Dataset, token: Token, emit: Emit
 ) -> Trainer:
+    from engine.bases.merging import ready_base
     from engine.training.trainer import Trainer
 
     def quiet(event: Event) -> None:
         if isinstance(event, Progress | Message):  # a trial opens no run and shows no curve
             emit(event)
 
-    base = workspace.locate_base(config.model.base)
+    def merging(done: int, total: int, label: str) -> None:
+        emit(Progress(done, total, label))
+
+    base = ready_base(workspace, config.model.whole_base, token, merging)
     return Trainer(folder, config, base, dataset, workspace.cache, token, quiet, preview_during_training)
 
 

@@ -11,7 +11,7 @@ from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError, choose_from
 from engine.hub.address import named_by
-from engine.workspace.base_reference import split
+from engine.workspace.base_reference import Ingredient, split
 from engine.workspace.merged_bases import Recipe, recipe
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ class Workspace:
         """
         if (merged := self.merged_base(base)) is not None:
             return str(merged.folder)
-        base = _typed_base(base)
+        base = _typed_base(_split(base)[0])
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
                 raise UserError(
@@ -177,12 +177,7 @@ class Workspace:
         Raises:
             UserError: the base or an ingredient is not there, or a weight is not a number.
         """
-        try:
-            base, ingredients = split(reference)
-        except ValueError as error:
-            raise UserError(
-                f"The base model {reference} cannot be used.", f"In its list of ingredients, {error}.", "Correct it."
-            ) from error
+        base, ingredients = _split(reference)
         if not ingredients:
             return None
         return recipe(self.cache / "bases", self.models, self.locate_base(base), ingredients)
@@ -190,6 +185,20 @@ class Workspace:
     def free_bytes(self) -> int:
         """Free space on the workspace's disk, in bytes."""
         return free_bytes(self.root)
+
+
+def _split(reference: str) -> tuple[str, tuple[Ingredient, ...]]:
+    """``base_reference.split``.
+
+    Raises:
+        UserError: a weight is not a number.
+    """
+    try:
+        return split(reference)
+    except ValueError as error:
+        raise UserError(
+            f"The base model {reference} cannot be used.", f"In its list of ingredients, {error}.", "Correct it."
+        ) from error
 
 
 def _typed_base(base: str) -> str:

@@ -133,7 +133,7 @@ def _write(
 def local_base(context: AppContext, run: Run) -> str:
     """Return the path of the run's base model, or an empty string if it is not on this disk."""
     try:
-        base = context.workspace.locate_base(run.config.model.base)
+        base = context.workspace.locate_base(run.config.model.whole_base)
     except UserError:
         return ""  # removed since; only a Control-LoRA needs it, and reports that itself
     return base if is_local(base) else ""

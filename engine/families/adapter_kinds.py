@@ -1,0 +1,74 @@
+"""What a LoRA or embedding file is and which bases it fits, by its header alone. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engine.disk.tensor_file import tensor_shapes
+from engine.errors import UserError
+from engine.families.facts import FamilyFacts, by_text_width
+
+OTHER_METHODS = {
+    "hada_": "LoHa (LyCORIS)",
+    "lokr_": "LoKr (LyCORIS)",
+    "oft_": "OFT",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "glora": "GLoRA (LyCORIS)",
+    "ia3": "IA3",
+}
+"""Parts of tensor names of adapters that are no plain LoRA."""
+WHOLE_MODELS = (
+    ("model.diffusion_model.", "a whole base model"),
+    ("first_stage_model.", "a whole base model"),
+    ("controlnet_cond_embedding", "a ControlNet"),
+    ("control_model", "a ControlNet"),
+    ("input_hint_block", "a ControlNet"),
+)
+"""Parts of tensor names of files that people mistake for a LoRA."""
+
+
+def other_method(names: Sequence[str]) -> str:
+    """The method of an adapter that is no plain LoRA; "" if it is one, or no adapter."""
+    return next((title for mark, title in OTHER_METHODS.items() if any(mark in name for name in names)), "")
+
+
+def is_lora(names: Sequence[str]) -> bool:
+    """Whether tensors have the names of a LoRA."""
+    return any("lora" in name.lower() or name.endswith((".diff", ".diff_b")) for name in names)
+
+
+def made_for(shapes: Mapping[str, Sequence[int]]) -> FamilyFacts | None:
+    """The family that a LoRA's widths tell; None if they tell none."""
+    for name, shape in shapes.items():
+        reads_text = re.search(r"attn2[._](processor[._])?to_k", name)
+        if reads_text and re.search(r"(down|lora_A)(\.default)?(\.weight)?$", name) and len(shape) >= 2:
+            return by_text_width(int(shape[1]))
+    return None
+
+
+def why_unfit(path: Path, family: FamilyFacts) -> str:
+    """Why a file cannot be merged into bases of a family, as a sentence; "" if its header does not say so."""
+    if path.suffix.lower() != ".safetensors":
+        return ""  # has no header: it is checked when it is read
+    try:
+        shapes = tensor_shapes(path)
+    except (OSError, UserError):
+        return f"{path.name} cannot be read: it is no whole safetensors file. Download it again."
+    names = list(shapes)
+    for mark, what in WHOLE_MODELS:
+        if any(mark in name for name in names) and not is_lora(names):
+            return f"{path.name} is {what}, not a LoRA or embedding file. Take it off the list."
+    if method := other_method(names):
+        return (
+            f"{path.name} is a {method} file; only plain LoRA files and embeddings can be merged. Take it off the list."
+        )
+    found = made_for(shapes) if is_lora(names) else None
+    if found is not None and found.text_width != family.text_width:
+        return (
+            f"{path.name} was made for {found.title}, and the base is {family.title}. Choose a file or a base of the "
+            "same kind."
+        )
+    return ""
