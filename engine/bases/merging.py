@@ -160,7 +160,7 @@ class _Merging:
             if is_embedding(file):
                 self._add_words(file)
                 continue
-            for part, changed in lora_changes(file, shapes, self._family.title).items():
+            for part, changed in lora_changes(file, shapes, self._family.facts).items():
                 for tensor, change in changed.items():
                     found.setdefault(part, {}).setdefault(tensor, []).append((weight, change))
         return found

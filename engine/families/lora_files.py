@@ -19,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
 from engine.families.adapter_kinds import is_lora, made_for, other_method
+from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
+from engine.families.unet_names import original_names
 from engine.machine.errors import is_of_machine
 
 ROLES: dict[str, str] = {
@@ -142,12 +144,12 @@ def _flat(loaded: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]], family: str) -> Changes:
+def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]], family: FamilyFacts) -> Changes:
     """What a LoRA file adds to a base.
 
     Args:
         shapes: of the base's tensors, by part and diffusers name. Text encoders with the names ``text_model. ...``.
-        family: title of the base's family, for errors.
+        family: of the base.
 
     Raises:
         UserError: it is an adapter of another kind, or for another base.
@@ -159,31 +161,56 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
             "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
         )
     aliases = dict(_aliases(shapes))
+    grouped, unknown = _grouped(file.tensors, aliases)
+    if unknown and family.denoiser != "unet":
+        grouped, unknown = _grouped(_by_diffusers(file.tensors, family), aliases)
+    if not grouped:
+        raise _other_family(file, family.title, _made_for(file.tensors))
+    changes: Changes = {}
+    for (part, module), roles in grouped.items():
+        for weight, change in _changes_of(file, part, module, roles):
+            shape = shapes[part].get(weight)
+            if shape is None or not change.fits(shape):
+                raise _other_family(file, family.title, _made_for(file.tensors))
+            changes.setdefault(part, {})[weight] = change
+    if unknown:
+        raise UserError(
+            f"{file.path.name} does not fit this base.",
+            f"A {family.title} base has no layer for some of its tensors, such as {unknown[0]}.",
+            "Use a LoRA that was made for the base's own kind.",
+        )
+    return changes
+
+
+def _grouped(
+    tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, tuple[str, str]]
+) -> tuple[dict[tuple[str, str], dict[str, torch.Tensor]], list[str]]:
+    """The tensors of each layer (part, module) by what they are, and names that belong to no layer."""
     grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     unknown: list[str] = []
-    for name, tensor in file.tensors.items():
+    for name, tensor in tensors.items():
         layer, role = _role(name)
         place = aliases.get(layer)
         if role == "" or place is None:
             unknown.append(name)
         else:
             grouped.setdefault(place, {})[role] = tensor
-    if not grouped:
-        raise _other_family(file, family, _made_for(file.tensors))
-    changes: Changes = {}
-    for (part, module), roles in grouped.items():
-        for weight, change in _changes_of(file, part, module, roles):
-            shape = shapes[part].get(weight)
-            if shape is None or not change.fits(shape):
-                raise _other_family(file, family, _made_for(file.tensors))
-            changes.setdefault(part, {})[weight] = change
-    if unknown:
-        raise UserError(
-            f"{file.path.name} does not fit this base.",
-            f"A {family} base has no layer for some of its tensors, such as {unknown[0]}.",
-            "Use a LoRA that was made for the base's own kind.",
-        )
-    return changes
+    return grouped, unknown
+
+
+def _by_diffusers(tensors: Mapping[str, torch.Tensor], family: FamilyFacts) -> Mapping[str, torch.Tensor]:
+    """A transformer's LoRA as diffusers' own converters rename it: other programs fuse layers that diffusers splits.
+
+    What they cannot convert stays as it is.
+    """
+    import diffusers
+
+    try:
+        found: Any = getattr(diffusers, family.pipeline).lora_state_dict(dict(tensors))
+    except (ValueError, KeyError, IndexError, RuntimeError, AttributeError, TypeError):
+        return tensors  # names that no converter knows; the caller says which
+    named, alphas = found if isinstance(found, tuple) else (found, None)
+    return {**named, **{name: torch.tensor(alpha) for name, alpha in (alphas or {}).items()}}
 
 
 def _role(name: str) -> tuple[str, str]:
@@ -223,7 +250,7 @@ def _aliases(shapes: Mapping[str, Mapping[str, torch.Size]]) -> Iterable[tuple[s
     """Names that files have for each layer of a base, each with the part and module that it means."""
     for part, tensors in shapes.items():
         modules = sorted({name.rpartition(".")[0] for name in tensors})
-        original = _original_names(modules) if part == "unet" else {}
+        original = original_names(modules) if part == "unet" else {}
         for module in modules:
             place = (part, module)
             for name in (module, original.get(module, module)):
@@ -249,13 +276,6 @@ def _processor_name(module: str) -> str | None:
     if match := re.fullmatch(r"(.*\.self_attn)\.([qkv]|out)_proj", module):
         return f"{match[1]}.to_{match[2]}"
     return None
-
-
-def _original_names(modules: Iterable[str]) -> dict[str, str]:
-    """The original code's name of each module of a UNet, by diffusers' name."""
-    from engine.families.unet_names import original_names
-
-    return original_names(modules)
 
 
 def _made_for(tensors: Mapping[str, torch.Tensor]) -> str:

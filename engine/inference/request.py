@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.inference.settings import SIZE_STEP, DrawSettings, PromptSettings, SamplingOptions, declared
+from engine.workspace.base_reference import parse_ingredients
 
 LIVE = Path("live weights")
 """In place of a checkpoint: the weights of the run that is training now."""
@@ -49,6 +50,10 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
         problems.append("Start percent must be below end percent.")
     if request.mask is not None and request.image is None:
         problems.append("A mask needs an image that it belongs to.")
+    try:
+        parse_ingredients(request.ingredients)
+    except ValueError as error:
+        problems.append(f"In the list of LoRA and embedding files, {error}.")
     if any(problems):
         raise UserError("The image cannot be drawn.", " ".join(filter(None, problems)), "Correct it.")
     notes = []

@@ -193,12 +193,12 @@ class DrawSettings(SamplingOptions, PromptSettings):
         "",
         "LoRA and embedding files",
         "Merged into the base before drawing, one per line: a path or a name in models/loras or models/embeddings, and "
-        "a weight if it is not 1, as in style.safetensors:0.8. Embeddings work by their file's name in the prompt.",
+        "a weight if it is not 1, as in style.safetensors:0.8. An embedding's word is its file's name. With an LCM or "
+        "Lightning LoRA, draw in 4 to 8 steps at guidance 1.",
         panel="base",
         max_lines=8,
         lines=2,
         from_run="model.ingredients",
-        restored=False,
     )
     base: str = setting(
         MISSING,
