@@ -171,10 +171,9 @@ def predict_from(
     drawing = max(sampling + encoding_control, decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
-    # While nets are loaded: the control net, and a base that becomes fp8 afterwards, since the net begins as its copy.
-    loading = facts.built_in_ram(sizes) * 4 + (
-        sizes.denoiser.weights * bytes_each if train.base_storage == "fp8" else 0
-    )
+    # While nets are loaded: the base; then the net that begins as its copy, beside a base that becomes fp8.
+    base_in_ram = sizes.denoiser.weights * (bytes_each if facts.base_is_frozen else 4)
+    loading = max(base_in_ram, facts.built_in_ram(sizes) * 4 + (base_in_ram if train.base_storage == "fp8" else 0))
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16

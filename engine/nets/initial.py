@@ -12,6 +12,7 @@ arXiv 2302.05543): training starts from exactly what the base draws.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from torch import nn
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.registry import Family
-from engine.nets.lora import to_control_lora
+from engine.nets.controlnet_files import read_config
+from engine.nets.lean_build import built_without, in_memory
+from engine.nets.lora import shared_with, to_control_lora
 from engine.runs.checkpoints import list_checkpoints
 
 
@@ -46,6 +49,7 @@ def initial_controlnet(
         UserError: the file that it starts from is missing, broken, or for another base.
     """
     from engine.nets.importing import copied_weights, open_controlnet
+    from engine.nets.outputs import empty_net
 
     # A denoiser in half precision is a rounded copy of the base. Rounding to bf16 changes most weights, altogether by
     # as much as the first ten steps of AdamW at 1e-5, and a Control-LoRA would spend its rank on that difference. So
@@ -54,7 +58,8 @@ def initial_controlnet(
     saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
     trained = False
     if saved:  # resuming loads its weights afterwards; a file that the run started from may be gone by now
-        controlnet = in_own_memory(family.load_controlnet(saved[-1].folder / "controlnet"))
+        folder = saved[-1].folder / "controlnet"
+        controlnet = empty_net(read_config(folder)) if rank else in_own_memory(family.load_controlnet(folder))
     elif config.model.controlnet:
         controlnet, trained = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
         require_blocks(family.facts.blocks_of(controlnet.config), blocks)
@@ -62,7 +67,10 @@ def initial_controlnet(
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         if why := family.facts.why_not_blocks(family.denoiser_config(base), blocks):
             raise UserError("The ControlNet cannot be made.", why, "Change ControlNet blocks, below All settings.")
-        controlnet = family.new_controlnet(denoiser, blocks)
+        # A Control-LoRA is built without the weights that it shares: the fp32 net is never in RAM as a whole.
+        shared = shared_with(denoiser, rank, family.layers) if rank else None
+        new = partial(family.new_controlnet, denoiser, blocks)
+        controlnet = built_without(new, shared) if shared else new()
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
         if config.model.hint_start == "he" and family.layers.control_encoder:
@@ -70,7 +78,10 @@ def initial_controlnet(
     if rank:
         torch.manual_seed(config.train.seed + 1)
         exact = copied_weights(family, base) if trained and rounded else None
-        to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact)
+        place = torch.get_default_device()
+        to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact, factors_on=place)
+        if saved:
+            in_memory(controlnet)
     return controlnet
 
 
@@ -99,7 +110,7 @@ def copy_weights(controlnet: Any, weights: Mapping[str, torch.Tensor]) -> None:
     Names that the net does not have are left out, as they are when a base is loaded.
     """
     for name, parameter in controlnet.state_dict().items():
-        if name in weights:
+        if name in weights and not parameter.is_meta:
             parameter.copy_(weights[name])
 
 

@@ -8,7 +8,7 @@ convolutions, all norms and all biases are trained whole, in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ def to_control_lora(
     trained: bool = False,
     device: torch.device | None = None,
     exact: Mapping[str, torch.Tensor] | None = None,
+    factors_on: torch.device | None = None,
 ) -> None:
     """Turn a whole ControlNet, in place, into low-rank factors over the base's own weights.
 
@@ -72,19 +73,16 @@ def to_control_lora(
             the factors add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
         device: where to decompose the difference, if not where the base is.
         exact: the base's weights in fp32, which the difference is taken from; None: the denoiser's own.
+        factors_on: where new factors are made, if the ControlNet was built without the weights that it shares.
     """
     base = {layers.in_control_net(name): weight for name, weight in denoiser.named_parameters()}
     exact = exact or base
+    shared = shared_with(denoiser, rank, layers)
     for name, layer in list(controlnet.named_modules()):
-        key = f"{name}.weight"
-        if (
-            type(layer) not in KINDS
-            or not key.startswith(layers.copied)
-            or not is_smaller(key, layer.weight, base, rank)
-        ):
+        if not shared(name, layer):
             continue
-        whole = layer.weight
-        up, down = new_factors(whole, rank)
+        key, whole = f"{name}.weight", layer.weight
+        up, down = new_factors(whole, rank, factors_on or whole.device)
         if trained:
             place = device or base[key].device
             difference = whole.float().to(place) - exact[key].float().to(place)
@@ -95,11 +93,22 @@ def to_control_lora(
         layer.down = nn.Parameter(down.reshape(rank, *whole.shape[1:]).contiguous())
 
 
-def new_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors whose product is zero and can be trained, fp32."""
-    down = torch.empty((rank, *weight.shape[1:]), device=weight.device)
+def shared_with(denoiser: Any, rank: int, layers: Layers) -> Callable[[str, Any], bool]:
+    """Whether a ControlNet's layer, given its name and the layer, keeps the denoiser's weight in a Control-LoRA."""
+    base = {layers.in_control_net(name): weight for name, weight in denoiser.named_parameters()}
+
+    def is_shared(name: str, layer: Any) -> bool:
+        key = f"{name}.weight"
+        return type(layer) in KINDS and key.startswith(layers.copied) and is_smaller(key, layer.weight, base, rank)
+
+    return is_shared
+
+
+def new_factors(weight: torch.Tensor, rank: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors whose product is zero and can be trained, fp32. Of ``weight`` the shape counts."""
+    down = torch.empty((rank, *weight.shape[1:]), device=device)
     nn.init.kaiming_uniform_(down, a=5**0.5)
-    return torch.zeros((weight.shape[0], rank), device=weight.device), down
+    return torch.zeros((weight.shape[0], rank), device=device), down
 
 
 def nearest_factors(

@@ -29,6 +29,8 @@ class TrainableFacts:
     """Its key in ``build.BUILDERS``."""
     learned: Learned = Learned()
     """What is trained, for the estimate."""
+    starts_whole: bool = True
+    """The net beside the base is in RAM as a whole before it is trained. A new Control-LoRA never is."""
     averages_base: bool = False
     """An EMA covers the trained weights of the base, too."""
     needs_condition_maps: bool = True
@@ -71,7 +73,9 @@ class TrainableFacts:
 
     def built_in_ram(self, sizes: Sizes) -> int:
         """Number of fp32 values of the net that is built in RAM before it moves to the device."""
-        return sizes.controlnet.weights if self.learned.control else sizes.denoiser.weights
+        if not self.learned.control:
+            return sizes.denoiser.weights
+        return sizes.controlnet.weights if self.starts_whole else sizes.controlnet.trained
 
     def averaged_weights(self, sizes: Sizes) -> int:
         """Number of values in a checkpoint's averaged files. Low-rank weights are saved merged, too."""
@@ -109,6 +113,7 @@ def control_lora(config: RunConfig) -> TrainableFacts | None:
     return TrainableFacts(
         "control_lora",
         Learned(rank=rank, blocks=config.model.control_blocks),
+        starts_whole=bool(config.model.controlnet),
         not_sharded=reasons,
         trains="a Control-LoRA",
     )
@@ -123,6 +128,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     return TrainableFacts(
         "unlocked_decoder",
         Learned(rank=control.rank if control else 0, blocks=config.model.control_blocks, base="decoder"),
+        starts_whole=control is None or control.starts_whole,
         not_sharded=reasons,
         message=UNLOCKED_MESSAGE,
         trains=f"{control.trains if control else 'a ControlNet'} and the base's decoder",

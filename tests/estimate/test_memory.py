@@ -208,14 +208,20 @@ def test_a_single_file_is_foreseen_as_its_own_family(workspace: Workspace) -> No
     assert large > 2.5 * small
 
 
-def test_a_base_in_fp8_is_in_ram_in_half_precision_while_the_net_is_made_from_it() -> None:
+def test_ram_while_nets_are_loaded() -> None:
+    """A base that becomes fp8 is there in half precision while the net is made from it; only a Control-LoRA that starts
+    from another net is there as a whole."""
     xl = read_configs(LAYOUTS / "sdxl")
-    usual, small = (
-        predict_from(config(model={"control_lora_rank": 64}, train={"base_storage": kind, "precision": "bf16"}), xl).ram
-        for kind in ("same", "fp8")
-    )
+
+    def ram(kind: str, start: str = "") -> float:
+        model = {"control_lora_rank": 64, "controlnet": start}
+        return predict_from(config(model=model, train={"base_storage": kind, "precision": "bf16"}), xl).ram
+
     unet, whole_controlnet = 2_567_463_684, 1_251_014_160
-    assert small > 2 * unet + 4 * whole_controlnet > usual - 1.5 * GIB
+    trained = count(xl.denoiser, 1024, learned=Learned(rank=64)).controlnet.trained
+    assert trained < whole_controlnet / 4
+    assert ram("fp8") - 4 * trained == ram("fp8", "net") - 4 * whole_controlnet == pytest.approx(1.5 * GIB + 2 * unet)
+    assert ram("same") == pytest.approx(1.5 * GIB + 2 * unet), "the base alone, before it is on the card"
 
 
 def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from benchmarks.simulated_card import Counter
 from engine.config import RunConfig, parse
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import copied_weights
 from engine.nets.initial import initial_controlnet
-from engine.nets.lora import lora_layers
+from engine.nets.lora import load_trained, lora_layers, trained_tensors
 from tests.families.ldm_file import write_single_file
 
 
@@ -96,3 +100,58 @@ def test_weights_are_read_when_they_are_asked_for(tiny_base: Path, tmp_path: Pat
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="cannot be loaded"):
         dict(weights)
+
+
+@pytest.mark.parametrize("base", ["tiny_base", "tiny_sdxl", "tiny_sd3", "tiny_zimage"])
+def test_a_control_lora_begins_with_the_bits_of_one_that_is_made_from_a_whole_net(
+    base: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(request.getfixturevalue(base))
+    family = detect(folder)
+    denoiser = family.load_denoiser(folder, torch.bfloat16)
+    lean = initial_controlnet(tmp_path, RunConfig(), family, folder, denoiser, rank=2)
+    monkeypatch.setattr("engine.nets.initial.built_without", lambda make, left_out: make())
+    whole = initial_controlnet(tmp_path, RunConfig(), family, folder, denoiser, rank=2)
+    assert lora_layers(lean).keys() == lora_layers(whole).keys() and len(lora_layers(lean)) > 5
+    expected = whole.state_dict()
+    assert lean.state_dict().keys() == expected.keys()
+    for name, weight in lean.state_dict().items():
+        assert weight.dtype == expected[name].dtype and torch.equal(weight, expected[name]), name
+    for name, layer in lora_layers(lean).items():
+        assert layer.weight is lora_layers(whole)[name].weight, f"{name} is the base's own"
+    assert torch.nn.Linear(1, 1).weight.device.type == "cpu", "other layers are made as before"
+
+
+def test_a_control_lora_is_never_in_ram_as_a_whole_net(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced allocations of a made-up base of 20 million weights, new and resumed."""
+    family = detect(str(tiny_base))
+    config = {**family.denoiser_config(str(tiny_base)), "block_out_channels": [128, 256], "cross_attention_dim": 256}
+    denoiser = UNet2DConditionModel.from_config(config).requires_grad_(False)
+    monkeypatch.setattr("benchmarks.simulated_card.CARD", torch.device("cpu"))
+
+    def traced(rank: int) -> tuple[Any, int]:
+        with Counter() as counter:
+            _views = [weight.detach() for weight in denoiser.parameters()]  # it counts what it sees
+            before = counter.now
+            counter.reset_peak()
+            net = initial_controlnet(tmp_path, RunConfig(), family, str(tiny_base), denoiser, rank)
+        return net, counter.peak - before
+
+    whole, as_whole = traced(0)
+    net, peak = traced(8)
+    weights = 4 * sum(weight.numel() for weight in whole.parameters())
+    trained = 4 * sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
+    largest = 4 * max(weight.numel() for weight in whole.parameters())
+    assert weights > 2e7 and weights <= as_whole
+    assert trained < weights / 3 and peak < 1.05 * trained + 2 * largest
+
+    whole.save_pretrained(tmp_path / "checkpoint" / "controlnet")
+    saved = SimpleNamespace(folder=tmp_path / "checkpoint", resumable=True)
+    monkeypatch.setattr("engine.nets.initial.list_checkpoints", lambda folder: [saved])
+    resumed, peak = traced(8)
+    assert peak < 1.05 * trained + 2 * largest
+    assert not any(weight.is_meta for weight in (*resumed.parameters(), *resumed.buffers()))
+    load_trained(resumed, trained_tensors(net))
+    assert all(torch.equal(weight, net.state_dict()[name]) for name, weight in resumed.state_dict().items())
