@@ -172,7 +172,7 @@ def predict_from(
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     # While nets are loaded: the base; then the net that begins as its copy, beside a base that becomes fp8.
-    base_in_ram = sizes.denoiser.weights * (bytes_each if facts.base_is_frozen else 4)
+    base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
     loading = max(base_in_ram, facts.built_in_ram(sizes) * 4 + (base_in_ram if train.base_storage == "fp8" else 0))
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images

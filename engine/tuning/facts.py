@@ -77,6 +77,14 @@ class TrainableFacts:
             return sizes.denoiser.weights
         return sizes.controlnet.weights if self.starts_whole else sizes.controlnet.trained
 
+    def bytes_when_loaded(self, bytes_each: int) -> int:
+        """Bytes of each weight of the base as it is loaded: fp32 where master weights begin as its copy.
+
+        Args:
+            bytes_each: in the run's precision.
+        """
+        return bytes_each if self.base_is_frozen else 4
+
     def averaged_weights(self, sizes: Sizes) -> int:
         """Number of values in a checkpoint's averaged files. Low-rank weights are saved merged, too."""
         control = sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
