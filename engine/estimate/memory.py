@@ -173,7 +173,8 @@ def predict_from(
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     # While nets are loaded: the base; then the net that begins as its copy, beside a base that becomes fp8.
     base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
-    loading = max(base_in_ram, facts.built_in_ram(sizes) * 4 + (base_in_ram if train.base_storage == "fp8" else 0))
+    built = facts.built_in_ram(sizes, bool(config.model.controlnet)) * 4
+    loading = max(base_in_ram, built + (base_in_ram if train.base_storage == "fp8" else 0))
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
@@ -185,7 +186,7 @@ def predict_from(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
-        ram=PROCESS_RAM + max(loading, facts.built_in_ram(sizes) * 4 + kept_vae + ema_in_ram + offloaded + optimizer),
+        ram=PROCESS_RAM + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * on_disk + long.count * (sizes.text - short_text) * 2),
         weights_of_checkpoint=float(weights_on_disk),

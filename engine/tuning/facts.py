@@ -29,8 +29,6 @@ class TrainableFacts:
     """Its key in ``build.BUILDERS``."""
     learned: Learned = Learned()
     """What is trained, for the estimate."""
-    starts_whole: bool = True
-    """The net beside the base is in RAM as a whole before it is trained. A new Control-LoRA never is."""
     averages_base: bool = False
     """An EMA covers the trained weights of the base, too."""
     needs_condition_maps: bool = True
@@ -71,11 +69,15 @@ class TrainableFacts:
         parts = {"nothing": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
         return parts[self.learned.base]
 
-    def built_in_ram(self, sizes: Sizes) -> int:
-        """Number of fp32 values of the net that is built in RAM before it moves to the device."""
+    def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
+        """Number of fp32 values of the net that is built in RAM before it moves to the device.
+
+        Args:
+            from_file: it starts from another net. A new Control-LoRA is never in RAM as a whole net.
+        """
         if not self.learned.control:
             return sizes.denoiser.weights
-        return sizes.controlnet.weights if self.starts_whole else sizes.controlnet.trained
+        return sizes.controlnet.trained if self.rank and not from_file else sizes.controlnet.weights
 
     def bytes_when_loaded(self, bytes_each: int) -> int:
         """Bytes of each weight of the base as it is loaded: fp32 where master weights begin as its copy.
@@ -121,7 +123,6 @@ def control_lora(config: RunConfig) -> TrainableFacts | None:
     return TrainableFacts(
         "control_lora",
         Learned(rank=rank, blocks=config.model.control_blocks),
-        starts_whole=bool(config.model.controlnet),
         not_sharded=reasons,
         trains="a Control-LoRA",
     )
@@ -136,7 +137,6 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     return TrainableFacts(
         "unlocked_decoder",
         Learned(rank=control.rank if control else 0, blocks=config.model.control_blocks, base="decoder"),
-        starts_whole=control is None or control.starts_whole,
         not_sharded=reasons,
         message=UNLOCKED_MESSAGE,
         trains=f"{control.trains if control else 'a ControlNet'} and the base's decoder",
