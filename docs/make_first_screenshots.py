@@ -68,7 +68,7 @@ def walk(page: Any, address: str, images: Path) -> None:
     """The checklist's way, an image at each stop."""
     page.set_default_timeout(30_000)
     page.goto(address)
-    wait_for(page, "#first-start", "Two ways to begin", 30)
+    wait_for(page, "#first-start", "Two ways to start", 30)
     page.click("#guide-own")
     wait_for(page, "#guide-own-way", "What the net follows", 30)
     shoot(page, "first-1-checklist")

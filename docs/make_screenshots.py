@@ -53,7 +53,7 @@ def wait_for(page: Any, selector: str, text: str, seconds: float) -> None:
 def walk(page: Any, address: str, images: int, steps: int) -> None:
     """The way of the first-start card, an image at each stop."""
     page.goto(address)
-    wait_for(page, "#first-start", "Two ways to begin", 30)
+    wait_for(page, "#first-start", "Two ways to start", 30)
     shoot(page, "first-start")
     page.click("#guide-demo")
     wait_for(page, "#first-start", "three clicks", 30)

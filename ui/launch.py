@@ -60,7 +60,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--workspace", type=path_of, help="folder for datasets, runs and models (default: workspace/ beside the app)"
     )
     parser.add_argument(
-        "--card", type=int, metavar="N", help="the graphics card to use this time, as nvidia-smi counts (0, 1, ...)"
+        "--card",
+        type=int,
+        metavar="N",
+        help="number of the graphics card to use this time, as in nvidia-smi (0, 1, ...)",
     )
     parser.add_argument("--listen", action="store_true", help="let other computers connect; needs --password")
     parser.add_argument(
@@ -68,18 +71,19 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="also answer under this name: of a reverse proxy, or of this computer in another network (repeatable)",
+        help="also answer to this host name, such as that of a reverse proxy, or of this computer on another network "
+        "(repeatable)",
     )
     parser.add_argument("--password", help=f"password to open the page (user name: {USER})")
     options = parser.parse_args(list(arguments))
     if options.listen and not options.password:
-        parser.error("--listen lets other computers in: give a --password too.")
+        parser.error("--listen lets other computers in: set a --password, too.")
     if options.allow_host and not options.password:
-        parser.error("--allow-host may let other computers in: give a --password too.")
+        parser.error("--allow-host may let other computers in: set a --password, too.")
     if any(not re.fullmatch(r"[\w.-]+", name) for name in options.allow_host):
         parser.error("--allow-host takes a name such as studio.example.org, without https:// and without a port.")
     if options.port is not None and not 1 <= options.port <= 65535:
-        parser.error(f"--port {options.port}: a port lies between 1 and 65535.")
+        parser.error(f"--port {options.port}: a port must be between 1 and 65535.")
     return options
 
 
@@ -95,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     environment.prepare()
     card = use_one(options.card, remembered(workspace).get(CARD, ""))  # before torch is imported
     if options.card is not None and card is not None:
-        print_line(f"Graphics card {card.number} is used: {card.title}.")
+        print_line(f"Using graphics card {card.number}: {card.title}.")
     with WorkspaceLock(workspace, "its window") as lock:
         port = choose_port(host, options.port)
         lock.set_address(f"http://{LOOPBACK}:{port}")
@@ -138,7 +142,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
         js=ON_LOAD,
     )
     if options.port is None and port != FIRST_PORT:
-        print_line(f"Port {FIRST_PORT} is in use, so this window takes {port}.")
+        print_line(f"Port {FIRST_PORT} is in use, so this window uses port {port}.")
     address = f"http://{LOOPBACK}:{port}"
     print_line(f"ControlNet Studio is open at {address}")
     if options.password:

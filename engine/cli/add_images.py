@@ -21,13 +21,13 @@ PROBLEMS_SHOWN = 100
 
 def add_parser(commands: Any) -> None:
     """Add "import" to the command line's parsers."""
-    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of images")
+    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset from images")
     bring.add_argument(
         "source",
         help="a folder, a list of URLs (parquet, CSV), .tar archives, parquet files, another trainer's dataset config "
         "(kohya, OneTrainer, SimpleTuner, musubi-tuner, ai-toolkit), or a Hugging Face id",
     )
-    bring.add_argument("--name", help="name of the dataset; default: the source's name")
+    bring.add_argument("--name", help="name of the new dataset; default: the name of the source")
     bring.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_settings(bring)
 
@@ -92,7 +92,7 @@ def say_result(result: Any, console: Any) -> None:
             console.say(f"  Guessed: {sentence}")
         roles = text_of_roles({part.name: part.role for part in result.parts})
         if roles:
-            console.say(f'  To assign other roles, change this and import again: --roles "{roles}"')
+            console.say(f'  To change the roles, edit this and import again: --roles "{roles}"')
     for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):
         console.say(f"  {problem.what} {problem.why} {problem.try_this}")
     if result.problems > PROBLEMS_SHOWN:

@@ -21,13 +21,13 @@ from engine.workspace.paths import Workspace
 
 def add_command(commands: Any) -> None:
     """Add "bases" to the command line's parsers."""
-    bases = commands.add_parser("bases", help="base models: what is there, what can be downloaded")
+    bases = commands.add_parser("bases", help="base models: list them, download one, find those of other programs")
     actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find")
     actions.add_parser("list", help="the bases on offer, and which of them are on this computer; asks no server")
     get = actions.add_parser("get", help="download a base into the workspace; continues where it stopped")
     get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
     find = actions.add_parser("find", help="bases of ComfyUI and other programs, to use where they are")
-    find.add_argument("folder", nargs="?", help="a folder to search, and to remember; default: the usual places")
+    find.add_argument("folder", nargs="?", help="a folder to search now and in future; default: the usual places")
     find.add_argument("--forget", action="store_true", help="stop searching that folder")
 
 
@@ -73,7 +73,7 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     base = hub_id(name, offered)
     state = state_of(workspace, base)
     if state.kind == "downloaded":
-        console.say(f"{base} is there already: {state.where}")
+        console.say(f"{base} is already downloaded: {state.where}")
         return
     for entry in offered:
         if entry.id == base:
@@ -82,7 +82,7 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     files, target = counted(len(wanted.files), "file"), workspace.downloaded_base(base)
     console.say(f"{base}: {files}, {format_bytes(wanted.bytes)}, to {target}")
     where = download(workspace, wanted, control.token, console.progress)
-    console.say(f"{base} is there: {where}")
+    console.say(f"{base} is downloaded: {where}")
     console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")
 
 
@@ -101,15 +101,15 @@ def _find(folder: str | None, forget: bool, workspace: Workspace, control: Contr
     search = find_in(workspace, folder, token) if folder else find_everywhere(workspace, token)
     titles = {facts.name: facts.title for facts in FACTS}
     for family, bases in search.by_family().items():
-        console.say(titles.get(family, "Whose family is read when they are chosen"))
+        console.say(titles.get(family, "Family not read yet"))
         for base in bases:
             console.say(f"  {base.name} ({base.whose}, {format_bytes(base.bytes)})\n    {base.path}")
     for what, count in sorted(search.others.items()):
-        console.say(f"Left out: {count:,} × {what}")
+        console.say(f"Skipped: {count:,} × {what}")
     for missing in search.missing:
-        console.say(f"{missing} is not there now.")
+        console.say(f"{missing} was not found. If it is on another drive, connect it.")
     if search.ended == "time is up":
-        console.say("The search took too long and was stopped. Name the folder: bases find FOLDER")
+        console.say("The search took too long and was stopped. Search one folder instead: bases find FOLDER")
     if search.bases:
         console.say("Train with one: python -m engine.cli train --dataset NAME --base PATH")
     else:

@@ -34,8 +34,8 @@ def add_parser(commands: Any) -> None:
     )
     what.add_argument("--undo", action="store_true", help="undo the last operation")
     parser.add_argument("--regex", action="store_true", help="with --replace: OLD is a regular expression")
-    parser.add_argument("--ignore-case", action="store_true", help="with --replace: upper and lower case are the same")
-    parser.add_argument("--whole-words", action="store_true", help="with --replace: not inside longer words")
+    parser.add_argument("--ignore-case", action="store_true", help="with --replace: ignore upper and lower case")
+    parser.add_argument("--whole-words", action="store_true", help="with --replace: whole words only")
     parser.add_argument("--only-empty", action="store_true", help="skip images that have a caption")
     parser.add_argument(
         "--length", choices=["short", "detailed", "long"], default="short", help="with --auto: length of the captions"
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         except KeyError as error:
             raise UserError(
                 f"{dataset.name} has no image {options.set[0]}.",
-                "An image's key is its path in the folder.",
+                "Images are named by their path in the dataset's folder.",
                 "Enter the path relative to the dataset's folder, with forward slashes.",
             ) from error
     elif (chosen := _change(options)) is not None:

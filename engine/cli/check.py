@@ -22,12 +22,12 @@ WIDTH = 100
 
 def add_command(commands: Any) -> None:
     """Add "check" to the command line's parsers."""
-    check = commands.add_parser("check", help="look for faults in a dataset: files, images, captions, maps")
+    check = commands.add_parser("check", help="look for problems in a dataset: files, images, captions, maps")
     check.add_argument("dataset", help="the dataset's name")
     check.add_argument("--resolution", type=int, help="training resolution in pixels; default: that of the settings")
     check.add_argument("--fix", choices=["exclude", "correct", "undo"], help="act on a finding instead of checking")
     check.add_argument("--finding", action="append", default=[], metavar="NAME", help="the finding to act on")
-    check.add_argument("--examples", type=int, default=3, help="files to print for each finding")
+    check.add_argument("--examples", type=int, default=3, help="number of files to print for each finding")
 
 
 def check(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -43,7 +43,11 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
     if options.fix:
         _act(dataset, options.fix, options.finding, console, control)
     elif options.finding:
-        raise UserError("Nothing was done.", "--finding names what to act on.", "Add --fix exclude, correct or undo.")
+        raise UserError(
+            "Nothing was done.",
+            "--finding only says which problem to act on, not what to do.",
+            "Add --fix exclude, correct or undo.",
+        )
     done = check_dataset(
         dataset, options.resolution or settings.resolution, settings.held_out, control.token, console.progress
     )
@@ -69,7 +73,7 @@ def _act(dataset: Any, what: str, names: list[str], console: Any, control: Contr
         elif what == "exclude":
             console.say(f"{finding.title}: {fix.exclude(dataset, finding):,} left out")
         else:
-            console.say(f"{finding.title}: {fix.undo(dataset, finding):,} taken back")
+            console.say(f"{finding.title}: {fix.undo(dataset, finding):,} restored")
 
 
 def _print(dataset: Any, examples: int, console: Any) -> None:

@@ -31,9 +31,11 @@ def add_commands(commands: Any) -> None:
         help="held-out images, for example 1-4 or 1,3; 0: none",
     )
     grid.add_argument(
-        "--control", action="append", default=[], type=path_of, metavar="IMAGE", help="a control image of yours"
+        "--control", action="append", default=[], type=path_of, metavar="IMAGE", help="one of your own control images"
     )
-    grid.add_argument("--prompt", action="append", default=[], help="instead of the images' own captions")
+    grid.add_argument(
+        "--prompt", action="append", default=[], help="prompts to use instead of the images' own captions"
+    )
     grid.add_argument("--negative", default="", help="what the images should not show")
     grid.add_argument("--seeds", default="0", help="for example 0,1,2")
     grid.add_argument("--strengths", help="control strengths, for example 0.5,1,1.5; default: as in the run")
@@ -44,9 +46,9 @@ def add_commands(commands: Any) -> None:
     lapse = commands.add_parser("timelapse", help="the previews of one held-out image over all steps, as an animation")
     lapse.add_argument("run", help="the run's folder name")
     lapse.add_argument(
-        "--image", "--picture", dest="picture", type=int, default=1, help="which of the preview images; the first is 1"
+        "--image", "--picture", dest="picture", type=int, default=1, help="which preview image to show; the first is 1"
     )
-    lapse.add_argument("--alone", action="store_true", help="without the control image and the original beside it")
+    lapse.add_argument("--alone", action="store_true", help="leave out the control image and the original")
     lapse.add_argument("--seconds", type=float, default=0.4, help="how long each step is shown")
     lapse.add_argument("--format", choices=["webp", "gif"], default="webp")
     lapse.add_argument("--out", type=path_of, help="default: in the run's folder")

@@ -18,7 +18,7 @@ from engine.workspace.paths import Workspace
 
 def add_command(commands: Any) -> None:
     """Add "datasets" to the command line's parsers."""
-    datasets = commands.add_parser("datasets", help="sets of images to download: what is there, get one")
+    datasets = commands.add_parser("datasets", help="sets of images to download: list them, get one")
     actions = datasets.add_subparsers(dest="action", required=True, metavar="list|get")
     actions.add_parser("list", help="the sets on offer, and which of them are on this computer; asks no server")
     get = actions.add_parser("get", help="download a set and make a dataset of it; continues where it stopped")
@@ -58,7 +58,7 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
 
     one = set_named(name)
     if state_of(workspace, one).kind == "downloaded":
-        console.say(f"{one.name} is there already: {workspace.dataset_folder(one.name)}")
+        console.say(f"{one.name} is already downloaded: {workspace.dataset_folder(one.name)}")
         return
     console.say(f"Licence: {one.licence}. {one.licence_means}")
     with WorkspaceLock(workspace, "the command datasets get"):

@@ -51,11 +51,15 @@ class DemoResult:
         """A sentence for each score that is too low, and for one that is too high without control."""
         found = []
         if self.iou < MIN_IOU:
-            found.append(f"The disc lies right to {self.iou:.2f}; at least {MIN_IOU} is expected.")
+            found.append(f"The disc overlaps its outline by {self.iou:.2f} (IoU); at least {MIN_IOU} is expected.")
         if self.colours < MIN_COLOURS:
-            found.append(f"Both colours are right in {self.colours:.0%}; at least {MIN_COLOURS:.0%} is expected.")
+            found.append(
+                f"Both colours are right in {self.colours:.0%} of the images; at least {MIN_COLOURS:.0%} is expected."
+            )
         if self.iou_without > MAX_IOU_WITHOUT:
-            found.append(f"Without control it is {self.iou_without:.2f}; at most {MAX_IOU_WITHOUT} is expected.")
+            found.append(
+                f"Without control the overlap is {self.iou_without:.2f}; at most {MAX_IOU_WITHOUT} is expected."
+            )
         return found
 
 

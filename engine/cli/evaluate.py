@@ -19,7 +19,8 @@ from engine.workspace.paths import Workspace
 def add_command(commands: Any) -> None:
     """Add "evaluate" to the command line's parsers."""
     evaluate = commands.add_parser(
-        "evaluate", help="does a checkpoint follow its control images, and is it damaged? takes minutes"
+        "evaluate",
+        help="check whether a checkpoint follows its control images and whether it is damaged; takes minutes",
     )
     evaluate.add_argument("run", help="the run's folder name")
     evaluate.add_argument("--checkpoint", type=int, metavar="N", help="step of the checkpoint; default: the best one")
@@ -79,6 +80,6 @@ def choose(run: Any, step: int | None) -> Any:
     known = ", ".join(str(checkpoint.step) for checkpoint in checkpoints) or "none"
     raise UserError(
         f"{run.name} has no checkpoint of step {step}." if step is not None else f"{run.name} has no checkpoint.",
-        f"Whole ones on disk: {known}.",
-        "Name one of these, or train on until the next is saved.",
+        f"Complete checkpoints on disk: {known}.",
+        "Choose one of these, or train until the next one is saved.",
     )

@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     )
     add_export_options(export)
 
-    bring = commands.add_parser("import-net", help="import a ControlNet from a file or folder, as a run of its own")
+    bring = commands.add_parser("import-net", help="import a ControlNet from a file or folder as a new run")
     bring.add_argument("file", type=path_of, help="a file or folder")
     bring.add_argument("--base", default="demo", help="the base it was trained for, as in the settings")
     bring.add_argument("--type", default="", help="its condition type; default: what the file says")
@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
     merge.add_argument("--decay", type=float, default=0.999, help="decay per step, with --kind ema; default: 0.999")
     add_export_options(merge)
 
-    trim = commands.add_parser("trim", help="remove from old checkpoints what only a resume needs")
+    trim = commands.add_parser("trim", help="shrink old checkpoints: delete what is only needed to resume")
     trim.add_argument("run", help="the run's folder name")
     trim.add_argument(
         "--keep", type=int, default=1, help="how many of the newest checkpoints stay resumable; default: 1"
@@ -69,7 +69,7 @@ def _export(options: argparse.Namespace, workspace: Workspace, control: Control)
         names = {c.folder.name: c for c in merged_checkpoints(run.folder)}
         if options.merged not in names:
             known = ", ".join(names) or "none"
-            raise UserError(f"{run.name} has no average {options.merged}.", f"There are: {known}.", "Choose one.")
+            raise UserError(f"{run.name} has no average {options.merged}.", f"Its averages: {known}.", "Choose one.")
         return _write(options, workspace, control, run, names[options.merged])
     chosen, notices = choose_checkpoint(run, options.step)
     for sentence in notices:
@@ -119,9 +119,7 @@ def _import(options: argparse.Namespace, workspace: Workspace, control: Control)
     from engine.export.imported_run import import_as_run
 
     run = import_as_run(workspace, options.file, options.base, options.type, options.name, control.token)
-    print(
-        f"{run.name}: {run.condition['type']}, ready to try, to export, and to train on: {run.checkpoints()[0].folder}"
-    )
+    print(f"{run.name}: {run.condition['type']}, ready to try, export, or train further: {run.checkpoints()[0].folder}")
     return 0
 
 

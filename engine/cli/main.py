@@ -74,7 +74,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--workspace", type=path_of, help="folder for datasets, runs and models")
     parser.add_argument(
-        "--card", type=int, metavar="N", help="the graphics card to use, as nvidia-smi counts; default: the largest"
+        "--card",
+        type=int,
+        metavar="N",
+        help="number of the graphics card to use, as in nvidia-smi; default: the one with the most memory",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -100,12 +103,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     extract.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the condition type"
     )
-    extract.add_argument("--side", type=int, help="first shrink images to this shorter side, in pixels")
+    extract.add_argument("--side", type=int, help="shorter side of the maps in pixels; default: that of the images")
     extract.add_argument(
         "--vary",
         type=int,
         metavar="SEED",
-        help="random parameters for each image, so that the net learns several strengths",
+        help="pick random parameters for each image, so that the net learns from weak and strong maps",
     )
     extract.add_argument("--download", action="store_true", help="download missing weights")
     add_processes(extract)
@@ -119,7 +122,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
     options = parser.parse_args(arguments)
     if options.card is not None and getattr(options, "processes", 1) > 1:
-        parser.error("--card chooses one card: leave it out, or leave out --processes.")
+        parser.error("--card chooses a single card, and --processes uses several: leave one of them out.")
     if options.command == "queue" and options.action == "add":
         options.job = parser.parse_args(options.arguments)
     return options
@@ -156,7 +159,11 @@ def _do(options: argparse.Namespace, control: Control) -> int:
     if group.started() == 1:
         use_one(options.card, remembered(workspace).get(CARD, ""))  # before torch is imported
     elif options.card is not None:
-        raise UserError("--card was not understood.", "Several processes use one card each.", "Leave --card out.")
+        raise UserError(
+            "--card cannot be used here.",
+            "There are several processes, and each uses its own card.",
+            "Leave --card out.",
+        )
     exclusive = options.command in EXCLUSIVE and processes.is_main()
     doing = f"the command {options.command}"
     with WorkspaceLock(workspace, doing) if exclusive else app_open(doing):
@@ -184,7 +191,11 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
             raise KeyboardInterrupt
         if processes.is_main():
             with suppress(OSError):  # the terminal may be gone
-                print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
+                print(
+                    "\nFinishing this step, then saving. Press Ctrl-C again to stop at once.",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
     return {number: signal.signal(number, handle) for number in known}
@@ -206,9 +217,9 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
         parse_settings(options.set),
     )
     for sentence in result.shortfalls:
-        console.say("Fell short: " + sentence)
+        console.say("Too low or too high: " + sentence)
     if not result.shortfalls:
-        console.say("The installation works: the net draws where the outline says, in the colours of the prompt.")
+        console.say("The installation works: the net follows the outlines and draws in the colours of the prompt.")
     return EXIT_FELL_SHORT if result.shortfalls else 0
 
 

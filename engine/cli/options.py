@@ -26,7 +26,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"go on with another value, for example optim.learning_rate=5e-6. One of: {', '.join(changeable())}",
+        help=f"resume with another value, for example optim.learning_rate=5e-6. One of: {', '.join(changeable())}",
     )
 
 
@@ -40,7 +40,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"--set {pair} was not understood.", "It has no '='.", "Write NAME=VALUE.")
+            raise UserError(f"--set {pair} was not understood.", "The equals sign is missing.", "Write NAME=VALUE.")
         try:
             flat[name.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -33,7 +33,7 @@ EXIT_FELL_SHORT, EXIT_INTERRUPTED = 1, 130
 
 def add_command(commands: Any) -> None:
     """Add "queue" to the command line's parsers."""
-    queue = commands.add_parser("queue", help="do jobs one after the other: add, list, move, remove, run")
+    queue = commands.add_parser("queue", help="run jobs one after the other: add, list, move, remove, run")
     actions = queue.add_subparsers(dest="action", required=True)
     add = actions.add_parser("add", help="add a job at the end of the queue")
     add.add_argument(
@@ -48,7 +48,7 @@ def add_command(commands: Any) -> None:
     move = actions.add_parser("move", help="move a waiting job")
     for parser in (remove, move):
         parser.add_argument("job", help="its number in the list, or its id")
-    move.add_argument("place", type=int, help="its new place among the waiting jobs; 1: the next")
+    move.add_argument("place", type=int, help="its new place among the waiting jobs; 1 is next")
     actions.add_parser("run", help="run the waiting jobs until none is left; goes on after a failure")
     actions.add_parser("clear", help="clear the results of earlier jobs; their files stay")
 
@@ -106,9 +106,9 @@ def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
             ended += 1
     left = len(queue.waiting())
     if control.token.stop_requested is not None:
-        _say(f"Interrupted. {counted(left, 'job waits', 'jobs wait')}; go on with: queue run")
+        _say(f"Interrupted. {counted(left, 'job is', 'jobs are')} still waiting; continue with: queue run")
         return EXIT_INTERRUPTED
-    _say(f"{counted(ended, 'job')} ended, {failed} of them failed." if ended else "Nothing waits in the queue.")
+    _say(f"{counted(ended, 'job')} ended, {failed} of them failed." if ended else "The queue is empty.")
     return EXIT_FELL_SHORT if failed else 0
 
 
@@ -117,13 +117,16 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
     for number, entry in enumerate(entries, 1):
         about = "waiting"
         if entry.state == "running":
-            about = "running" if owner_of(workspace) else "interrupted, begins again"
+            about = "running" if owner_of(workspace) else "interrupted, will start again"
         expected = f", about {format_duration(entry.seconds)}" if entry.seconds else ""
         _say(f"{number:>3}  {entry.id}  {entry.title}  ({about}, added {entry.added}{expected})")
     if not entries:
-        _say("Nothing waits in the queue.")
+        _say("The queue is empty.")
     elif (owner := owner_of(workspace)) is None:
-        _say("Nothing runs it now. Start with: python -m engine.cli queue run, or in the window: Run the queue.")
+        _say(
+            "Nothing is running the queue. Start it with: python -m engine.cli queue run, or press “Run the queue” "
+            "in the window."
+        )
     else:
         _say(f"{owner.doing} has the workspace open{f' at {owner.address}' if owner.address else ''}.".capitalize())
     if results:
@@ -137,7 +140,7 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
 def _who(workspace: Workspace) -> str:
     """A sentence that says which process will run a job that was just added."""
     owner = owner_of(workspace)
-    return f"{owner.doing.capitalize()} runs it when its turn comes." if owner else "Run it with: queue run"
+    return f"{owner.doing.capitalize()} will run it when its turn comes." if owner else "Run it with: queue run"
 
 
 def _place(queue: QueueFolder, entry: Entry) -> int:

@@ -29,7 +29,7 @@ def job_from(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     if command is None:
         raise UserError(
             f"The command {options.command} cannot be queued.",
-            f"Jobs of the queue are: {', '.join(name for name in COMMANDS if name != 'scan')}.",
+            f"These can be queued: {', '.join(name for name in COMMANDS if name != 'scan')}.",
             "Run it by itself.",
         )
     try:
@@ -52,7 +52,7 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     if not options.auto:
         raise UserError(
             "This cannot be queued.",
-            "Of the caption commands, only writing captions with a model takes long enough.",
+            "Only writing captions with a model can be queued; other caption commands take just a moment.",
             "Add --auto MODEL, or run the command by itself.",
         )
     _refuse(options, "dry_run")

@@ -20,17 +20,27 @@ def add_command(commands: Any) -> None:
     sample = commands.add_parser("sample", help="draw images with a run's ControlNet")
     sample.add_argument("run", help="the run's folder name")
     sample.add_argument("--control", type=path_of, help="a control image; default: a held-out one, with its caption")
-    sample.add_argument("--photo", type=path_of, help="an image whose map is made as in training, instead of --control")
+    sample.add_argument(
+        "--photo", type=path_of, help="instead of --control: an image whose control image is made as in training"
+    )
     sample.add_argument("--step", type=int, help="checkpoint; default: the newest")
     sample.add_argument("--net", type=path_of, help="another ControlNet, file or folder, instead of a checkpoint")
     sample.add_argument(
-        "--bases", type=path_of, metavar="FOLDER", help="draw on every base in there: does it transfer?"
+        "--bases",
+        type=path_of,
+        metavar="FOLDER",
+        help="draw with every base in this folder, to see whether the ControlNet works with them",
     )
     sample.add_argument("--count", type=int, default=1, help="number of images, each with the next seed")
     sample.add_argument("--over", type=path_of, metavar="IMAGE", help="draw over this image (img2img)")
-    sample.add_argument("--mask", type=path_of, metavar="IMAGE", help="white where --over is redrawn (inpainting)")
     sample.add_argument(
-        "--second-control", type=path_of, metavar="IMAGE", help="its control image; default: the same one"
+        "--mask", type=path_of, metavar="IMAGE", help="mask for --over: white areas are redrawn (inpainting)"
+    )
+    sample.add_argument(
+        "--second-control",
+        type=path_of,
+        metavar="IMAGE",
+        help="control image of the second ControlNet; default: the same one",
     )
     sample.add_argument("--without", action="store_true", help="also draw without the ControlNet, to compare")
     sample.add_argument("--out", type=path_of, help="folder, or a .png file for one image; default: outputs")
@@ -127,7 +137,7 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
     else:
         pairs = held_out_maps(workspace, trained)
         if not pairs:
-            raise UserError("There is no control image.", "The run's dataset is gone.", "Give one with --control.")
+            raise UserError("There is no control image.", "The run's dataset is gone.", "Name one with --control.")
         control, caption = load_map(pairs[0][0]), pairs[0][1]
     net, name = _net(options, trained)
     given = given_settings(options)

@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument(
         "--dry-run",
         action="store_true",
-        help="show what the run would take, cautions, and what to expect; do not train",
+        help="show the time and memory the run would need, cautions, and what to expect; do not train",
     )
     trial = commands.add_parser("trial", help="take three steps, and measure their time and memory on this machine")
     _add_source(trial)
@@ -55,7 +55,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
     begin.add_argument(
-        "--from-run", metavar="RUN", help="begin a new run with the settings that this one has now; --set changes some"
+        "--from-run",
+        metavar="RUN",
+        help="start a new run with the current settings of this one; change some with --set",
     )
     parser.add_argument("--dataset", help="the dataset's name")
     parser.add_argument("--base", help="the base model, as in the settings")
@@ -126,7 +128,7 @@ def _foretell(config: RunConfig, workspace: Workspace) -> None:
     from engine.training.new_run import missing
 
     if reasons := missing(workspace, config):
-        raise UserError("The run could not start.", " ".join(reasons), "Correct this, then repeat the command.")
+        raise UserError("The run could not start.", " ".join(reasons), "Fix this, then run the command again.")
     processes.console().say(f"{estimate(config, workspace, detect())}.")
     _warn_and_advise(config, workspace)
 

@@ -51,7 +51,7 @@ def test_a_base_arrives_with_what_training_needs_and_loads_without_the_hub(
     family.load_text_encoder(located, torch.float32)
     before = len(hub.asked)
     assert main(["--workspace", str(workspace.root), "bases", "get", BASE]) == 0  # nothing is left to do
-    assert len(hub.asked) == before and "there already" in capsys.readouterr().out
+    assert len(hub.asked) == before and "already downloaded" in capsys.readouterr().out
 
 
 def test_cut_connections_are_gone_on_with_at_the_byte(workspace: Workspace, hub: LocalHub) -> None:

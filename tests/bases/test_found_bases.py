@@ -188,9 +188,9 @@ def test_a_named_folder_is_remembered_and_may_disappear(
     assert "one.safetensors (your folder" in bases()
     shutil.rmtree(folder)
     said = bases()
-    assert f"{folder} is not there now" in said and "No base was found" in said
+    assert f"{folder} was not found" in said and "No base was found" in said
     bases(str(folder), "--forget")
-    assert named_folders(workspace) == [] and "not there now" not in bases()
+    assert named_folders(workspace) == [] and "was not found" not in bases()
     with pytest.raises(UserError, match="is not a folder"):
         find_in(workspace, folder)
 

@@ -89,7 +89,7 @@ def train_the_demo(page: Any, app: Studio, slow: Path) -> DemoRun:
 def set_up(page: Any, app: Studio) -> None:
     """Make the demo set and set up the run, with fewer images and steps than the card suggests."""
     open_page(page, app)
-    wait_for(page, "#first-start", "Two ways to begin")
+    wait_for(page, "#first-start", "Two ways to start")
     shoot(page, "first-start")
     click(page, "#guide-demo")
     wait_for(page, "#first-start", "three clicks")

@@ -60,7 +60,7 @@ def test_own_images_to_a_trained_net_in_eight_clicks(
         page.add_init_script(COUNT_CLICKS)
         foreign = watch_foreign_requests(page, app.address)
         open_page(page, app)
-        wait_for(page, "#first-start", "Two ways to begin")
+        wait_for(page, "#first-start", "Two ways to start")
         look(page, "1-two-ways", 230)
 
         click(page, "#guide-own")

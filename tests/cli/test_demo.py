@@ -56,7 +56,7 @@ def test_scores_that_are_reached() -> None:
 @pytest.mark.answers("Missing keys, wrong yaml, .pth conversion in AUTOMATIC1111")
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"iou": 0.84}, "0.84"), ({"colours": 0.8}, "80%"), ({"iou_without": 0.4}, "Without control it is 0.40")],
+    [({"iou": 0.84}, "0.84"), ({"colours": 0.8}, "80%"), ({"iou_without": 0.4}, "Without control the overlap is 0.40")],
 )
 def test_each_score_that_falls_short_is_named(change: dict[str, float], words: str) -> None:
     assert words in replace(GOOD, **change).shortfalls[0]

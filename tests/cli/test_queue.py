@@ -111,7 +111,7 @@ def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsy
     with WorkspaceLock(Workspace(root), "its window"):
         for name in ("a", "b", "c"):
             assert add(root, "extract", name, "--type", "canny") == 0
-        assert "Its window runs it when its turn comes." in capsys.readouterr().out
+        assert "Its window will run it when its turn comes." in capsys.readouterr().out
         assert main([*start, "queue", "move", "3", "1"]) == 0
         assert [entry.settings["dataset"] for entry in queue.waiting()] == ["c", "a", "b"]
         assert main([*start, "queue", "remove", "2"]) == 0

@@ -78,7 +78,7 @@ def test_pairs_in_zips_become_a_dataset_with_maps(
     capsys.readouterr()
     assert main([*start, "get", "fill50k"]) == main([*start, "list"]) == 0
     said = capsys.readouterr().out
-    assert "there already" in said and "coloured circles: downloaded" in said and "Butterflies" in said
+    assert "already downloaded" in said and "coloured circles: downloaded" in said and "Butterflies" in said
     assert "Licence: CC0 1.0" in said and len(hub.asked) == asked
 
 

@@ -72,7 +72,7 @@ def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], 
         (config(cross_attention_dim=1024), ("does not fit", "the width of its text (1024 instead of 64)")),
         (config(conditioning_channels=1), ("control images of 1 channels",)),
         (not_a_number, ("is broken", "conv_in.bias", "earlier checkpoint")),
-        (cut_short, ("step 20", "Whole ones on disk: 10")),
+        (cut_short, ("step 20", "Complete checkpoints on disk: 10")),
     ],
     ids=["another family", "channels", "NaN", "cut short"],
 )

@@ -199,7 +199,7 @@ def test_the_command_line_uses_the_card_of_the_option_else_the_remembered_one(
     assert "Graphics card 5 cannot be used" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([*start, "--card", "1", "resume", "a-run", "--processes", "2"])
-    assert "--card chooses one card" in capsys.readouterr().err
+    assert "--card chooses a single card" in capsys.readouterr().err
 
 
 def test_the_window_uses_the_card_of_the_option(

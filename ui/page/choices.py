@@ -131,5 +131,5 @@ def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> C
     raise UserError(
         "There is no such checkpoint.",
         f"The run {run} has no complete checkpoint {which}." if run else "No run is selected.",
-        "Select a run and a checkpoint. A run has its first checkpoint once it has saved.",
+        "Select a run and a checkpoint. A run gets its first checkpoint when it first saves.",
     )

@@ -91,7 +91,7 @@ def question(job: JobSnapshot, closing: bool, waiting: int = 0) -> str:
     else:
         text = "Nothing is running. Everything is saved."
     if waiting:
-        text += f" {counted(waiting, 'job waits', 'jobs wait')} in the queue until the next start."
+        text += f" {counted(waiting, 'job stays', 'jobs stay')} in the queue until the next start."
     return f"<h3 {facts}>Close ControlNet Studio?</h3><p class='note'>{escape(text)}</p>" + note(
         "To close only this page, close its browser tab: the app keeps running."
     )

@@ -290,7 +290,7 @@ class AppContext(Problems, NextRun, Queueing):
             raise UserError(
                 f"{name} was not moved.",
                 f"The system says: {error.strerror or error}.",
-                "Close programs that have a file of it open, such as TensorBoard, and try again.",
+                "Close programs that have one of its files open, such as TensorBoard, and try again.",
             ) from error
         self._chosen_run, self._training = "", None
         self.unfinished = tuple(run for run in self.unfinished if run.folder != name)

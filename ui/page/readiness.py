@@ -57,4 +57,4 @@ def about_base(workspace: Workspace, config: RunConfig) -> str:
     side = detect_family(located).default_resolution(located)
     if config.data.resolution == side or made_for(located):
         return known
-    return f"{known} Careful: it was trained at {side} px, and the resolution is {config.data.resolution} px."
+    return f"{known} Careful: it was trained at {side} px, but the resolution is set to {config.data.resolution} px."

@@ -194,9 +194,12 @@ def train_view(
         reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
         buttons[action] = ButtonView(action in shown, not reason, reason, _title(action, state, busy_with))
     if busy_with and state is TrainTabState.NOT_READY:
-        hint = f"{readiness.missing} In the queue, this is looked at again when its turn comes."
+        hint = f"{readiness.missing} The queue checks this again when the run's turn comes."
     elif busy_with and state is TrainTabState.READY:
-        headline, hint = "Ready for the queue", f"{hint} It begins after “{busy_with}” and the jobs that wait already."
+        headline, hint = (
+            "Ready for the queue",
+            f"{hint} It starts after “{busy_with}” and the jobs that are already waiting.",
+        )
     ready = readiness if state is TrainTabState.READY else Readiness()
     return TrainView(state, headline, hint, buttons, ready.cautions, ready.advice)
 
@@ -217,13 +220,13 @@ def _reason(
     if action is Action.RESUME and facts is None:
         return "the run ended before anything was saved"
     if state is TrainTabState.WAITING and action is Action.PAUSE and asked == "pause":
-        return "it pauses as soon as it could save"
+        return "it pauses as soon as it is saved"
     if state in (TrainTabState.PAUSING, TrainTabState.STOPPING):
         return "finishing this step, then saving"
     if state in (TrainTabState.VALIDATING, TrainTabState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
         return "preview images are being generated" if state is TrainTabState.VALIDATING else "the run is being saved"
     if state is TrainTabState.PAUSED and action is Action.SAVE_NOW:
-        return "everything is saved"
+        return "everything is saved already"
     if state is TrainTabState.PAUSED and action is Action.SAMPLE_NOW:
         return "resume first, or use Try it"
     return ""
@@ -274,7 +277,10 @@ def _text(
     if state is TrainTabState.STOPPED:
         return "Stopped", f"{where}. You can resume it later."
     if state is TrainTabState.COMPLETED:
-        hint = "Test it on Try it, take it to other programs on Export, or train longer: Resume with other settings."
+        hint = (
+            "Test it on the Try it tab, take it to other programs on the Export tab, or train longer with “Resume "
+            "with other settings”."
+        )
         return "Finished", f"All {counted(total, 'step is', 'steps are')} done. {hint}"
     if state is TrainTabState.FAILED:
         hint = "The message at the top says why, and what to try."

@@ -11,12 +11,12 @@
   const tell = () => {
     for (const box of document.querySelectorAll('.queue-notify')) {
       const text = !('Notification' in window) || !window.isSecureContext
-        ? 'This browser shows no notifications for this address. The page\'s title tells it, too.'
+        ? 'This browser shows no notifications for this address. The title of the browser tab also tells you.'
         : Notification.permission === 'denied'
-          ? 'The browser blocks notifications of this page: allow them in its settings for this address.'
+          ? 'The browser blocks notifications from this page. Allow them in its settings for this address.'
           : wanted() ? 'On: a notification appears while this page is in the background.' : '';
       const line = box.querySelector('span'), button = box.querySelector('button');
-      const label = wanted() ? 'No notification' : 'Notify me when all is done';
+      const label = wanted() ? 'Turn notifications off' : 'Notify me when all jobs are done';
       if (line.textContent !== text) line.textContent = text;
       if (button.textContent !== label) button.textContent = label;
     }

@@ -17,7 +17,7 @@ ROWS = 3
 ENDED = {
     "interrupted": "It was interrupted: a power cut, a crash, or not enough memory.",
     "paused": "It was paused.",
-    "failed": "It ended with an error. The log on the Train tab says which.",
+    "failed": "It ended with an error. The log on the Train tab says which one.",
 }
 
 

@@ -21,8 +21,8 @@ element.addEventListener('click', (event) => {
 """Script for gr.HTML: a row's button becomes an event with its action and the job's id."""
 SIGNS = {"completed": "✓", "stopped": "■", "cancelled": "■", "failed": "!"}
 RULES = (
-    "When a job ends, the next one begins, also after a failure. Pause holds the queue, and the paused job stays in "
-    "front. The queue is kept when the app is closed or the computer stops."
+    "When a job ends, the next one starts, even after a failure. Pause holds the queue and keeps the paused job "
+    "first in line. The queue is kept when the app is closed or the computer shuts down."
 )
 
 
@@ -45,13 +45,13 @@ def seconds_left(job: JobSnapshot, queue: QueueView) -> tuple[float, bool]:
 def summary(job: JobSnapshot, queue: QueueView) -> str:
     """Return how many jobs wait, and how long they will take."""
     if not queue.waiting:
-        return "Nothing waits. A job that you start while another one runs is added here."
-    text = f"{counted(len(queue.waiting), 'job waits', 'jobs wait')}."
+        return "The queue is empty. A job that you start while another one is running is added here."
+    text = f"{counted(len(queue.waiting), 'job is', 'jobs are')} waiting."
     seconds, complete = seconds_left(job, queue)
     if seconds:
         least = "About" if complete else "At least"
         text += f" {least} {format_duration(seconds)} until all are done"
-        text += "." if complete else "; for some it is not known."
+        text += "." if complete else "; for some jobs the time is not known."
     return text
 
 

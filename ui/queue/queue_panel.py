@@ -16,8 +16,8 @@ from ui.queue.queue_html import ON_LOAD, badge, list_html, results_html
 
 HELD = "The queue holds: these jobs are left from an earlier session, or a job was paused."
 NOTIFY = (
-    "<div class='queue-notify'><button type='button' onclick='studioNotify()'>Notify me when all is done</button> "
-    "<span class='hint' role='status'></span></div>"
+    "<div class='queue-notify'><button type='button' onclick='studioNotify()'>Notify me when all jobs are "
+    "done</button> <span class='hint' role='status'></span></div>"
 )
 """Its script, which also fills the text, is ui/page/title.js."""
 

@@ -161,7 +161,7 @@ class LocalGuard:
         name = _name_of(f"//{hosts[0]}") if len(hosts) == 1 else None
         if name is None or name in self.names or not self.any_address:
             return why
-        return f"{why} If {name} is a name of yours for it, start it with --allow-host {name}."
+        return f"{why} If {name} is another name of this computer, start the app with --allow-host {name}."
 
     def _check_sender(self, scope: Any) -> None:
         hosts, origins, sites, modes = (
@@ -251,7 +251,7 @@ async def _read_body(receive: Any, limit: int) -> bytes:
     while True:
         message = await limited()
         if message["type"] != "http.request":
-            raise Refused(400, "the request ended too early.")
+            raise Refused(400, "the request was cut off.")
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)

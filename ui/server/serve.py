@@ -63,8 +63,8 @@ def choose_port(host: str, wanted: int | None) -> int:
         if not is_free(host, wanted):
             raise UserError(
                 f"Port {wanted} is in use.",
-                "Another program, perhaps another window of this app, uses it.",
-                "Close that program, give another --port, or leave --port out to get a free one.",
+                "Another program is using it, perhaps another window of this app.",
+                "Close that program, choose another --port, or leave --port out to get a free one.",
             )
         return wanted
     for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
@@ -73,7 +73,7 @@ def choose_port(host: str, wanted: int | None) -> int:
     raise UserError(
         "No free port was found.",
         f"All from {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are in use.",
-        "Give a --port.",
+        "Choose a port with --port.",
     )
 
 
@@ -175,4 +175,6 @@ def serve(
             **look,
         )
     except OSError as error:
-        raise UserError(f"Port {port} cannot be used.", f"{error}.", "Start again, or give another --port.") from error
+        raise UserError(
+            f"Port {port} cannot be used.", f"{error}.", "Start the app again, or choose another --port."
+        ) from error

@@ -100,7 +100,7 @@ def shut_down(demo: Any, runner: JobRunner, shutdown: Shutdown) -> int:
     status = 0
     training = runner.alive and runner.snapshot.kind == JobKind.TRAIN
     if training:
-        print_line("Saving the run before closing ... (Ctrl-C once more ends at once.)")
+        print_line("Saving the run before closing ... (Press Ctrl-C again to stop at once.)")
         runner.pause()
     else:
         runner.cancel()

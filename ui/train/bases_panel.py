@@ -144,7 +144,7 @@ def find_job(context: AppContext, folder: str) -> Work:
         )
         parts = [f"{counted(len(facts), 'base')} found."]
         parts += [f"Left out: {count:,} × {what}." for what, count in sorted(search.others.items())]
-        parts += [f"{path} is not there now." for path in search.missing]
+        parts += [f"{path} was not found. If it is on another drive, connect it." for path in search.missing]
         if search.ended == "time is up":
             parts.append("The search took too long and was stopped: enter the folder.")
         context.set_result(KIND, note=" ".join(parts), facts=facts)

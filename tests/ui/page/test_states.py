@@ -112,7 +112,7 @@ def test_a_run_that_lacks_something_can_be_queued_and_says_what_is_missing() -> 
     """The job that runs may make it."""
     view = train_view(*CASES[TrainTabState.NOT_READY], busy_with="Reading cats")
     assert view.buttons[Action.START].enabled
-    assert view.hint == "Choose a dataset. In the queue, this is looked at again when its turn comes."
+    assert view.hint == "Choose a dataset. The queue checks this again when the run's turn comes."
 
 
 def test_the_next_run_can_be_set_up_while_one_trains() -> None:

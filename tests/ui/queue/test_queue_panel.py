@@ -181,7 +181,7 @@ def test_the_panel_says_what_waits_and_how_long_it_takes() -> None:
     assert badge(replace(queue, results=(failed, replace(failed, outcome="stopped")))) == "2 waiting, 1 failed"
     assert badge(QueueView(results=(failed,))) == "Queue, 1 failed"
     html = list_html(JOB, queue)
-    assert "2 jobs wait. At least 20 min until all are done; for some it is not known." in html
+    assert "2 jobs are waiting. At least 20 min until all are done; for some jobs the time is not known." in html
     assert "Training &lt;b&gt;" in html and "<b>" not in html
     assert "running, 25 %, about 10 min left" in html
     assert 'aria-label="Earlier: Exporting"' in html

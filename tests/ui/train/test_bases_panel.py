@@ -98,7 +98,7 @@ def test_a_folder_that_disappears_while_it_is_listed_is_a_sentence(context: AppC
     assert run(context, find_job(context, str(folder))).outcome == "completed"
     folder.rmdir()
     assert run(context, find_job(context, "")).outcome == "completed", "the other places are searched all the same"
-    assert f"{folder} is not there now." in render_result(context.view())[0]
+    assert f"{folder} was not found." in render_result(context.view())[0]
     choose_base(context, str(folder / "mine"))
     assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, listed_bases())
     with pytest.raises(UserError, match="was not found"):

@@ -14,7 +14,7 @@ from ui.page.places import focus_on
 from ui.page.view import View
 
 TITLES = {
-    "": "New here? Two ways to begin",
+    "": "New here? Two ways to start",
     "demo": "The demo: three clicks to your first ControlNet",
     "own": "A ControlNet for your own images",
 }

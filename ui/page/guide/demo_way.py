@@ -21,7 +21,10 @@ STEPS = (
     ("Make the demo set", "Draws coloured circles and their outlines, in a few seconds."),
     (
         "Start training",
-        "Teaches a tiny model that comes with the app to follow the outlines. A few minutes, no graphics card needed.",
+        (
+            "Trains a tiny ControlNet on the base model that comes with the app. Takes a few minutes, no graphics "
+            "card needed."
+        ),
     ),
     ("Try it", "Generate an image with your ControlNet, next to the same image without it."),
 )

@@ -85,7 +85,7 @@ def _captions(facts: OwnFacts) -> Step:
     if not facts.dataset:
         state, says = "later", "A caption for each image. Text files next to the images are found automatically."
     elif facts.without_caption > CAPTIONLESS_SHARE * facts.images:
-        says = f"{missing} none, so the net would learn to ignore the prompt. You can go on without."
+        says = f"{missing} none, so the net would learn to ignore the prompt. You can continue without them."
     else:
         state = "done"
         says = "Each image has one." if not facts.without_caption else f"{missing} none."
@@ -95,7 +95,7 @@ def _captions(facts: OwnFacts) -> Step:
 
 def _control_images(facts: OwnFacts) -> Step:
     state: State = "next" if facts.dataset else "later"
-    says = "Edges, depth, a pose … The app makes a control image of this kind from each image."
+    says = "Edges, depth, a pose … The app makes such a control image from each of your images."
     if facts.maps:
         state = "done"
         few = facts.maps < facts.images
@@ -123,7 +123,8 @@ def _base(facts: OwnFacts) -> Step:
         says = f"{facts.base} is chosen but not on this computer yet. The download can be interrupted."
     else:
         says = (
-            "The model that generates the images, such as Stable Diffusion 1.5. Download one, or use one that you have."
+            "The model that generates the images, such as Stable Diffusion 1.5. Download one, or use one you "
+            "already have."
         )
     return Step(
         "base", "Base model", "Base", state, says, "Get a base", ("tab-train",), "#bases-download", "bases", NEW_RUN
@@ -141,7 +142,11 @@ def _start(facts: OwnFacts, view: View) -> Step:
     if facts.own_run and view.train.buttons[Action.RESUME].visible:
         says, focus = f"{view.train.headline}: it can be resumed.", "#train-resume"
         return Step("start", "Start", "Start", "next", says, "Go to it", ("tab-train",), focus)
-    says = "Everything is there. The settings for your graphics card are chosen." if ready else "When the rest is done."
+    says = (
+        "Everything is ready. The settings for your graphics card are selected."
+        if ready
+        else "When the other steps are done."
+    )
     state: State = "next" if ready else "later"
     return Step("start", "Start", "Start", state, says, "Go to Start", ("tab-train",), "#train-start", press=NEW_RUN)
 
