@@ -44,7 +44,7 @@ def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: De
     page.evaluate(COPY_A_RING)
     page.get_by_role("button", name="Paste from clipboard").click()
     wait_for(page, "#try-advice", "This looks like a map already")
-    page.get_by_label("It is a control image already").check()
+    page.get_by_label("This is already a control image").check()
     click(page, "#try-make")
     page.wait_for_selector("#try-results img")
     wait_for(page, "#try-words", "Saved in")

@@ -63,7 +63,7 @@ def test_a_night_from_a_download_to_a_file(
     assert main([*start, "queue", "list"]) == 0
     listed = capsys.readouterr().out
     assert f"7  {training}  Training pairs  (waiting" in listed
-    assert "Nothing runs it now" in listed
+    assert "Nothing is running the queue" in listed
 
     with serving(BASE, files_of_base(tiny_base)) as hub:
         use(hub, tmp_path, monkeypatch)

@@ -51,14 +51,16 @@ class ConditionForm:
                 SIZES,
                 value=512,
                 label="Size of the maps (shorter side)",
-                info="Choose your training resolution, so that lines are as wide as the ControlNet will see them.",
+                info="Choose your training resolution, so that lines are as wide as the ControlNet will see them in "
+                "training.",
                 elem_id="condition-side",
                 interactive=True,
             )
             self.vary = gr.Checkbox(
                 value=False,
                 label="Vary the settings",
-                info="Picks other settings for each image, so that the ControlNet learns from weak and strong maps.",
+                info="Picks different settings for each image, so that the ControlNet learns from weak and strong "
+                "maps.",
                 elem_id="condition-several",
                 interactive=True,
             )

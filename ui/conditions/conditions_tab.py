@@ -136,8 +136,9 @@ def allow_program(context: AppContext, settings: ConditionSettings) -> Condition
     if settings.kind.program and not context.local:
         raise UserError(
             "A program cannot be started from another computer.",
-            "This window is open to the network (--listen), and a program runs with its owner's rights.",
-            "Start the app without --listen on its own machine.",
+            "The app is open to the network (--listen), and the program would run with the rights of the person "
+            "who started it.",
+            "Start the app without --listen, on the computer that it runs on.",
         )
     ready.allow(settings.kind, settings.resolved())
     return settings

@@ -183,7 +183,7 @@ def _build_operations(context: AppContext, live: Live, chosen: Any) -> None:
         text(
             "template",
             "Template",
-            "{name}: words of the file name. {folder}: words of its folder's name. {caption}: the present caption.",
+            "{name}: words of the file name. {folder}: words of its folder's name. {caption}: the current caption.",
         )
     with gr.Column(visible=False) as choosing:
         made["only_empty"] = gr.Checkbox(True, label="Only images without a caption")
@@ -226,7 +226,8 @@ def _build_model(context: AppContext, live: Live, chosen: Any) -> None:
             [("Short", "short"), ("Detailed", "detailed"), ("Long", "long")],
             value="short",
             label="Length",
-            info="BLIP is always short. The base model reads the first 75 tokens, about 50 words.",
+            info="BLIP is always short. Captions of more than 75 tokens (about 55 words) are read as “Long captions” "
+            "on the Train tab says.",
         )
         batch = gr.Number(
             8, label="Batch size", info="Lower it if memory runs out.", precision=0, minimum=1, maximum=256

@@ -32,8 +32,8 @@ ON_MAPS = "map_"
 MAX_FILES = 50
 SIGNS = {"serious": "‼", "warning": "!", "note": "·"}
 SEVERITY = {
-    "serious": "Serious: it harms the training or makes the score wrong.",
-    "warning": "It lowers the quality.",
+    "serious": "Serious: it harms training or makes the score wrong.",
+    "warning": "It lowers quality.",
     "note": "Good to know.",
 }
 
@@ -92,7 +92,7 @@ def undo(context: AppContext, name: str, finding: str) -> None:
     from engine.data.doctor import fix
 
     number = fix.undo(open_dataset(context, name), finding_named(finding))
-    context.set_result(KIND, note=f"{number:,} taken back.")
+    context.set_result(KIND, note=f"{number:,} restored.")
     context.files_changed()
 
 

@@ -31,7 +31,7 @@ class CheckPanel:
         with gr.Column(elem_id="doctor"):
             with gr.Row(elem_classes="tight"):
                 with gr.Column(min_width=300):
-                    gr.Markdown("Looks for problems that harm the training, in files, images, captions and maps.")
+                    gr.Markdown("Looks for problems in files, images, captions and maps that would harm training.")
                     self._summary = gr.HTML(elem_id="doctor-summary")
                 self._start = gr.Button(
                     "Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check"

@@ -109,7 +109,7 @@ def render_table(context: AppContext, name: str | None, raw: tuple[Any, ...]) ->
     rare = sum(1 for entry in counts if entry.images == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} only one image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution, plan.step)) == 1:
-        few = note(f"At {plan.resolution} px the only size is the square: choose a higher resolution.", "warning")
+        few = note(f"At {plan.resolution} px only square crops are possible: choose a higher resolution.", "warning")
     head = "<tr><th>Size in pixels</th><th>Images</th><th>Cut off</th></tr>"
     return f"<p class='facts'>{text} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
 

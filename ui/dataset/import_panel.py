@@ -26,16 +26,14 @@ INFO = (
     "Paste it, or drop a path here."
 )
 LAYOUTS = (
-    "<details class='hint'><summary>Folder layouts that work</summary><ul>"
-    "<li>images, with captions in text files of the same name (<code>cat.jpg</code>, <code>cat.txt</code>), in a "
-    "folder <code>captions</code> or in one list</li>"
-    "<li>pairs: folders such as <code>images</code> and <code>conditioning_images</code> with files of the same names, "
-    "or <code>cat.jpg</code> beside <code>cat_canny.png</code></li>"
-    "<li>images with a list (<code>metadata.jsonl</code>, <code>.csv</code>, <code>.json</code>), also in "
-    "<code>train/</code></li>"
-    "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li>"
-    "<li>a dataset config of kohya's sd-scripts, OneTrainer, SimpleTuner, musubi-tuner, ai-toolkit or diffusion-pipe: "
-    "its path, or the folder in which it lies beside its folders</li></ul></details>"
+    "<details class='hint'><summary>Folder layouts that work</summary><ul><li>images, with captions in text files "
+    "of the same name (<code>cat.jpg</code>, <code>cat.txt</code>), in a folder <code>captions</code> or in one "
+    "list</li><li>pairs: folders such as <code>images</code> and <code>conditioning_images</code> with files of the "
+    "same names, or <code>cat.jpg</code> beside <code>cat_canny.png</code></li><li>images with a list "
+    "(<code>metadata.jsonl</code>, <code>.csv</code>, <code>.json</code>), also in "
+    "<code>train/</code></li><li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets "
+    "library</li><li>a dataset config of kohya's sd-scripts, OneTrainer, SimpleTuner, musubi-tuner, ai-toolkit or "
+    "diffusion-pipe: the path of the config, or the folder that holds it and the image folders</li></ul></details>"
 )
 
 

@@ -47,7 +47,9 @@ class QuestionPanel:
                     gr.Dropdown(ROLES, visible=False, min_width=220, elem_id=f"question-role-{number}")
                     for number in range(MOST)
                 ]
-            gr.HTML("<p class='hint'>The first few, as they would be read: each image, then its condition map.</p>")
+            gr.HTML(
+                "<p class='hint'>The first few, as they would be read: each image, followed by its condition map.</p>"
+            )
             self._pairs = gr.Gallery(
                 show_label=False,
                 columns=2 * PAIRS,
@@ -97,11 +99,7 @@ class QuestionPanel:
         more = len(reading.parts) - len(parts)
         why = [
             *reading.doubts,
-            *(
-                [f"{counted(more, 'more part is left as it is', 'more parts are left as they are')}."]
-                if more > 0
-                else []
-            ),
+            *([f"{counted(more, 'more part keeps its role', 'more parts keep their roles')}."] if more > 0 else []),
         ]
         text = "".join(f"<li>{escape(sentence)}</li>" for sentence in why)
         ask = note("What is what in this folder?", "warning") + f"<ul class='problems'>{text}</ul>"

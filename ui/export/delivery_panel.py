@@ -116,7 +116,9 @@ def _build_hub() -> tuple[Any, Any, Any, Any]:
 
 def _check_selected(file: str | None) -> None:
     if not file:
-        raise UserError("No export is selected.", "There is none yet, or none is chosen in the list.", "Export first.")
+        raise UserError(
+            "No export is selected.", "There is none yet, or none is selected in the list.", "Export first."
+        )
 
 
 def list_of(folder: Path, chosen: str = "") -> Any:

@@ -41,9 +41,9 @@ def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any
     with gr.Accordion("Size against quality: how small can it be?", open=False, elem_id="compare"):
         gr.HTML(
             note(
-                "Exports the ControlNet in every precision and as a Control-LoRA of every rank, generates the held-out "
-                "images with each, and scores them. The files are not kept. It takes as long as that many sets of "
-                "preview images."
+                "Exports the ControlNet in every precision and as a Control-LoRA of every rank, generates the "
+                "held-out images with each, and scores them. The files are not kept. It takes as long as drawing "
+                "that many sets of preview images."
             )
         )
         measure = gr.Button("Measure", elem_id="compare-measure")
@@ -95,8 +95,8 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
             resume = gr.Button("Continue from this checkpoint", elem_id="train-on")
         gr.HTML(
             note(
-                "Shrinking deletes what only a resume needs from all but the newest checkpoint. You can still try and "
-                "export all of them."
+                "Shrinking deletes what is only needed to resume from all but the newest checkpoint. You can still "
+                "try and export all of them."
             )
         )
         result = gr.HTML(elem_id="average-result")
@@ -142,7 +142,7 @@ def _build_import(context: AppContext, live: Live) -> None:
         *((kind.title, kind.name) for kind in registry.all()),
     ]
     with gr.Accordion("Import a ControlNet", open=False, elem_id="import"):
-        gr.HTML(note("It becomes a run of its own: you can try it, convert it to another format, or train it further."))
+        gr.HTML(note("It is added as a new run: you can try it, convert it to another format, or train it further."))
         path = gr.Textbox(
             label="File or folder",
             info=".safetensors, .pth, .ckpt, a Control-LoRA, or a diffusers folder. The format is detected.",
@@ -186,6 +186,6 @@ def _table(exports: Path) -> str:
         f"<th>Lost</th></tr>{rows}</table>"
         + note(
             f"{exports.parent.name}, step {table.step:,}, {counted(table.pictures, 'held-out image')} for each row. "
-            "Differences of a few hundredths are chance."
+            "Differences of a few hundredths are due to chance."
         )
     )

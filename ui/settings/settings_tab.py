@@ -27,17 +27,18 @@ HELP = """
 ### In five steps
 1. **Dataset**: choose a folder of images. A text file next to each image (same name, `.txt`) is its caption.
 2. **Conditions**: choose what the ControlNet will follow, such as edges or depth, and make the maps of all images.
-3. **Train**: the preset for your computer is already selected. Press Start. You can close or reload the page any time.
+3. **Train**: the preset for your computer is already selected. Press Start. You can close or reload the page at any
+   time.
 4. **Try it**: generate with any checkpoint, next to the same image without control.
 5. **Export**: take it to ComfyUI, AUTOMATIC1111 or diffusers.
 
 ### Glossary
-- **Base model**: the Stable Diffusion model that your ControlNet is trained for, and works with.
+- **Base model**: the model that your ControlNet is trained for and works with, such as Stable Diffusion 1.5.
 - **Control image** (condition map, or map): the image that tells the ControlNet *where* things are: edges, depth, a
   pose, … Training needs one for each image.
 - **Step**: one optimizer step, that is, one update of the weights from one batch of images.
-- **Queue**: jobs that wait for their turn. Start one while another runs, and it is added; the button in the header
-  shows them.
+- **Queue**: jobs that wait for their turn. A job that you start while another one is running is added to it; the
+  button in the header shows the queue.
 - **Checkpoint**: the ControlNet as it was after one step, saved on disk.
 - **Loss**: how far the prediction was off. It stays noisy: watch the preview images and the score instead.
 - **Held-out images**: images that are never trained on. Scores and preview images use them.
@@ -51,8 +52,8 @@ HELP = """
 - **Control-LoRA**: a much smaller file that holds only the difference between the ControlNet and its base model.
 
 ### If it does not follow the control image
-Train longer, look at the maps on the Conditions tab (nearly black or nearly white ones teach nothing), and check the
-captions.
+Train longer, look at the maps on the Conditions tab (the net learns nothing from maps that are nearly black or nearly
+white), and check the captions.
 
 ### Good to know
 Nothing leaves this computer unless you start a download or an upload. Your images are only read. Pause saves
@@ -101,7 +102,7 @@ def choose_card(context: AppContext, live: Live) -> None:
         [("The one with the most memory", AUTOMATIC), *((f"{c.number}: {c.title}", c.mark) for c in cards)],
         value=next((c.mark for c in cards if c.mark == wanted), AUTOMATIC),
         label="Graphics card for training and Try it",
-        info="The numbers are nvidia-smi's. A run on all cards is started from a terminal (see the Train tab).",
+        info="Numbered as in nvidia-smi. To train on all cards, start the run from a terminal (see the Train tab).",
         elem_id="card-choice",
     )
     said = gr.HTML(elem_id="card-chosen")
@@ -149,8 +150,9 @@ def folders_html(context: AppContext) -> dict[str, str]:
 def how_to_update() -> str:
     """The sentence below the versions."""
     return (
-        f"To get the newest version, close the app and start {BAT_OR_SH} --update in {APP_FOLDER}. Your datasets, runs "
-        "and presets stay, and a version that does not work here is undone. The app itself never looks for one."
+        f"To get the newest version, close the app and start {BAT_OR_SH} --update in {APP_FOLDER}. Your datasets, "
+        "runs and presets are kept, and a version that does not work on this computer is undone. The app never "
+        "looks for updates by itself."
     )
 
 

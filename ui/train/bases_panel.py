@@ -34,8 +34,8 @@ def build_bases(context: AppContext, live: Live) -> None:
             with gr.Column(min_width=260, elem_classes="snug"):
                 gr.HTML(
                     note(
-                        "A ControlNet is trained for a base model, which has to know images like yours. The demo base "
-                        "knows only coloured shapes."
+                        "A ControlNet is trained for one base model, which has to know images like yours. The demo "
+                        "base knows only coloured shapes."
                     )
                 )
                 table = gr.HTML(elem_id="bases-list")
@@ -61,7 +61,7 @@ def build_bases(context: AppContext, live: Live) -> None:
                 )
                 find = gr.Button("Find bases on this computer", size="md", elem_id="bases-find")
                 message = gr.HTML(elem_id="bases-message")
-                found = gr.Dropdown([], label="Found: choose one to use it", visible=False, elem_id="bases-found")
+                found = gr.Dropdown([], label="Bases found: choose one to use", visible=False, elem_id="bases-found")
         progress = gr.HTML(elem_id="bases-progress")
         cancel = gr.Button("Cancel", visible=False, size="md", elem_id="bases-cancel")
 
@@ -121,7 +121,7 @@ def download_job(context: AppContext, base: str) -> Work:
         context.clear_result(KIND)
         report = GetBase(base=base).do(context.workspace, "", token, emit)
         choose_base(context, base)
-        context.set_result(KIND, note=f"{base} is there and chosen for the next run: {report.where}")
+        context.set_result(KIND, note=f"{base} is downloaded and selected for the next run: {report.where}")
         return "completed"
 
     return work
@@ -143,10 +143,10 @@ def find_job(context: AppContext, folder: str) -> Work:
             for base in bases
         )
         parts = [f"{counted(len(facts), 'base')} found."]
-        parts += [f"Left out: {count:,} × {what}." for what, count in sorted(search.others.items())]
+        parts += [f"Skipped: {count:,} × {what}." for what, count in sorted(search.others.items())]
         parts += [f"{path} was not found. If it is on another drive, connect it." for path in search.missing]
         if search.ended == "time is up":
-            parts.append("The search took too long and was stopped: enter the folder.")
+            parts.append("The search took too long and was stopped. Enter the folder to search.")
         context.set_result(KIND, note=" ".join(parts), facts=facts)
         return "completed"
 

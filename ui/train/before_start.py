@@ -120,7 +120,9 @@ def pairs_html(workspace: Workspace, data: DataConfig) -> str:
             f"<figure>{enlarge.cell(path, f'{words} · {size[0]} x {size[1]} px')}"
             f"<figcaption>{escape(words)}</figcaption></figure>"
         )
-    head = "<h3>As the net will see them</h3>" + note("Control image and image, cropped, and the caption.")
+    head = "<h3>What the ControlNet will see</h3>" + note(
+        "Control images and images as cropped for training, with their captions."
+    )
     return f"{head}<div class='strips pairs'>{''.join(figures)}</div>{enlarge.dialog('A pair of the dataset')}"
 
 

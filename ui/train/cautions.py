@@ -25,7 +25,7 @@ SIGNS: dict[Level, tuple[str, str]] = {"red": ("!", "Serious"), "yellow": ("!", 
 AFTER_BLUR = 300
 """Milliseconds from the click to its remedy: a box of the form that loses the focus by this click may still send what
 was typed into it, which must not come after it."""
-NOT_STARTED = "Training has not started. Read the line marked red, then decide:"
+NOT_STARTED = "Training has not started. Read the line marked in red, then decide:"
 
 
 def build_cautions(context: AppContext, live: Live, form: RunForm) -> None:

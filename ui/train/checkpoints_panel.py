@@ -30,8 +30,8 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
         )
         shrink = gr.Button("Shrink old checkpoints", elem_id="checkpoints-shrink")
         hint = (
-            "Shrinking deletes what only a resume needs, about two thirds of the size, from all but the newest two. "
-            "You can still try and export all of them."
+            "Shrinking deletes what is only needed to resume, about two thirds of the size, from all but the newest "
+            "two. You can still try and export all of them."
         )
         gr.HTML(note(hint))
         result = gr.HTML(elem_id="checkpoints-result")
@@ -97,5 +97,5 @@ def disk_line(seen: DiskSpace | None) -> str:
     """Return a line about the disk of a run that is training."""
     if seen is None:
         return ""
-    upcoming = f" · next checkpoint at most {format_bytes(seen.next_checkpoint)}" if seen.next_checkpoint else ""
+    upcoming = f" · next checkpoint up to {format_bytes(seen.next_checkpoint)}" if seen.next_checkpoint else ""
     return f"Disk: {format_bytes(seen.free)} free · this run {format_bytes(seen.run)}{upcoming}"

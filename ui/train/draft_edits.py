@@ -72,7 +72,7 @@ class DraftEdits:
             raise UserError(
                 "Nothing was started.",
                 f"Settings were changed on another page: {', '.join(titles) or 'the preset'}.",
-                "This page shows them now. Look at them, and press the button again.",
+                "This page now shows them. Check them, then press the button again.",
             )
 
     def _take(self, stamp: Any, preset: str, name: str, raw: Sequence[Any]) -> list[str]:

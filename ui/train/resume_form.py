@@ -20,12 +20,11 @@ from ui.page.states import TrainTabState
 from ui.page.view import Draft, View
 
 HELP = (
-    "Changes apply from the next step, and the charts mark that step. The optimizer's state stays, unless "
-    "you choose another optimizer. For anything else start a new run."
+    "Changes apply from the next step, which the charts mark. The optimizer's state is kept unless you choose "
+    "another optimizer. To change anything else, start a new run."
 )
 MEMORY_HELP = (
-    "The images of a step stay the same: batches can be cut into equal parts of those that the run began with, and "
-    "gradient accumulation follows."
+    "Each step keeps the same images: the batch size can be divided evenly, and gradient accumulation rises to match."
 )
 CAN_RESUME = (
     TrainTabState.PAUSED,

@@ -15,7 +15,7 @@ from ui.page.form import describe, section_widgets, widget
 GROUPS = {
     "model": "Base model and ControlNet",
     "data": "Images and captions",
-    "objective": "What is learned at each step",
+    "objective": "Loss, noise, dropout, what is trained",
     "optim": "Learning rate and optimizer",
     "train": "Batch, memory, speed, checkpoints",
     "validation": "Preview images, scores, loss checks",
@@ -152,8 +152,9 @@ def search_html() -> str:
     known = escape(json.dumps(index), quote=True)
     return (
         "<label class='settings-search'><b>All settings</b><input type='search' autocomplete='off' "
-        f"placeholder='Search names and help, such as: memory' aria-label='Search the settings' data-index='{known}'>"
-        "</label><p class='hint' role='status' hidden>No setting has all of these words in its name or help.</p>"
+        "placeholder='Search names and help texts, e.g. memory' aria-label='Search the settings' "
+        f"data-index='{known}'></label><p class='hint' role='status' hidden>No setting has all these words in its "
+        "name or help text.</p>"
     )
 
 
@@ -181,7 +182,7 @@ def changes_html(changed: Mapping[str, tuple[Any, Any]]) -> str:
     for dotted, (value, usual) in changed.items():
         field = config.field_of(dotted)
         name = describe(field).label if field is not None else dotted
-        back = f"Set {name} back to the preset's {shown(usual)}"
+        back = f"Reset {name} to the preset's value, {shown(usual)}"
         chips.append(
             f"<button type='button' data-setting='{escape(dotted, quote=True)}' data-block='{elem_id(dotted)}' "
             f"data-group='{group_id(dotted)}' "
@@ -191,7 +192,10 @@ def changes_html(changed: Mapping[str, tuple[Any, Any]]) -> str:
     everything = ""
     if len(changed) > 1:
         everything = f"<button type='button' data-setting='{RESET_ALL}'>Reset all</button>"
-    return f"<div class='changed-list'><span class='hint'>Not the preset's:</span>{''.join(chips)}{everything}</div>"
+    return (
+        "<div class='changed-list'><span class='hint'>Changed from the "
+        f"preset:</span>{''.join(chips)}{everything}</div>"
+    )
 
 
 def shown(value: Any) -> str:

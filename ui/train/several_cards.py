@@ -24,7 +24,7 @@ def build_several_cards(context: AppContext, live: Live, form: RunForm) -> None:
     text = (
         f"This window trains on one graphics card. To train on all {count}, start the run from a terminal: it is the "
         "same run, only faster, because the cards share the images of each step. Write the settings to a file, copy "
-        "the command, close the app (two programs at once would get in each other's way), open a terminal in "
+        "the command, close the app (only one program can use the workspace at a time), open a terminal in "
         f"{APP_FOLDER} and paste the command."
     )
     with gr.Accordion(f"Train on {count} graphics cards", open=False, elem_id="several-cards"):

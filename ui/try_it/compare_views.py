@@ -145,7 +145,9 @@ def build_vote(context: AppContext, live: Live, run: Any) -> GridView:
         def pressed(name: str | None, now: Any, passed: list[Comparison]) -> list[Any]:
             grid, opened = compare_jobs.grid_of(context, name), run_of(context, name)
             if grid is None or opened is None or now is None or now[1] != grid.made:
-                return offer(name, grid, [], note("The grid has changed meanwhile: this vote was not counted."))
+                return offer(
+                    name, grid, [], note("The grid has changed in the meantime, so this vote was not counted.")
+                )
             if choice == "skip":
                 return offer(name, grid, [*passed, now[0]])
             keep_vote(opened.folder, vote_on(grid, now[0], choice))  # type: ignore[arg-type]
@@ -205,7 +207,9 @@ def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) 
         opened = run_of(context, name)
         if not name or opened is None or not images_of(opened):
             raise UserError(
-                "There is no time-lapse to make.", "The run has drawn no previews.", "Let it train further."
+                "There is no time-lapse to make.",
+                "The run has no preview images yet.",
+                "Let it train until it has drawn some.",
             )
         # ``at`` is None if the run had no previews yet when the page was opened.
         job = compare_jobs.timelapse_job(context, name, at or 0, both, chosen)  # type: ignore[arg-type]

@@ -139,7 +139,7 @@ class ModelJobs:
         request = borrowing(self.context.workspace, draw_borrowed)
         emit(Message("Waiting for the next training step."))
         if not self.context.runner.send(request):
-            raise UserError("Nothing was drawn.", "The training has just ended.", "Start it again.")
+            raise UserError("Nothing was drawn.", "The training has just ended.", "Start the drawing again.")
         while True:
             try:
                 request.wait(POLL_SECONDS)

@@ -75,7 +75,7 @@ def sampler_box(context: AppContext, run_name: str | None, chosen: str) -> tuple
     facts = configs_of(context.workspace, run.config.model.base).facts
     near, why = samplers.suited(chosen, facts), samplers.why_unsuited(chosen, facts)
     box = gr.Dropdown([(one.title, one.name) for one in samplers.suiting(facts)], value=near.name, info=near.hint)
-    return box, f"{why} {near.title}, the nearest to it, is chosen." if why else ""
+    return box, f"{why} {near.title}, the nearest one, is selected instead." if why else ""
 
 
 def make_map(context: AppContext, control: ControlSource, run: Run) -> tuple[Any, list[str]]:

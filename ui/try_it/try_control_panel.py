@@ -50,7 +50,7 @@ class ControlPanel:
                 label="My own image", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
             )
             fields["is_map"] = gr.Checkbox(
-                label="It is a control image already",
+                label="This is already a control image",
                 info="Otherwise its map is extracted with the same settings as the training maps.",
                 elem_id="try-is-map",
             )

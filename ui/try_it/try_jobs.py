@@ -77,7 +77,7 @@ def start(jobs: ModelJobs, asked: DrawRequest) -> None:
     if jobs.training and asked.bases_folder:
         raise UserError(
             "Other bases cannot be tried while a run is training.",
-            "There is room for one base in the card's memory.",
+            "The card's memory has room for only one base.",
             "Wait until the training has ended, or pause it.",
         )
     context = jobs.context

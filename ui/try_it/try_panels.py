@@ -76,7 +76,7 @@ def sampling_panel(fields: Fields) -> None:
             [("automatic", 0), ("VAE in tiles", 1), ("offload to RAM (slow)", 2)],
             value=0,
             label="Memory saving",
-            info="Starts by itself when memory runs out; on a small card, set it beforehand.",
+            info="Turned on automatically when memory runs out. On a small card, choose it beforehand.",
             elem_id="try-memory",
         )
 
@@ -101,7 +101,7 @@ def img2img_panel(fields: Fields) -> None:
             buttons=[],
             elem_id="try-picture",
         )
-        gr.HTML(note("Paint over the parts to be redrawn (inpainting). Unpainted, the whole image changes."))
+        gr.HTML(note("Paint over the parts to redraw (inpainting). If nothing is painted, the whole image changes."))
         add_settings(fields, "img2img")
 
 

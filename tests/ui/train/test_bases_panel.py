@@ -54,7 +54,7 @@ def test_a_downloaded_base_is_listed_as_there_and_chosen(
     assert "<b>Stable Diffusion 1.5</b>: downloaded" in list_of_bases(context.workspace, listed_bases())
     assert context.base_of(context.draft) == SD15 and context.draft.number > number, "the forms show it"
     assert context.workspace.locate_base(SD15) == str(context.workspace.downloaded_base(SD15))
-    assert "is there and chosen" in context.results[KIND].note
+    assert "is downloaded and selected" in context.results[KIND].note
 
 
 def test_a_failed_download_changes_nothing(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:

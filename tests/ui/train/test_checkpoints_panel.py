@@ -44,4 +44,4 @@ def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
 def test_disk_line() -> None:
     assert disk_line(None) == ""
     seen = DiskSpace(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
-    assert disk_line(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"
+    assert disk_line(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint up to 1.0 MB"
