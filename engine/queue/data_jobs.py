@@ -169,4 +169,4 @@ def get_weights(type: str, parameters: Mapping[str, Any], token: Token, emit: Em
         emit(Progress(done, len(missing), f"{entry.name}, about {entry.model.megabytes:,} MB"))
         weights.download([entry], token)
     names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
-    return f"Downloaded: {names}." if names else "The weights were here already."
+    return f"Downloaded: {names}." if names else "The model was already downloaded."
