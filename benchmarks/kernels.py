@@ -30,7 +30,7 @@ from engine.families.files import LAYOUTS
 from engine.families.registry import by_name
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
-from engine.nets.fp8 import quantize_fp8
+from engine.nets.frozen_layers import store
 from engine.training.optim import build_optimizer, parameter_groups
 
 CARD = torch.device("meta")
@@ -166,14 +166,14 @@ def fp8_forward(family: str, images: int = 4) -> dict[str, Callable[[], object]]
     more = {name: tensor.bfloat16() for name, tensor in more.items()}
     conditions = {"added_cond_kwargs": more} if config.get("addition_embed_type") else {}
     small = copy.deepcopy(unet)
-    quantize_fp8(small, layers=by_name(family).layers)
+    store(small, kind="fp8", modulation="base", layers=by_name(family).layers)
 
     def forward(net: Any) -> object:
         with torch.no_grad():
             return net(noisy.bfloat16(), torch.zeros(images, device=CARD), text.bfloat16(), **conditions)
 
     def on_weights() -> object:
-        with patch("engine.nets.fp8._scales_output", lambda *given: False):
+        with patch("engine.nets.frozen_layers.scales_output", lambda *given: False):
             return forward(small)
 
     return {

@@ -39,7 +39,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
 from engine.nets.compact_weights import generator_of, round_stochastically
-from engine.nets.fp8 import KINDS
+from engine.nets.frozen_layers import KINDS
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.loss_scale import LossScale
 from engine.training.previews import preview_during_training

@@ -72,9 +72,10 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _fp8_needs_a_frozen_base(self) -> RunConfig:
-        if self.train.base_storage == "fp8" and not self.objective.sd_locked:
-            raise ValueError("a base that is being trained cannot be kept in fp8: set train.base_storage to same")
+    def _few_bits_need_a_frozen_base(self) -> RunConfig:
+        kind = self.train.base_storage
+        if kind != "same" and not self.objective.sd_locked:
+            raise ValueError(f"a base that is being trained cannot be kept in {kind}: set train.base_storage to same")
         return self
 
     @model_validator(mode="after")
@@ -136,11 +137,12 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
     Two runs on one machine for which they are equal are equally fast. Which they are is declared in each setting.
     """
     found: dict[str, Any] = {}
+    cases = ["in fp32" if config.train.precision == "fp32" else "in half precision"]
+    cases += ["in few bits"] if config.train.base_storage != "same" else []
     for section in SECTIONS:
         for name, field in fields(section).items():
             mark = (field.json_schema_extra or {}).get("affects_speed")
-            precision = "in fp32" if config.train.precision == "fp32" else "in half precision"
-            if mark and (not str(mark).startswith("in ") or mark == precision):
+            if mark and (not str(mark).startswith("in ") or mark in cases):
                 value = getattr(getattr(config, section), name)
                 found[f"{section}.{name}"] = bool(value) if mark == "on or off" else value
     return found

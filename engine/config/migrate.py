@@ -56,7 +56,12 @@ def migrated(values: Values, source: str = "These settings", version: int | None
     return updated
 
 
-DEFAULTS_BEFORE = {"data.long_captions": "cut", "train.allow_tf32": False, "optim.half_gradients": False}
+DEFAULTS_BEFORE = {
+    "data.long_captions": "cut",
+    "train.allow_tf32": False,
+    "optim.half_gradients": False,
+    "train.modulation_storage": "base",
+}
 """Settings whose default is not what the app did before it had them."""
 
 

@@ -25,7 +25,6 @@ CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
 SLACK = 1.05  # the allocator cannot use all of its blocks
 PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries
 PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
-FP8_BYTES = 1.01  # for each weight of the frozen base; norms and the first and last layers stay in half precision
 IN_UPDATE = 12  # bytes for each weight that is updated in the backward pass: its gradient, and what the update takes
 DECODED_SIDE = 512  # px; a larger image is decoded in tiles of this size if memory runs out
 DRAWN_PIXELS = 4 * 512**2  # pixels of preview images drawn together, each with and without its prompt
@@ -144,7 +143,7 @@ def predict_from(
     averaged = trained + (base_trained if facts.averages_base else 0)
     ema = averaged * 4 if has_ema else 0
     resident = {
-        "base model": float(sizes.denoiser.weights * (FP8_BYTES if train.base_storage == "fp8" else bytes_each)),
+        "base model": float(sizes.denoiser.stored(train.base_storage, train.modulation_storage, bytes_each)),
         "trained weights": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
         "their compute copy": float(trained * bytes_each if has_copy else 0),
         "optimizer": float(optimizer if optimizer_on_card else 0),
@@ -171,10 +170,10 @@ def predict_from(
     drawing = max(sampling + encoding_control, decoding)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
-    # While nets are loaded: the base; then the net that begins as its copy, beside a base that becomes fp8.
+    # While nets are loaded: the base; then the net that begins as its copy, beside one that is quantized then.
     base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
     built = facts.built_in_ram(sizes, bool(config.model.controlnet)) * 4
-    loading = max(base_in_ram, built + (base_in_ram if train.base_storage == "fp8" else 0))
+    loading = max(base_in_ram, built + (base_in_ram if train.base_storage != "same" else 0))
     draws = config.validation.every and not facts.not_drawn
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16

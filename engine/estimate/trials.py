@@ -14,7 +14,7 @@ from engine.workspace.paths import Workspace
 
 FILE = "measurements.json"
 KEPT = 50
-ADDED = {"train.allow_tf32": False, "optim.half_gradients": False}
+ADDED = {"train.allow_tf32": False, "optim.half_gradients": False, "train.modulation_storage": "base"}
 """Settings that came after trials were first kept, with the values of before, where these are not the defaults."""
 
 

@@ -60,7 +60,7 @@ def count(
 
     def two_streams(net: NetSize, trained: bool, reads: int) -> None:
         for _ in range(2):  # image and text: modulation, query, key, value, output, MLP
-            net.layer(6 * width, width)
+            net.modulating(6 * width, width)
             for _ in range(4):
                 net.layer(width, width)
             net.layer(4 * width, width)
@@ -69,7 +69,7 @@ def count(
         net.unit(int(TWO_STREAMS_KEPT[trained] * both), both, WORKING * residual, WORKING * residual, reads)
 
     def one_stream(net: NetSize, trained: bool, reads: int = 0) -> None:
-        net.layer(3 * width, width)
+        net.modulating(3 * width, width)
         for _ in range(3):
             net.layer(width, width)
         net.layer(4 * width, width)
@@ -79,6 +79,7 @@ def count(
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
+    denoiser.part = "blocks"
     wanted = learned.blocks or min(blocks, CONTROL_BLOCKS)
     singles, blocks_of_one = learned.single_blocks, int(config["num_single_layers"])
 
@@ -91,6 +92,7 @@ def count(
         two_streams(denoiser, trained_base, reads(number, blocks, wanted))
     for number in range(1, blocks_of_one + 1):
         one_stream(denoiser, trained_base, reads(number, blocks_of_one, singles))
+    denoiser.part = ""
     denoiser.layer(2 * width, width)
     denoiser.layer(int(config.get("out_channels") or channels), width)
     denoiser.unit(residual, residual)

@@ -56,8 +56,8 @@ def count(
 
     def block(net: NetSize, number: int, trained: bool, last: bool, reads: int) -> None:
         second = number in dual
-        net.layer((9 if second else 6) * width, width)
-        net.layer((2 if last else 6) * width, width)
+        net.modulating((9 if second else 6) * width, width)
+        net.modulating((2 if last else 6) * width, width)
         for _ in range(7 if last else 8):  # query, key and value of image and text, and the outputs
             net.layer(width, width)
         vectors = 4
@@ -76,9 +76,11 @@ def count(
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
+    denoiser.part = "blocks"
     for number in range(blocks):
         last = number + 1 == blocks
         block(denoiser, number, trained_base, last, 0 if last or not learned.control else residual)
+    denoiser.part = ""
     denoiser.layer(2 * width, width)
     denoiser.layer(patch * patch * int(config.get("out_channels") or config["in_channels"]), width)
     denoiser.unit(residual, residual)

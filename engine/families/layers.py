@@ -10,7 +10,8 @@ class Layers:
     """Module names, relative to the net. Code that freezes, quantizes, shares or checkpoints layers reads them here."""
 
     quantized: tuple[str, ...]
-    """Prefixes of the denoiser's layers that are stored in fp8; its first and last layers keep their precision."""
+    """Prefixes of the denoiser's layers that may be stored in few bits; its first and last layers keep their
+    precision."""
     copied: tuple[str, ...]
     """Prefixes of the control net's layers that begin as copies of the denoiser's. Names there: ``origins``."""
     after_control: tuple[str, ...]
@@ -21,6 +22,12 @@ class Layers:
     """The control net's module that reads the control image at full size; "": it reads latents."""
     origins: tuple[str, ...] = ()
     """Names of ``copied`` in the denoiser, one for each; empty: the same names."""
+    modulation: tuple[str, ...] = ()
+    """Ends of the names of layers that turn timestep and pooled text into scale and shift of every token (adaLN)."""
+
+    def modulates(self, name: str) -> bool:
+        """Whether a layer of the denoiser is one of ``modulation``."""
+        return name.endswith(self.modulation)
 
     def in_control_net(self, name: str) -> str:
         """The control net's name of a layer or tensor of the denoiser that it copies."""
@@ -50,6 +57,7 @@ JOINT_TRANSFORMER = Layers(
     after_control=(),
     outer_outputs=(),
     control_encoder="",
+    modulation=(".norm1.linear", ".norm1_context.linear"),
 )
 """diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
 TWO_STREAM_TRANSFORMER = Layers(
@@ -64,6 +72,7 @@ TWO_STREAM_TRANSFORMER = Layers(
     after_control=(),
     outer_outputs=(),
     control_encoder="",
+    modulation=(".norm1.linear", ".norm1_context.linear", ".norm.linear"),
 )
 """diffusers' FluxTransformer2DModel and FluxControlNetModel."""
 SINGLE_STREAM = Layers(
@@ -73,5 +82,6 @@ SINGLE_STREAM = Layers(
     outer_outputs=(),
     control_encoder="",
     origins=("layers.", "noise_refiner."),
+    modulation=(".adaLN_modulation.0",),
 )
 """diffusers' ZImageTransformer2DModel and ZImageControlNetModel."""

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+NF4_BLOCK = 64
+"""Weights that share a scale in 4 bits."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -48,6 +51,30 @@ class Unit:
 
 
 @dataclass
+class Matrices:
+    """Weights of layers that may be stored in few bits (engine/nets/few_bits.py)."""
+
+    weights: int = 0
+    rows: int = 0
+    """Output channels: each has a scale in 8 bits."""
+    pairs: int = 0
+    """Pairs of weights, rounded up in each layer: bytes of NF4."""
+    blocks: int = 0
+    """Blocks of ``NF4_BLOCK``, rounded up in each layer."""
+
+    def add(self, weights: int, rows: int) -> None:
+        """Count one layer."""
+        self.weights, self.rows = self.weights + weights, self.rows + rows
+        self.pairs, self.blocks = self.pairs + -(-weights // 2), self.blocks + -(-weights // NF4_BLOCK)
+
+    def bytes(self, kind: str, bytes_each: int) -> int:
+        """Bytes with the scales. ``kind``: "same" for unquantized weights of ``bytes_each``, fp8, int8 or nf4."""
+        if kind == "same":
+            return bytes_each * self.weights
+        return self.pairs + 2 * self.blocks if kind == "nf4" else self.weights + 4 * self.rows
+
+
+@dataclass
 class NetSize:
     """Size of one net."""
 
@@ -63,6 +90,11 @@ class NetSize:
     """Parameters that are the base's own."""
     factors: int = 0
     """Parameters in low-rank factors beside them."""
+    part: str = ""
+    """Where the layers that are counted next belong: "blocks" or "modulation" may be stored in few bits."""
+    blocks: Matrices = field(default_factory=Matrices)
+    modulation: Matrices = field(default_factory=Matrices)
+    """Layers that turn timestep and pooled text into scale and shift of every token."""
     _noted: int = 0
 
     @property
@@ -87,6 +119,27 @@ class NetSize:
             self.adafactor += rows + more
         else:
             self.adafactor += (2 * out * inner * kernel if kernel else out + inner) + more
+
+        if self.part:
+            (self.modulation if self.part == "modulation" else self.blocks).add(whole, out)
+
+    def modulating(self, out: int, inner: int) -> None:
+        """Count a linear layer whose outputs are scale and shift of every token."""
+        before, self.part = self.part, self.part and "modulation"
+        self.layer(out, inner)
+        self.part = before
+
+    def stored(self, kind: str, modulation: str, bytes_each: int) -> int:
+        """Bytes of the net's weights, stored in few bits as far as they may be.
+
+        Args:
+            kind: "same", fp8, int8 or nf4.
+            modulation: of the layers that modulate: "same", int8, or "base" (as the others).
+            bytes_each: of a weight that is not quantized.
+        """
+        others = self.weights - self.blocks.weights - self.modulation.weights
+        own = kind if modulation == "base" or kind == "same" else modulation
+        return bytes_each * others + self.blocks.bytes(kind, bytes_each) + self.modulation.bytes(own, bytes_each)
 
     def norm(self, channels: int) -> None:
         """Count a normalization layer."""

@@ -59,6 +59,7 @@ def count(
         if config.get("addition_embed_type") == "text_time":
             net.layer(temb, config["projection_class_embeddings_input_dim"])
             net.layer(temb, temb)
+        net.part = "blocks"
         outputs, cin = [(head, areas[0])], head
         for level, cout in enumerate(channels):
             for _ in range(layers):
@@ -101,6 +102,7 @@ def count(
         if level < blocks - 1:
             unet.layer(cout, cout, 3)
         before = cout
+    unet.part = ""
     unet.norm(head)
     unet.layer(config.get("out_channels", 4), head, 3)
     unet.unit(2 * head * areas[0], 2 * head * areas[0])

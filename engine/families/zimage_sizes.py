@@ -65,7 +65,7 @@ def count(
         net.layer(width, hidden, bias=False)
         vectors(net, 4 * width + (2 * head if config.get("qk_norm", True) else 0))
         if modulated:
-            net.layer(4 * width, time)
+            net.modulating(4 * width, time)
         rank, net.rank = net.rank, 0
         for _ in range(zeros):
             net.layer(width, width)
@@ -82,6 +82,7 @@ def count(
     denoiser.layer(width, int(config["cap_feat_dim"]))
     denoiser.layer(1024, 256)
     denoiser.layer(time, 1024)
+    denoiser.part = "blocks"
     for _ in range(refiners):
         block(denoiser)
         block(denoiser, modulated=False)
@@ -95,6 +96,7 @@ def count(
         block(denoiser)
         reads = together if learned.control and number in places else 0
         unit(denoiser, together, trained_base, reads)
+    denoiser.part = ""
     denoiser.layer(width, time)
     denoiser.layer(4 * latents, width)
     denoiser.unit(2 * together, together)

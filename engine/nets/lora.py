@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from engine.families.layers import Layers
 from engine.machine.units import counted
-from engine.nets import fp8
 from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.frozen_layers import frozen_forward, is_stored, whole_weight
 from engine.nets.low_rank_math import factorize, is_smaller
 
 NEGLIGIBLE = 1e-6  # of a layer's largest singular value: a smaller one is rounding
@@ -33,7 +33,7 @@ class LoraLinear(nn.Linear):
     down: nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = fp8.frozen_forward(self, x) if self.weight.dtype == fp8.FP8 else super().forward(x)
+        base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
         return base + functional.linear(functional.linear(x, self.down), self.up)
 
 
@@ -44,7 +44,7 @@ class LoraConv2d(nn.Conv2d):
     down: nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = fp8.frozen_forward(self, x) if self.weight.dtype == fp8.FP8 else super().forward(x)
+        base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
         return base + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
 
 
@@ -162,8 +162,7 @@ def merged_weights(controlnet: nn.Module) -> Tensors:
             continue
         if stem in layers and part == "weight":
             layer = layers[stem]
-            small = tensor.dtype == fp8.FP8
-            tensor = fp8.dequantize(tensor, layer.scale, torch.float32) if small else tensor.float()
+            tensor = whole_weight(layer, torch.float32)
             product = layer.up.flatten(1) @ layer.down.flatten(1)
             tensor = tensor + product.reshape(tensor.shape).to(tensor.device)
         whole[name] = tensor.detach().float().cpu().contiguous()

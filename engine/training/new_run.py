@@ -15,6 +15,8 @@ from engine.data.moved import missing_source
 from engine.errors import UserError, did_you_mean
 from engine.families.adapter_kinds import why_unfit
 from engine.families.files import configs_of
+from engine.machine.hardware import detect
+from engine.machine.optional import why_no_four_bits
 from engine.machine.units import counted, format_bytes, plural
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
@@ -58,6 +60,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     start = config.model.controlnet
     if start and not Path(start).expanduser().exists():
         sentences.append(f"The ControlNet to start from, {start}, is not there.")
+    if config.train.base_storage == "nf4" and (why := why_no_four_bits(detect().device)):
+        sentences.append(why)
     if lost := failure.lost_card():
         sentences.append(lost)
     if (free := workspace.free_bytes()) < MIN_FREE_BYTES:

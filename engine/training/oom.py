@@ -37,7 +37,7 @@ from engine.jobs.events import Message, SettingsChanged
 from engine.jobs.runner import Emit
 from engine.machine.errors import missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
-from engine.nets.fp8 import quantize_fp8
+from engine.nets.frozen_layers import store
 from engine.runs.changes import FALLBACKS, with_settings
 from engine.runs.run import write_run
 from engine.training.state import TrainState
@@ -244,7 +244,8 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
         scope = config.train.gradient_checkpointing
         trainable.use_gradient_checkpointing(state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings:
-        quantize_fp8(state.denoiser, trainable.master, *trainable.nets, layers=state.family.layers)
+        few = {"kind": config.train.base_storage, "modulation": config.train.modulation_storage}
+        store(state.denoiser, trainable.master, *trainable.nets, **few, layers=state.family.layers)
     if "optim.master_weights" in settings and trainable.weights.can_split:
         trainable.weights.keep_split()
     if settings.get("optim.in_backward"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from engine.config import OptimConfig
 from engine.errors import UserError
+from engine.machine.optional import has_processor_kernels
 from engine.training.adafactor import Adafactor
 
 
@@ -43,18 +43,9 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
     return getattr(_bitsandbytes(device, paged), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
 
 
-def _has_processor_kernels() -> bool:
-    """Whether bitsandbytes is installed, in a version whose 8-bit optimizers work without a card."""
-    try:
-        major, minor, *_ = importlib.metadata.version("bitsandbytes").split(".")
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return False
-    return (int(major), int(minor)) >= (0, 50)
-
-
 def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     """The module ``bitsandbytes.optim``."""
-    if device.type != "cuda" and (paged or not _has_processor_kernels()):
+    if device.type != "cuda" and (paged or not has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
             "It computes on NVIDIA graphics cards only (on processors from bitsandbytes 0.50 on, not paged), and this "

@@ -28,8 +28,8 @@ from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
-from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.nets.frozen_blocks import use_frozen_blocks
+from engine.nets.frozen_layers import store, use_frozen_convolutions
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.base_check import set_noise_process
@@ -199,21 +199,22 @@ def build_nets(
 ) -> tuple[Any, Trainable]:
     """The base's denoiser and the trainable, each where it stays: all nets of a run that memory has to hold."""
     denoiser: Any = family.load_denoiser(base, base_dtype(config, place.dtype))
-    layers, quantized = family.layers, config.train.base_storage == "fp8"
+    layers, train = family.layers, config.train
+    quantized = train.base_storage != "same"
+    few = {"kind": train.base_storage, "modulation": train.modulation_storage, "layers": layers}
     if not quantized:
         denoiser.to(place.device)
     inputs = Inputs(run_folder, config, family, base, denoiser, place)
     net = initial_net(inputs)
     if quantized:  # after the net was made from the unquantized weights
-        quantize_fp8(denoiser, layers=layers, device=place.device)
+        store(denoiser, **few, device=place.device)
         denoiser.to(place.device)
     trainable = build_trainable(inputs, net)
     use_frozen_convolutions(denoiser)
     use_frozen_blocks(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
-        quantize_fp8(denoiser, trainable.master, *trainable.nets, layers=layers)
-    scope = config.train.gradient_checkpointing
-    trainable.use_gradient_checkpointing(denoiser, scope, layers)
+        store(denoiser, trainable.master, *trainable.nets, **few)
+    trainable.use_gradient_checkpointing(denoiser, train.gradient_checkpointing, layers)
     return denoiser, trainable
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -27,6 +28,7 @@ from engine.families.sizes import Learned
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
 from engine.nets.compact_weights import CompactMasterWeights
+from engine.nets.frozen_layers import store
 from engine.nets.lora import to_control_lora
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import build_optimizer
@@ -79,6 +81,33 @@ def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank:
     rule.step()
     held = [value for state in rule.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     assert sum(value.nbytes for value in held if value.ndim) == optimizer_bytes(counted.controlnet, optimizer)
+
+
+def held(net: torch.nn.Module) -> int:
+    """Bytes of a net's weights, with the scales of those in few bits."""
+    scales = [layer.scale for layer in net.modules() if isinstance(getattr(layer, "scale", None), torch.Tensor)]
+    return sum(tensor.nbytes for tensor in (*net.parameters(), *scales))
+
+
+@pytest.mark.parametrize(
+    ("kind", "modulation"), [("same", "same"), ("fp8", "base"), ("int8", "same"), ("nf4", "int8"), ("nf4", "base")]
+)
+def test_a_base_in_few_bits_to_the_byte(any_base: Path, kind: str, modulation: str) -> None:
+    family, denoiser, _ = nets(any_base)
+    if kind != "same":
+        store(denoiser.bfloat16(), kind=kind, modulation=modulation, layers=family.layers)
+    counted = family.facts.count(dict(denoiser.config), 64).denoiser
+    assert held(denoiser) == counted.stored(kind, modulation, 4 if kind == "same" else 2)
+
+
+@pytest.mark.parametrize("layout", ["sd3", "flux", "zimage"])
+def test_a_base_in_four_bits_to_the_byte_at_real_shapes(layout: str) -> None:
+    base = read_configs(LAYOUTS / layout)
+    with torch.device("meta"):
+        denoiser: Any = getattr(diffusers, base.facts.denoiser_class).from_config(base.denoiser).bfloat16()
+    store(denoiser.requires_grad_(False), kind="nf4", modulation="int8", layers=base.facts.layers)
+    few = {"base_storage": "nf4", "modulation_storage": "int8", "precision": "bf16"}
+    assert held(denoiser) == predict_from(config(train=few), base).training["base model"]
 
 
 @pytest.mark.parametrize(("kept", "each"), [("whole", 4), ("split", 2), ("none", 0)])
@@ -173,6 +202,30 @@ def test_the_figures_in_presets_and_docs_are_those_that_are_foreseen(preset: str
         line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {CARDS[preset]} GB")
     )
     assert all(f"{foreseen(preset, family):.1f} GB" in row for family in SIDES), row
+
+
+@pytest.mark.parametrize(
+    ("preset", "family", "most"),
+    [
+        ("8gb", "sd3", 8.0),
+        ("12gb", "sd3", 11.2),
+        ("16gb", "sd3", 14.0),
+        ("24gb", "sd3", 22.4),
+        ("12gb", "zimage", 10.0),
+        ("16gb", "zimage", 14.0),
+        ("24gb", "zimage", 22.4),
+        ("12gb", "flux", 10.5),
+        ("16gb", "flux", 14.0),
+        ("24gb", "flux", 22.4),
+    ],
+)
+def test_presets_of_transformers_fit_their_cards_as_the_docs_say(preset: str, family: str, most: float) -> None:
+    values = resolve(*next(p for p in all_presets() if p.name == preset).layers(family))[0]
+    needed = predict_from(values, read_configs(LAYOUTS / family)).needs / GIB
+    assert needed < most
+    section = DOCS.read_text(encoding="utf-8").split("## Transformer bases, by card")[1]
+    cells = next(line for line in section.splitlines() if line.startswith(f"| {CARDS[preset]} GB")).split("|")
+    assert f"{needed:.1f} GB" in cells[2 + ("sd3", "zimage", "flux").index(family)]
 
 
 def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> None:

@@ -82,8 +82,9 @@ def test_its_step_is_the_formula(
 def test_it_trains_resumes_and_draws(
     tiny_flux: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
-    settings = SHORT | {"model.base": str(tiny_flux), "optim.learning_rate": 1e-2}
+    settings = SHORT | {"model.base": str(tiny_flux), "optim.learning_rate": 1e-2, "train.precision": "bf16"}
     settings |= {"data.dataset": "mixed", "data.buckets": True, "data.bucket_step": 16}
+    settings |= {"train.base_storage": "nf4", "train.modulation_storage": "int8"}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []

@@ -96,18 +96,20 @@ def test_a_fallback_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
-    from engine.nets import fp8
+    from engine.nets import few_bits, frozen_layers
 
     run, seen = checked(new_run(**{"train.steps": 4, "validation.check_every": 0})), []
     monkeypatch.setattr(oom, "next_fallback", lambda *given: Fallback(settings, "less on the card"))
     real = failing(StableDiffusion.predict, 2, 2)
 
     def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
-        seen.append(sum(isinstance(module, fp8.Fp8Conv2d) for module in unet.modules()))
+        seen.append(sum(isinstance(module, frozen_layers.StoredConv2d) for module in unet.modules()))
         return real(family, unet, net, *rest)
 
     monkeypatch.setattr(StableDiffusion, "predict", predict)
-    monkeypatch.setattr(fp8, "quantize", failing(fp8.quantize, 1, 3))  # there is no room for the fallback itself
+    monkeypatch.setattr(
+        few_bits, "quantize", failing(few_bits.quantize, 1, 3)
+    )  # there is no room for the fallback itself
     monkeypatch.setattr(Trainable, "move_to_ram", failing(Trainable.move_to_ram, 1))
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     again = train(ready_workspace, Run(run.folder))
@@ -280,7 +282,7 @@ def test_nets_that_do_not_fit_are_built_anew_with_less(
     part: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a card: there all these parts would be."""
-    from engine.nets import fp8
+    from engine.nets import frozen_layers
 
     run, chosen, seen = new_run(**{"train.steps": 2, "train.precision": "bf16"}), [], []
     real, machine = oom.next_fallback, Machine(on_card=True, eight_bit=False)
@@ -304,8 +306,8 @@ def test_nets_that_do_not_fit_are_built_anew_with_less(
         seen.append(net)
         return quantize(net, *rest, **named)
 
-    quantize = fp8.quantize_fp8
-    monkeypatch.setattr("engine.training.setup.quantize_fp8", look)
+    quantize = frozen_layers.store
+    monkeypatch.setattr("engine.training.setup.store", look)
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and again.warnings == [] and seen, "a resume builds them so at once"
 

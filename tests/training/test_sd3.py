@@ -23,7 +23,7 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import Message, PreviewMade
-from engine.nets.fp8 import FP8
+from engine.nets.few_bits import KINDS
 from engine.nets.importing import open_controlnet
 from engine.nets.initial import require_blocks
 from engine.nets.lora import lora_layers
@@ -139,11 +139,12 @@ def test_a_control_lora_trains_resumes_and_leaves_whole(
     trainer.close()
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_gradients_flow_through_a_base_in_fp8_with_checkpointing(
-    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, rank: int
+@pytest.mark.parametrize(("rank", "kind", "modulation"), [(0, "fp8", "same"), (4, "nf4", "int8")])
+def test_gradients_flow_through_a_base_in_few_bits_with_checkpointing(
+    tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, rank: int, kind: str, modulation: str
 ) -> None:
-    settings = SHORT | {"model.base": str(tiny_sd3), "train.base_storage": "fp8", "train.precision": "bf16"}
+    settings = SHORT | {"model.base": str(tiny_sd3), "train.base_storage": kind, "train.precision": "bf16"}
+    settings |= {"train.modulation_storage": modulation}
     settings |= {"optim.max_grad_norm": 1e9, "model.control_lora_rank": rank}
     found = {}
     for scope in ("none", "both"):
@@ -151,7 +152,13 @@ def test_gradients_flow_through_a_base_in_fp8_with_checkpointing(
         trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
         state = trainer.state
         before = {name: weight.clone() for name, weight in state.denoiser.state_dict().items()}
-        assert any(weight.dtype == FP8 for weight in before.values())
+        modulating, usual = (
+            state.denoiser.transformer_blocks[1].norm1.linear,
+            state.denoiser.transformer_blocks[1].attn.to_q,
+        )
+        assert KINDS[usual.weight.dtype] == kind and KINDS.get(modulating.weight.dtype, "same") == modulation
+        others = [state.denoiser.norm_out.linear, state.denoiser.context_embedder, state.denoiser.proj_out]
+        assert {layer.weight.dtype for layer in others} == {torch.bfloat16}
         assert all(not weight.requires_grad for weight in state.denoiser.parameters())
         for block in state.trainable.master.controlnet_blocks:
             torch.nn.init.normal_(block.weight, std=0.1)
