@@ -56,9 +56,10 @@ class TrainConfig(Section):
     base_storage: Literal["same", "int8", "fp8", "nf4"] = setting(
         "same",
         "Base model precision",
-        "same: the run's precision. int8, fp8: keep the frozen base in 8 bits, which halves its memory (0.8 GB less with "
-        "SD 1.5, 2.4 GB with SDXL). Training is a little slower, and during it the base draws very slightly different "
-        "images, with int8 the least. nf4: 4 bits, a quarter; they differ more, and it needs the package bitsandbytes.",
+        "same: the run's precision. int8, fp8: keep the frozen base in 8 bits, which halves its memory (0.8 GB less "
+        "with SD 1.5, 2.4 GB with SDXL). Training is a little slower, and during it the base draws very slightly "
+        "different images, with int8 the least. nf4: 4 bits, a quarter; its images differ more, and it needs the "
+        "package bitsandbytes.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
