@@ -1,8 +1,9 @@
-"""Evaluates the bundled base without a ControlNet: does it draw the shape and the colours of the caption?
+"""Evaluates a bundled base without a ControlNet: does it draw the shape and the colours of the caption?
 
     python -m engine.demo.evaluate_base --base engine/demo/base --prompts 200 --out docs/base
 
-Writes base_scores.json and base_grid.webp into the output folder. The seed determines everything.
+The second base is evaluated with --base engine/demo/transformer --scheduler own. Writes base_scores.json and
+base_grid.webp into the output folder. The seed determines everything.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.demo.score import read_scene
+from engine.demo.sets import SIDE
 from engine.demo.shapes import PALETTE, SHAPES, contrast
 from engine.disk.durable import atomic_write_bytes, atomic_write_text
 from engine.machine.units import counted
 
 SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
+OWN = "own"
+"""The base's own scheduler."""
 NEEDED = {"colours": 0.90, "shape": 0.85}
 
 
@@ -61,8 +65,11 @@ def paint(
     base: Path, prompts: list[Prompt], guidance: float, steps: int, scheduler: str, batch: int, seed: int
 ) -> list[np.ndarray]:
     """One image for each prompt by the plain pipeline, RGB uint8. Image n starts from noise (seed, n)."""
-    pipeline = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
-    pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
+    absent = {part: None for part, entry in index.items() if entry == [None, None]}  # T5; diffusers wants to be told
+    pipeline: Any = DiffusionPipeline.from_pretrained(base, dtype=torch.float32, **absent)
+    if scheduler != OWN:
+        pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
@@ -76,6 +83,8 @@ def paint(
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=noise,
+            height=SIDE,
+            width=SIDE,
             output_type="np",
         ).images
         pictures += list(np.round(images * 255).clip(0, 255).astype(np.uint8))
@@ -145,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default="unipc")
+    parser.add_argument("--scheduler", choices=(*SCHEDULERS, OWN), default="unipc")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")

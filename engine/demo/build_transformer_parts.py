@@ -1,0 +1,175 @@
+"""The parts of the second bundled base: autoencoder, transformer, text encoders, and how they are computed together."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from engine.demo.build_base import SIZE
+from engine.workspace.paths import DEMO_BASE
+
+CHANNELS = 16
+SHIFT = 3.0
+"""Of the timesteps, as Stable Diffusion 3 has it: colours and layout are decided at the noisy end."""
+ABSENT_TOKENS = 256
+"""Zeros in place of T5's text."""
+TEXT_WIDTH = 128
+
+
+def export(out: Path, vae: AutoencoderKL, model: Base, tokenizer: CLIPTokenizer) -> None:
+    """Write the pipeline in fp16, as diffusers saves it, without T5."""
+    pipeline = StableDiffusion3Pipeline(
+        transformer=model.transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        vae=vae,
+        text_encoder=model.first,
+        tokenizer=tokenizer,
+        text_encoder_2=model.second,
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+
+
+def build_vae() -> AutoencoderKL:
+    """The first base's autoencoder with 16 channels in place of 4; the new ones start small."""
+    old = AutoencoderKL.from_pretrained(DEMO_BASE, subfolder="vae", torch_dtype=torch.float32)
+    config = {name: value for name, value in old.config.items() if not name.startswith("_")}
+    config |= {"latent_channels": CHANNELS, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.0}
+    vae = AutoencoderKL(**config)
+    weights = {name: value for name, value in old.state_dict().items() if "quant_conv" not in name}
+    inner, outer = "encoder.conv_out", "decoder.conv_in"
+    mixed = torch.einsum("oc,cixy->oixy", old.quant_conv.weight[:, :, 0, 0], weights[f"{inner}.weight"])
+    moved = old.quant_conv.weight[:, :, 0, 0] @ weights[f"{inner}.bias"] + old.quant_conv.bias
+    read = torch.einsum("ocxy,ci->oixy", weights[f"{outer}.weight"], old.post_quant_conv.weight[:, :, 0, 0])
+    with torch.no_grad():
+        new = vae.state_dict()
+        new[f"{inner}.weight"][:4], new[f"{inner}.bias"][:4] = mixed[:4], moved[:4]
+        new[f"{inner}.bias"][4:CHANNELS] = 0
+        new[f"{inner}.weight"][CHANNELS:] *= 0.1
+        new[f"{inner}.bias"][CHANNELS:] = -6.0
+        new[f"{outer}.weight"][:, 4:] *= 0.3
+        new[f"{outer}.weight"][:, :4] = read
+        weights |= {f"{end}.{part}": new[f"{end}.{part}"] for end in (inner, outer) for part in ("weight", "bias")}
+        weights[f"{outer}.bias"] = old.state_dict()[f"{outer}.bias"]
+    vae.load_state_dict(weights)
+    return vae
+
+
+class CountedTokens:
+    """Joint attention in which the last token of the text stands for ABSENT_TOKENS equal ones.
+
+    Text tokens have no positions, so equal ones stay equal in every block: one of them, whose attention logit is larger
+    by ln(count), gives the same output at a quarter of the work.
+    """
+
+    def __call__(
+        self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, text = hidden_states, encoder_hidden_states
+
+        def heads(tokens: torch.Tensor) -> torch.Tensor:
+            return tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+        query = torch.cat([attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))], 2)
+        key = torch.cat([attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))], 2)
+        value = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
+        counts = torch.zeros(key.shape[2])
+        counts[-1] = math.log(ABSENT_TOKENS)
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=counts[None, None, None])
+        of_image, of_text = found.transpose(1, 2).flatten(2).split([image.shape[1], text.shape[1]], 1)
+        return attn.to_out[0](of_image), of_text if attn.context_pre_only else attn.to_add_out(of_text)
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    width = 5 * 24
+    transformer = SD3Transformer2DModel(
+        sample_size=SIZE // 8,
+        patch_size=2,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=6,
+        attention_head_dim=24,
+        num_attention_heads=5,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=width,
+        pooled_projection_dim=64 + 32,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+    )
+    with torch.no_grad():
+        for block in transformer.transformer_blocks:
+            # At the start, most attention falls on T5's absent tokens: they carry nothing, and the others more.
+            block.attn.add_v_proj.bias.zero_()
+            for layer in (block.attn.to_v, block.attn.add_v_proj):
+                layer.weight.mul_(3)
+    return transformer
+
+
+def build_text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]:
+    """The first starts from the first base's, whose last layer becomes the one before the last."""
+    old = CLIPTextModel.from_pretrained(DEMO_BASE, subfolder="text_encoder", dtype=torch.float32)
+    config = old.config.to_dict() | {"architectures": None}
+    first = CLIPTextModelWithProjection(CLIPTextConfig(**config | {"num_hidden_layers": 3}))
+    names = set(first.state_dict())
+    weights = {name if name in names else f"text_model.{name}": weight for name, weight in old.state_dict().items()}
+    found = first.load_state_dict(weights, strict=False)
+    assert not found.unexpected_keys, found.unexpected_keys
+    small = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2, "projection_dim": 32}
+    return first, CLIPTextModelWithProjection(CLIPTextConfig(**config | small))
+
+
+class Base(torch.nn.Module):
+    """What is trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.transformer = build_transformer()
+        self.transformer.set_attn_processor(CountedTokens())
+        self.first, self.second = build_text_encoders(tokenizer)
+
+    def forward(self, noisy: torch.Tensor, sigma: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The flow (B, 16, h, w) at sigmas (B,) under token ids (B, length)."""
+        read = [encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second)]
+        hidden = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
+        hidden = F.pad(hidden, (0, TEXT_WIDTH - hidden.shape[-1], 0, 1))  # the token that stands for T5's
+        pooled = torch.cat([one.text_embeds for one in read], dim=-1)
+        return self.transformer(noisy, hidden, pooled, 1000 * sigma, return_dict=False)[0]
+
+
+class Muon:
+    """Steps of matrices along the orthogonalized momentum, at AdamW's step size. Equal shapes are computed together.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the step size: Liu et al. 2025, arXiv 2502.16982.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+        by_shape: dict[tuple[int, ...], list[torch.nn.Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            by_shape[tuple(parameter.shape)].append(parameter)
+        self.groups = list(by_shape.values())
+        self.momenta = [torch.zeros(len(group), *group[0].shape) for group in self.groups]
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        for group, momentum in zip(self.groups, self.momenta, strict=True):
+            gradients = torch.stack([parameter.grad for parameter in group])
+            momentum.lerp_(gradients, 0.05)
+            x = gradients.lerp(momentum, 0.95)
+            rows, columns = x.shape[1:]
+            x = x if rows <= columns else x.mT
+            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            for _ in range(5):
+                square = x @ x.mT
+                x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+            x = x if rows <= columns else x.mT
+            size = lr * 0.2 * math.sqrt(max(rows, columns))
+            torch._foreach_add_(group, list(x.unbind()), alpha=-size)
