@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.config import RunConfig, parse
 from engine.config.migrate import migrated
+from engine.disk.syntax import fault
 from engine.errors import UserError
 from engine.families.facts import NAMES
 
@@ -51,13 +52,18 @@ class Preset:
 def read_toml(path: Path) -> dict[str, Any]:
     """Contents of a TOML file. Raises UserError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # Windows' editors write a byte order mark
+        text = path.read_bytes().decode("utf-8-sig")  # Windows' editors write a byte order mark
+        return tomllib.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"{path} cannot be read.", "The file does not exist.", "Check the path.") from error
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", _toml_advice(path)) from error
+        raise UserError(
+            f"{path} cannot be read.", f"It is not valid TOML: {fault(error, text)}.", _toml_advice(path)
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} cannot be read.", f"It is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
+        raise UserError(
+            f"{path} cannot be read.", f"It is not UTF-8 text: {fault(error)}.", "Save it as UTF-8."
+        ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Check its permissions.") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.conditions import registry
 from engine.disk.durable import atomic_write_text
+from engine.disk.syntax import fault
 from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"
@@ -36,7 +37,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(
             f"The dataset in {folder} is damaged.",
-            f"{DESCRIPTION} cannot be read ({error}).",
+            f"{DESCRIPTION} cannot be read: {fault(error) if isinstance(error, json.JSONDecodeError) else error}.",
             "Scan the image folder again on the Dataset tab.",
         ) from error
     return description

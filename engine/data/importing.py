@@ -205,6 +205,9 @@ def _index(
                 captioned += bool(what.caption)
                 any_map = any_map or what.condition is not None
             yield what
+        for problem in recognized.of_note(any_map):
+            books.note(problem)
+            yield problem
 
     def about() -> dict[str, Any]:
         return {"roles": asked, "account": books.close(recognized.note_file(), bool(origin), beside).as_dict()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.data.layouts import FoundImage
-from engine.data.layouts.texts import caption_in, is_numbers
+from engine.data.layouts.texts import caption_in, is_numbers, json_mistake
 from engine.data.recognized import RecognizedFolder
 from engine.data.samples import Problem, Sample
 from engine.disk.images import MIN_SIDE, Inspected, check_side, has_more, inspect
@@ -192,7 +192,11 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
     if not caption and item.caption_path is not None:
         try:
             caption, text = caption_in(item.caption_path)
-            if is_numbers(caption) or (not caption and item.caption_path.suffix.lower() == ".json"):
+            if not caption and text is not None and (mistake := json_mistake(item.caption_path, text.text)):
+                broken = f"It is broken: {mistake}"
+                result.items.append(_without_caption(item, item.caption_path, broken, "Correct that file."))
+                result.no_captions.append(item.caption_path)
+            elif is_numbers(caption) or (not caption and item.caption_path.suffix.lower() == ".json"):
                 caption, text = item.otherwise, None
                 result.no_captions.append(item.caption_path)
             if text is not None and not text.sure:
@@ -200,14 +204,8 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
             result.lines += "\n" in caption
         except OSError as error:
             caption = ""
-            result.items.append(
-                Problem(
-                    item.image,
-                    f"The caption of {item.image.name} cannot be read.",
-                    f"The system says: {error.strerror or error} ({item.caption_path.name}).",
-                    "Check the permissions of that file. The image is used without a caption.",
-                )
-            )
+            says = f"The system says: {error.strerror or error}"
+            result.items.append(_without_caption(item, item.image, says, "Check the permissions of that file."))
     result.items.append(
         Sample(
             item.key,
@@ -224,3 +222,13 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
         )
     )
     return result
+
+
+def _without_caption(item: FoundImage, path: Path, why: str, advice: str) -> Problem:
+    name = item.caption_path.name if item.caption_path else ""
+    return Problem(
+        path,
+        f"The caption of {item.image.name} cannot be read.",
+        f"{why} ({name}).",
+        f"{advice} The image is used without a caption.",
+    )

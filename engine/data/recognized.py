@@ -15,6 +15,8 @@ from engine.data.layouts.inventory import UNREAD_ARCHIVES
 from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem
 from engine.disk.image_formats import SUPPORTED
+from engine.disk.syntax import fault
+from engine.disk.text import read_text
 from engine.errors import UserError
 from engine.machine.units import counted
 
@@ -39,7 +41,13 @@ class RecognizedFolder:
     def note_file(self) -> list[Path]:
         """The file that says how the maps were made, if there is one."""
         note = self.folder / CONDITION_NOTE
-        return [note] if note.is_file() else []
+        return [note] if note.is_file() and all(problem.path != note for problem in self.problems) else []
+
+    def of_note(self, paired: bool) -> list[Problem]:
+        """The problem with that file, if there is one. It is among ``problems`` then."""
+        known = len(self.problems)
+        self.condition(paired)
+        return self.problems[known:]
 
     def condition(self, paired: bool) -> tuple[str | None, dict[str, Any]]:
         """Type and parameters of the maps that came with the images, if any. A damaged note becomes a problem."""
@@ -100,20 +108,28 @@ def _check_folder(folder: Path) -> None:
         ) from error
 
 
+def _said(error: Exception) -> str:
+    """What is wrong with the file, behind a sentence; "" where that sentence says it."""
+    if isinstance(error, json.JSONDecodeError | RecursionError):
+        return f"; {fault(error)}"
+    return f". {error.what} {error.why}".rstrip(".") if isinstance(error, UserError) else ""
+
+
 def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
     note = folder / CONDITION_NOTE
     if note.is_file():
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
+            content = json.loads(read_text(note).text)
             kind = str(content["type"])
-            return kind, registry.stored_parameters(kind, dict(content.get("parameters", {})))
-        except (ValueError, KeyError, TypeError) as error:
-            problems.append(
-                Problem(
-                    note,
-                    f"{CONDITION_NOTE} cannot be read.",
-                    f"It should contain a type and its parameters ({type(error).__name__}: {error}).",
-                    "Correct or delete it. Until then, the maps count as your own.",
-                )
+            stored = registry.stored_parameters(kind, dict(content.get("parameters", {})))
+            registry.resolve_parameters(kind, stored)  # a type or parameter that this version does not have
+            return kind, stored
+        except (ValueError, KeyError, TypeError, RecursionError, OSError, UserError) as error:
+            problem = Problem(
+                note,
+                f"{CONDITION_NOTE} cannot be read.",
+                f"It should contain a type and its parameters{_said(error)}.",
+                "Correct or delete it. Until then, the maps count as your own.",
             )
+            problems += [problem] if problem not in problems else []  # it is read again later
     return "own", {}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from engine.disk.syntax import fault
 from engine.disk.tensor_file import tensor_names, tensor_shapes
 from engine.errors import UserError
 from engine.families import single_file
@@ -65,7 +66,9 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
             "Check that the file is complete: download it again, or use the base as a folder in diffusers layout.",
         )
     if Path(base).exists():
-        why = f"{part or 'The model'} cannot be read: {str(error).splitlines()[0][:300] if str(error) else error!r}."
+        said = str(error).splitlines()[0][:300] if str(error) else repr(error)
+        said = f"its JSON is broken, {fault(error)}" if isinstance(error, json.JSONDecodeError) else said
+        why = f"{part or 'The model'} cannot be read: {said}."
         return UserError(
             f"The model {base} cannot be loaded.",
             why,

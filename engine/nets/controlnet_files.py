@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.disk.syntax import fault
 from engine.errors import UserError
 from engine.families.facts import FamilyFacts, control_files
 from engine.runs.checkpoints import read_checkpoint
@@ -64,7 +65,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"The ControlNet {folder.name} cannot be read.",
-            f"{folder / CONFIG}: {error}.",
+            f"{folder / CONFIG}: {fault(error) if isinstance(error, json.JSONDecodeError) else error}.",
             "Choose another checkpoint.",
         ) from error
 

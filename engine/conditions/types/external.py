@@ -99,7 +99,9 @@ def command_of(program: str) -> list[str] | None:
         parts = shlex.split(program, posix=os.name != "nt")
     except ValueError as error:
         raise UserError(
-            "The command cannot be read.", f"{error}.", "Put paths with spaces between double quotes."
+            "The command cannot be read.",
+            "A quotation mark has no partner.",
+            "Put paths with spaces between double quotes.",
         ) from error
     return [part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part for part in parts]
 

@@ -37,6 +37,7 @@ _KNOWN = {
 }
 """Names of usual lists, with the names of their columns of images."""
 _BAD_LINES_TOLD = 5
+_NOTE = "condition.json"  # no list; engine/data/recognized.py reads it
 _MOST_LISTS = 200
 
 
@@ -53,8 +54,12 @@ def _any_list(folder: Path, reading: Reading) -> list[FoundImage] | None:
     found: dict[Path, tuple[list[FoundImage], Reading]] = {}
     for listing in islice(_lists_in(folder, reading), _MOST_LISTS):
         attempt = reading.attempt()
-        if listing.name.lower() not in _KNOWN and (named := _find(folder, listing, attempt)) is not None:
+        if listing.name.lower() in _KNOWN:
+            continue
+        if (named := _find(folder, listing, attempt)) is not None:
             found[listing] = named, attempt
+        elif listing.name.lower() != _NOTE and (why := _broken(listing)):
+            reading.problems.append(_unreadable(listing, why))
     kept = validation_names(listing.stem for listing in found)
     chosen = {key: one for key, one in found.items() if reading.role(key.name, role_in(kept, key.stem)) != IGNORED}
     images: dict[str, FoundImage] = {}
@@ -97,7 +102,8 @@ def _find(folder: Path, listing: Path, reading: Reading) -> list[FoundImage] | N
     missing = image is not None and columns[image].files == 0 and not reading.asked
     if image is None or missing or (not known and columns[image].files < 0.5):
         if known and (missing or listing.name.lower().startswith("metadata")):
-            why = "None of its rows names an image." if sample else "None of its lines could be read as a row."
+            why = "None of its rows names an image." if sample else _broken(listing)
+            why = why or "None of its lines could be read as a row."
             if image is not None and missing:
                 why = f"None of the images that it names is here, for example {columns[image].examples[0]}."
             reading.problems.append(_unreadable(listing, why))
@@ -135,7 +141,7 @@ def _images(
         try:
             name, item = _item(row, image, map, caption, folder, files, reading)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            bad.append((number, f"{type(error).__name__}: {error}"))
+            bad.append((number, _what_is_wrong(row, image, error)))
             continue
         several += isinstance(value := row.get(caption or ""), list) and len(value) > 1
         before = found.get(name)
@@ -143,7 +149,7 @@ def _images(
             reading.problems.append(_named_twice(listing, lines[name], number, before))
         again += before is not None and before.caption != item.caption
         found[name], lines[name] = item, number
-    reading.problems += _bad_lines(listing, bad, image)
+    reading.problems += _bad_lines(listing, bad)
     if several:
         reading.notes.append(
             f"{counted(several, 'row')} of {listing.name} with several captions: the first one is used."
@@ -214,20 +220,43 @@ def _all_or_none(items: list[FoundImage], listing: Path, reading: Reading) -> li
     return [item for item in items if item.condition is not None]
 
 
-def _bad_lines(listing: Path, bad: list[tuple[int, str]], image: str) -> Iterator[Problem]:
+def _what_is_wrong(row: Any, image: str, error: Exception) -> str:
+    """Why a row names no image, as a sentence without its full stop."""
+    if isinstance(row, ValueError):
+        return f"It cannot be read: {row}"
+    if not isinstance(row, dict):
+        return "It is no object with names and values"
+    if isinstance(error, KeyError):
+        return f"Its {image} is empty or not there"
+    if isinstance(error, OSError):
+        return f"The system says: {error.strerror or error}"
+    return f"Its {image} is no name of a file in the folder: {str(row.get(image))[:60]}"
+
+
+def _broken(listing: Path) -> str:
+    """Why nothing in a list can be read, as a sentence. "": something can, or it is empty."""
+    try:
+        rows = [row for _, row in islice(rows_of(listing), SAMPLE)]
+    except OSError as error:
+        return f"The system says: {error.strerror or error}."
+    first = rows[0] if rows and all(isinstance(row, ValueError) for row in rows) else None
+    return f"None of its lines could be read as a row: {first}." if first else ""
+
+
+def _bad_lines(listing: Path, bad: list[tuple[int, str]]) -> Iterator[Problem]:
     """One problem for each bad line, and one for all the others if there are many."""
     for number, why in bad[:_BAD_LINES_TOLD]:
         yield Problem(
             listing,
             f"Line {number} of {listing.name} cannot be used.",
-            f"It needs a {image} inside the folder ({why}).",
+            f"{why}.",
             "Correct the line.",
         )
     if rest := bad[_BAD_LINES_TOLD:]:
         yield Problem(
             listing,
             f"{counted(len(rest), 'more line')} of {listing.name} cannot be used.",
-            f"The first is line {rest[0][0]} ({rest[0][1]}).",
+            f"The first is line {rest[0][0]}. {rest[0][1]}.",
             "Correct these lines.",
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.disk.image_formats import is_image_name
+from engine.disk.syntax import fault
 from engine.disk.text import read_text
 
 Row = tuple[int, Any]
@@ -73,7 +74,7 @@ def _parse_csv(file: Any, start: str) -> Iterator[Row]:
         try:
             cells = next(reader, None)
         except csv.Error as error:  # for example a quote that never ends
-            yield reader.line_num, ValueError(str(error))
+            yield reader.line_num, ValueError(fault(error))
             continue
         if cells is None:
             return
@@ -189,7 +190,7 @@ def _value(text: str) -> Any:
             return json.loads(_as_json(text), parse_constant=lambda name: None)
         except (ValueError, RecursionError):
             pass
-    return ValueError(str(first))
+    return ValueError(fault(first, several_lines="\n" in text))
 
 
 def _as_json(text: str) -> str:

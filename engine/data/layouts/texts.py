@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.data.layouts.inventory import TEXTS
 from engine.data.layouts.words import CAPTION_COLUMNS
+from engine.disk.syntax import fault
 from engine.disk.text import Text, read_text
 
 TEXT_ENDINGS = (".txt", ".caption", *sorted(TEXTS - {".txt", ".caption"}))
@@ -24,6 +25,17 @@ def caption_in(path: Path) -> tuple[str, Text | None]:
         return caption_of(json.loads(read.text)) or "", read
     except (ValueError, RecursionError):
         return "", read
+
+
+def json_mistake(path: Path, text: str) -> str:
+    """What is wrong with a .json file of this text, without a full stop. "": nothing, or it is another kind of file."""
+    if path.suffix.lower() != ".json":
+        return ""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return fault(error)
+    return ""
 
 
 def caption_of(value: Any) -> str | None:

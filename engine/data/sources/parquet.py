@@ -11,6 +11,7 @@ from engine.data.layouts.words import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COL
 from engine.data.sources import columns
 from engine.data.sources.image_store import ImageStore, Refused, name_for
 from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer, require_package
+from engine.disk.syntax import parquet_fault
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
@@ -32,9 +33,21 @@ def open_parquet(path: Path) -> Any:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses
         refuse_pointer(path)
-        raise UserError(
-            f"{path.name} cannot be read.", f"It is damaged or incomplete ({str(error)[:200]}).", "Download it again."
-        ) from error
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> UserError:
+    """The error for a parquet file that cannot be read."""
+    return UserError(f"{path.name} cannot be read.", parquet_fault(path), "Download it again, or remove it.")
+
+
+def rows_of(path: Path, table: Any, names: list[str], at_once: int) -> Iterator[dict[str, Any]]:
+    """The rows of a file, some at once in memory. Raises UserError if it is damaged inside."""
+    try:
+        for batch in table.iter_batches(batch_size=at_once, columns=names):
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses
+        raise unreadable(path) from error
 
 
 def refuse_bombs(path: Path, table: Any) -> None:
@@ -161,11 +174,8 @@ def store_row(
 
 def _rows(files: list[Path], tables: list[Any], names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, table in zip(files, tables, strict=True):
-        number = 0
-        for batch in table.iter_batches(batch_size=_ROWS, columns=names):
-            for row in batch.to_pylist():
-                yield name_for(f"{path.name}#{number}"), row
-                number += 1
+        for number, row in enumerate(rows_of(path, table, names, _ROWS)):
+            yield name_for(f"{path.name}#{number}"), row
 
 
 PARQUET = ImageSource("parquet", "images in parquet files", fits, fetch)

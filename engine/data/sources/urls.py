@@ -15,7 +15,7 @@ from engine.data.sources import columns
 from engine.data.sources.download import Download, download_all
 from engine.data.sources.image_store import ImageStore, name_for
 from engine.data.sources.model import FetchResult, ImageSource, files_of
-from engine.data.sources.parquet import image_columns, open_parquet
+from engine.data.sources.parquet import image_columns, open_parquet, rows_of
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted, plural
@@ -110,8 +110,7 @@ def rows(files: list[Path], named: Columns) -> Iterator[dict[str, Any]]:
     names = [name for name in (named.url, named.caption, named.width, named.height) if name]
     for path in files:
         if path.suffix.lower() == ".parquet":
-            for batch in open_parquet(path).iter_batches(batch_size=4096, columns=names):
-                yield from batch.to_pylist()
+            yield from rows_of(path, open_parquet(path), names, 4096)
         else:
             yield from (row for _, row in csv_rows(path) if isinstance(row, dict))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engine.disk.syntax import fault
 from engine.disk.text import read_text
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
@@ -39,18 +40,27 @@ def load(path: Path) -> Any:
     ending = path.suffix.lower()
     try:
         if path.stat().st_size > _LARGEST.get(ending, _LARGEST_OTHER):
-            raise ValueError("it is far too large for a dataset config")
+            raise _TooLarge
         text = read_text(path).text
         return _parse(text, ending)
     except OSError as error:
         why = f"The system says: {error.strerror or error}."
-    except RecursionError:
-        why = "Its entries are nested too deeply."
-    except ValueError as error:
-        why = f"Its {ending[1:].upper()} is broken: {' '.join(str(error).split())}."
+    except _TooLarge:
+        why = "It is far too large for a dataset config."
+    except (ValueError, RecursionError) as error:
+        why = f"Its {ending[1:].upper()} is broken: {_said(error, text)}."
         if ending in TOML and "\\" in text:
             why += " Paths with \\ have to stand in single quotes, or be written with /."
     raise UserError(f"{path.name} cannot be read.", why, "Correct it, or choose the folder with the images instead.")
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _said(error: Exception, text: str) -> str:
+    """The mistake in words. An error of YAML comes as the cause of a ValueError."""
+    return fault(error.__cause__ if isinstance(error.__cause__, Exception) else error, text)
 
 
 def _parse(text: str, ending: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from engine.data.layouts.rows import rows_of
 from engine.data.layouts.texts import caption_of
 from engine.disk.image_formats import is_image_name
+from engine.disk.syntax import parquet_fault
 from engine.errors import UserError
 
 _CAPTIONS = ("caption", "tags")
@@ -80,7 +81,9 @@ def rows_of_table(path: Path, name: str, caption: str) -> Iterator[Entry]:
             if isinstance(row, dict) and row.get(name):
                 yield Entry(os.fspath(str(row[name])), caption_of(row.get(caption)) or "")
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, f"Its columns should be {name} and {caption} ({error}).") from error
+        wanted = f"Its columns should be {name} and {caption}."
+        why = f"{parquet_fault(path)} {wanted}" if path.suffix.lower() == ".parquet" else wanted
+        raise _unreadable(path, why) from error
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -89,7 +92,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise UserError(
             "The package pyarrow is not installed.",
-            f"It is needed to read {path.name} ({error}).",
+            f"It is needed to read {path.name}.",
             "Run install.sh or install.bat again, or: python -m pip install pyarrow",
         ) from error
     for batch in parquet.ParquetFile(path).iter_batches(columns=columns):
