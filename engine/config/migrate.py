@@ -61,6 +61,7 @@ DEFAULTS_BEFORE = {
     "train.allow_tf32": False,
     "optim.half_gradients": False,
     "train.modulation_storage": "base",
+    "model.low_rank_over": "base",
 }
 """Settings whose default is not what the app did before it had them."""
 

@@ -78,6 +78,27 @@ class ModelConfig(Section):
         le=256,
         why_fixed="The shape of the trained weights depends on it.",
     )
+    low_rank_over: Literal["auto", "base", "start"] = setting(
+        "auto",
+        "Low rank on top of",
+        "Only for a run that starts from a ControlNet and has a Control-LoRA rank. base: on top of the base's layers, "
+        "so that of what the ControlNet knows only what fits into the rank is kept. start: on top of the ControlNet's "
+        "own layers, which stay as they are and take memory in half precision; all that it knows is kept. auto: base "
+        "for Stable Diffusion 1, 2 and XL, which have small Control-LoRA files, and start for other bases.",
+        advanced=True,
+        why_fixed="The trained weights are on top of these layers.",
+    )
+    union_mode: int = setting(
+        -1,
+        "Union mode",
+        "Only for a run that starts from a union ControlNet for FLUX.1: which of its kinds of control images to train. "
+        "0 is canny, 1 tile, 2 depth, 3 blur, 4 pose, 5 gray, 6 low quality. -1: none is chosen; such a run is "
+        "refused.",
+        advanced=True,
+        ge=-1,
+        le=63,
+        why_fixed="It is the mode that was trained.",
+    )
     hint_start: Literal["he", "default"] = setting(
         "he",
         "Control encoder initialisation",

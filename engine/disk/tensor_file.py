@@ -19,6 +19,7 @@ import numpy as np
 KINDS = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "I32": np.int32}
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
+_METADATA = "__metadata__"
 _LENGTH = 8  # bytes at the start that hold the header's length; format: huggingface/safetensors, README
 
 
@@ -32,13 +33,28 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     Raises:
         OSError: the file cannot be read. DamagedFile: it is no whole safetensors file.
     """
+    entries, begin = _whole_header(path)
+    return {name: entry for name, entry in entries.items() if name != _METADATA}, begin
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself beside its tensors.
+
+    Raises:
+        OSError: the file cannot be read. DamagedFile: it is no whole safetensors file.
+    """
+    found: Any = _whole_header(path)[0].get(_METADATA)
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _whole_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             if length > min(path.stat().st_size, MAX_HEADER):
                 raise ValueError(f"its header is said to be {length:,} bytes long")
             entries = json.loads(file.read(length))
-        return {name: entry for name, entry in entries.items() if name != "__metadata__"}, _LENGTH + length
+        return dict(entries.items()), _LENGTH + length
     except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
 

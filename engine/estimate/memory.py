@@ -18,7 +18,7 @@ from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.machine.units import GIB
 from engine.nets.start_shape import with_start
-from engine.tuning.facts import UPDATED_TOGETHER, facts_of, master_weights_of
+from engine.tuning.facts import UPDATED_TOGETHER, facts_of, is_over_start, master_weights_of
 from engine.workspace.paths import Workspace
 
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
@@ -142,10 +142,12 @@ def predict_from(
     optimizer_on_card = on_card and not optim.optimizer.startswith("paged")  # a paged state moves to RAM when needed
     averaged = trained + (base_trained if facts.averages_base else 0)
     ema = averaged * 4 if has_ema else 0
+    frozen = sizes.controlnet.shared if is_over_start(config, base.facts) else 0  # they are the net's own
     resident = {
         "base model": float(sizes.denoiser.stored(train.base_storage, train.modulation_storage, bytes_each)),
         "trained weights": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
         "their compute copy": float(trained * bytes_each if has_copy else 0),
+        **({"frozen weights of the ControlNet": float(frozen * bytes_each)} if frozen else {}),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }

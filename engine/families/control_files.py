@@ -16,6 +16,9 @@ LORA_MARK = "lora_controlnet"
 """A tensor that only a Control-LoRA's file has."""
 DIFFERENCE_MARK = "difference"
 """A tensor of files from the oldest trainers, whose copied layers hold differences to the base's weights."""
+MODE = "_control_mode"
+"""Entry of a union net's config: the kind of control images that it is used with, as a number. diffusers would
+warn of an entry that begins otherwise."""
 OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
     ("model.diffusion_model.", "a whole Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
@@ -67,6 +70,10 @@ class ControlFiles(ABC):
     def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Blocks of a transformer that a net of this config copies, and those of its second kind; 0: it is none."""
         return 0, 0
+
+    def modes(self, config: Mapping[str, Any]) -> int:
+        """Kinds of control images that a union net of this config tells apart by a number; 0: it does not."""
+        return 0
 
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """Why these programs would read another net from a file with diffusers' names, as a clause; "": they do not.

@@ -16,9 +16,9 @@ from diffusers import FluxControlNetModel, FluxTransformer2DModel
 from transformers import CLIPTextModel, CLIPTokenizer, T5TokenizerFast
 
 from engine.errors import UserError
+from engine.families.control_files import MODE
 from engine.families.encoder_sizes import LONG_T5_TOKENS
 from engine.families.facts import FLUX
-from engine.families.flux_control_files import MODE
 from engine.families.parts import load_part, read_component_config
 from engine.families.residuals import Residuals, spread
 from engine.families.stable_diffusion import tokenize

@@ -11,8 +11,6 @@ from engine.families.control_files import ControlFiles, incomplete
 PIXELS_IN_TOKEN = 4  # latents of 2 x 2
 MODES = "controlnet_mode_embedder.weight"
 """A row for each kind of control image; only union nets have it."""
-MODE = "control_mode"
-"""Entry of a union net's config: the row that is used. diffusers' pipelines take it as an argument."""
 OF_QWEN = "transformer_blocks.0.img_mlp.net.0.proj.weight"
 """ComfyUI looks for it first: nets for Qwen-Image have the same trigger."""
 
@@ -39,6 +37,9 @@ class FluxControlFiles(ControlFiles):
 
     def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
         return int(config["num_layers"]), int(config["num_single_layers"])
+
+    def modes(self, config: Mapping[str, Any]) -> int:
+        return int(config.get("num_mode") or 0)
 
     def why_misread(self, shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> str:
         """ComfyUI's ``load_controlnet`` takes another net where the first tensor is missing or the second there, and

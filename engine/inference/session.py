@@ -23,6 +23,7 @@ from engine.inference.sampling import (
 )
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
+from engine.nets.union_mode import in_mode
 from engine.workspace.base_reference import join
 
 
@@ -122,7 +123,12 @@ class TrySession(LoadedModels):
         preview = None
         if on_preview is not None and not saving.offload:  # with offload the VAE is in RAM while the UNet works
             preview = LivePreview(family, self._vae, on_preview)
-        with saving.on_device(family.denoiser_of(pipeline), pipeline.controlnet, second.net if second else None):
+        files = family.facts.control_files
+        with (
+            in_mode(pipeline.controlnet, files, first.union_mode) as note,
+            saving.on_device(family.denoiser_of(pipeline), pipeline.controlnet, second.net if second else None),
+        ):
+            notes += [note] if note else []
             latents = draw_latents(
                 family,
                 pipeline,

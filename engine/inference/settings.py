@@ -119,6 +119,15 @@ class SamplingOptions:
         same_row=True,
         a1111_control="Guidance End",
     )
+    union_mode: int = setting(
+        -1,
+        "Union mode",
+        "Only for union ControlNets for FLUX.1: the kind of the control image. 0 is canny, 1 tile, 2 depth, 3 blur, "
+        "4 pose, 5 gray, 6 low quality; -1: the one that was trained.",
+        ge=-1,
+        le=63,
+        panel="control",
+    )
     guess: bool = setting(
         False,
         "Guess mode",

@@ -101,7 +101,9 @@ def expected_config(family: Family, denoiser: Mapping[str, Any]) -> dict[str, An
     """The config of a new net for a base whose denoiser has this config. Takes no memory for weights."""
     with init_empty_weights():
         net = family.new_controlnet(getattr(diffusers, family.facts.denoiser_class).from_config(dict(denoiser)))
-    return {name: value for name, value in dict(net.config).items() if name != "_name_or_path"} | {
+    # diffusers ignores the values of entries that it lists as left at their defaults.
+    left_out = ("_name_or_path", "_use_default_values")
+    return {name: value for name, value in dict(net.config).items() if name not in left_out} | {
         "_class_name": family.facts.net_class
     }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from engine.config import RunConfig
@@ -24,8 +25,9 @@ from engine.errors import UserError
 from engine.families.registry import Family
 from engine.nets.controlnet_files import read_config
 from engine.nets.lean_build import built_without, in_memory
-from engine.nets.lora import shared_with, to_control_lora
-from engine.runs.checkpoints import list_checkpoints
+from engine.nets.lora import shared_with, subtract_factors, to_control_lora, to_low_rank_over_itself
+from engine.nets.union_mode import use_mode
+from engine.runs.checkpoints import FACTORS, list_checkpoints
 
 
 def initial_controlnet(
@@ -37,6 +39,7 @@ def initial_controlnet(
     rank: int = 0,
     blocks: int = 0,
     device: torch.device | None = None,
+    over_start: torch.dtype | None = None,
 ) -> Any:
     """A ControlNet in fp32 on the CPU, except weights that belong to the base.
 
@@ -44,6 +47,8 @@ def initial_controlnet(
         rank: of a Control-LoRA; 0: the whole net is trained.
         blocks: of a transformer that a new one copies; 0: the usual number.
         device: where to decompose weights into low rank, if that is faster than where the denoiser is.
+        over_start: the low rank is on top of the weights of the net that the run starts from, in this dtype on
+            ``device``; None: on top of the base's.
 
     Raises:
         UserError: the file that it starts from is missing, broken, or for another base.
@@ -59,10 +64,15 @@ def initial_controlnet(
     trained = False
     if saved:  # resuming loads its weights afterwards; a file that the run started from may be gone by now
         folder = saved[-1].folder / "controlnet"
-        controlnet = empty_net(read_config(folder)) if rank else in_own_memory(family.load_controlnet(folder))
+        shares = rank and not over_start
+        controlnet = empty_net(read_config(folder)) if shares else in_own_memory(family.load_controlnet(folder))
+        if over_start:  # the weights beneath the factors, exact in half precision
+            subtract_factors(controlnet, load_file(saved[-1].folder / FACTORS))
+            take_if_same(controlnet, config.model.controlnet, family, base)
     elif config.model.controlnet:
         controlnet, trained = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
         require_blocks(family.facts.blocks_of(controlnet.config), blocks)
+        use_mode(controlnet, family.facts.control_files, config.model.union_mode)
     else:
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         if why := family.facts.why_not_blocks(family.denoiser_config(base), blocks):
@@ -77,12 +87,34 @@ def initial_controlnet(
             he_initialization(controlnet.get_submodule(family.layers.control_encoder))
     if rank:
         torch.manual_seed(config.train.seed + 1)
+        if over_start:
+            to_low_rank_over_itself(controlnet, rank, family.layers, over_start, device)
+            return controlnet
         exact = copied_weights(family, base) if trained and rounded else None
         place = torch.get_default_device()
         to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact, factors_on=place)
         if saved:
             in_memory(controlnet)
     return controlnet
+
+
+@torch.no_grad()
+def take_if_same(controlnet: Any, start: str, family: Family, base: str) -> None:
+    """Take the weights of the file that a run started from if it is still there and differs by rounding alone."""
+    from engine.nets.importing import open_controlnet
+
+    try:
+        weights = open_controlnet(start, family, base).state_dict()
+    except UserError:
+        return
+    for name, parameter in controlnet.state_dict().items():
+        exact = weights.get(name)
+        if (
+            exact is not None
+            and exact.shape == parameter.shape
+            and torch.allclose(exact, parameter, rtol=1e-4, atol=1e-6)
+        ):
+            parameter.copy_(exact)
 
 
 def require_blocks(found: int, wanted: int) -> None:

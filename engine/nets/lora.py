@@ -1,5 +1,7 @@
 """Control-LoRA: the layers that a ControlNet copies from its base stay the base's, and low-rank factors are trained.
 
+Or the layers of a ControlNet that a run goes on from stay as they are, and factors are trained beside those.
+
 A layer adds ``up @ down`` to the base's own output (Hu et al. 2021, arXiv 2106.09685), in the shapes and at the scale
 (1) of the file format: what is exported is what was trained. The base's weights are the UNet's own tensors, so there is
 no second copy in memory. Layers that low rank would not make smaller, the encoder of the control image, the zero
@@ -87,10 +89,45 @@ def to_control_lora(
             place = device or base[key].device
             difference = whole.float().to(place) - exact[key].float().to(place)
             up, down = nearest_factors(difference.flatten(1), up.flatten(1), down.flatten(1))
-        layer.__class__ = KINDS[type(layer)]  # kernel, stride, padding and bias stay
-        layer.weight = base[key].requires_grad_(False)
-        layer.up = nn.Parameter(up.reshape(whole.shape[0], rank, *[1] * (whole.ndim - 2)).contiguous())
-        layer.down = nn.Parameter(down.reshape(rank, *whole.shape[1:]).contiguous())
+        put_beside(layer, base[key].requires_grad_(False), up, down)
+
+
+@torch.no_grad()
+def to_low_rank_over_itself(
+    controlnet: Any, rank: int, layers: Layers, dtype: torch.dtype, device: torch.device | None = None
+) -> None:
+    """Freeze the layers of a trained ControlNet, in place, and put low-rank factors beside them that add nothing yet.
+
+    Args:
+        dtype: of the frozen weights, in which they compute.
+        device: where they compute; the factors stay where the ControlNet was.
+    """
+    for name, layer in list(controlnet.named_modules()):
+        key = f"{name}.weight"
+        if type(layer) not in KINDS or not key.startswith(layers.copied):
+            continue
+        whole = layer.weight.detach()
+        if is_smaller(key, whole, {key: whole}, rank):
+            frozen = nn.Parameter(whole.to(device or whole.device, dtype), requires_grad=False)
+            put_beside(layer, frozen, *new_factors(whole, rank, whole.device))
+
+
+def put_beside(layer: Any, frozen: nn.Parameter, up: torch.Tensor, down: torch.Tensor) -> None:
+    """Make a layer one of ``frozen`` weights with factors beside it, up (out, r) and down (r, in) of any shape."""
+    shape, rank = frozen.shape, down.shape[0]
+    layer.__class__ = KINDS[type(layer)]  # kernel, stride, padding and bias stay
+    layer.weight = frozen
+    layer.up = nn.Parameter(up.reshape(shape[0], rank, *[1] * (len(shape) - 2)).contiguous())
+    layer.down = nn.Parameter(down.reshape(rank, *shape[1:]).contiguous())
+
+
+@torch.no_grad()
+def subtract_factors(controlnet: Any, factors: Tensors) -> None:
+    """The weights beside which factors were trained, from those of a net into which they were merged, in place."""
+    for name, layer in controlnet.named_modules():
+        if f"{name}.up" in factors:
+            product = factors[f"{name}.up"].flatten(1) @ factors[f"{name}.down"].flatten(1)
+            layer.weight.sub_(product.reshape(layer.weight.shape).to(layer.weight.device))
 
 
 def shared_with(denoiser: Any, rank: int, layers: Layers) -> Callable[[str, Any], bool]:

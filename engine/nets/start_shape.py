@@ -1,17 +1,20 @@
-"""The blocks of a ControlNet that a run starts from, by its header or config alone: for the estimate of memory."""
+"""The ControlNet that a run starts from, by its header or config alone: its blocks, and the modes of a union net."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.disk.tensor_file import tensor_shapes
+from engine.disk.tensor_file import read_metadata, tensor_shapes
 from engine.errors import UserError
+from engine.families.control_files import MODE, ControlFiles
 from engine.families.family_facts import FamilyFacts
 from engine.families.sizes import Learned
-from engine.nets.controlnet_files import locate_controlnet, read_config
+from engine.nets.controlnet_files import CONFIG_KEY, locate_controlnet, read_config
+from engine.nets.union_mode import NOT_CHOSEN, why_not_mode
 
 
 def with_start(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
@@ -25,15 +28,28 @@ def with_start(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
     """
     if not path or not facts.block_counts:
         return learned
-    try:
-        blocks, single = facts.control_files.blocks(_config(Path(path).expanduser(), facts))
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+    config = config_of(path, facts.control_files)
+    if not config:
         return learned
+    blocks, single = facts.control_files.blocks(config)
     return replace(learned, blocks=blocks, single_blocks=single)
 
 
-def _config(path: Path, facts: FamilyFacts) -> Mapping[str, Any]:
-    if path.is_dir():
-        return read_config(locate_controlnet(path))
-    shapes = {name: tuple(shape) for name, shape in tensor_shapes(path).items()}
-    return facts.control_files.config_from_shapes(shapes, path.name)
+def why_not_in_mode(path: str, facts: FamilyFacts, mode: int) -> str:
+    """Why a run cannot start from this net in this mode of a union net, as a sentence; "" if it can."""
+    config = config_of(path, facts.control_files)
+    chosen = int(config.get(MODE, mode)) if mode == NOT_CHOSEN else mode
+    return why_not_mode(facts.control_files.modes(config), chosen)
+
+
+def config_of(path: str, files: ControlFiles) -> Mapping[str, Any]:
+    """The entries of a net's config that its header or folder shows; empty: none of this kind can be read so."""
+    file = Path(path).expanduser()
+    try:
+        if file.is_dir():
+            config = read_config(locate_controlnet(file))
+            return config if files.config_mark in config else {}
+        shapes = {name: tuple(shape) for name, shape in tensor_shapes(file).items()}
+        return {**json.loads(read_metadata(file).get(CONFIG_KEY, "{}")), **files.config_from_shapes(shapes, file.name)}
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return {}

@@ -34,6 +34,8 @@ DECODER = "base_decoder/decoder.safetensors"
 """Next to the ControlNet's folder if the base's decoder was trained, too (objective.sd_locked off)."""
 FACTORS, AVERAGED_FACTORS = "control_lora/factors.safetensors", "control_lora/factors_ema.safetensors"
 """Next to it if a Control-LoRA was trained: its factors, under diffusers names with .up and .down."""
+OVER_START = "the net that the run started from"
+"""Entry "over" of "control_lora" in a description: the factors are beside the weights of that net, not the base's."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Checkpoint:
 
     @property
     def trained_rank(self) -> int:
-        """Rank of a Control-LoRA that was trained as one. 0: a whole ControlNet, or an average of checkpoints."""
-        has_factors = (self.folder / FACTORS).is_file()
-        return int((self.about.get("control_lora") or {}).get("rank", 0)) if has_factors else 0
+        """Rank of a Control-LoRA that was trained as one. 0: a whole ControlNet, an average of checkpoints, or factors
+        that are no difference to the base."""
+        trained = self.about.get("control_lora") or {}
+        is_one = (self.folder / FACTORS).is_file() and trained.get("over") != OVER_START
+        return int(trained.get("rank", 0)) if is_one else 0
 
     @property
     def noise_schedule(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from engine.families.files import configs_of
 from engine.machine.hardware import detect
 from engine.machine.optional import why_no_four_bits
 from engine.machine.units import counted, format_bytes, plural
+from engine.nets.start_shape import why_not_in_mode
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
@@ -74,13 +75,14 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
-    wanted, objective = facts_of(config).learned.blocks, config.objective
+    wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP
-    if not wanted and not objective.control_dropout and not objective.t5_dropout and step == STEP:
+    if not wanted and not start and not objective.control_dropout and not objective.t5_dropout and step == STEP:
         return []
     base = configs_of(workspace, config.model.base)
     why = [base.facts.why_not_blocks(base.denoiser, wanted), base.facts.why_not_step(step)]
     why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)
+    why += [why_not_in_mode(start, base.facts, config.model.union_mode)] if start else []
     return [sentence for sentence in why if sentence]
 
 

@@ -13,8 +13,8 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.nets.initial import initial_controlnet
-from engine.tuning.controlnet import ControlLora, WholeControlNet
-from engine.tuning.facts import TrainableFacts, facts_of
+from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
+from engine.tuning.facts import TrainableFacts, facts_of, is_over_start
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.unlocked import UnlockedDecoder
 
@@ -35,6 +35,11 @@ class Inputs:
     @property
     def facts(self) -> TrainableFacts:
         return facts_of(self.config)
+
+    @property
+    def over_start(self) -> bool:
+        """Low-rank factors are on top of the weights of the net that the run starts from."""
+        return is_over_start(self.config, self.family.facts)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def _controlnet(inputs: Inputs) -> Any:
         inputs.facts.rank,
         inputs.facts.learned.blocks,
         inputs.place.device,
+        inputs.place.dtype if inputs.over_start else None,
     )
 
 
@@ -102,7 +108,8 @@ def _whole(inputs: Inputs, net: Any) -> WholeControlNet:
 
 
 def _low_rank(inputs: Inputs, net: Any) -> WholeControlNet:
-    return ControlLora(net, inputs.place, _silent(inputs))
+    kind = LowRankOverStart if inputs.over_start else ControlLora
+    return kind(net, inputs.place, _silent(inputs))
 
 
 def _unlocked(inputs: Inputs, net: Any) -> Trainable:

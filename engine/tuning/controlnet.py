@@ -14,7 +14,7 @@ from engine.families.layers import Layers
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.nets.lora import load_trained, lora_layers, save_factors, save_net
-from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS
+from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, OVER_START
 from engine.tuning.trainable import Placement, Trainable
 
 FOLDER, AVERAGED_FOLDER = "controlnet", "controlnet_ema"
@@ -94,6 +94,15 @@ class ControlLora(WholeControlNet):
     def _own_parameters(self) -> list[nn.Parameter]:
         of_base = {id(layer.weight) for layer in lora_layers(self.averaged).values()}
         return [parameter for parameter in self.parameters() if id(parameter) not in of_base]
+
+
+class LowRankOverStart(ControlLora):
+    """The layers of the net that the run goes on from are frozen, and low-rank factors beside them are trained."""
+
+    def description(self, precision: str) -> dict[str, Any]:
+        """Its factors make no file of their own: they are of no use without that net."""
+        found = super().description(precision)["control_lora"]
+        return {"control_lora": {**found, "over": OVER_START}}
 
 
 def training_bytes(net: nn.Module, average: bool) -> int:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.families.family_facts import FamilyFacts
 from engine.families.sizes import Learned, NetSize, Sizes
 
 MasterWeights = Literal["whole", "split", "none"]
@@ -126,6 +127,18 @@ def control_lora(config: RunConfig) -> TrainableFacts | None:
         not_sharded=reasons,
         trains="a Control-LoRA",
     )
+
+
+def is_over_start(config: RunConfig, facts: FamilyFacts) -> bool:
+    """Whether low-rank factors are on top of the weights of the ControlNet that a run starts from, not of the base's.
+
+    Args:
+        facts: of the base's family.
+    """
+    model = config.model
+    if not model.control_lora_rank or not model.controlnet or model.low_rank_over == "base":
+        return False
+    return model.low_rank_over == "start" or "control_lora" not in facts.control_files.formats
 
 
 def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:

@@ -17,6 +17,7 @@ from PIL import Image
 from engine.errors import UserError
 from engine.export.model_card import snippet
 from engine.export.story import Story
+from engine.families.control_files import MODE
 from engine.families.distilled import usual_settings
 from engine.families.facts import FLUX
 from engine.families.files import LAYOUTS, made_for
@@ -168,7 +169,7 @@ def test_sampling_gives_what_diffusers_pipeline_gives(
     mode = {"control_mode": 2} if layout else {}
     if layout:
         loud_net = loud(FluxControlNetModel.from_config(loud_net.config, **layout))
-        loud_net.register_to_config(**mode)
+        loud_net.register_to_config(**{MODE: 2})
     vae: Any = family.load_vae(base)
     pipeline = family.pipeline(base, loud_net, torch.float32)
     text, negative = ({name: rows[row : row + 1] for name, rows in texts.items()} for row in (0, 1))
