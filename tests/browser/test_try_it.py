@@ -27,7 +27,7 @@ def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: De
     page.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"], origin=demo.app.address)
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
-    page.get_by_label("My own image").check()
+    page.get_by_role("radio", name="My own", exact=True).check()
     heic = {"name": "IMG_1.jpg", "mimeType": "image/jpeg", "buffer": b"\0\0\0\x18ftypheic" + bytes(400)}
     page.locator("#try-upload input[type=file]").set_input_files(heic)
     page.get_by_text("save it as JPEG").wait_for()

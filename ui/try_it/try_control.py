@@ -17,7 +17,7 @@ from engine.runs.run import Run
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 
-HELD_OUT, UPLOAD, DRAW = "A held-out image", "My own image", "Draw it"
+HELD_OUT, UPLOAD, DRAW = "Held-out image", "My own", "Draw it"
 THUMBNAIL = 384
 
 
