@@ -69,6 +69,10 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(browser: Any, app
         wait_for(page, "#dataset-outcome", f"{messy.readable} images, {messy.captions} captions")
         wait_for(page, "#dataset-summary", f"{messy.readable} images")
         wait_for(page, "#dataset-summary", "3 files could not be used")
+        image = page.locator("#dataset-pictures .thumbnail-item").first
+        frame = image.evaluate("(one) => getComputedStyle(one).borderColor")
+        image.hover()
+        assert image.evaluate("(one) => getComputedStyle(one).borderColor") == frame, "a frame means chosen"
         shoot(page, "messy-pictures")
         view(page, "Problems")
         wait_for(page, "#dataset-problems", "not found.jpg")
