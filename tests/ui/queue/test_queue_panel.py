@@ -81,7 +81,7 @@ def test_a_job_that_the_queue_overtakes_by_a_moment_is_added_to_it(
 
 
 def test_closing_says_that_jobs_wait() -> None:
-    assert "2 jobs wait in the queue until the next start." in question(JOB, False, 2)
+    assert "2 jobs stay in the queue until the next start." in question(JOB, False, 2)
     assert "queue" not in question(JOB, False)
 
 
