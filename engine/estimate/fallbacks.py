@@ -32,8 +32,8 @@ CHECKPOINTING_WORK = {"none": 1.0, "controlnet": 1.08, "both": 1.26}
 """For each image."""
 MICRO_BATCH = 0.12
 """For each micro-batch: starting some 2,500 kernels, which small batches do not hide."""
-FP8 = 0.2
-"""For each micro-batch: the base's weights are widened in every forward and backward pass."""
+FEW_BITS = {"fp8": 0.2, "int8": 0.2, "nf4": 0.3}
+"""For each micro-batch: the base's weights are dequantized in every forward and backward pass."""
 OPTIMIZER = {"adafactor": 0.3, "paged_adamw8bit": 1.0}
 """For each step, more than AdamW: more memory traffic; the state over PCIe."""
 SPLIT = 0.3
@@ -48,6 +48,10 @@ RESET_COST = 10.0
 """In per cent of a step's time: what another optimizer counts as. Its averages have to form again, and it trains a
 little less steadily than AdamW in 32 bits."""
 
+FOUR_BITS_COST = 15.0
+"""In per cent of a step's time: what a base in 4 bits counts as. Its weights lose 9 %, and the net learns beside it."""
+MODULATION_COST = 2.0
+"""In per cent of a step's time: what modulation layers in 8 bits count as."""
 CLIPPING_COST = 3.0
 """In per cent of a step's time: what it counts as that gradients are clipped one weight at a time."""
 
@@ -69,6 +73,8 @@ class Machine:
     """The master weights of the run in progress may be kept in two halves."""
     in_backward: bool = False
     """The run in progress may update its weights in the backward pass."""
+    loads_base: bool = False
+    """The base is loaded anew, so that one in few bits may be stored in fewer."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fall
     """All changes, alone and together, with what they save and cost. Those that save nothing are among them."""
     now, before = predict_from(config, base, processes=machine.processes), flatten(config.model_dump())
     found = []
-    for settings in _combinations(config, machine):
+    for settings in _combinations(config, base, machine):
         try:
             changed = with_settings(config, settings)
         except UserError:
@@ -160,6 +166,8 @@ def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fall
         cost = 100 * (step_time(changed) / step_time(config) - 1)
         cost += RESET_COST if "optim.optimizer" in settings else 0
         cost += CLIPPING_COST if "optim.in_backward" in settings else 0
+        cost += MODULATION_COST if "train.modulation_storage" in settings else 0
+        cost += FOUR_BITS_COST if settings.get("train.base_storage") == "nf4" else 0
         found.append(Fallback(settings, words, now.step - then.step, now.resident - then.resident, cost))
     return found
 
@@ -170,7 +178,7 @@ def step_time(config: RunConfig) -> float:
     micro_batches = config.images_per_step / train.batch_size
     denoiser_too = facts_of(config).checkpointed(train.gradient_checkpointing)[1]
     time = config.images_per_step * CHECKPOINTING_WORK["both" if denoiser_too else train.gradient_checkpointing]
-    time += micro_batches * (MICRO_BATCH + (FP8 if train.base_storage == "fp8" else 0))
+    time += micro_batches * (MICRO_BATCH + FEW_BITS.get(train.base_storage, 0))
     time += IN_BACKWARD if optim.in_backward else 0
     if optim.offload:
         return time + OFFLOAD
@@ -188,7 +196,7 @@ def ema_fallback(config: RunConfig, on_card: bool) -> Fallback | None:
     return Fallback(settings, "; ".join(_words({}, settings)))
 
 
-def _combinations(config: RunConfig, machine: Machine) -> Iterator[dict[str, Any]]:
+def _combinations(config: RunConfig, base: BaseConfigs, machine: Machine) -> Iterator[dict[str, Any]]:
     """Settings that may be changed together. All keep the effective batch size."""
     train = config.train
     none: dict[str, Any] = {}
@@ -200,15 +208,33 @@ def _combinations(config: RunConfig, machine: Machine) -> Iterator[dict[str, Any
     scopes = list(CHECKPOINTING_WORK)
     wider = scopes[scopes.index(train.gradient_checkpointing) + 1 :]
     checkpointing = [none] + [{"train.gradient_checkpointing": scope} for scope in wider]
-    storage = [none]
-    if machine.on_card and facts_of(config).base_is_frozen and train.base_storage == "same":
-        storage.append({"train.base_storage": "fp8"})
+    storage = _storage(config, base, machine)
     for parts in product(batches, checkpointing, storage, [none] if machine.sharded else _learning(config, machine)):
         merged: dict[str, Any] = {}
         for part in parts:
             merged |= part
         if merged:
             yield merged
+
+
+def _storage(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[dict[str, Any]]:
+    """No change; and the frozen base in fewer bits.
+
+    A UNet in 8 bits. A transformer in 8 bits or in 4, and its modulation layers in 8. What is stored in 8 bits is
+    stored in 4 only from the unquantized weights, as a resumed run would do.
+    """
+    train, found = config.train, [dict[str, Any]()]
+    if not machine.on_card or not facts_of(config).base_is_frozen:
+        return found
+    if not base.facts.layers.modulation:
+        return [*found, {"train.base_storage": "fp8"}] if train.base_storage == "same" else found
+    if train.base_storage == "same":
+        found.append({"train.base_storage": "int8"})
+    if machine.eight_bit and (train.base_storage == "same" or (machine.loads_base and train.base_storage != "nf4")):
+        found.append({"train.base_storage": "nf4"})
+    if train.modulation_storage == "same":
+        found += [{**one, "train.modulation_storage": "int8"} for one in found if one or train.base_storage != "same"]
+    return found
 
 
 def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
@@ -244,8 +270,10 @@ def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
         yield f"{size} at a time instead of {before['train.batch_size']}, {more} micro-batches accumulated"
     if (scope := settings.get("train.gradient_checkpointing")) is not None:
         yield f"gradient checkpointing ({scope}): some things are computed twice"
-    if "train.base_storage" in settings:
-        yield "the frozen base in eight bits"
+    if (storage := settings.get("train.base_storage")) is not None:
+        yield f"the frozen base in {'four' if storage == 'nf4' else 'eight'} bits"
+    if "train.modulation_storage" in settings:
+        yield "the base's modulation layers in eight bits"
     if (optimizer := settings.get("optim.optimizer")) is not None:
         where = "in the computer's memory" if "paged" in optimizer else "smaller"
         yield f"the optimizer {optimizer}, whose state is {where} and is reset"

@@ -127,7 +127,7 @@ def build_that_fits(
             tried_again = True
             emit(Message("Memory ran out while the models were loaded. Freed some and tried again.", "warning"))
             continue
-        machine = machine_of(device, group.world_size, sharded)
+        machine = replace(machine_of(device, group.world_size, sharded), loads_base=True)
         now = predict_from(config, configs, processes=machine.processes)
         missing = _largest(group.gather(shortage_to_build(now, usable_bytes(device), missing_bytes(message))))
         fallback = group.broadcast(partial(next_fallback, config, configs, machine, missing))
@@ -243,7 +243,7 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
     if "train.gradient_checkpointing" in settings:
         scope = config.train.gradient_checkpointing
         trainable.use_gradient_checkpointing(state.denoiser, scope, state.family.layers)
-    if "train.base_storage" in settings:
+    if "train.base_storage" in settings or "train.modulation_storage" in settings:
         few = {"kind": config.train.base_storage, "modulation": config.train.modulation_storage}
         store(state.denoiser, trainable.master, *trainable.nets, **few, layers=state.family.layers)
     if "optim.master_weights" in settings and trainable.weights.can_split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +137,27 @@ def test_nets_that_do_not_fit_take_what_makes_them_smaller() -> None:
     assert both["train.base_storage"] == "fp8" and len(both) > 1, "and the step has to fit afterwards"
     small = PRESETS["6gb", "sd1"]
     assert taken(small, 0, resident=0.5 * GIB) == {}, "nothing left that would help"
+
+
+def test_a_transformer_goes_to_four_bits_from_its_unquantized_weights_alone() -> None:
+    flux, loading = read_configs(LAYOUTS / "flux"), replace(WITH_8BIT, loads_base=True)
+    few = {"train.precision": "bf16", "train.gradient_checkpointing": "both", "train.batch_size": 1}
+
+    def kinds(machine: Machine, **settings: Any) -> set[tuple[str, str]]:
+        found = options(config(**few, **settings), flux, machine)
+        names = ("train.base_storage", "train.modulation_storage")
+        return {tuple(one.settings.get(name, "") for name in names) for one in found} - {("", "")}
+
+    assert kinds(CARD) == {("int8", ""), ("int8", "int8")}
+    assert kinds(WITH_8BIT) == {("int8", ""), ("nf4", ""), ("int8", "int8"), ("nf4", "int8")}
+    assert kinds(WITH_8BIT, **{"train.base_storage": "int8"}) == {("", "int8")}
+    stored = {"train.base_storage": "int8", "train.modulation_storage": "int8"}
+    assert kinds(WITH_8BIT, **stored) == set() and kinds(loading, **stored) == {("nf4", "")}
+    assert kinds(replace(loading, on_card=False)) == set()
+    missing = Shortage(0, resident=14.5 * GIB)  # a card of 12 GB on which the base was to be in bf16
+    found = next_fallback(config(**few, **{"model.control_lora_rank": 64}), flux, loading, missing)
+    assert found is not None and "four bits" in found.words and "modulation layers" in found.words
+    assert found.settings["train.base_storage"] == "nf4" and found.saves_resident > 14.4 * GIB
 
 
 def test_several_processes_that_share_the_micro_batches_save_by_smaller_ones() -> None:
