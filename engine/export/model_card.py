@@ -141,6 +141,7 @@ ROWS = (
     ("condition_parameters", "its settings"),
     ("base", "trained on"),
     ("merged_with", "merged into that base before"),
+    ("base_storage", "base stored while training"),
     ("family", "family"),
     ("steps", "steps"),
     ("images_seen", "images seen"),

@@ -139,6 +139,7 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
         "condition_parameters": json.dumps(condition.get("parameters", {}), sort_keys=True),
         "base": public_name(str(about.get("base", ""))),
         "merged_with": "; ".join(merged_words(one) for one in about.get("ingredients", ())),
+        "base_storage": stored_words(about.get("base_storage") or {}),
         "family": str(about.get("family", "")),
         "steps": str(checkpoint.step),
         "images_seen": str(checkpoint.images_seen),
@@ -151,6 +152,14 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
     }
     facts |= {f"score_{name}": f"{value:.4f}" for name, value in story.scores.items()}
     return {name: value for name, value in facts.items() if value}
+
+
+def stored_words(stored: Mapping[str, str]) -> str:
+    """How the base was stored in few bits while the net was trained, for people; "" if it was not."""
+    if not stored:
+        return ""
+    modulation = "" if stored["modulation"] == "base" else f", its modulation layers in {stored['modulation']}"
+    return stored["kind"] + modulation.replace("in same", "in the run's precision")
 
 
 def merged_words(ingredient: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from engine.inference.memory_saving import MemorySaving
 from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
+from engine.nets.frozen_layers import store_as_trained
 from engine.runs.checkpoints import read_checkpoint, require_intact
 from engine.runs.choice import choose_checkpoint
 from engine.runs.known_bases import known_schedule
@@ -48,6 +49,8 @@ class LoadedModels:
         self._text_encoder: Any = None
         self._family: Family | None = None
         self._base, self._base_is_changed = "", False
+        self._stored: Any = None
+        """How the base is stored in few bits; None: it is not."""
         self._controlnet: NetVersion | None = None
         self._second: tuple[NetVersion, Any] | None = None
         self.memory_saving = MemorySaving(self._device)
@@ -75,10 +78,13 @@ class LoadedModels:
             if located != self._base or self._base_is_changed:
                 self.free()
             cap_allocator(self._device)
-            net = self._open(family, folder, located, _display_name(Path(controlnet)))
             whole = read_checkpoint(folder.parent) if folder.is_dir() else None
+            about = whole.about if whole else {}
+            if about.get("base_storage") != self._stored:
+                self.free()
+            net = self._open(family, folder, located, _display_name(Path(controlnet)))
             schedule = whole.noise_schedule if whole else known_schedule(self._workspace, located)
-            self._use(family, located, net, schedule)
+            self._use(family, located, net, schedule, about)
             if folder.is_dir():
                 denoiser = family.denoiser_of(self.pipeline)
                 self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
@@ -103,14 +109,18 @@ class LoadedModels:
         check_finite(net, name)
         return net
 
-    def _use(self, family: Family, located: str, net: Any, schedule: Mapping[str, Any]) -> None:
+    def _use(
+        self, family: Family, located: str, net: Any, schedule: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
         """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet.
 
         Args:
             schedule: what the net's run took the base for; empty: what the base's config says.
+            about: of its checkpoint. The base is stored as it was while the net was trained beside it.
         """
         if self.pipeline is None:
-            denoiser = self._denoiser(family, located)
+            denoiser = self._denoiser(family, located, about)
+            self._stored = about.get("base_storage")
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
             pipeline = family.pipeline(located, net, denoiser.dtype, schedule, **alone)
@@ -122,9 +132,9 @@ class LoadedModels:
             scheduler = family.default_scheduler(located, schedule)
             self.pipeline.register_modules(controlnet=net, scheduler=scheduler)
 
-    def _denoiser(self, family: Family, located: str) -> Any:
+    def _denoiser(self, family: Family, located: str, about: Mapping[str, Any]) -> Any:
         denoiser: Any = family.load_denoiser(located, self._dtype)
-        return denoiser.to(self._device)
+        return store_as_trained(denoiser, about, family.layers, self._device)
 
     def _second_net(self, path: Path) -> Any:
         """Return the second ControlNet; load it if it is another than before."""
@@ -142,7 +152,7 @@ class LoadedModels:
         """Unload everything and free its memory."""
         with self._lock:
             self.pipeline = self._vae = self._family = self._controlnet = self._second = None
-            self._tokenizer = self._text_encoder = None
+            self._tokenizer = self._text_encoder = self._stored = None
             self._base, self._base_is_changed = "", False
             free_memory()
 

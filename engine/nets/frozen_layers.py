@@ -16,6 +16,7 @@ needs it (0.08 GB per image in the decoder of Stable Diffusion 1.5). ``FrozenCon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from engine.families.layers import Layers
+from engine.machine.optional import why_no_four_bits
 from engine.nets import few_bits
 from engine.nets.few_bits import dequantize
 
@@ -187,3 +189,17 @@ def store(
             if original := stored.get(id(getattr(layer, "weight", None))):
                 layer.stored_shape = original.stored_shape
                 layer.register_buffer("scale", original.scale, persistent=False)
+
+
+def store_as_trained(denoiser: Any, about: Mapping[str, Any], layers: Layers, device: torch.device) -> Any:
+    """The denoiser of a base, frozen, on a device, stored as in the run of a checkpoint.
+
+    Where the package for 4 bits is missing, it is not stored in few bits.
+
+    Args:
+        about: the checkpoint's; empty: of a net whose run is not known.
+    """
+    stored = about.get("base_storage")
+    if stored and not (stored["kind"] == "nf4" and why_no_four_bits(device.type)):
+        store(denoiser, **stored, layers=layers, device=device)
+    return denoiser.to(device)

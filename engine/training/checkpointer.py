@@ -141,6 +141,8 @@ class Checkpointer:
         about: dict[str, Any] = {**state.about, "base": state.config.model.base, "family": state.family.name}
         if merged := read_recipe(Path(state.base)).get("ingredients"):
             about["ingredients"] = [{**one, "file": Path(one["file"]).name} for one in merged]
+        if (train := state.config.train).base_storage != "same":
+            about["base_storage"] = {"kind": train.base_storage, "modulation": train.modulation_storage}
         about["optimizer"] = state.config.optim.optimizer
         about["trained"] = facts_of(state.config).trains
         about["noise_schedule"] = state.noise_process.schedule

@@ -6,7 +6,7 @@ for the drawing and freed after it. Training continues as if nothing had happene
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,10 @@ class BorrowedSession(TrySession):
             )
         if self._controlnet is None or self._controlnet[0] != LIVE:
             check_finite(self._live, "being trained")
-            self._use(state.family, state.base, self._live, state.noise_process.schedule)
+            self._use(state.family, state.base, self._live, state.noise_process.schedule, {})
             self._controlnet = (LIVE, state.step)
 
-    def _denoiser(self, family: Family, located: str) -> Any:
+    def _denoiser(self, family: Family, located: str, about: Mapping[str, Any]) -> Any:
         return self._state.denoiser
 
 

@@ -18,6 +18,7 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
+from engine.nets.few_bits import KINDS
 from engine.training.draws import draw
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
@@ -104,10 +105,21 @@ def test_it_trains_resumes_and_draws(
     assert len({one.tobytes() for one in drawn}) == len(requests)
     assert predict(ready_workspace, straight.config).peak > 0
 
+    def stored() -> set[str]:
+        return {KINDS.get(weight.dtype, "") for weight in session.pipeline.transformer.parameters()}
+
+    assert stored() == {"", "int8", "nf4"}, "a checkpoint is tried with the base beside which it was trained"
+    again = []
     for kind in ("single_file", "diffusers"):
-        left = export(last, kind, tmp_path, f"net-{kind}").path
-        again = session.generate([replace(plain, controlnet=left)])[0]
-        assert np.abs(np.asarray(again).astype(int) - drawn[0]).max() <= 1, kind
+        exported = export(last, kind, tmp_path, f"net-{kind}")
+        again.append(np.asarray(session.generate([replace(plain, controlnet=exported.path)])[0]).astype(int))
+        assert stored() == {""}, "and a file with the base as it is"
+        assert (
+            "| base stored while training | nf4, its modulation layers in int8 |"
+            in (exported.card / "README.md").read_text()
+        )
+    assert np.abs(again[0] - again[1]).max() <= 1
+    assert np.abs(again[0] - drawn[0]).max() > 1, "4 bits show"
     assert (tmp_path / "net-single_file_flux.safetensors").is_file()
     with pytest.raises(UserError, match=r"no such files for FLUX\.1"):
         export(last, "ldm", tmp_path, "net")
