@@ -1,6 +1,7 @@
 """The command "check": look for faults in a dataset, and act on the findings.
 
 python -m engine.cli check birds
+python -m engine.cli check birds --base sd35-medium --resolution 1024   (what its VAE leaves of thin lines)
 python -m engine.cli check birds --fix exclude --finding blurred
 python -m engine.cli check birds --fix correct --finding map_shifted
 python -m engine.cli check birds --fix undo --finding blurred
@@ -25,6 +26,9 @@ def add_command(commands: Any) -> None:
     check = commands.add_parser("check", help="look for problems in a dataset: files, images, captions, maps")
     check.add_argument("dataset", help="the dataset's name")
     check.add_argument("--resolution", type=int, help="training resolution in pixels; default: that of the settings")
+    check.add_argument(
+        "--base", help="also look through this base's VAE, if its ControlNets read latents: what is left of thin lines"
+    )
     check.add_argument("--fix", choices=["exclude", "correct", "undo"], help="act on a finding instead of checking")
     check.add_argument("--finding", action="append", default=[], metavar="NAME", help="the finding to act on")
     check.add_argument("--examples", type=int, default=3, help="number of files to print for each finding")
@@ -34,6 +38,7 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
     """Act on findings if asked to, then check. Returns the exit status 0."""
     from engine.cli.output import EventPrinter
     from engine.config import RunConfig
+    from engine.data.crop_plan import CropPlan
     from engine.data.dataset import Dataset
     from engine.data.doctor.check import check as check_dataset
 
@@ -54,8 +59,25 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
     console.say(
         f"{counted(done.pictures, 'image')} checked ({done.measured:,} read) in {format_duration(done.seconds)}"
     )
+    if options.base:
+        _look(dataset, options.base, workspace, CropPlan(options.resolution or settings.resolution), console, control)
     _print(dataset, options.examples, console)
     return 0
+
+
+def _look(dataset: Any, base: str, workspace: Workspace, plan: Any, console: Any, control: Control) -> None:
+    """Say what a base's VAE leaves of the control images, and where to see it."""
+    from engine.data.doctor.lost_lines import look_through_vae
+
+    workspace.locate_base(base)  # a name that is none is said
+    found = look_through_vae(workspace, dataset, base, plan, control.token, console.progress)
+    if found is None:
+        console.say("ControlNets of this base read control images as pixels, or the dataset has none: nothing is lost.")
+        return
+    console.say(f"{found.words} {found.try_this}".strip())
+    for one in found.seen:
+        left = f"{one.lines.pixels:.0%}" if one.lines is not None else "no lines"
+        console.say(f"     {one.sample.key}: {left}, {one.picture}")
 
 
 def _act(dataset: Any, what: str, names: list[str], console: Any, control: Control) -> None:

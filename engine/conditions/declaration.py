@@ -34,6 +34,8 @@ class Parameter:
     """Range for "several strengths", which draws a random number for each image. None: never random."""
     at_most: str = ""
     """Name of the parameter whose value this one must not exceed. Maps that were made otherwise stay as they are."""
+    thickens: bool = False
+    """A larger value draws thicker lines."""
     former: Value | None = None
     """What maps were made with before this parameter existed. None: it has always existed."""
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.data.cache_files import base_files, describe, save_tensors, verify
+from engine.data.cache_files import describe, save_tensors, verify
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import STEP, CropPlan, Size
 from engine.data.encode import EncoderBatches, latents_of
@@ -36,6 +36,7 @@ from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
+from engine.families.files import part_files
 from engine.families.latents import LatentSpace
 from engine.families.text import USUAL_TEXT, TextOptions
 from engine.families.tiles import in_tiles
@@ -65,7 +66,7 @@ def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
     crops: list[Any] = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
     if plan.step != STEP:  # caches from before there was a choice are found
         crops.append(plan.step)
-    state.update(json.dumps([2, base_files(base, ("vae",)), crops]).encode())
+    state.update(json.dumps([2, part_files(base, ("vae",)), crops]).encode())
     add_grounds(state, samples)
     for sample in samples:
         state.update(json.dumps([sample.key, sample.digest]).encode())

@@ -106,19 +106,6 @@ def describe(path: Path, about: dict[str, Any], files: Sequence[Path]) -> None:
     atomic_write_text(path, json.dumps(about, ensure_ascii=False))
 
 
-def base_files(base: str, parts: Sequence[str]) -> list[str]:
-    """Size and time of change of the files in these folders of a base, for a cache's key. A local base can be moved."""
-    found = [] if Path(base).exists() else [str(base)]
-    if Path(base).is_file():
-        found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
-    if Path(base).is_dir():
-        for part in parts:
-            for path in sorted((Path(base) / part).glob("*")):
-                facts = path.stat()
-                found.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")
-    return found
-
-
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Writes a file atomically. Raises OSError if the disk is full; nothing is left behind."""
     try:

@@ -28,12 +28,13 @@ from engine.conditions import registry
 from engine.data import map_cache
 from engine.data.cache import ROOM_TO_SPARE, SHARD, TrainingCache, cropped_map, entries
 from engine.data.cache_files import describe, save_tensors, verify
-from engine.data.control_round_trip import MEASURED, contrast_kept, decoded, finding, save_pairs
+from engine.data.control_round_trip import MEASURED, decoded, finding, save_pairs
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.encode import EncoderBatches
 from engine.data.map_cache import MapCache, existing_map, forget_others, map_key
 from engine.data.samples import Sample
+from engine.data.through_vae import lines_kept
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
@@ -109,9 +110,9 @@ def open_or_build(
         kept = _encode(cache, family, base, dataset, samples, device, token, progress, batches, missing, picture)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "contrast_kept": kept}
+        about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "lines_kept": kept}
         describe(done, about, paths)
-    kept = json.loads(done.read_text(encoding="utf-8")).get("contrast_kept", [])  # older caches were not measured
+    kept = json.loads(done.read_text(encoding="utf-8")).get("lines_kept", [])  # older caches were not measured
     if words := finding(kept, done.with_suffix(".png")):
         on_message(words)
     return ControlCache(folder, key, samples, plan)
@@ -137,7 +138,7 @@ def _encode(
         picture: to write the first maps to, before and after the VAE.
 
     Returns:
-        ``contrast_kept`` of those.
+        ``LinesKept.pixels`` of those that are maps of lines.
     """
     spec = dataset.condition
     assert spec is not None, "a run starts only with condition maps"
@@ -167,7 +168,7 @@ def _encode(
         save_tensors(path, {"control": torch.cat(rows)})
     if seen:
         save_pairs(picture, [one for one, _ in seen], [again for _, again in seen])
-    return [kept for one, again in seen if (kept := contrast_kept(one, again)) is not None]
+    return [kept.pixels for one, again in seen if (kept := lines_kept(one, again)) is not None]
 
 
 def _key(family: Family, dataset: Dataset, samples: Sequence[Sample]) -> str:

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from engine.data.through_vae import LOST
 from engine.disk.durable import atomic_write
+from engine.errors import UserError
 from engine.families.base import Family
+from engine.families.registry import detect
+from engine.machine.cards import torch_device
+from engine.machine.memory import free_memory, none_if_out_of_memory
 
 MEASURED = 4
-"""Control images that are decoded again."""
-LOST = 0.5
-"""Share of their contrast below which lines are lost. A rule of thumb; no base of full size was measured."""
+"""Control images of a run that are decoded again."""
 LINES_LOST = "Thin lines of the control images are lost in the base's VAE"
-LEAST_DRAWN, DRAWN = 20, 64
-"""Pixels that a line map has at least, and how far from its ground they are, of 255."""
 GAP = 8
 
 
@@ -36,33 +36,61 @@ def decoded(family: Family, vae: Any, control: torch.Tensor) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def contrast_kept(map: np.ndarray, again: np.ndarray) -> float | None:
-    """The share of its lines' contrast that a control image keeps, 0..1; None: it is none of lines on a plain ground.
+class RoundTrip:
+    """A base's VAE, to encode control images as its ControlNets read them and to decode them again.
+
+    On the graphics card if there is one with room, else on the processor.
 
     Args:
-        map, again: before and after the VAE, uint8 RGB (H, W, 3).
+        base: where the base is.
+
+    Raises:
+        UserError: the base cannot be read.
     """
-    grey, after = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32) for one in (map, again))
-    ground = float(np.bincount(grey.astype(np.uint8).ravel(), minlength=256).argmax())
-    drawn = np.abs(grey - ground) >= DRAWN
-    if not LEAST_DRAWN <= drawn.sum() <= grey.size / 2:
-        return None
-    direction = np.sign(grey[drawn] - ground)
-    kept = float(((after[drawn] - np.median(after[~drawn])) * direction).mean())
-    return float(np.clip(kept / np.abs(grey[drawn] - ground).mean(), 0, 1))
+
+    def __init__(self, base: str) -> None:
+        self._base, self._family = base, detect(base)
+        device = torch_device()
+        self._vae: Any = none_if_out_of_memory(lambda: self._family.control_vae(base, device))
+        if self._vae is None:
+            self._vae = self._family.control_vae(base, torch.device("cpu"))
+
+    @torch.no_grad()
+    def decoded(self, map: np.ndarray) -> np.ndarray:
+        """What is left of a control image, uint8 RGB (H, W, 3) in and out.
+
+        Raises:
+            UserError: memory is not enough.
+        """
+
+        def there_and_back() -> np.ndarray:
+            pixels = torch.from_numpy(map[None].copy()).to(self._vae.device)
+            return decoded(self._family, self._vae, self._family.encode_control(pixels, self._vae))[0]
+
+        if (again := none_if_out_of_memory(there_and_back)) is None and self._vae.device.type != "cpu":
+            self._vae = self._vae.to("cpu")
+            free_memory()
+            again = none_if_out_of_memory(there_and_back)
+        if again is None:
+            raise UserError(
+                "The control image cannot be shown as the net sees it.",
+                f"Memory is not enough to encode {map.shape[1]} x {map.shape[0]} px.",
+                "Close other programs, or choose a smaller resolution.",
+            )
+        return again
 
 
 def finding(kept: Sequence[float], picture: Path) -> str:
     """A sentence for the log if lines are lost; "" if not.
 
     Args:
-        kept: ``contrast_kept`` of each measured image.
+        kept: share of the lines' pixels that each measured image keeps (``LinesKept.pixels``).
         picture: where they are shown.
     """
     if not kept or (mean := sum(kept) / len(kept)) >= LOST:
         return ""
     return (
-        f"{LINES_LOST}: {mean:.0%} of their contrast is left. Draw wider lines, or train at a larger resolution. "
+        f"{LINES_LOST}: {mean:.0%} of their pixels are left. Draw thicker lines, or train at a larger resolution. "
         f"{picture} shows the control images before and after it."
     )
 

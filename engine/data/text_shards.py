@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.data.cache_files import base_files
 from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import remove_file
 from engine.families.base import Family
 from engine.families.facts import TEXT_PARTS
+from engine.families.files import part_files
 from engine.families.text import MAX_CHUNKS, USUAL_TEXT, TextOptions, chunks_to_read
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted
@@ -66,7 +66,7 @@ class RunCaptions:
             captions: without repetitions, the empty one among them.
         """
         self.folder, self.family, self.base, self.captions, self.options = folder, family, base, captions, options
-        self.made_with = _hash([2, base_files(base, TEXT_PARTS), family.skipped_layers(options.clip_skip)])
+        self.made_with = _hash([2, part_files(base, TEXT_PARTS), family.skipped_layers(options.clip_skip)])
         self.find_shards()
         self.needed: dict[str, int] = {}
         self.chunks = dict.fromkeys(captions, 1)
@@ -113,7 +113,7 @@ class RunCaptions:
 
     def _is_of_older_version(self, path: Path, captions: Sequence[str]) -> bool:
         """Whether these encoders made a shard with all captions, the name of which is a hash of them."""
-        name = _hash([1, base_files(self.base, TEXT_PARTS), list(captions)])
+        name = _hash([1, part_files(self.base, TEXT_PARTS), list(captions)])
         return path.stem == f"text-{name}" and not self.family.skipped_layers(self.options.clip_skip)
 
     def _count(self, token: CancelToken | None, progress: OnProgress) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,20 @@ def read_configs(folder: Path) -> BaseConfigs:
     texts = tuple(_config(folder, name) for name in TEXT_ENCODERS if (folder / name).is_dir())
     vae = _config(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
     return BaseConfigs(facts, denoiser, texts, vae)
+
+
+def part_files(located: str, parts: Sequence[str]) -> list[str]:
+    """Size and time of change of the files in these folders of a base, for a cache's key. A local base can be moved."""
+    base = Path(located)
+    found = [] if base.exists() else [located]
+    if base.is_file():
+        found.append(f"{base.stat().st_size}:{base.stat().st_mtime_ns}")
+    if base.is_dir():
+        for part in parts:
+            for path in sorted((base / part).glob("*")):
+                facts = path.stat()
+                found.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")
+    return found
 
 
 def made_for(located: str) -> int:

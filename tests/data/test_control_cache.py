@@ -83,7 +83,7 @@ def test_each_crop_is_encoded_once_as_its_image_is_cropped(dataset: Dataset, cac
     again = build(dataset, cache, base)
     assert (Counted.encoded, Counted.loaded) == (cache.count, 1), "the files are there"
     (described,), (shown,) = cache.folder.glob("control-*.json"), cache.folder.glob("control-*.png")
-    assert "contrast_kept" in json.loads(described.read_text(encoding="utf-8")) and shown.stem == described.stem
+    assert "lines_kept" in json.loads(described.read_text(encoding="utf-8")) and shown.stem == described.stem
     vae = family.load_vae(base)
     for row, sample in enumerate(dataset.samples()):
         for variant in range(PLAN.variants_of(sample)):

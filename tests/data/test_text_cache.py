@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from engine.data import text_cache
-from engine.data.cache_files import base_files
 from engine.data.text_cache import TextCache, encode_missing
 from engine.data.text_shards import RunCaptions
 from engine.disk.durable import checksum
 from engine.disk.space import DiskFull
 from engine.families.facts import TEXT_PARTS
+from engine.families.files import part_files
 from engine.families.text import USUAL_TEXT, TextOptions
 from engine.jobs.control import Cancelled, Control
 from tests.data.plain_encoder import BATCH, SHARD, PlainEncoder, captions
@@ -182,7 +182,7 @@ def test_what_is_not_whole_is_encoded_again(folder: Path, base: str, harm: str) 
 
 def test_a_cache_of_an_earlier_version_is_used(folder: Path, base: str) -> None:
     old = captions(2 * SHARD)
-    key = hashlib.blake2b(json.dumps([1, base_files(base, TEXT_PARTS), old]).encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(json.dumps([1, part_files(base, TEXT_PARTS), old]).encode(), digest_size=12).hexdigest()
     path = folder / f"text-{key}.safetensors"
     rows = PlainEncoder().encode_long(None, None, old, 1, 1)
     save_file({name: values.half().contiguous() for name, values in rows.items()}, path)

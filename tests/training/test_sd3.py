@@ -82,7 +82,7 @@ def test_it_trains_resumes_and_draws(
     assert trained.outcome == "completed" and trained.warnings == []
     assert [event.step for event in trained.of(PreviewMade)] == [0, 3]
     lost = [event.text for event in trained.of(Message) if event.text.startswith(LINES_LOST)]
-    assert len(lost) == 1 and "% of their contrast is left" in lost[0], "a random VAE keeps no lines"
+    assert len(lost) == 1 and "% of their pixels are left" in lost[0], "a random VAE keeps no lines"
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
     assert train(ready_workspace, paused).outcome == "completed"
     last = straight.checkpoints()[-1].folder

@@ -172,7 +172,7 @@ class CheckPanel:
         columns = 2 if finding.name.startswith(check_jobs.ON_MAPS) else 4
         return [
             text,
-            gr.Button(visible=bool(hits) and not finding.unusable),
+            gr.Button(visible=bool(hits) and finding.excludable),
             gr.Button(visible=bool(hits) and correctable),
             gr.Button(visible=state.total > state.open),
             gr.Gallery(images, columns=columns, visible=bool(images)),

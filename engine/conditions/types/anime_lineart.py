@@ -12,7 +12,7 @@ ANIME_LINEART = ConditionType(
     title="Anime line art",
     teaches="Ink: clean strokes of even width and solid shadows, which the image fills with colour.",
     parameters=(
-        Parameter("width", "Stroke width", "float", 1.2, 0.5, 6.0, 0.1, hint="Pixels.", vary=(0.8, 2.0)),
+        Parameter("width", "Stroke width", "float", 1.2, 0.5, 6.0, 0.1, hint="Pixels.", vary=(0.8, 2.0), thickens=True),
         Parameter(
             "ink", "How much ink", "float", 0.55, 0.3, 0.95, 0.01, hint="Higher also fills dark areas.",
             vary=(0.45, 0.65)

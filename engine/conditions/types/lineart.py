@@ -21,6 +21,7 @@ LINEART = ConditionType(
             8.0,
             0.1,
             hint="Pixels. Wider strokes merge fine texture.",
+            thickens=True,
             vary=(1.0, 2.5),
         ),
         Parameter(

@@ -23,7 +23,7 @@ LINES = ConditionType(
             hint="Pixels. Shorter lines are removed.",
             vary=(10.0, 40.0),
         ),
-        Parameter("width", "Line width", "int", 2, 1, 9, 1, hint="Pixels."),
+        Parameter("width", "Line width", "int", 2, 1, 9, 1, hint="Pixels.", thickens=True),
         Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels. Removes grain and fine texture."),
     ),
     two_level=True,

@@ -21,7 +21,7 @@ SCRIBBLE = ConditionType(
             "faintest", "Threshold", "float", 6.0, 0.0, 30.0, 0.5, hint="Higher keeps only strong contrasts.",
             vary=(4.0, 10.0),
         ),
-        Parameter("width", "Stroke width", "int", 4, 1, 15, 1, hint="Pixels.", vary=(3, 7)),
+        Parameter("width", "Stroke width", "int", 4, 1, 15, 1, hint="Pixels.", vary=(3, 7), thickens=True),
         Parameter(
             "shortest", "Shortest stroke", "int", 30, 0, 300, 1, hint="Pixels. Shorter strokes are removed.",
             vary=(20, 60),

@@ -6,12 +6,13 @@ example in tests/data/doctor/planted.py.
 
 from __future__ import annotations
 
-from engine.data.doctor import captions, duplicates, files, images, names, pairs
+from engine.data.doctor import captions, duplicates, files, images, lost_lines, names, pairs
 from engine.data.doctor.finding import Finding
 from engine.errors import UserError
 
 ALL: tuple[Finding, ...] = (
     *pairs.FINDINGS,
+    *lost_lines.FINDINGS,
     *duplicates.FINDINGS,
     *images.FINDINGS,
     *captions.FINDINGS,

@@ -18,7 +18,7 @@ import cv2
 from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
-from engine.data.doctor import captions, duplicates, files, images, names, pairs
+from engine.data.doctor import captions, duplicates, files, images, lost_lines, names, pairs
 from engine.data.doctor.check_store import CheckStore, Measurement, maps_of
 from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Rules, SampleFacts, Summary
@@ -71,7 +71,10 @@ def check(
         hits = _judge_all(dataset, store, Rules(resolution, held_out_keys), token)
         total = dataset.count()
         about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}
-        store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint, "maps": maps_of(dataset)})
+        spec = dataset.condition
+        same_maps = spec is not None and store.about().get(lost_lines.MAPS) == spec.fingerprint
+        kept = lost_lines.LINES_LOST.name if same_maps else ""
+        store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint, "maps": maps_of(dataset)}, kept)
     except OSError as error:
         raise UserError(
             f"The check of {dataset.name} cannot be written to {dataset.folder}.",
@@ -217,7 +220,7 @@ def _judge_all(dataset: Dataset, store: CheckStore, rules: Rules, token: CancelT
         seen.add(row)
     if token:
         token.raise_if_cancelled()
-    return hits + seen.compare(rules)
+    return [*hits, *pairs.common_shift(summary), *seen.compare(rules)]
 
 
 def _count(row: SampleFacts, summary: Summary) -> None:
@@ -225,6 +228,7 @@ def _count(row: SampleFacts, summary: Summary) -> None:
         return
     summary.pictures += 1
     summary.grey += row.image.grey
+    pairs.note_shift(row, summary)
     if row.map and not row.map.known and not pairs.blank(row.map):
         summary.maps += 1
         if row.map.polarity:

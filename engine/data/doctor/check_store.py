@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from sqlite3 import Connection
 
 from engine.data.dataset import Dataset
 from engine.data.doctor.facts import ImageFacts, MapFacts
@@ -70,15 +71,17 @@ class CheckStore:
                 for key, image, map, trouble in rows
             }
 
-    def replace_hits(self, hits: Iterable[Hit], about: dict[str, str]) -> None:
-        """Replaces the findings after a complete check, in one transaction."""
+    def replace_hits(self, hits: Iterable[Hit], about: dict[str, str], kept: str = "") -> None:
+        """Replaces the findings after a complete check, in one transaction. ``kept``: but for this finding."""
         with connect(self.path, _SCHEMA) as connection:
-            connection.execute("DELETE FROM hits")
-            connection.executemany(
-                "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?)",
-                ((hit.finding, hit.key, hit.detail, hit.other) for hit in hits),
-            )
-            connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
+            connection.execute("DELETE FROM hits WHERE finding != ?", (kept,))
+            _insert(connection, hits, about)
+
+    def replace_one(self, finding: str, hits: Iterable[Hit], about: dict[str, str]) -> None:
+        """Replaces the hits of one finding, in one transaction."""
+        with connect(self.path, _SCHEMA) as connection:
+            connection.execute("DELETE FROM hits WHERE finding = ?", (finding,))
+            _insert(connection, hits, about)
 
     def counts(self) -> dict[str, int]:
         """Name of the finding -> number of hits."""
@@ -98,3 +101,11 @@ class CheckStore:
         """Facts about the last complete check: when, resolution, number of images."""
         with connect(self.path, _SCHEMA) as connection:
             return dict(connection.execute("SELECT name, value FROM about"))
+
+
+def _insert(connection: Connection, hits: Iterable[Hit], about: dict[str, str]) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?)",
+        ((hit.finding, hit.key, hit.detail, hit.other) for hit in hits),
+    )
+    connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())

@@ -27,6 +27,13 @@ class Finding:
     """The part of which a corrected copy can be written. None: the image can only be excluded."""
     unusable: bool = False
     """The files are unusable and thus not in the dataset: there is nothing to exclude."""
+    whole: bool = False
+    """It is about the dataset as a whole. The hits are examples: there is nothing to exclude."""
+
+    @property
+    def excludable(self) -> bool:
+        """Whether leaving out the images helps."""
+        return not (self.unusable or self.whole)
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,5 @@ class Summary:
     """Maps without a reference that are not blank."""
     polarity: dict[str, int] = field(default_factory=dict)
     """Number of these maps with each polarity."""
+    shifts: list[tuple[str, float, float]] = field(default_factory=list)
+    """Key, and shift to the right and down in pixels at 512 px, of maps that fit their image."""

@@ -84,8 +84,9 @@ def decided_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
 
 def exclude(dataset: Dataset, finding: Finding) -> int:
     """Excludes the open hits of a finding. Returns how many. Raises UserError if there is nothing to exclude."""
-    if finding.unusable:
-        raise UserError(f"{finding.title}: nothing was done.", "These files are not used anyway.", finding.what_to_do)
+    if not finding.excludable:
+        why = "These files are not used anyway." if finding.unusable else "It concerns the whole dataset."
+        raise UserError(f"{finding.title}: nothing was done.", why, finding.what_to_do)
     keys = [hit.key for hit in open_hits(dataset, finding)]
     dataset.decisions.exclude(keys, finding.name)
     return len(keys)
