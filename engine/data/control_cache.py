@@ -32,9 +32,9 @@ from engine.data.control_round_trip import MEASURED, decoded, finding, save_pair
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.encode import EncoderBatches
+from engine.data.lines_kept import lines_kept
 from engine.data.map_cache import MapCache, existing_map, forget_others, map_key
 from engine.data.samples import Sample
-from engine.data.through_vae import lines_kept
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows

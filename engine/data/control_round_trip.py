@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.data.through_vae import LOST
+from engine.data.lines_kept import LOST
 from engine.disk.durable import atomic_write
 from engine.errors import UserError
 from engine.families.base import Family

@@ -17,8 +17,8 @@ from engine.data.dataset import Dataset
 from engine.data.doctor import fix
 from engine.data.doctor.check import check
 from engine.data.doctor.lost_lines import LINES_LOST, look_through_vae, thicker_lines
+from engine.data.lines_kept import LOST, lines_kept
 from engine.data.make_maps import make_all
-from engine.data.through_vae import LOST, lines_kept
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Control

@@ -14,7 +14,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore
 from engine.data.doctor.finding import Finding, Hit
-from engine.data.through_vae import LOST, Seen, pairs_to_see, reads_latents, see, share_kept
+from engine.data.lines_kept import LOST
+from engine.data.through_vae import Seen, pairs_to_see, reads_latents, see, share_kept
 from engine.errors import UserError
 from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress

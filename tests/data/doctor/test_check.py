@@ -4,7 +4,6 @@ import shutil
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,24 +73,6 @@ def test_images_that_broke_after_the_scan_are_found(workspace: Workspace, tmp_pa
     dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
     path.write_bytes(path.read_bytes()[:5000])
     assert check(dataset).counts["truncated"] == 1
-
-
-@pytest.mark.parametrize("pixels", [0, 1])
-def test_maps_that_are_all_a_pixel_off_are_found_by_their_median(
-    pixels: int, workspace: Workspace, tmp_path: Path
-) -> None:
-    """Maps of one's own, compared with their images' lightness; less than what is found for a single map."""
-    for number, photo in zip(range(12), planted.photographs(), strict=False):
-        image = cv2.resize(photo, (512, 512), interpolation=cv2.INTER_CUBIC)
-        map = np.roll(cv2.Canny(image, 100, 200), pixels, axis=0)
-        planted.write(tmp_path / "set" / "images" / f"{number}.png", image)
-        planted.write(tmp_path / "set" / "conditions" / f"{number}.png", np.repeat(map[..., None], 3, axis=2))
-    dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
-    counts = check(dataset, 512).counts
-    assert counts.get("map_shifted_all", 0) == 12 * pixels and not counts.get("map_shifted")
-    if pixels:
-        detail = CheckStore(dataset.folder).hits("map_shifted_all")[0].detail
-        assert detail.endswith(" px too low at 512 px (median of 12 maps)") and 0.7 <= float(detail.split()[0]) <= 1.3
 
 
 @pytest.mark.parametrize("name", ["map_inverted", "map_turned", "map_shifted", "map_lossy"])

@@ -10,6 +10,7 @@ from skimage import data
 
 from engine.data.doctor import captions, duplicates, names, pairs
 from engine.data.doctor.alignment import TURNS, UNDO, align
+from engine.data.doctor.finding import Summary
 from engine.data.doctor.measure import blur, measure_image
 from engine.data.layouts.model import NO_IMAGE, NO_MAP
 from engine.data.samples import Problem
@@ -127,3 +128,24 @@ def test_problems_in_the_index_of_an_earlier_version_are_recognized() -> None:
         found = pairs.of_problem(Problem(Path("a.png"), sentence, "", ""))
         assert found is not None and found.name == finding
     assert pairs.of_problem(Problem(Path("a.png"), "The file is empty.", "", "")) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "spread", "count", "words"),
+    [
+        (0.0, 1.1, 0.8, 60, "1.1 px too low at 512 px (median of 60 maps)"),
+        (-1.2, -0.9, 0.4, 60, "1.2 px too far left, 0.9 px too high at 512 px (median of 60 maps)"),
+        (0.3, 0.2, 0.5, 60, ""),  # what maps without a shift have, compared with lightness
+        (1.0, 0.0, 6.0, 60, ""),  # each its own way
+        (1.0, 0.0, 0.1, 11, ""),  # too few
+        (3.0, 0.0, 0.2, 60, ""),  # found map by map
+    ],
+)
+def test_maps_that_are_shifted_alike_are_found_by_their_median(
+    right: float, down: float, spread: float, count: int, words: str
+) -> None:
+    offsets = np.random.default_rng(0).normal((right, down), spread, (count, 2))
+    offsets += np.array([right, down]) - np.median(offsets, axis=0)
+    summary = Summary(shifts=[(f"{row}.png", float(dx), float(dy)) for row, (dx, dy) in enumerate(offsets)])
+    hits = list(pairs.common_shift(summary))
+    assert [hit.detail for hit in hits] == [words] * (pairs.COMMON_EXAMPLES if words else 0)
