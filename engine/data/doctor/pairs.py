@@ -10,6 +10,7 @@ from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
 from engine.data.layouts.model import NO_IMAGE, NO_MAP
 from engine.data.samples import Problem
+from engine.machine.units import counted
 
 ASPECT_TOLERANCE = 0.01  # the size of a scaled map is rounded to whole pixels
 BLANK_SHARE = 0.997
@@ -236,7 +237,7 @@ def common_shift(summary: Summary) -> Iterator[Hit]:
         if is_sure:
             far = "far " if more == "right" else ""
             parts.append(f"{abs(at):.1f} px too {far}{more if at > 0 else less}")
-    words = f"{', '.join(parts)} at 512 px (median of {len(offsets):,} maps)"
+    words = f"{', '.join(parts)} at 512 px (median of {counted(len(offsets), 'map')})"
     for key, *_ in summary.shifts[:COMMON_EXAMPLES]:
         yield Hit(SHIFTED_ALL.name, key, words)
 
