@@ -18,7 +18,7 @@ from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
-from engine.workspace.paths import safe_name
+from engine.workspace.paths import in_hub_cache, safe_name
 
 RECOGNITION_SECONDS = 4.0
 
@@ -29,6 +29,9 @@ def suggest_name(place: str) -> str:
     if not bare:
         return ""
     path = Path(bare).expanduser()
+    cache = next((one.name for one in (path, *path.parents[:2]) if one.name.startswith("datasets--")), "")
+    if cache:  # in the Hub's cache
+        return safe_name(cache.split("--")[-1])
     return safe_name(path.name.split(".")[0] if path.is_file() else path.name)
 
 
@@ -81,7 +84,19 @@ def typed_source(place: str) -> str:
     bare = typed_path(place)
     if not bare:
         raise UserError("Nothing was chosen.", "The field is empty.", "Give the folder or the list of your images.")
-    return bare
+    return _in_hub_cache(bare)
+
+
+def _in_hub_cache(place: str) -> str:
+    """The files of a set in the Hub's cache, for the cache's folder of that set, or one that holds just it."""
+    folder = Path(place).expanduser()
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+        if len(inside) == 1 and inside[0].name.startswith("datasets--") and inside[0].is_dir():
+            folder = inside[0]
+        return str(in_hub_cache(folder)) if (folder / "blobs").is_dir() else place
+    except OSError:
+        return place  # reading the folder tells the cause
 
 
 def refuse_archive(place: str) -> None:

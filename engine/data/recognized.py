@@ -72,7 +72,9 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
         ) from error
     if not found and not reading.problems:
         closed = any(path.suffix.lower() in UNREAD_ARCHIVES for path in reading.inventory.archives)
-        unpack = "Unpack the archives (.7z, .rar) and choose the folder again." if closed else ""
+        unpack = (
+            f"Unpack the archives ({', '.join(sorted(UNREAD_ARCHIVES))}) and choose the folder again." if closed else ""
+        )
         raise UserError(
             f"There are no images in {folder}.", _why_none(reading), unpack or "Choose the folder with your images."
         )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from engine.data.dataset import Dataset
+from engine.data.importing import import_source
 from engine.data.layouts import recognise
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.workspace.paths import Workspace
 from tests.data.test_found_in_the_wild import adds_up, drawn, photo, write
 
 IMAGE_FOLDERS = (
@@ -71,6 +76,21 @@ NOISE: tuple[tuple[str, bytes], ...] = (
     ("broken.png", b"\x89PNG\r\n\x1a\n"),
     ("no_ending", b"what is this"),
     ("data/train.parquet", b"PAR1"),
+)
+COMPOUND = (
+    "{n}.canny", "{n}_cond", "{n}-condlabel", "{n}.depth", "{n}_control", "{n}_mask", "{n}_depth_map", "canny_{n}",
+    "{n}(canny)", "{n} canny", "{n}.openpose", "{n}_conditioning_image",
+)  # fmt: skip
+COMPOUND_NAMES = (
+    "img ({n})", "写真_{n}", "my.photo.{n}", "a b {n}", "été{n}", "IMG_{n}_final", "cat, dog {n}", "x{n}.v2", "🐱{n}",
+)  # fmt: skip
+PARTS_OF_KEY = ("canny.png", "cond.png", "conditioning_image.png", "control.png", "hint.png", "map.png", "seg.png")
+TABLE = (
+    ("image", "conditioning_image", "text"),
+    ("target", "source", "prompt"),
+    ("img", "depth", "description"),
+    ("jpg", "hint", "txt"),
+    ("output_image", "input_image", "edit_prompt"),
 )
 Make = Callable[[Path, list[str], random.Random], None]
 
@@ -146,8 +166,19 @@ def splits(root: Path, names: list[str], chance: random.Random) -> None:
         two_folders(root / chance.choice(("validation", "val", "test")), names, chance)
 
 
+def compound(root: Path, names: list[str], chance: random.Random) -> None:
+    """Maps in one folder with the images, or in their own, whose names are the images' and more."""
+    names[:] = [chance.choice(COMPOUND_NAMES).format(n=n) for n in range(len(names))]
+    pattern, ending, own = chance.choice(COMPOUND), chance.choice((".png", ".webp", ".gif")), chance.random() < 0.4
+    images, maps = (root / chance.choice(IMAGE_FOLDERS), root / chance.choice(MAP_FOLDERS)) if own else (root, root)
+    for name in names:
+        photo(images / f"{name}.png")
+        drawn(maps / f"{pattern.format(n=name)}{ending}")
+        write(images / f"{name}.txt", f"caption of {name}")
+
+
 @pytest.mark.parametrize(
-    "make", [two_folders, beside, endings, listed, told_apart, splits], ids=lambda make: make.__name__
+    "make", [two_folders, beside, endings, listed, told_apart, splits, compound], ids=lambda make: make.__name__
 )
 @pytest.mark.parametrize("seed", range(12))
 def test_any_folder(tmp_path: Path, make: Make, seed: int) -> None:
@@ -211,3 +242,85 @@ def test_any_damaged_folder_is_accounted_for_or_refused_in_words(tmp_path: Path,
         parts = recognise(root)[2].parts
         report = scan_folder(root, asked={name: chance.choice(("image", "map", "ignored")) for name in parts})
         assert adds_up(report)
+
+
+def zipped(root: Path, tree: Path, chance: random.Random) -> None:
+    """One archive, also with a folder around everything; or one for each folder, with the lists beside."""
+    tops = [path for path in tree.iterdir() if path.is_dir()]
+    if tops and not list(tree.glob("*.png")) and chance.random() < 0.4:
+        for top in tops:
+            _zip(root / f"{top.name}.zip", tree, top)
+        for path in tree.iterdir():
+            if path.is_file():
+                (root / path.name).write_bytes(path.read_bytes())
+        return
+    _zip(root / "set.zip", tree.parent if chance.random() < 0.5 else tree, tree)
+
+
+def _zip(path: Path, start: Path, inside: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(inside.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(start).as_posix())
+
+
+def tarred(root: Path, tree: Path, chance: random.Random) -> None:
+    ending, mode = chance.choice(((".tar", "w"), (".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.xz", "w:xz")))
+    with tarfile.open(root / f"set{ending}", mode) as archive:  # type: ignore[call-overload]
+        archive.add(tree, chance.choice((".", "my set")))
+
+
+def webdataset(root: Path, tree: Path, chance: random.Random) -> None:
+    """Several parts a key, in one archive or in several."""
+    part, caption = chance.choice(PARTS_OF_KEY), chance.choice(("txt", "json", "caption"))
+    kind = chance.choice(("png", "image.png", "target.png"))
+    photo(tree / "photo.png")
+    drawn(tree / "map.png")
+    keys = [f"{chance.choice(('', 'a/', 'x.y.'))}{n:06}" for n in range(chance.randint(2, 5))]
+    for number, some in enumerate((keys[:1], keys[1:])):
+        with tarfile.open(root / f"{number:05}.tar", "w") as archive:
+            for key in some:
+                text = f"caption of {key}"
+                write(tree / "text", json.dumps({"caption": text}) if caption == "json" else text)
+                for file, ending in (("photo.png", kind), ("map.png", part), ("text", caption)):
+                    archive.add(tree / file, f"{key}.{ending}")
+
+
+def table(root: Path, tree: Path, chance: random.Random) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    photo(tree / "photo.png")
+    drawn(tree / "map.png")
+    image, map, caption = chance.choice(TABLE)
+    form = chance.choice((lambda file: file, lambda file: {"bytes": file, "path": "1.png"}, lambda file: [file]))
+    cells = [form((tree / name).read_bytes()) for name in ("photo.png", "map.png")]
+    (root / "data").mkdir()
+    for split, count in (("train", chance.randint(1, 3)), ("validation", chance.randint(0, 2))):
+        rows = [{image: cells[0], map: cells[1], caption: f"caption of {n}"} for n in range(count)]
+        if rows:
+            parquet.write_table(arrow.Table.from_pylist(rows), root / "data" / f"{split}-00000-of-00001.parquet")
+    if chance.random() < 0.5:
+        photo(root / "preview.png")
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred, webdataset, table], ids=lambda pack: pack.__name__)
+@pytest.mark.parametrize("seed", range(7))
+def test_any_archive(tmp_path: Path, pack: Callable[[Path, Path, random.Random], None], seed: int) -> None:
+    chance = random.Random(f"{pack.__name__} {seed}")
+    root, tree = tmp_path / "set", tmp_path / "tree"
+    root.mkdir()
+    tree.mkdir()
+    if pack in (zipped, tarred):
+        make = chance.choice((two_folders, endings, listed, splits, compound))
+        make(tree, [chance.choice(NAMES).format(n=n) for n in range(1, chance.randint(3, 5))], chance)
+    pack(root, tree, chance)
+    told = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    made = import_source(Workspace(tmp_path / "w"), str(root), "any")
+
+    samples = Dataset.open(Path(made.folder)).samples()
+    assert made.paired and samples and not made.problems
+    for sample in samples:
+        assert sample.condition is not None
+        assert sample.image.stat().st_size > 2_000 > sample.condition.stat().st_size, "lines are a map"
+        assert sample.caption.startswith(("caption", "a caption")), sample.caption
+    assert {path: path.read_bytes() for path in told} == told, "the person's own files are only read"

@@ -113,6 +113,10 @@ def test_where_people_meet_them(tmp_path: Path) -> None:
             kept = Dataset.open(Path(made.folder)).problems()
             assert [one.path for one in kept].count(path) == 1 and "condition.json" in str(made.account)
         path.unlink()
+    lines = ",\n".join(f'{{"image": "images/{n}.png", "caption": "a"}}' for n in "123")
+    (tmp_path / "set" / "pairs.json").write_text(f"[ // mine\n{lines},\n]", encoding="utf-8")
+    report = scan_folder(tmp_path / "set")  # one object a line, and yet an array
+    assert report.samples[0].caption == "a" and not any(one.path.name == "pairs.json" for one in report.problems)
     with pytest.raises(UserError, match="in line 1 one value has ended") as caught:
         preset = tmp_path / "mine.toml"
         preset.write_text("learning_rate = 0,00001", encoding="utf-8")

@@ -37,6 +37,13 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
             f"{called[0].name}. They were read as images: no image has their names."
         )
         return
+    if called and reading.inventory.archives:
+        archive = reading.inventory.archives[0].relative_to(reading.root).as_posix()
+        reading.doubts.append(
+            f"All images, such as {called[0].relative_to(reading.root).as_posix()}, have names of condition maps, and "
+            f"{archive} was not unpacked: if it holds the images, unpack it beside them."
+        )
+        return
     looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := looks_drawn(path)) is not None]
     maps = [path for path, look in looks if look]
     if FEW * len(looks) < len(maps) < len(looks):

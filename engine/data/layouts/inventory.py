@@ -15,9 +15,11 @@ from engine.disk.image_formats import FORMATS, SIGNATURE_BYTES, UNREAD, format_o
 
 TEXTS = frozenset({".txt", ".caption", ".captions", ".cap", ".text", ".prompt", ".md", ".tags"})
 LISTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".json1", ".json5", ".jsonc"})
-ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".zip", ".7z", ".rar", ".parquet", ".arrow"})
-UNREAD_ARCHIVES = frozenset({".7z", ".rar"})
+UNREAD_ARCHIVES = frozenset({".7z", ".rar", ".zst", ".lz4"})
 """Archives that are not unpacked here."""
+ARCHIVES = UNREAD_ARCHIVES | {
+    ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zip", ".parquet", ".arrow",
+}  # fmt: skip
 _NO_CAPTIONS = frozenset(
     f"{stem}{ending}"
     for stem in ("readme", "license", "requirements", "robots", "changelog", "contributing")

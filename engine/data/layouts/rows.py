@@ -38,7 +38,8 @@ def rows_of(path: Path) -> Iterator[Row]:
         return
     start = read_text(path, most=_SNIFF)
     lines = [line for line in start.text.split("\n")[:-1] if line.strip()] or [start.text]
-    if sum(isinstance(_value(line), dict) for line in lines) >= 0.5 * len(lines) and len(lines) > 1:
+    array = lines[0].lstrip("\ufeff \t").startswith("[")
+    if not array and sum(isinstance(_value(line), dict) for line in lines) >= 0.5 * len(lines) and len(lines) > 1:
         with path.open(encoding=_codec(start.encoding), errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():

@@ -110,9 +110,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         UserError: there is no column with images. Cancelled: the token was cancelled.
     """
     files = files_of(place, (".parquet",))
-    tables = [open_parquet(path) for path in files]
-    for path, table in zip(files, tables, strict=True):
-        refuse_bombs(path, table)
+    files, tables, notes = _opened(files)
     schema = tables[0].schema_arrow
     image, caption, condition = choose(schema.names, image_columns(schema), config)
     if image is None:
@@ -122,8 +120,10 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
             "Choose a list with a URL column, or a file with a column of images.",
         )
     total = sum(table.metadata.num_rows for table in tables)
-    rows = _rows(files, tables, [name for name in (image, caption, condition, "url") if name and name in schema.names])
-    fetched = FetchResult(notes=[columns.describe_choice(image, caption, condition)], used=files)
+    fetched = FetchResult(notes=[*notes, columns.describe_choice(image, caption, condition)], used=files)
+    rows = _rows(
+        files, tables, fetched, [name for name in (image, caption, condition, "url") if name and name in schema.names]
+    )
     left = [name for name in image_columns(schema) if name not in (image, condition)]
     if left:
         fetched.notes.append(f"Other columns hold images, too, and were left out: {', '.join(left)}.")
@@ -139,6 +139,22 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
             )
             progress(done + 1, total, "Images unpacked")
     return fetched
+
+
+def _opened(files: list[Path]) -> tuple[list[Path], list[Any], list[str]]:
+    """The files that can be read, opened, and a sentence on each of the others. Raises UserError if none can."""
+    tables: dict[Path, Any] = {}
+    damaged: list[UserError] = []
+    for path in files:
+        try:
+            tables[path] = open_parquet(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        refuse_bombs(path, tables[path])
+    if not tables:
+        raise damaged[0]
+    return list(tables), list(tables.values()), [f"{error.what} {error.why} The others were read." for error in damaged]
 
 
 def store_row(
@@ -172,10 +188,16 @@ def store_row(
     fetched.new += 1
 
 
-def _rows(files: list[Path], tables: list[Any], names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(
+    files: list[Path], tables: list[Any], fetched: FetchResult, names: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a file that is damaged inside, the rows before."""
     for path, table in zip(files, tables, strict=True):
-        for number, row in enumerate(rows_of(path, table, names, _ROWS)):
-            yield name_for(f"{path.name}#{number}"), row
+        try:
+            for number, row in enumerate(rows_of(path, table, names, _ROWS)):
+                yield name_for(f"{path.name}#{number}"), row
+        except UserError as error:
+            fetched.notes.append(f"{error.what} {error.why} The rows before were read.")
 
 
 PARQUET = ImageSource("parquet", "images in parquet files", fits, fetch)

@@ -5,22 +5,26 @@ Files are extracted one at a time into the dataset's own folder: only regular fi
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.inventory import TEXTS
+from engine.data.layouts.inventory import LISTS, TEXTS
 from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer
-from engine.data.sources.unpacking import NAME_ERRORS, copy_lists, is_there, safe_path, write_new
+from engine.data.sources.unpacking import LIST_BYTES, NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB, counted
 
-ENDINGS = (".tar", ".tar.gz", ".tgz")
-_TEXTS = (*TEXTS, ".json")
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_BLOCK = 512  # bytes; a tar archive consists of whole ones
 _TEXT_BYTES = 1_000_000
+_LIMITS = {**dict.fromkeys(LISTS, LIST_BYTES), **dict.fromkeys(TEXTS, _TEXT_BYTES)}
+"""Largest sizes of files that are no images, in bytes, by their endings."""
 _HEADER_BYTES = 1_000_000  # for long names and notes; tarfile itself would read any size into memory
 MOST_MEMBERS = 20_000_000
 _RATIO, FREE_BYTES = 200, 256_000_000  # largest ratio of unpacked to packed size, after this many bytes
@@ -31,7 +35,7 @@ class SmallHeaders(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if not self.isreg() and not self.isdir() and self.size > _HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+            raise _Refused(f"It has a header of {self.size:,} bytes")
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
@@ -60,12 +64,15 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
         names.add(name)
         try:
             _unpack(archive, folder / name, config, fetched, (before, size), progress, token)
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # an error while writing, not in the archive
             refuse_pointer(archive)
             broken += 1
-            fetched.notes.append(f"{archive.name} could not be read completely ({error}); what came before was kept.")
+            fetched.notes.append(_incomplete(archive, _fault(archive, error)))
+        else:
+            if _is_cut(archive) and not _full(fetched, config):
+                fetched.notes.append(_incomplete(archive, "Its end is missing"))
         before += archive.stat().st_size
         if _full(fetched, config):
             break
@@ -76,6 +83,32 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     if Path(place).expanduser().is_dir():
         fetched.used = [*archives, *copy_lists(Path(place).expanduser(), archives, folder)]
     return fetched
+
+
+def _incomplete(archive: Path, why: str) -> str:
+    return f"{archive.name} could not be read completely. {why}. What came before was kept."
+
+
+def _is_cut(archive: Path) -> bool:
+    """Whether an archive without compression ends within a block: a stream tells of nothing then."""
+    return archive.suffix.lower() == ".tar" and archive.stat().st_size % _BLOCK != 0
+
+
+def _fault(archive: Path, error: Exception) -> str:
+    """Why an archive cannot be read to its end, as a sentence without its full stop."""
+    if isinstance(error, _Refused):
+        return str(error)
+    if not archive.stat().st_size:
+        return "The file is empty (zero bytes)"
+    if isinstance(error, EOFError) or "end of" in str(error) or _is_cut(archive):
+        return "Its end is missing: it was not downloaded or copied completely"
+    with archive.open("rb") as file:
+        named = file.read(262)[257:] == b"ustar"
+    return "It is damaged inside" if named or archive.suffix.lower() != ".tar" else "It is no tar archive, or damaged"
+
+
+class _Refused(tarfile.ReadError):
+    """The archive can be read, and is not: the text is the sentence that people read, without its full stop."""
 
 
 def _full(fetched: FetchResult, config: ImportConfig) -> bool:
@@ -104,13 +137,13 @@ def _unpack(
                     fetched.skip("entries that are not regular files, or whose names lead out of the folder")
                 continue
             image = relative.suffix.lower() in EXTENSIONS
-            if not image and relative.suffix.lower() not in _TEXTS:
+            if not image and relative.suffix.lower() not in _LIMITS:
                 fetched.skip(f"entries that end in {relative.suffix or 'nothing'}")
                 continue
             stem = str(relative.with_suffix(""))
             if _full(fetched, config) and stem != last:  # the text files of the last image are still needed
                 return
-            if member.size > (config.max_megabytes * MIB if image else _TEXT_BYTES):
+            if member.size > (config.max_megabytes * MIB if image else _LIMITS[relative.suffix.lower()]):
                 fetched.skip("larger than the limit")
                 continue
             try:
@@ -129,11 +162,11 @@ def _unpack(
 
 
 def _check_growth(members: int, unpacked: int, packed: int) -> None:
-    """Stops at a decompression bomb. Raises tarfile.ReadError; what came before is kept."""
+    """Stops at a decompression bomb. Raises _Refused; what came before is kept."""
     if members > MOST_MEMBERS:
-        raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} entries")
+        raise _Refused(f"It has more than {MOST_MEMBERS:,} entries")
     if unpacked > FREE_BYTES and unpacked > _RATIO * packed:
-        raise tarfile.ReadError(f"it unpacks to more than {_RATIO} times its size")
+        raise _Refused(f"It unpacks to more than {_RATIO} times its size")
 
 
 def safe_member(member: tarfile.TarInfo) -> PurePosixPath | None:

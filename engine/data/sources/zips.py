@@ -5,6 +5,7 @@ Files are extracted one at a time into the dataset's own folder: only regular fi
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -13,10 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.inventory import LISTS, TEXTS, image_files
+from engine.data.layouts.inventory import ARCHIVES, LISTS, TEXTS, image_files
 from engine.data.sources.model import FetchResult, ImageSource, files_of, refuse_pointer
 from engine.data.sources.unpacking import LIST_BYTES, NAME_ERRORS, copy_lists, is_there, safe_path, write_new
 from engine.disk.images import EXTENSIONS
+from engine.disk.text import decode
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB, counted
@@ -27,9 +29,8 @@ RATIO, FREE_BYTES = 200, 256_000_000
 """The largest ratio of unpacked to packed size, of archives that unpack to more than so many bytes."""
 TEXT_BYTES = 1_000_000
 NO_MAXIMUM = "“At most” does not apply to zip archives: which files are maps and captions is not known before."
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
-_UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError)
-"""Damaged, of an unknown compression, or (RuntimeError) with a password."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+_UTF8 = 0x800  # the flag of names in UTF-8
 
 
 def fits(place: str) -> bool:
@@ -52,7 +53,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     if config.max_pictures:
         fetched.notes.append(NO_MAXIMUM)
     with ExitStack() as stack:
-        archives = [(path, stack.enter_context(_open(path))) for path in paths]
+        archives = [(path, stack.enter_context(_open(path, folder))) for path in paths]
         targets = _targets(folder, archives)
         total = sum(member.file_size for _, archive in archives for member in archive.infolist()) or 1
         done = 0
@@ -67,13 +68,14 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     return fetched
 
 
-def _open(path: Path) -> zipfile.ZipFile:
+def _open(path: Path, folder: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (*_DAMAGED, ValueError) as error:
         refuse_pointer(path)
         raise _broken(path, error) from error
     members = archive.infolist()
+    _read_names(members, [folder, folder / path.stem])
     unpacked = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
     if len(members) > MOST_MEMBERS or (unpacked > FREE_BYTES and unpacked > RATIO * packed):
@@ -84,6 +86,27 @@ def _open(path: Path) -> zipfile.ZipFile:
             "Remove the file, or ask its owner what is in it.",
         )
     return archive
+
+
+def _read_names(members: Sequence[zipfile.ZipInfo], folders: Sequence[Path]) -> None:
+    """Give members the names that they were packed under, where the archive does not say in which encoding these are.
+
+    Windows packs names in the code page of its country, and Python takes all of them for code page 437. One guess for
+    all names of an archive: they come from one computer. ``folders``: where an earlier version may have unpacked them
+    under Python's names, which stay then.
+    """
+    unsure = [member for member in members if not member.flag_bits & _UTF8 and not member.orig_filename.isascii()]
+    before = (folder / relative for one in unsure if (relative := safe_path(one.filename)) for folder in folders)
+    try:
+        if any(path.exists() for path in before):
+            return
+        names = [member.filename.encode("cp437") for member in unsure]
+        text = decode(b"\n".join(names)).text.split("\n")
+    except (UnicodeError, OSError):
+        return  # no names of Python's code page 437, or too long for this system
+    if len(text) == len(unsure):
+        for member, name in zip(unsure, text, strict=True):
+            member.filename = name
 
 
 def _targets(folder: Path, archives: Sequence[tuple[Path, zipfile.ZipFile]]) -> dict[Path, Path]:
@@ -123,7 +146,8 @@ def _members(
         limits = {**dict.fromkeys(LISTS, LIST_BYTES), **dict.fromkeys(TEXTS, TEXT_BYTES)}
         limit = config.max_megabytes * MIB if ending in EXTENSIONS else limits.get(ending, 0)
         if not limit:
-            fetched.skip(f"entries that end in {ending or 'nothing'}")
+            inside = "archives inside the archive, which you can unpack yourself"
+            fetched.skip(inside if ending in ARCHIVES else f"entries that end in {ending or 'nothing'}")
         elif member.file_size > limit:
             fetched.skip("larger than the limit")
         else:
@@ -137,7 +161,10 @@ def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targ
         try:
             with archive.open(member) as source:
                 write_new(source, target)
-        except _UNREADABLE as error:
+        except _DAMAGED:
+            fetched.skip(f"damaged inside {path.name}")
+            return
+        except (NotImplementedError, RuntimeError) as error:
             raise _broken(path, error) from error
         except OSError as error:
             if error.errno not in NAME_ERRORS:
@@ -156,14 +183,23 @@ def _broken(path: Path, error: Exception) -> UserError:
             f"{path.name} cannot be read.", "It is protected by a password.", "Unpack it and choose the folder."
         )
     if isinstance(error, NotImplementedError):
-        return UserError(
-            f"{path.name} cannot be read.", f"Its compression is not known here ({error}).", "Unpack it yourself."
-        )
+        return UserError(f"{path.name} cannot be read.", "Its compression is not known here.", "Unpack it yourself.")
     return UserError(
         f"{path.name} cannot be read.",
-        f"It is damaged or incomplete ({str(error)[:200]}). What was unpacked is kept.",
+        f"{_fault(path)} What was unpacked is kept.",
         "Download or copy it again.",
     )
+
+
+def _fault(path: Path) -> str:
+    """Why an archive cannot be opened. Its list of files stands at its end."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        return "The file is empty (zero bytes)."
+    if start[:2] != b"PK":
+        return "It does not begin like a zip archive: it is another kind of file under this name."
+    return "Its end is missing or damaged: it was not downloaded or copied completely."
 
 
 ZIPS = ImageSource("zip", "zip archives (.zip)", fits, fetch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -493,3 +495,99 @@ def test_a_sample_of_an_archive_may_have_several_parts(
     result = import_source(workspace, str(tmp_path / "00000.tar"))
     assert (result.pictures, result.captioned, result.paired) == (2, 2, True)
     assert "2 skipped: entries that end in .cls." in result.notes
+
+
+class OldNames(zipfile.ZipInfo):
+    """A member whose name is in the code page of a country, as Windows packs it, and does not say so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802
+        return self.filename.encode(self.comment.decode()), self.flag_bits & ~0x800
+
+
+@pytest.mark.parametrize(("code_page", "word"), [("cp932", "みかん"), ("gbk", "原图线稿")])
+def test_names_in_a_zip_of_another_country_are_those_that_its_list_names(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], code_page: str, word: str
+) -> None:
+    rows = "\n".join(f"{word}/{word}{n}.png,maps/{word}{n}.png,caption {n}" for n in "12")
+    files = {f"{folder}/{word}{n}.png": png(photos["coffee"], (64, 64)) for folder in (word, "maps") for n in "12"}
+    files["metadata.csv"] = f"file_name,conditioning_image,text\n{rows}".encode(code_page)
+    source = tmp_path / "set.zip"
+    with zipfile.ZipFile(source, "w") as packed:
+        for name, content in files.items():
+            info = OldNames(name)
+            info.comment = code_page.encode()
+            packed.writestr(info, content)
+    made = import_source(workspace, str(source))
+    assert (made.pictures, made.captioned, made.paired) == (2, 2, True)
+    assert Dataset.open(made.folder).sample(f"{word}/{word}1.png").caption == "caption 1"
+
+
+def test_of_a_damaged_archive_or_table_the_rest_is_read_and_told(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    image = png(photos["coffee"], (64, 64))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        for n in "12":
+            packed.writestr(f"{n}.png", image)
+    packed_bytes = bytearray((tmp_path / "set.zip").read_bytes())
+    packed_bytes[300] ^= 255
+    (tmp_path / "set.zip").write_bytes(packed_bytes)
+    made = import_source(workspace, str(tmp_path / "set.zip"))
+    assert made.pictures == 1 and "1 skipped: damaged inside set.zip." in made.notes
+
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(arrow.Table.from_pylist([{"image": image, "text": "a"}]), tmp_path / "tables" / "a.parquet")
+    (tmp_path / "tables" / "b.parquet").write_bytes(b"PAR1 and no end")
+    made = import_source(workspace, str(tmp_path / "tables"))
+    assert made.pictures == 1
+    assert "b.parquet cannot be read. Its end is missing" in made.notes[0] and "The others were read" in made.notes[0]
+
+    whole = archive(tmp_path / "00000.tar", {"1.png": image, "2.png": image, "3.txt": b"x" * 600}).read_bytes()
+    (tmp_path / "00000.tar").write_bytes(whole[: whole.index(b"3.txt") + 100])  # within a header: the end of a stream
+    made = import_source(workspace, str(tmp_path / "00000.tar"))
+    assert made.pictures == 2 and "00000.tar could not be read completely. Its end is missing." in str(made.notes)
+
+    for name, content, words in (
+        ("a.zip", b"", "empty"), ("b.zip", b"<html>", "another kind"), ("c.zip", bytes(packed_bytes[:99]), "end"),
+        ("a.tar", b"", "empty"), ("b.tar", b"x" * 2048, "no tar archive"), ("c.tar.gz", b"\x1f\x8b\x08\0", "damaged"),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as refused:
+            import_source(workspace, str(tmp_path / name), f"refused-{name}")
+        assert words in refused.value.why and "Error" not in refused.value.why, (name, refused.value.why)
+
+
+def test_a_set_in_the_hub_cache_is_read_once_and_images_beside_an_archive_are_asked_about(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    cache = tmp_path / "datasets--me--drawings"
+    snapshot = cache / "snapshots" / "abc"
+    for folder in ("blobs", "refs", "snapshots/abc/images", "snapshots/abc/cond"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc", encoding="utf-8")
+    for n in "12":
+        for place in ("images", "cond"):
+            (cache / "blobs" / f"{place}{n}").write_bytes(png(photos["coffee"], (64, 64)))
+            (snapshot / place / f"{n}.png").symlink_to(f"../../../blobs/{place}{n}")
+    for place in (cache, snapshot):
+        made = import_source(workspace, str(place))
+        assert (made.name, made.pictures, made.paired) == ("drawings", 2, True)
+
+    (tmp_path / "beside" / "canny").mkdir(parents=True)
+    for n in range(6):
+        (tmp_path / "beside" / "canny" / f"{n}.png").write_bytes(png(photos["coffee"], (64, 64)))
+    (tmp_path / "beside" / "images.zip").write_bytes(b"PK\3\4")
+    made = import_source(workspace, str(tmp_path / "beside"))
+    assert "images.zip was not unpacked: if it holds the images, unpack it beside them" in made.doubts[0]
+
+
+def test_a_tree_in_a_tar_keeps_its_lists(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+    image = png(photos["coffee"], (64, 64))
+    rows = b"file_name,conditioning_image,text\nimages/1.png,cond/1.png,caption"
+    files = {"set/images/1.png": image, "set/cond/1.png": image, "set/metadata.csv": rows}
+    plain = archive(tmp_path / "plain.tar", files).read_bytes()
+    for name, pack in (("a.tar", bytes), ("b.tar.bz2", bz2.compress), ("c.txz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack(plain))
+        made = import_source(workspace, str(tmp_path / name))
+        assert (made.pictures, made.captioned, made.paired) == (1, 1, True), name
