@@ -33,10 +33,11 @@ LOADED = (
 
 def shoot(page: Any, name: str, from_tabs: bool = False) -> None:
     """Take an image of the window. ``from_tabs``: scrolled to the tabs, below the card of the first steps."""
-    if from_tabs:
-        page.evaluate("document.querySelector('#tabs').scrollIntoView()")
-    page.wait_for_function(LOADED, timeout=60_000)
-    page.wait_for_timeout(1500)  # charts are drawn a moment after their data came
+    for pause in (1500, 300):  # charts are drawn a moment after their data came, and move what is below
+        if from_tabs:
+            page.evaluate("document.querySelector('#tabs').scrollIntoView()")
+        page.wait_for_function(LOADED, timeout=60_000)
+        page.wait_for_timeout(pause)
     image = Image.open(io.BytesIO(page.screenshot()))
     FOLDER.mkdir(exist_ok=True)
     # 256 colours are enough for a window, and a quarter of the size

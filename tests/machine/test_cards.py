@@ -217,7 +217,7 @@ def test_the_window_uses_the_card_of_the_option(
     start = ["--workspace", str(workspace.root), "--no-browser"]
     assert launch.main([*start, "--card", "0"]) == 0
     assert opened == ["NVIDIA GeForce RTX 4070 Ti", "12gb"] and os.environ[cards.VISIBLE] == "0"
-    assert "Graphics card 0 is used: NVIDIA GeForce RTX 4070 Ti, 12 GB." in capsys.readouterr().out
+    assert "Using graphics card 0: NVIDIA GeForce RTX 4070 Ti, 12 GB." in capsys.readouterr().out
     assert launch.main([*start, "--card", "9"]) == launch.EXIT_CANNOT_START
     detect.cache_clear()
     assert launch.main(start) == 0 and opened[2:] == ["NVIDIA GeForce RTX 3090", "24gb"]
