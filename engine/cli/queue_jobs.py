@@ -87,9 +87,13 @@ def _check(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.data_jobs import Check
 
     if options.fix not in (None, "correct"):
-        raise UserError(f"--fix {options.fix} cannot be queued.", "It takes a moment.", "Run it by itself.")
+        raise UserError(f"--fix {options.fix} cannot be queued.", "It takes only a moment.", "Run it by itself.")
     if bool(options.fix) != bool(options.finding):
-        raise UserError("Nothing was queued.", "--fix correct and --finding go together.", "Give both, or neither.")
+        raise UserError(
+            "Nothing was queued.",
+            "--fix correct and --finding only work together.",
+            "Give both, or neither.",
+        )
     data = RunConfig().data
     correct = tuple(named(name).name for name in options.finding)
     side = options.resolution or data.resolution
@@ -195,7 +199,7 @@ def _only(options: argparse.Namespace, action: str) -> None:
     if options.action != action:
         raise UserError(
             f"{options.command} {options.action} cannot be queued.",
-            f"Of this command, only {action} takes long enough.",
+            f"Of this command, only {action} takes long enough to be queued.",
             "Run it by itself.",
         )
 

@@ -26,10 +26,10 @@ class ModelConfig(Section):
     ingredients: str = setting(
         "",
         "LoRA and embedding files",
-        "Files that the base is merged with before anything else, one per line: a path, or a name in the workspace's "
-        "models/loras or models/embeddings folder, and a weight if it is not 1, as in style.safetensors:0.8. The "
-        "ControlNet is then trained for the base with this style or subject. An embedding's word is its file's name. "
-        "Empty, the usual choice: the base as it is.",
+        "Files that are merged into the base before training, one per line: a path or a file name from the "
+        "workspace's models/loras or models/embeddings folder, followed by a weight if it is not 1, as in "
+        "style.safetensors:0.8. The ControlNet is then trained for the base with this style or subject. The word "
+        "that calls up an embedding is its file name. Empty, the usual choice: the base as it is.",
         lines=2,
         advanced=True,
         why_fixed="The weights were trained for the base with these files.",
@@ -58,8 +58,8 @@ class ModelConfig(Section):
         0,
         "ControlNet blocks",
         "How many of a transformer base's blocks a new ControlNet copies. 0, the usual choice: as many as published "
-        "ControlNets have (6 for Stable Diffusion 3, 2 for FLUX.1, 3 for Z-Image, where 6 are possible, too). Fewer "
-        "need less memory and draw faster; more follow fine control images better.",
+        "ControlNets have (6 for Stable Diffusion 3, 2 for FLUX.1, 3 for Z-Image, for which 6 are also possible). "
+        "Fewer need less memory and draw faster; more follow fine control images better.",
         advanced=True,
         affects_speed=True,
         ge=0,
@@ -81,23 +81,24 @@ class ModelConfig(Section):
     low_rank_over: Literal["auto", "base", "start"] = setting(
         "auto",
         "Low rank on top of",
-        "Only for a run that starts from a ControlNet and has a Control-LoRA rank. base: on top of the base's layers, "
-        "so that of what the ControlNet knows only what fits into the rank is kept. start: on top of the ControlNet's "
-        "own layers, which stay as they are and take memory in half precision; all that it knows is kept. auto: base "
-        "for Stable Diffusion 1, 2 and XL, which have small Control-LoRA files, and start for other bases.",
+        "Only for a run that starts from a ControlNet and has a Control-LoRA rank. base: on top of the base's "
+        "layers; only what fits into the rank is kept of what the ControlNet has learned. start: on top of the "
+        "ControlNet's own layers, which stay unchanged and take memory in half precision; everything that it has "
+        "learned is kept. auto: base for Stable Diffusion 1, 2 and XL, which have small Control-LoRA files, and "
+        "start for other bases.",
         advanced=True,
         why_fixed="The trained weights are on top of these layers.",
     )
     union_mode: int = setting(
         -1,
         "Union mode",
-        "Only for a run that starts from a union ControlNet for FLUX.1: which of its kinds of control images to train. "
-        "0 is canny, 1 tile, 2 depth, 3 blur, 4 pose, 5 gray, 6 low quality. -1: none is chosen; such a run is "
-        "refused.",
+        "Only for a run that starts from a union ControlNet for FLUX.1: which of its control types to train. 0 is "
+        "canny, 1 tile, 2 depth, 3 blur, 4 pose, 5 gray, 6 low quality. -1: none is chosen; a run from a union "
+        "ControlNet then cannot start.",
         advanced=True,
         ge=-1,
         le=63,
-        why_fixed="It is the mode that was trained.",
+        why_fixed="The weights were trained for this mode.",
     )
     hint_start: Literal["he", "default"] = setting(
         "he",

@@ -58,8 +58,8 @@ class TrainConfig(Section):
         "Base model precision",
         "same: the run's precision. int8, fp8: keep the frozen base in 8 bits, which halves its memory (0.8 GB less "
         "with SD 1.5, 2.4 GB with SDXL). Training is a little slower, and during it the base draws very slightly "
-        "different images, with int8 the least. nf4: 4 bits, a quarter; its images differ more, and it needs the "
-        "package bitsandbytes.",
+        "different images, with int8 the least. nf4: 4 bits, a quarter of the memory; images differ more, and it "
+        "needs the package bitsandbytes.",
         advanced=True,
         affects_speed=True,
         may_change="memory",
@@ -67,9 +67,9 @@ class TrainConfig(Section):
     modulation_storage: Literal["same", "int8", "base"] = setting(
         "same",
         "Modulation layers",
-        "For a transformer in few bits: how it keeps the layers that scale all others' inputs by the noise level. "
-        "same: in the run's precision, the usual one. int8: in 8 bits, for small cards: they are a third of SD 3.5 and "
-        "a quarter of FLUX.1. base: like the rest.",
+        "For a transformer base in 8 or 4 bits: how it keeps the layers that scale the inputs of all others by the "
+        "noise level. same, the usual choice: in the run's precision. int8: in 8 bits, for small cards, because "
+        "these layers are a third of SD 3.5 and a quarter of FLUX.1. base: like all other layers.",
         advanced=True,
         affects_speed="in few bits",
         may_change="memory",

@@ -75,7 +75,7 @@ def _build_table(context: AppContext, live: Live, chosen: Any, changed: Any) -> 
             elem_id="captions-which",
         )
         containing = gr.Textbox(
-            placeholder="Only captions that contain …",
+            placeholder="Only captions containing …",
             show_label=False,
             container=False,
             max_lines=1,

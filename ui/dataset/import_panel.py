@@ -21,9 +21,9 @@ from ui.page.live import Live
 from ui.page.messages import note
 
 INFO = (
-    "A folder of images, or of images with their maps. Also a list of image addresses (.parquet, .csv), .tar and .zip "
-    "archives, parquet files, a dataset config of another trainer, or a Hugging Face id such as owner/name. "
-    "Paste it, or drop a path here."
+    "A folder of images, or of images with their maps. Also a list of image addresses (.parquet, .csv), .tar and "
+    ".zip archives, parquet files, a dataset config of another trainer, or a Hugging Face id such as owner/name. "
+    "Paste the path here, or drop it."
 )
 LAYOUTS = (
     "<details class='hint'><summary>Folder layouts that work</summary><ul><li>images, with captions in text files "

@@ -66,8 +66,8 @@ def _build_options(live: Live) -> list[Any]:
         [(_rank_title(rank), rank) for rank in (AS_TRAINED, *RANKS)],
         value=AS_TRAINED,
         label="Rank",
-        info="A higher rank gives a larger file that is closer to the full ControlNet. “Size against quality” compares "
-        "them for yours.",
+        info="A higher rank gives a larger file that is closer to the full ControlNet. “Size against quality” "
+        "compares the ranks for your ControlNet.",
         visible=False,
         elem_id="export-rank",
     )

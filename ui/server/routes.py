@@ -62,8 +62,8 @@ ROUTES = (
     Route(f"{API}/app_id", "tells the page that the app has restarted", GUARDED),
     Route(f"{API}/startup-events", "called once by the server itself", GUARDED),
     Route(POLL, "whether the page has to refresh, as version numbers", GUARDED),
-    Route(PROGRESS, "how far the running job is and how the last one ended, in numbers and without names", GUARDED),
-    Route(f"{API}/heartbeat/{{session_hash}}", "tells that a page was closed", GUARDED),
+    Route(PROGRESS, "progress of the running job and the outcome of the last one, as numbers, without names", GUARDED),
+    Route(f"{API}/heartbeat/{{session_hash}}", "reports that a page was closed", GUARDED),
     Route(
         f"{API}/queue/join",
         "every button and field of the page",
@@ -89,7 +89,7 @@ ROUTES = (
     Route(
         f"{API}/file={{path_or_url:path}}",
         "images that the app made or was given",
-        f"{LOGIN}; only files that lie, links followed, in thumbnails/, outputs/ or temporary/ of the workspace",
+        f"{LOGIN}; only files in thumbnails/, outputs/ or temporary/ of the workspace, after links are followed",
         ("GET", "HEAD"),
     ),
     _closed("/openapi.json", "description of the server"),
