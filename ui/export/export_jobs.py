@@ -237,7 +237,9 @@ def shrink_checkpoints(context: AppContext, run_name: str) -> str:
 
     if context.runner.alive:
         raise UserError(
-            "Nothing was deleted.", f"“{context.runner.snapshot.title}” is running.", "Wait for it, or pause it."
+            "Nothing was deleted.",
+            f"“{context.runner.snapshot.title}” is running.",
+            "Wait until it has ended, or end it first.",
         )
     count, freed = trim(context.workspace.runs / run_name)
     if not count:

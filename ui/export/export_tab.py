@@ -49,7 +49,9 @@ def build(context: AppContext, live: Live) -> None:
         context.start_job(KIND, "Exporting", job, queued)
 
     live.on([make.click, add.click], start, [run, checkpoint, *options])
-    job_controls(live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or pause it.")
+    job_controls(
+        live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or wait until it has ended."
+    )
     live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 
