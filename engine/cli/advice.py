@@ -10,7 +10,7 @@ COMMANDS = (
         r"\(?Resume with other settings, on the Train tab(?:; or (python -m engine\.cli resume [^)]*))?\)?",
         "(resume RUN --set NAME=VALUE)",
     ),
-    (r"Press “Download the weights” on the Conditions tab", "Add --download to extract"),
+    (r"Press “Download the model” on the Conditions tab", "Add --download to extract"),
     (r"or download one: Get a base model, on the Train tab", "or download one: bases get NAME (bases list shows them)"),
     (r"Download them on the Conditions tab", "Download them with extract --download"),
     (

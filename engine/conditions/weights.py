@@ -214,7 +214,7 @@ def _not_here(entry: MissingWeights) -> UserError:
     return UserError(
         f"The weights {entry.name} are not on this computer.",
         f"Nothing is downloaded without your consent. {entry.sentence}.",
-        f"Press “Download the weights” on the Conditions tab, or put them into {entry.target} yourself, or give "
+        f"Press “Download the model” on the Conditions tab, or put them into {entry.target} yourself, or give "
         "another folder.",
     )
 
