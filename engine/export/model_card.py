@@ -13,7 +13,7 @@ from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import NODE_PACK, NODE_PACK_SOURCE, Preprocessor, preprocessor
-from engine.export.story import Story
+from engine.export.story import UNION_MODE, Story
 from engine.families.facts import FamilyFacts
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
@@ -63,6 +63,7 @@ def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: St
         guidance=drawn.guidance_scale if drawn else family.usual_guidance,
         side=story.resolution or DEFAULT_SIDE,
         clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
+        union_mode=int(facts.get(UNION_MODE, -1)),
         of_family=family.comfy,
     )
 
@@ -103,7 +104,8 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
     if examples:
         lines += ["Control map and image drawn from it, pairs that the net was not trained on:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
-    lines += ["## In diffusers", "", "```python", snippet(file, kind, base, family, story), "```", ""]
+    code = snippet(file, kind, base, family, story, facts.get(UNION_MODE, ""))
+    lines += ["## In diffusers", "", "```python", code, "```", ""]
     if file:
         lines += [
             "## In ComfyUI",
@@ -150,12 +152,17 @@ ROWS = (
     ("clip_skip", "Clip skip"),
     ("precision", "precision"),
     ("control_lora_rank", "Control-LoRA rank"),
+    (UNION_MODE, "mode of the union net"),
     ("made_with", "made with"),
 )
 
 
-def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) -> str:
-    """Python code that draws an image, to be run beside the file (or inside the folder)."""
+def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story, union_mode: str = "") -> str:
+    """Python code that draws an image, to be run beside the file (or inside the folder).
+
+    Args:
+        union_mode: of a union net; "": it is none.
+    """
     pipeline, net_class = family.pipeline, family.net_class
     side = story.resolution or DEFAULT_SIDE
     strength = story.drawn.strength if story.drawn else 1.0
@@ -173,6 +180,7 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
     more += clip_skip
     if family.guidance_embedded:
         more += f', "guidance_scale": {story.drawn.guidance_scale if story.drawn else family.usual_guidance}'
+    more += f', "control_mode": {union_mode}' if union_mode else ""
     from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
     checker = ", safety_checker=None" if family.safety_checker else ""
     if kind == "single_file":

@@ -15,6 +15,20 @@ Parameters = Mapping[str, Any]
 Values = dict[str, Any]
 
 
+UNION_TYPES = (
+    "openpose",
+    "depth",
+    "hed/pidi/scribble/ted",
+    "canny/lineart/anime_lineart/mlsd",
+    "normal",
+    "segment",
+    "tile",
+    "repaint",
+)
+"""Values of ComfyUI's *SetUnionControlNetType* by the mode that they set (``comfy/cldm/control_types.py``), named after
+the modes of a union net for XL; in nets for other bases a number means another kind of control images."""
+
+
 @dataclass(frozen=True)
 class Preprocessor:
     """A way to make a control image outside of this app."""

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.export.story import UNKNOWN, Story
+from engine.export.story import UNION_MODE, UNKNOWN, Story
+from engine.families.control_files import MODE
 from engine.machine.precision import DTYPES
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
@@ -107,7 +108,9 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
         if not tensor.isfinite().all():
             raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
     config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
-    return Source(config, original, tensors, precision, metadata(checkpoint, precision, weights, story))
+    facts = metadata(checkpoint, precision, weights, story)
+    facts |= {UNION_MODE: str(config[MODE])} if MODE in config else {}
+    return Source(config, original, tensors, precision, facts)
 
 
 def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor]:

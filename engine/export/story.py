@@ -10,6 +10,9 @@ from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.runs.run import PreviewRecord, Run
 
+UNION_MODE = "union_mode"
+"""Entry of an export's metadata: the mode in which a union net was trained."""
+
 
 @dataclass(frozen=True)
 class Story:

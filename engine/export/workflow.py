@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.export.preprocessors import NODE_PACK, Preprocessor
+from engine.export.preprocessors import NODE_PACK, UNION_TYPES, Preprocessor
 from engine.families.drawing import ComfyNodes
 from engine.families.facts import FACTS
 
@@ -44,9 +44,9 @@ CORE: dict[str, Kind] = {
     "EmptySD3LatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
     "ControlNetLoader": Kind(outputs=(("CONTROL_NET", "CONTROL_NET"),)),
-    "ControlNetApplyAdvanced": Kind((*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE")), CONDITIONS),
-    "ControlNetApplySD3": Kind(
-        (*CONDITIONS, ("control_net", "CONTROL_NET"), ("vae", "VAE"), ("image", "IMAGE")), CONDITIONS
+    "SetUnionControlNetType": Kind((("control_net", "CONTROL_NET"),), (("CONTROL_NET", "CONTROL_NET"),)),
+    "ControlNetApplyAdvanced": Kind(
+        (*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE"), ("vae", "VAE")), CONDITIONS
     ),
     "KSampler": Kind(
         (("model", "MODEL"), *CONDITIONS, ("latent_image", "LATENT")),
@@ -90,6 +90,8 @@ class Settings:
     clip_skip: int = 1
     """Above 1: the text encoder's layer is set, counted from the last."""
     seed: int = 0
+    union_mode: int = -1
+    """Mode of a union net; -1: it is none."""
     of_family: ComfyNodes = ComfyNodes()
 
 
@@ -125,8 +127,13 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
         scale = {"guidance": settings.guidance}
         made["guidance"] = Node(family.guidance, (2, 0), {"conditioning": prompt}, scale, "Guidance")
         prompt = ("guidance", 0)
-    applied: dict[str, Link] = {"positive": prompt, "negative": ("negative", 0), "control_net": ("net", 0)}
-    applied |= {"vae": ("base", 2), "image": image} if family.encodes else {"image": image}
+    net: Link = ("net", 0)
+    if 0 <= settings.union_mode < len(UNION_TYPES):
+        mode = {"type": UNION_TYPES[settings.union_mode]}
+        made["mode"] = Node("SetUnionControlNetType", (1, 2.7), {"control_net": net}, mode, "Mode of the union net")
+        net = ("mode", 0)
+    applied: dict[str, Link] = {"positive": prompt, "negative": ("negative", 0), "control_net": net, "image": image}
+    applied |= {"vae": ("base", 2)} if family.encodes else {}
     strength = {"strength": settings.strength, "start_percent": 0.0, "end_percent": 1.0}
     made["apply"] = Node(family.apply, (2, 0.6), applied, strength)
     made["size"] = Node(family.latent, (2, 1.8), widgets={"width": side, "height": side, "batch_size": 1})
@@ -169,6 +176,11 @@ def kind_of(node: Node) -> Kind:
     return CORE.get(node.kind, PREPROCESSING)
 
 
+def sockets(node: Node) -> list[tuple[str, str]]:
+    """The linked inputs of a node in its own order, as (name, type); optional ones, which come last, may be free."""
+    return [socket for socket in kind_of(node).inputs if socket[0] in node.links]
+
+
 def for_server(made: Mapping[str, Node]) -> dict[str, Any]:
     """The workflow in the server's format."""
     numbers = _numbers(made)
@@ -189,7 +201,7 @@ def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
     incoming: dict[tuple[str, str], int] = {}
     outgoing: dict[Link, list[int]] = {}
     for name, node in made.items():
-        for slot, (socket, type_name) in enumerate(kind_of(node).inputs):
+        for slot, (socket, type_name) in enumerate(sockets(node)):
             source, output = node.links[socket]
             links.append([len(links) + 1, numbers[source], output, numbers[name], slot, type_name])
             incoming[name, socket] = len(links)
@@ -207,7 +219,7 @@ def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
             "flags": {},
             "order": order,
             "mode": 0,
-            "inputs": [{"name": n, "type": t, "link": incoming[name, n]} for n, t in kind.inputs],
+            "inputs": [{"name": n, "type": t, "link": incoming[name, n]} for n, t in sockets(node)],
             "outputs": [
                 {"name": n, "type": t, "links": outgoing.get((name, slot), []), "slot_index": slot}
                 for slot, (n, t) in enumerate(kind.outputs)

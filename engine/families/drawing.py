@@ -31,7 +31,7 @@ class ComfyNodes:
     apply: str = "ControlNetApplyAdvanced"
     """Applies a ControlNet."""
     encodes: bool = False
-    """``apply`` has the VAE as an input, since it encodes the control image."""
+    """``apply`` is given the VAE, with which it encodes the control image."""
     latent: str = "EmptyLatentImage"
     loader: str = "TripleCLIPLoader"
     """Loads ``clips``."""

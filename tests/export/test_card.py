@@ -291,7 +291,7 @@ def test_a_base_that_reads_the_guidance_gets_it_by_a_node() -> None:
     kind = lambda link: server[link[0]]["class_type"]  # noqa: E731
     assert (of["KSampler"]["cfg"], of["KSampler"]["scheduler"]) == (1.0, "simple")
     assert of["FluxGuidance"]["guidance"] == 3.5 and kind(of["FluxGuidance"]["conditioning"]) == "CLIPTextEncode"
-    assert kind(of["ControlNetApplySD3"]["positive"]) == "FluxGuidance"
+    assert kind(of["ControlNetApplyAdvanced"]["positive"]) == "FluxGuidance"
     assert of["DualCLIPLoader"] == {
         "clip_name1": "clip_l.safetensors",
         "clip_name2": "t5xxl_fp16.safetensors",

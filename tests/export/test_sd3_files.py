@@ -89,9 +89,10 @@ def test_the_workflow_has_the_nodes_for_this_base(made: dict[str, ExportResult])
     server = json.loads((card / "comfyui_workflow_api.json").read_text(encoding="utf-8"))
     of = {node["class_type"]: node["inputs"] for node in server.values()}
     kind = lambda link: server[link[0]]["class_type"]  # noqa: E731
-    assert "ControlNetApplyAdvanced" not in of and "EmptyLatentImage" not in of
+    assert "ControlNetApplySD3" not in of, "ComfyUI marks it as deprecated"
+    assert "EmptyLatentImage" not in of
     assert of["ControlNetLoader"] == {"control_net_name": file}
-    applied = of["ControlNetApplySD3"]
+    applied = of["ControlNetApplyAdvanced"]
     assert kind(applied["vae"]) == "CheckpointLoaderSimple" and applied["vae"][1] == 2
     assert kind(applied["control_net"]) == "ControlNetLoader" and kind(applied["image"]) == "CannyEdgePreprocessor"
     assert of["TripleCLIPLoader"] == {

@@ -18,6 +18,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
+from engine.export.preprocessors import UNION_TYPES
 from engine.families.control_files import MODE
 from engine.families.facts import FLUX, SD1
 from engine.families.flux_control_files import FLUX_FILES
@@ -146,7 +147,15 @@ def test_a_run_on_top_of_it_resumes_leaves_whole_and_draws_in_any_mode(
     frozen = sum(layer.weight.numel() for layer in lora_layers(net).values())
     assert own.resident - shared.resident == pytest.approx(2 * frozen, rel=0.12), "without an embedder of the guidance"
 
-    file = export(last.folder, "single_file", tmp_path, "net", base=str(tiny_flux)).path
+    exported = export(last.folder, "single_file", tmp_path, "net", base=str(tiny_flux))
+    file = exported.path
+    assert exported.card is not None
+    readme = (exported.card / "README.md").read_text(encoding="utf-8")
+    assert '"control_mode": 2' in readme and "| mode of the union net | 2 |" in readme
+    server = json.loads((exported.card / "comfyui_workflow_api.json").read_text(encoding="utf-8"))
+    of = {node["class_type"]: node["inputs"] for node in server.values()}
+    assert of["SetUnionControlNetType"]["type"] == UNION_TYPES[2], "its number is what ComfyUI gives to the net"
+    assert server[of["ControlNetApplyAdvanced"]["control_net"][0]]["class_type"] == "SetUnionControlNetType"
     plain = TryRequest(base=str(tiny_flux), controlnet=file, prompt="red", control=edges, steps=1, width=64, height=64)
     session = TrySession(ready_workspace, device="cpu")
     drawn = [np.asarray(session.generate([replace(plain, union_mode=mode)])[0]) for mode in (-1, 0, 2)]
