@@ -79,6 +79,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _8bit_products_need_8bit_weights(self) -> RunConfig:
+        if self.train.base_products == "8bit" and self.train.base_storage not in ("int8", "fp8"):
+            raise ValueError(
+                "products in 8 bits need a base in 8 bits: set train.base_storage to int8 or fp8, or "
+                "train.base_products to same"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _offload_needs_an_optimizer_for_processors(self) -> RunConfig:
         if self.optim.offload and "8bit" in self.optim.optimizer:
             raise ValueError(

@@ -74,6 +74,17 @@ class TrainConfig(Section):
         affects_speed="in few bits",
         may_change="memory",
     )
+    base_products: Literal["same", "fp16_sums", "8bit"] = setting(
+        "same",
+        "Products of the base",
+        "How the frozen base's linear layers multiply. same, the usual choice: in the run's precision. The others are "
+        "experimental, not measured on cards yet. fp16_sums: in fp16 runs, sums are fp16, too, which GeForce cards do "
+        "twice as fast; large sums may overflow. 8bit: in int8 or fp8, as the base is stored, for RTX 30 or RTX 40 "
+        "cards and newer; faster and less exact. If a card cannot do it, the log says so.",
+        advanced=True,
+        affects_speed=True,
+        may_change="memory",
+    )
     gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
         "none",
         "Gradient checkpointing",

@@ -28,6 +28,7 @@ from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
+from engine.nets.fast_products import products_of, use_products
 from engine.nets.frozen_blocks import use_frozen_blocks
 from engine.nets.frozen_layers import store, use_frozen_convolutions
 from engine.runs.checkpoints import Checkpoint
@@ -110,6 +111,8 @@ def set_up(
 
     if (kept := master_weights_of(config, precision, group.world_size)) != config.optim.master_weights:
         history(Message(f"The master weights are kept {kept}: {WHY_WHOLE}.", "warning"))
+    if why := products_of(config.train, dtype, device)[1]:
+        history(Message(f"The products of the base are computed as usual: others are not possible, {why}.", "warning"))
 
     def build(config: RunConfig) -> TrainState:
         accelerator.device_placement = not config.optim.offload
@@ -214,6 +217,7 @@ def build_nets(
     use_frozen_blocks(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
         store(denoiser, trainable.master, *trainable.nets, **few)
+    use_products(denoiser, products_of(train, place.dtype, place.device)[0])
     trainable.use_gradient_checkpointing(denoiser, train.gradient_checkpointing, layers)
     return denoiser, trainable
 

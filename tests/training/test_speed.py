@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
+from engine.nets.fast_products import EightBitLinear, HalfSumsLinear
 from engine.training import speed
 from engine.training.faults import take_step
 from engine.training.hooks import Hooks
@@ -242,3 +243,16 @@ def test_a_real_compiler_changes_nothing_but_rounding(build: Callable) -> None:
         made.start_at(step)
         assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
     assert messages == [] and speed.is_compiled(made)
+
+
+def test_products_of_the_base_in_8_bits_and_what_a_processor_cannot(build: Callable) -> None:
+    """On a processor 8 bits are int8; sums in fp16 are a card's, which one line says."""
+    made, messages = build(**{"train.base_products": "8bit", "train.base_storage": "fp8", "model.control_lora_rank": 2})
+    kinds = {type(layer) for layer in made.denoiser.modules() if isinstance(layer, torch.nn.Linear)}
+    assert EightBitLinear in kinds and messages == []
+    assert isinstance(take_step(made), torch.Tensor)
+    usual, messages = build(**{"train.base_products": "fp16_sums"})
+    assert messages == [
+        "The products of the base are computed as usual: others are not possible, they are for runs in fp16."
+    ]
+    assert not any(isinstance(layer, HalfSumsLinear) for layer in usual.denoiser.modules())
