@@ -43,6 +43,7 @@ def test_what_may_change_is_the_course_and_what_saves_memory() -> None:
         "optim.offload",
         "train.batch_size",
         "train.base_storage",
+        "train.base_products",
         "train.modulation_storage",
         "train.gradient_checkpointing",
     }
