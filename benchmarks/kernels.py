@@ -154,6 +154,25 @@ def after_backward(family: str) -> dict[str, Callable[[], object]]:
     }
 
 
+def in_one_pass(family: str) -> Traffic:
+    """The same with ``optim.one_pass_update``: the norm as counted, and a compiled kernel for each weight.
+
+    It reads gradient, master weight and both moments once, and writes the last three and the copy once. The compiler
+    for processors makes that many kernels (tests/nets/test_one_pass.py); one for cards may join some.
+    """
+    net = control_net(family)
+    weights = CompactMasterWeights(net, torch.bfloat16, "whole")
+    weights.refresh()
+    weights.keep_half_gradients()
+    for computing in weights.master_of:
+        computing.grad = torch.empty_like(computing)
+    traffic = count(lambda: weights.gradient_norm(list(net.parameters())))
+    for copy, master in weights.master_of.items():
+        traffic.kernels += 1
+        traffic.bytes += 2 * copy.nbytes + 6 * master.nbytes
+    return traffic
+
+
 def fp8_forward(family: str, images: int = 4) -> dict[str, Callable[[], object]]:
     """The forward pass of a base's UNet in half precision and in fp8, with its scales on the weights alone and as it
     is."""
@@ -193,6 +212,10 @@ def main() -> None:
             with patch("torch.optim.adam._device_dtype_check_for_fused"):  # which does not know the meta device
                 traffic = count(work)
             print(f"| {name} | {family} | {traffic.kernels:,} | {traffic.bytes / 1e9:.1f} |", flush=True)
+        compiled = in_one_pass(family)
+        print(
+            f"| After the backward pass, in one pass | {family} | {compiled.kernels:,} | {compiled.bytes / 1e9:.1f} |"
+        )
 
 
 if __name__ == "__main__":

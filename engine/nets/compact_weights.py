@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from engine.nets.master_weights import MasterWeightSync
+from engine.nets.one_pass import OnePass
 
 AT_ONCE = 2**25
 """Weights that are in fp32 together while they are updated (128 MiB)."""
@@ -88,6 +89,7 @@ class CompactMasterWeights(MasterWeightSync):
         self._gradients_stay = [kind != "whole"]  # shared with the hooks, which hold no reference to this object
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
         self._factor = 1.0  # which gradients in half precision have to be multiplied by
+        self._one_pass: OnePass | None = None
         super().__init__(master, dtype, compute=compute)
 
     @property
@@ -100,6 +102,9 @@ class CompactMasterWeights(MasterWeightSync):
 
     def keep_half_gradients(self) -> None:
         self._gradients_stay[0] = True
+
+    def update_in_one_pass(self, with_: OnePass | None) -> None:
+        self._one_pass = with_
 
     @property
     def updated_at_once(self) -> bool:
@@ -151,8 +156,11 @@ class CompactMasterWeights(MasterWeightSync):
 
     @torch.no_grad()
     def update(self, step: Callable[[], object], number: int) -> None:
+        if self._one_pass and self._kind == "whole" and all(one.grad is None for one in self.master_of.values()):
+            self._sent.update(self._one_pass(self.master_of, self._factor))
         if self._kind == "whole" and all(copy.grad is None for copy in self.master_of):
-            step()
+            step()  # of what has fp32 gradients
+            self._factor = 1.0
             return
         summed = {master: master.grad for master in self.master_of.values() if master.grad is not None}
         for master in summed:

@@ -22,6 +22,7 @@ from torch import nn
 
 from engine.nets.lora import lora_layers
 from engine.nets.offload import Offload
+from engine.nets.one_pass import OnePass
 
 
 class MasterWeightSync:
@@ -118,6 +119,13 @@ class MasterWeightSync:
         """Keep half-precision gradients as they are until ``update``, unless they are added up.
 
         For one process: several exchange the fp32 gradients of the master weights.
+        """
+
+    def update_in_one_pass(self, with_: OnePass | None) -> None:
+        """From now on ``update`` updates weights and copies by this, where gradients are in half precision until then.
+
+        Args:
+            with_: None: no longer.
         """
 
     def widen_gradients(self) -> None:

@@ -173,6 +173,7 @@ def set_up(
     # What a step calls, and the batches that it reads.
     state.connect(strategy(state, partial(oom.record_for_resume, state)))
     speed.compile_nets(state)
+    speed.compile_update(state)
     batches = Batches(
         dataset,
         data.samples,

@@ -17,6 +17,8 @@ import torch._dynamo
 from engine.errors import UserError
 from engine.jobs.events import Message
 from engine.machine.errors import is_device_lost, is_out_of_memory
+from engine.nets import one_pass
+from engine.nets.one_pass import OnePass
 from engine.training.state import TrainState
 
 MODES = {"kernels": "default", "graphs": "reduce-overhead"}
@@ -81,6 +83,32 @@ def compile_nets(state: TrainState) -> None:
         _use_plain_nets(state, error)
 
 
+def compile_update(state: TrainState) -> None:
+    """Let the weights be updated in one compiled pass, if the settings ask for it and the run is one that can."""
+    config, optim = state.config, state.config.optim
+    if not optim.one_pass_update:
+        return
+    reasons = (
+        (optim.optimizer != "adamw", "it is for the optimizer adamw"),
+        (state.dtype == torch.float32, "it is for runs in fp16 or bf16"),
+        (not optim.half_gradients, "gradients in half precision are off"),
+        (not state.trainable.weights.updated_at_once, "the master weights are not kept whole"),
+        (optim.offload, "the master weights are in RAM"),
+        (optim.in_backward, "weights are updated in the backward pass"),
+        (state.group.world_size > 1, "several processes share a step"),
+        (config.train.accumulation > 1, "gradients are added up"),
+    )
+    if why := next((words for excluded, words in reasons if excluded), ""):
+        _warn(state, f"Weights are not updated in one pass: {why}.")
+        return
+
+    def failed(error: BaseException) -> None:
+        _warn(state, f"The update could not be compiled ({_in_short(error)}); PyTorch's own is used.")
+
+    adamw: Any = state.optimizer
+    state.trainable.weights.update_in_one_pass(OnePass(adamw, one_pass.compiled(), failed))
+
+
 def _compile_blocks(state: TrainState) -> None:
     """Compile the blocks that a net repeats, in place ("regional compilation", see diffusers' compile_repeated_blocks).
 
@@ -134,9 +162,12 @@ def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
 
 def _use_plain_nets(state: TrainState, error: BaseException) -> None:
     state.nets.use_plain()
+    _warn(state, f"The nets could not be compiled ({_in_short(error)}); the run continues uncompiled.")
+
+
+def _in_short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    why = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
-    _warn(state, f"The nets could not be compiled ({why}); the run continues uncompiled.")
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
 def _warn(state: TrainState, words: str) -> None:

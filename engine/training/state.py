@@ -233,10 +233,12 @@ class TrainState:
             self._updated |= updated_parameters(self.optimizer)
         set_learning_rate(optimizer, self.optimizer.param_groups[0]["lr"])
         self.optimizer = optimizer
+        self.trainable.weights.update_in_one_pass(None)  # it was made for the other one
         self.parallel.wrap_optimizer()
 
     def update_in_backward(self) -> None:
         """Update the weights in the backward pass from the next step on."""
+        self.trainable.weights.update_in_one_pass(None)
         self.parallel = update_in_backward(self.parallel)
 
     def keep_optimizer_in_ram(self) -> None:

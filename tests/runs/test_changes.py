@@ -38,6 +38,7 @@ def test_what_may_change_is_the_course_and_what_saves_memory() -> None:
         "optim.master_weights",
         "optim.in_backward",
         "optim.half_gradients",
+        "optim.one_pass_update",
         "optim.optimizer",
         "optim.ema_device",
         "optim.offload",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from engine.config import parse
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
+from engine.nets import one_pass
 from engine.nets.fast_products import EightBitLinear, HalfSumsLinear
 from engine.training import speed
 from engine.training.faults import take_step
@@ -245,14 +248,59 @@ def test_a_real_compiler_changes_nothing_but_rounding(build: Callable) -> None:
     assert messages == [] and speed.is_compiled(made)
 
 
-def test_products_of_the_base_in_8_bits_and_what_a_processor_cannot(build: Callable) -> None:
-    """On a processor 8 bits are int8; sums in fp16 are a card's, which one line says."""
-    made, messages = build(**{"train.base_products": "8bit", "train.base_storage": "fp8", "model.control_lora_rank": 2})
+def test_products_in_8_bits_and_the_update_in_one_pass(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor, without the compiler's part; tests/nets has both against what they replace."""
+    calls: list[int] = []
+
+    def update(*given: Any) -> None:
+        calls.append(len(given[0]))
+        one_pass.adamw_in_one_pass(*given)
+
+    monkeypatch.setattr(one_pass, "compiled", lambda: update)
+    few = {"train.base_products": "8bit", "train.base_storage": "int8", "model.control_lora_rank": 2}
+    made, messages = build(**few, **{"optim.one_pass_update": True, "train.precision": "bf16"})
     kinds = {type(layer) for layer in made.denoiser.modules() if isinstance(layer, torch.nn.Linear)}
-    assert EightBitLinear in kinds and messages == []
+    before = [parameter.detach().clone() for parameter in made.trainable.master.parameters()]
     assert isinstance(take_step(made), torch.Tensor)
-    usual, messages = build(**{"train.base_products": "fp16_sums"})
+    assert EightBitLinear in kinds and messages == [] and len(calls) == 2, "weights with decay, and without"
+    after, of_net = list(made.trainable.master.parameters()), made.trainable.weights.master_of
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(copy, master.bfloat16()) for copy, master in of_net.items())
+    made.replace_optimizer(made.new_optimizer(made.trainable.master))  # as a fallback does
+    assert isinstance(take_step(made), torch.Tensor) and len(calls) == 2, "it belongs to the other one"
+
+
+def test_where_products_and_update_stay_as_usual_the_log_says_why(build: Callable) -> None:
+    made, messages = build(**{"train.base_products": "fp16_sums", "optim.one_pass_update": True})
     assert messages == [
-        "The products of the base are computed as usual: others are not possible, they are for runs in fp16."
+        "The products of the base are computed as usual: others are not possible, they are for runs in fp16.",
+        "Weights are not updated in one pass: it is for runs in fp16 or bf16.",
     ]
-    assert not any(isinstance(layer, HalfSumsLinear) for layer in usual.denoiser.modules())
+    assert not any(isinstance(layer, HalfSumsLinear) for layer in made.denoiser.modules())
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"optim": {"optimizer": "adafactor"}}, "it is for the optimizer adamw"),
+        ({"optim": {"half_gradients": False}}, "gradients in half precision are off"),
+        ({"optim": {"offload": True}}, "the master weights are in RAM"),
+        ({"optim": {"in_backward": True}}, "weights are updated in the backward pass"),
+        ({"train": {"accumulation": 2}}, "gradients are added up"),
+        ({"optim": {"master_weights": "split"}}, "the master weights are not kept whole"),
+        ({}, "several processes share a step"),
+    ],
+)
+def test_why_an_update_is_not_made_in_one_pass(settings: dict[str, Any], why: str) -> None:
+    config = parse({**settings, "optim": {**settings.get("optim", {}), "one_pass_update": True}})
+    said: list[str] = []
+    weights = SimpleNamespace(updated_at_once=config.optim.master_weights == "whole")
+    state: Any = SimpleNamespace(
+        config=config,
+        dtype=torch.bfloat16,
+        trainable=SimpleNamespace(weights=weights),
+        group=SimpleNamespace(world_size=1 if settings else 2),
+        emit=lambda message: said.append(message.text),
+    )
+    speed.compile_update(state)
+    assert said == [f"Weights are not updated in one pass: {why}."]
