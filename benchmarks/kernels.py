@@ -167,9 +167,9 @@ def in_one_pass(family: str) -> Traffic:
     for computing in weights.master_of:
         computing.grad = torch.empty_like(computing)
     traffic = count(lambda: weights.gradient_norm(list(net.parameters())))
-    for copy, master in weights.master_of.items():
+    for computing, master in weights.master_of.items():
         traffic.kernels += 1
-        traffic.bytes += 2 * copy.nbytes + 6 * master.nbytes
+        traffic.bytes += 2 * computing.nbytes + 6 * master.nbytes
     return traffic
 
 
