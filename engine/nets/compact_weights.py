@@ -103,6 +103,10 @@ class CompactMasterWeights(MasterWeightSync):
     def keep_half_gradients(self) -> None:
         self._gradients_stay[0] = True
 
+    @property
+    def keeps_half_gradients(self) -> bool:
+        return self._gradients_stay[0]
+
     def update_in_one_pass(self, with_: OnePass | None) -> None:
         self._one_pass = with_
 

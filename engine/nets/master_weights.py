@@ -121,6 +121,11 @@ class MasterWeightSync:
         For one process: several exchange the fp32 gradients of the master weights.
         """
 
+    @property
+    def keeps_half_gradients(self) -> bool:
+        """Whether half-precision gradients stay as they are until ``update``, unless they are added up."""
+        return False
+
     def update_in_one_pass(self, with_: OnePass | None) -> None:
         """From now on ``update`` updates weights and copies by this, where gradients are in half precision until then.
 

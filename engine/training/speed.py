@@ -85,18 +85,17 @@ def compile_nets(state: TrainState) -> None:
 
 def compile_update(state: TrainState) -> None:
     """Let the weights be updated in one compiled pass, if the settings ask for it and the run is one that can."""
-    config, optim = state.config, state.config.optim
+    config, optim, weights = state.config, state.config.optim, state.trainable.weights
     if not optim.one_pass_update:
         return
     reasons = (
         (optim.optimizer != "adamw", "it is for the optimizer adamw"),
         (state.dtype == torch.float32, "it is for runs in fp16 or bf16"),
-        (not optim.half_gradients, "gradients in half precision are off"),
-        (not state.trainable.weights.updated_at_once, "the master weights are not kept whole"),
+        (not weights.updated_at_once, "the master weights are not kept whole"),
         (optim.offload, "the master weights are in RAM"),
         (optim.in_backward, "weights are updated in the backward pass"),
-        (state.group.world_size > 1, "several processes share a step"),
         (config.train.accumulation > 1, "gradients are added up"),
+        (not weights.keeps_half_gradients, "gradients are not in half precision until the update"),
     )
     if why := next((words for excluded, words in reasons if excluded), ""):
         _warn(state, f"Weights are not updated in one pass: {why}.")
@@ -106,7 +105,7 @@ def compile_update(state: TrainState) -> None:
         _warn(state, f"The update could not be compiled ({_in_short(error)}); PyTorch's own is used.")
 
     adamw: Any = state.optimizer
-    state.trainable.weights.update_in_one_pass(OnePass(adamw, one_pass.compiled(), failed))
+    weights.update_in_one_pass(OnePass(adamw, one_pass.compiled(), failed))
 
 
 def _compile_blocks(state: TrainState) -> None:
