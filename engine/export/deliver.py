@@ -24,6 +24,7 @@ from engine.machine.units import MIB
 
 TEMPORARY = ".copying-"
 CHUNK = 4 * 2**20
+_NETS = "controlnet"
 NET_ENDINGS = (".safetensors", ".pth")
 
 
@@ -42,7 +43,13 @@ class Program:
 
 
 PROGRAMS: tuple[Program, ...] = (
-    Program("comfyui", "ComfyUI", ("comfy", "models/controlnet"), ("models/controlnet",), "models/controlnet"),
+    Program(
+        "comfyui",
+        "ComfyUI",
+        ("comfy", "models/controlnet", "custom_nodes"),
+        ("models/controlnet",),
+        "models/controlnet",
+    ),
     Program(
         "a1111",
         "AUTOMATIC1111 or Forge",
@@ -51,12 +58,18 @@ PROGRAMS: tuple[Program, ...] = (
         "models/ControlNet",
     ),
 )
-NESTED = ("ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge")
-"""Portable packages hold the program in a folder with one of these names."""
+NESTED = (
+    "ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge", "app", "server/ComfyUI",
+    "ComfyUI_windows_portable/ComfyUI",
+)  # fmt: skip
+"""Portable packages, Pinokio and Krita's plugin hold the program in a folder with one of these names."""
 
-SHARED = ("Data/Models/ControlNet", "Models/ControlNet", "Models/controlnet", "ControlNet", "controlnet")
-"""Folders of ControlNets that several programs share: in Stability Matrix, SwarmUI and similar shells, or in a folder
-of models itself."""
+SHARED = ("Data/Models", "Models", "SwarmUI/Models", "")
+"""Folders of models that several programs share, in Stability Matrix, SwarmUI and similar shells; "": such a folder
+itself."""
+INVOKE_SIGNS = ("invokeai.yaml", "databases/invokeai.db", "autoimport")
+INVOKE_FOLDER = "autoimport/controlnet"
+"""InvokeAI takes models from any folder that its Model Manager is told to scan."""
 
 
 def program(name: str) -> Program:
@@ -81,9 +94,15 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         if _belongs(candidate, wanted):
             places = [candidate / place for place in wanted.models if _is_dir_exactly(candidate, place)]
             return places[0] if places else candidate / wanted.default
-    shared = next((folder / place for place in SHARED if _is_dir_exactly(folder, place)), None)
-    if shared is not None:
-        return shared
+    if any(_exists_exactly(folder, sign) for sign in INVOKE_SIGNS):
+        return folder / INVOKE_FOLDER
+    for place in SHARED:
+        if not place or _is_dir_exactly(folder, place):
+            found = next((path for path in (folder / place).iterdir() if path.name.casefold() == _NETS), None)
+            if found is not None and found.is_dir():
+                return found
+            if place and _exists_exactly(folder / place, "Stable-Diffusion"):  # SwarmUI, which has none yet
+                return folder / place / _NETS
     itself = folder.resolve()
     if itself.name.casefold() == "controlnet" and itself.parent.name.casefold() == "models":
         return folder
@@ -94,6 +113,13 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         f"None of {', '.join(wanted.signs)} is in it.",
         f"Give the folder in which {wanted.title} is installed, or its {wanted.default}.",
     )
+
+
+def next_step(copied: Path, wanted: Program) -> str:
+    """What to do in the program after a file was copied into its folder, as a sentence."""
+    if copied.parent.as_posix().endswith("/" + INVOKE_FOLDER):
+        return f"In InvokeAI, choose Model Manager, Add models, Scan folder, and give it {copied.parent}."
+    return f"In {wanted.title}, refresh the list of models."
 
 
 def folder_of_kind(folder: Path, file: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from engine.export.deliver import PROGRAMS, Program, copy_to, models_folder, opening_command, program
+from engine.export.deliver import PROGRAMS, Program, copy_to, models_folder, next_step, opening_command, program
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remember, remembered
@@ -60,13 +60,46 @@ def test_another_folder_is_refused(tmp_path: Path, wanted) -> None:
             models_folder(nothing, wanted)
 
 
-@pytest.mark.parametrize("place", ["Data/Models/ControlNet", "Models/controlnet", "Models/ControlNet"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "Data/Models/ControlNet",
+        "Data/Models/controlnet",
+        "Models/controlnet",
+        "Models/ControlNet",
+        "SwarmUI/Models/controlnet",
+    ],
+)
 @pytest.mark.parametrize("wanted", PROGRAMS, ids=lambda one: one.name)
 def test_folders_that_programs_share_are_known(tmp_path: Path, place: str, wanted: Program) -> None:
     there = tmp_path / "shell" / place
     there.mkdir(parents=True)
     assert models_folder(tmp_path / "shell", wanted) == there
     assert models_folder(f'"{there}"', wanted) == there
+
+
+@pytest.mark.parametrize(
+    ("there", "place"),
+    [
+        (("invokeai.yaml", "models/sd-1/controlnet"), "autoimport/controlnet"),
+        (("databases/invokeai.db", "autoimport/controlnet"), "autoimport/controlnet"),
+        (("Models/Stable-Diffusion", "src/Core"), "Models/controlnet"),
+        (("custom_nodes", "models/checkpoints"), "models/controlnet"),
+        (("ComfyUI_windows_portable/ComfyUI/comfy",), "ComfyUI_windows_portable/ComfyUI/models/controlnet"),
+        (("app/comfy", "app/models/controlnet", "pinokio.js"), "app/models/controlnet"),
+        (("server/ComfyUI/comfy",), "server/ComfyUI/models/controlnet"),
+    ],
+)
+def test_shells_and_programs_without_such_a_folder_yet(tmp_path: Path, there: tuple[str, ...], place: str) -> None:
+    folders(tmp_path, *there)
+    found = models_folder(tmp_path, COMFY)
+    assert found == tmp_path / place
+    copied = found / "a.safetensors"
+    assert next_step(copied, COMFY) == (
+        f"In InvokeAI, choose Model Manager, Add models, Scan folder, and give it {found}."
+        if "autoimport" in place
+        else "In ComfyUI, refresh the list of models."
+    )
 
 
 def test_one_program_is_not_the_other(tmp_path: Path) -> None:

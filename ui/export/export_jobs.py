@@ -175,7 +175,7 @@ def copy_job(context: AppContext, file: str, program: str, folder: str, overwrit
 
     def work(token: Token, emit: Emit) -> Outcome:
         made = deliver.copy_to(Path(file), target, overwrite, token, progress_events(emit, "Copying, MB"))
-        text = f"Copied to {made}. In {wanted.title}, refresh the list of models."
+        text = f"Copied to {made}. {deliver.next_step(made, wanted)}"
         context.set_result("deliver", note=text, where=str(made))
         return "completed"
 
