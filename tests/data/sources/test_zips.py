@@ -109,8 +109,8 @@ def test_what_cannot_be_unpacked_is_told(
 ) -> None:
     whole = packed(tmp_path / "whole.zip", {"1.png": coffee}, zipfile.ZIP_STORED).read_bytes()
     faults = {
-        "cut": (whole[: len(whole) // 2], "damaged or incomplete"),
-        "changed": (whole.replace(coffee[200:220], b"\0" * 20), "damaged or incomplete"),
+        "cut": (whole[: len(whole) // 2], "end is missing or damaged"),
+        "changed": (whole.replace(coffee[200:220], b"\0" * 20), "1 skipped: damaged inside changed.zip"),
         "secret": (whole.replace(b"\x14\0\0\0\0\0", b"\x14\0\x01\0\0\0"), "protected by a password"),
     }
     for name, (data, words) in faults.items():
