@@ -37,6 +37,7 @@ FIELDS = (
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),
     ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-prompts", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
+    ("set-model-ingredients|try-ingredients", f"one per line, with a weight: {PLACE}; weights as in `import-path`"),
     ("set-validation-pictures_folder", f"{PLACE}; its images are only read"),
     ("set-validation-clip_model", f"{PLACE}; or a Hugging Face id, downloaded by its button"),
     ("compare-own", UPLOAD),
