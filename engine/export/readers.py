@@ -57,9 +57,12 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
     if LORA_MARK in raw:
         _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config, family)
         return "a Control-LoRA"
-    if files.trigger in raw:
-        kind, seen = "a ControlNet with diffusers names", dict(raw)
-        if why := files.why_misread(seen, config):
+    plain = files.plain_shapes(raw)
+    if files.trigger in plain:
+        kind, seen = "a ControlNet with diffusers names", plain
+        if plain.keys() != raw.keys():
+            kind = "a ControlNet of RGB control images, with the names of XLabs"
+        if why := files.why_misread(raw, config):
             raise Misread(why)
     elif TRIGGER in raw or PREFIX + TRIGGER in raw:
         kind, seen = "a ControlNet with LDM names", from_ldm(dict(raw))

@@ -11,12 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from engine.export.source import Source
+from engine.families.facts import of_control_net
 from engine.nets.controlnet_files import CONFIG_KEY
 
 
 def write(path: Path, source: Source) -> None:
     """Write the file ``path``."""
-    save(path, source.tensors, source)
+    files = of_control_net(source.config).control_files
+    save(path, files.names_in_file(source.tensors, source.config), source)
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], source: Source) -> None:
@@ -29,4 +31,5 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read config and weights."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return json.loads(file.metadata()[CONFIG_KEY]), tensors
+        config = json.loads(file.metadata()[CONFIG_KEY])
+    return config, of_control_net(config).control_files.plain_names("single_file", tensors)

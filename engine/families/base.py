@@ -29,8 +29,7 @@ DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 class Family(TextEncoding):
     """How the bases of one family are loaded, trained under control, and sampled from.
 
-    The methods that are not abstract suit every base with an ``AutoencoderKL`` and a ControlNet pipeline in diffusers.
-    """
+    Methods that are not abstract suit a base with an ``AutoencoderKL`` and a ControlNet pipeline in diffusers."""
 
     pipeline_class: Any
     """The diffusers pipeline for sampling with a ControlNet."""
@@ -98,8 +97,7 @@ class Family(TextEncoding):
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """RGB images, about -1..1, (B, 3, H, W), from scaled latents (B, C, h, w).
 
-        A large image that does not fit into memory is decoded in tiles (``tiles.py``).
-        """
+        A large image that does not fit into memory is decoded in tiles (``tiles.py``)."""
         space = LatentSpace.from_config(vae.config)
         unscaled = space.unscaled(latents.to(vae.dtype))
         side = max(latents.shape[-2:]) * space.factor
@@ -175,6 +173,14 @@ class Family(TextEncoding):
             maps: uint8 RGB (B, H, W, 3).
             vae: the base's, on any device, where ``facts.control_is_encoded``.
         """
+
+    def control_for(self, net: Any, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        """Control images as this net reads them; see ``encode_control``."""
+        return self.encode_control(maps, vae)
+
+    def for_net(self, config: Mapping[str, Any]) -> Family:
+        """The family as a control net of this config needs it, which may read RGB in place of latents."""
+        return self
 
     def decode_control(self, vae: Any, control: torch.Tensor) -> torch.Tensor:
         """What is left of encoded control images (``encode_control``): RGB, about -1..1, (B, 3, H, W)."""

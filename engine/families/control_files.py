@@ -19,6 +19,7 @@ DIFFERENCE_MARK = "difference"
 MODE = "_control_mode"
 """Entry of a union net's config: the kind of control images that it is used with, as a number. diffusers would
 warn of an entry that begins otherwise."""
+RGB = 3
 OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
     ("model.diffusion_model.", "a whole Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
@@ -44,6 +45,8 @@ class ControlFiles(ABC):
     """Entries of its config that have to equal the denoiser's, and what they are for people."""
     own_entries: tuple[str, ...] = ()
     """Entries of its config in which a net may differ from a new one for the same base."""
+    may_read_rgb: bool = False
+    """Some of them read RGB control images where the family's read latents."""
     union_marks: tuple[str, ...] = ()
     """Beginnings of names that only a net for several kinds of control images has."""
     formats: tuple[str, ...] = ("single_file", "diffusers")
@@ -91,6 +94,18 @@ class ControlFiles(ABC):
     def holds_difference(self, names: Collection[str]) -> bool:
         """Whether a file's copied layers hold differences to the base's weights."""
         return False
+
+    def is_of_rgb(self, config: Mapping[str, Any]) -> bool:
+        """Whether a net of this config is one of those (``may_read_rgb``)."""
+        return self.may_read_rgb and self.control_channels(config) == RGB
+
+    def names_in_file(self, tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors of a net of this config under the names that the programs look for in a single file."""
+        return tensors
+
+    def plain_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """The shapes in such a file by diffusers names."""
+        return dict(shapes)
 
     def plain_names(self, format: str, tensors: Mapping[str, T]) -> dict[str, T]:
         """The tensors of a file under diffusers names, without marks. Those of a Control-LoRA keep the file's names:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def recognise(located: str) -> Distilled | None:
     """
     path = Path(located)
     words = words_of(path.stem if path.is_file() else path.name)
-    return _by_name(words) or _by_scheduler(_scheduler(path))
+    found = _by_name(words) or _by_scheduler(_scheduler(path))
+    usual = configs_at(located).facts.turbo_steps if found else 0
+    return replace(found, steps=usual) if found and usual and not _told(words) else found
 
 
 def usual_settings(workspace: Workspace, base: str) -> list[tuple[str, dict[str, Any]]]:
@@ -67,12 +69,17 @@ def usual_settings(workspace: Workspace, base: str) -> list[tuple[str, dict[str,
 
 def _by_name(words: Sequence[str]) -> Distilled | None:
     """The first distillation that the words name; "4step" or "8steps" beside it is the number of steps."""
-    told = [int(n) for n, unit in zip(words, words[1:], strict=False) if unit in ("step", "steps") and n.isdecimal()]
+    told = _told(words)
     for number, word in enumerate(words):
         if word in STEPS and (word != "hyper" or told or AFTER_HYPER & set(words[number + 1 : number + 2])):
             title = word.title() if word in ("turbo", "lightning", "hyper") else word.upper()
             return Distilled(title, min(MOST_STEPS, max(1, told[0])) if told else STEPS[word])
     return None
+
+
+def _told(words: Sequence[str]) -> list[int]:
+    """The numbers of steps that a name gives."""
+    return [int(n) for n, unit in zip(words, words[1:], strict=False) if unit in ("step", "steps") and n.isdecimal()]
 
 
 def _by_scheduler(config: Mapping[str, Any]) -> Distilled | None:

@@ -173,6 +173,7 @@ ZIMAGE = FamilyFacts(
     denoiser_class="ZImageTransformer2DModel",
     latents=LatentSpace(channels=16, scale=0.3611, shift=0.1159),
     even_sigmas=True,
+    turbo_steps=8,
     patch=2,
     bucket_step=16,
     block_counts=(3, 6),

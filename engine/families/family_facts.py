@@ -92,6 +92,8 @@ class FamilyFacts:
     """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
     usual_guidance: float = 7.5
     """Guidance scale where nothing else says."""
+    turbo_steps: int = 0
+    """Usual number of steps of its distilled bases; 0: as their kind's name says."""
     layers: Layers = UNET
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count

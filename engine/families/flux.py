@@ -7,7 +7,8 @@ In training the scale differs from image to image, so that the net holds for any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,13 @@ class Flux(TransformerFamily):
         net: Any = FluxControlNetModel(**shared, num_layers=blocks, num_single_layers=0)
         return with_weights_of(denoiser, net)
 
+    def control_for(self, net: Any, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        of_rgb = self.facts.control_files.is_of_rgb(own_config(net))
+        return as_rgb(maps) if of_rgb else self.encode_control(maps, vae)
+
+    def for_net(self, config: Mapping[str, Any]) -> Flux:
+        return FluxOfRgb() if config and self.facts.control_files.is_of_rgb(config) else self
+
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> FluxControlNetModel:
         return load_part(FluxControlNetModel, str(folder), "", dtype)
 
@@ -135,8 +143,9 @@ class Flux(TransformerFamily):
         control: torch.Tensor,
     ) -> Residuals:
         of_two_streams, of_one = self.net_outputs(net, noisy, timesteps, text, control)
+        repeated = self.facts.control_files.is_of_rgb(own_config(net))  # so diffusers and ComfyUI use such nets
         return (
-            spread(of_two_streams, len(denoiser.transformer_blocks)),
+            spread(of_two_streams, len(denoiser.transformer_blocks), repeated),
             spread(of_one, len(denoiser.single_transformer_blocks)),
         )
 
@@ -149,7 +158,8 @@ class Flux(TransformerFamily):
         if config.num_mode is not None:
             mode = config.get(MODE, 0)
             inputs["controlnet_mode"] = torch.full((len(noisy), 1), mode, device=noisy.device)
-        return net(controlnet_cond=self.latents.pack(control), **inputs, return_dict=False)
+        hint = control if self.facts.control_files.is_of_rgb(config) else self.latents.pack(control)
+        return net(controlnet_cond=hint, **inputs, return_dict=False)
 
     def denoise(
         self,
@@ -182,6 +192,20 @@ class Flux(TransformerFamily):
             "img_ids": places(noisy.shape[-2], noisy.shape[-1], noisy.device),
             "txt_ids": torch.zeros(text["hidden"].shape[-2], 3, device=noisy.device),
         }
+
+
+class FluxOfRgb(Flux):
+    """The same with ControlNets that read RGB control images, as XLabs' do."""
+
+    facts = replace(FLUX, control_is_encoded=False)
+
+    def encode_control(self, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        return as_rgb(maps)
+
+
+def as_rgb(maps: torch.Tensor) -> torch.Tensor:
+    """RGB control images in -1..1, (B, 3, H, W), from uint8 (B, H, W, 3)."""
+    return maps.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def places(height: int, width: int, device: Any = None) -> torch.Tensor:

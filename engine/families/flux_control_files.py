@@ -1,4 +1,4 @@
-"""The files of a ControlNet for FLUX.1: diffusers' names, which ComfyUI reads, too. No torch."""
+"""The files of a ControlNet for FLUX.1: diffusers' names, which ComfyUI reads, too, or those of XLabs. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from engine.families.control_files import ControlFiles, incomplete
+from engine.families import flux_xlabs
+from engine.families.control_files import RGB, ControlFiles, T, incomplete
 
 PIXELS_IN_TOKEN = 4  # latents of 2 x 2
 MODES = "controlnet_mode_embedder.weight"
@@ -27,13 +28,40 @@ class FluxControlFiles(ControlFiles):
         "attention_head_dim": "the width of a head",
         "pooled_projection_dim": "the width of its pooled text",
     }
-    own_entries = ("num_layers", "num_single_layers", "guidance_embeds", "num_mode")
+    own_entries = (
+        "num_layers",
+        "num_single_layers",
+        "guidance_embeds",
+        "num_mode",
+        "conditioning_embedding_channels",
+        "patch_size",
+    )
+    may_read_rgb = True
 
     def control_channels(self, config: Mapping[str, Any]) -> int:
-        return int(config["in_channels"]) // PIXELS_IN_TOKEN
+        return RGB if config.get("conditioning_embedding_channels") else int(config["in_channels"]) // PIXELS_IN_TOKEN
 
     def recognise(self, names: Collection[str]) -> str:
+        if flux_xlabs.MARK in names and flux_xlabs.HINT in names:
+            return "single_file"
         return "" if OF_QWEN in names else super().recognise(names)
+
+    def names_in_file(self, tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.is_of_rgb(config):
+            return tensors
+        import torch
+
+        return flux_xlabs.xlabs_names(tensors, torch.cat)
+
+    def plain_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        if flux_xlabs.MARK not in shapes:
+            return dict(shapes)
+        return flux_xlabs.diffusers_names(shapes, lambda shape: [(shape[0] // 3, *shape[1:])] * 3)
+
+    def plain_names(self, format: str, tensors: Mapping[str, T]) -> dict[str, T]:
+        if flux_xlabs.MARK not in tensors:
+            return dict(tensors)
+        return flux_xlabs.diffusers_names(tensors, lambda tensor: [part.contiguous() for part in tensor.chunk(3)])
 
     def blocks(self, config: Mapping[str, Any]) -> tuple[int, int]:
         return int(config["num_layers"]), int(config["num_single_layers"])
@@ -47,9 +75,13 @@ class FluxControlFiles(ControlFiles):
         (``comfy/controlnet.py``, ``load_controlnet_flux_instantx``)."""
         if "controlnet_blocks.0.weight" not in shapes or OF_QWEN in shapes:
             return "ComfyUI takes it for another kind of net"
+        if self.is_of_rgb(config) and flux_xlabs.MARK not in shapes:
+            return "ComfyUI looks for other names in nets that read RGB control images"
         return ""
 
     def config_from_shapes(self, shapes: Mapping[str, Sequence[int]], name: str) -> dict[str, Any]:
+        shapes = self.plain_shapes({layer: tuple(shape) for layer, shape in shapes.items()})
+        hint = shapes.get("input_hint_block.conv_out.weight")
         try:
             blocks, single = (
                 next(n for n in itertools.count() if f"{kind}.{n}.attn.to_q.weight" not in shapes)
@@ -63,6 +95,8 @@ class FluxControlFiles(ControlFiles):
                 "num_layers": blocks,
                 "num_single_layers": single,
                 "num_mode": shapes[MODES][0] if MODES in shapes else None,
+                "conditioning_embedding_channels": hint[0] if hint else None,
+                "patch_size": 2 if hint else 1,  # of the features that the control image becomes
                 "in_channels": channels,
                 "attention_head_dim": head,
                 "num_attention_heads": width // head,

@@ -59,8 +59,9 @@ class TransformerFamily(Family):
         """For 8 x 8 latents and 8 tokens of text."""
         config, channels = net.config, self.latents.channels
         noisy = torch.randn((1, channels, 8, 8), generator=generator)
-        read = self.facts.control_files.control_channels(config)
-        control = torch.randn((1, read, 8, 8), generator=generator)
+        read, of_rgb = self.facts.control_files.control_channels(config), self.facts.control_files.is_of_rgb(config)
+        side = 8 * self.latents.factor if of_rgb else 8
+        control = torch.randn((1, read, side, side), generator=generator)
         text = {
             "hidden": torch.randn((1, 8, config.joint_attention_dim), generator=generator),
             "pooled": torch.randn((1, config.pooled_projection_dim), generator=generator),

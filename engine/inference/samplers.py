@@ -106,6 +106,28 @@ def balance(name: str) -> Balance:
     return _find(name, "balance", BALANCES)
 
 
+def is_soft(chosen: Balance, guided: bool) -> bool:
+    """Whether a control mode scales the ControlNet's outputs down.
+
+    "ControlNet is more important" makes up for it by acting on one half of classifier-free guidance. Without guidance
+    it would weaken the control, so there it is the same as "Balanced".
+
+    Args:
+        guided: there is classifier-free guidance.
+    """
+    return chosen.soft and (guided or not chosen.prompt_side_only)
+
+
+def why_no_effect(chosen: Balance, guided: bool) -> str:
+    """A sentence about a control mode that is the same as "Balanced" without guidance; "" if it is another."""
+    if guided or not chosen.prompt_side_only:
+        return ""
+    return (
+        f"“{chosen.title}” is the same as “{BALANCES[0].title}” here: it acts through classifier-free guidance, and "
+        "there is none at a scale of 1, or with a base that reads the scale. Raise the control strength instead."
+    )
+
+
 def _find(name: str, what: str, known: Sequence[Named]) -> Named:
     for one in known:
         if name in (one.name, one.title):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
+from engine.families.family_facts import FamilyFacts
 from engine.families.guidance import rescaled
 from engine.families.registry import Family
 from engine.inference import samplers
@@ -112,17 +113,18 @@ def draw_latents(
         {name: rows.expand(count, *rows.shape[1:]).to(**place) for name, rows in negative.items()},
     )
     noise = seeded_noise(family, seeds, width, height).to(**place)
-    balance = samplers.balance(options.balance)
+    balance, guided = samplers.balance(options.balance), is_guided(family.facts, options.guidance)
+    soft = samplers.is_soft(balance, guided)
     nets = [pipeline.controlnet, second.net] if second else [pipeline.controlnet]
     maps = [control, second.control] if second else [control]
-    controls = [family.encode_control(one, control_vae) for one in maps]
+    controls = [family.control_for(net, one, control_vae) for net, one in zip(nets, maps, strict=True)]
     strengths = [float(options.strength), *([float(second.strength)] if second else [])]
     images = [one.to(device=device, dtype=net.dtype) for one, net in zip(controls, nets, strict=True)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(samplers.scheduled(family, pipeline, options.sampler, options.steps))
         stack.enter_context(rescaled(pipeline, denoiser, options.guidance_rescale))
         for net in nets:
-            stack.enter_context(_adapted(family, net, denoiser, balance.soft and not options.guess))
+            stack.enter_context(_adapted(family, net, denoiser, soft and not options.guess))
         if second:
             stack.enter_context(_together(pipeline, nets))
         start, size = SamplingStart(family, pipeline, noise, options.steps, init), noise.shape[-2:]
@@ -150,7 +152,7 @@ def draw_latents(
             controlnet_conditioning_scale=strengths if second else strengths[0],
             control_guidance_start=[options.start, 0.0] if second else options.start,
             control_guidance_end=[options.end, 1.0] if second else options.end,
-            guess_mode=options.guess or balance.prompt_side_only,
+            guess_mode=options.guess or (balance.prompt_side_only and guided),
             callback_on_step_end=after_step,
             output_type="latent",
         ).images
@@ -162,6 +164,11 @@ def draw_latents(
             "Choose an earlier checkpoint, a lower strength or guidance scale, or fp32.",
         )
     return latents
+
+
+def is_guided(facts: FamilyFacts, guidance: float) -> bool:
+    """Whether there is classifier-free guidance at this scale."""
+    return guidance > 1 and not facts.guidance_embedded
 
 
 @contextlib.contextmanager

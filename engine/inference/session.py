@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from engine.families.tiles import in_tiles
+from engine.inference import samplers
 from engine.inference.img2img import encode_init, keep_outside
 from engine.inference.loaded_models import LoadedModels
 from engine.inference.request import TryRequest, batches, prepare, sampling_options, steps_drawn
@@ -19,6 +20,7 @@ from engine.inference.sampling import (
     decode,
     draw_latents,
     fit_control,
+    is_guided,
     long_prompt_note,
 )
 from engine.jobs.control import CancelToken, OnProgress
@@ -123,7 +125,9 @@ class TrySession(LoadedModels):
         preview = None
         if on_preview is not None and not saving.offload:  # with offload the VAE is in RAM while the UNet works
             preview = LivePreview(family, self._vae, on_preview)
-        files = family.facts.control_files
+        files, guided = family.facts.control_files, is_guided(family.facts, first.guidance)
+        unused = "" if first.guess else samplers.why_no_effect(samplers.balance(first.balance), guided)
+        notes += [unused] if unused else []
         with (
             in_mode(pipeline.controlnet, files, first.union_mode) as note,
             saving.on_device(family.denoiser_of(pipeline), pipeline.controlnet, second.net if second else None),

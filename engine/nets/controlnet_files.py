@@ -82,7 +82,7 @@ def check_fits(
         UserError: they do not fit; names each difference.
     """
     channels = facts.control_files.control_channels(controlnet)
-    if channels != facts.control_channels:
+    if channels != facts.control_channels and not facts.control_files.is_of_rgb(controlnet):
         made = f"latents ({facts.control_channels})" if facts.control_is_encoded else "RGB ones (3)"
         raise UserError(
             f"The ControlNet {name} cannot be used here.",

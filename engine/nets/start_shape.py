@@ -15,6 +15,7 @@ from engine.families.family_facts import FamilyFacts
 from engine.families.sizes import Learned
 from engine.nets.controlnet_files import CONFIG_KEY, locate_controlnet, read_config
 from engine.nets.union_mode import NOT_CHOSEN, why_not_mode
+from engine.runs.checkpoints import list_checkpoints
 
 
 def with_start(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
@@ -40,6 +41,12 @@ def why_not_in_mode(path: str, facts: FamilyFacts, mode: int) -> str:
     config = config_of(path, facts.control_files)
     chosen = int(config.get(MODE, mode)) if mode == NOT_CHOSEN else mode
     return why_not_mode(facts.control_files.modes(config), chosen)
+
+
+def trained_config(run_folder: Path, start: str, files: ControlFiles) -> Mapping[str, Any]:
+    """The config of the net that a run trains, as far as it can be read: of its newest checkpoint, or of its start."""
+    saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
+    return config_of(str(saved[-1].folder / "controlnet") if saved else start, files) if saved or start else {}
 
 
 def config_of(path: str, files: ControlFiles) -> Mapping[str, Any]:

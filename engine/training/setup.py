@@ -31,6 +31,7 @@ from engine.nets.ema import build_ema
 from engine.nets.fast_products import products_of, use_products
 from engine.nets.frozen_blocks import use_frozen_blocks
 from engine.nets.frozen_layers import store, use_frozen_convolutions
+from engine.nets.start_shape import trained_config
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.base_check import set_noise_process
@@ -77,6 +78,7 @@ def set_up(
     config, split_words = split_among(config, group.world_size)
     history = MetricsHistory(run_folder, emit)
     family = detect(base)
+    family = family.for_net(trained_config(run_folder, config.model.controlnet, family.facts.control_files))
     noise_process = family.noise_process(base).with_settings(config.model.prediction, config.model.zero_terminal_snr)
     objective = config.objective
     noise_process.check_objective(objective.timestep_sampling, objective.min_snr_gamma, objective.offset_noise)

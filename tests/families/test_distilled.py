@@ -39,6 +39,12 @@ def test_a_distilled_base_is_known_by_the_words_of_its_name(name: str, kind: str
     assert recognise(name) == (Distilled(kind, steps) if kind else None)
 
 
+def test_a_familys_own_turbo_takes_its_own_number_of_steps(tiny_zimage: Path, tmp_path: Path) -> None:
+    for name, steps in (("Z-Image-Turbo", 8), ("some-turbo-4steps", 4), ("Z-Image", 0)):
+        (tmp_path / name).symlink_to(tiny_zimage, target_is_directory=True)
+        assert recognise(str(tmp_path / name)) == (Distilled("Turbo", steps) if steps else None)
+
+
 @pytest.mark.parametrize(
     ("schedule", "kind"),
     [
