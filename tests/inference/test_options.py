@@ -116,6 +116,11 @@ def test_the_control_modes_and_guess_mode_differ_and_strength_zero_switches_them
     silent = session.generate([replace(request_, **way, without_control=True) for way in ways])
     assert all(np.array_equal(silent[0], one) for one in silent[1:])
     assert far(drawn[1], silent[0]) < far(drawn[0], silent[0])  # weakened is nearer to none
+    assert not any("is the same as" in note for note in session.warnings)
+    modes = [replace(request_, balance=name, guidance=1.0, steps=1) for name in ("balanced", "control", "prompt")]
+    balanced, control, prompt = session.generate(modes)
+    assert np.array_equal(balanced, control) and not np.array_equal(balanced, prompt)
+    assert any("is the same as “Balanced” here" in note for note in session.warnings), "without guidance"
 
 
 @pytest.mark.answers("Drop captions? Guess mode?")
