@@ -142,6 +142,6 @@ def write(path: Path, source: Source) -> None:
 
 def read(path: Path) -> tuple[dict[str, Any], Tensors]:
     """Config and tensors under diffusers names, still as factors."""
-    config, tensors = single_file.read(path)
+    config, tensors = single_file.read_as_named(path)
     tensors.pop(LORA_MARK)
     return config, rename_from_ldm(tensors, config)

@@ -23,5 +23,5 @@ def write(path: Path, source: Source) -> None:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read config and weights, under diffusers names again."""
-    config, tensors = single_file.read(path)
+    config, tensors = single_file.read_as_named(path)
     return config, from_ldm(tensors)

@@ -28,8 +28,14 @@ def save(path: Path, tensors: dict[str, torch.Tensor], source: Source) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read config and weights."""
+    """Read config and weights, under diffusers names."""
+    config, tensors = read_as_named(path)
+    files = of_control_net(config).control_files
+    return config, files.plain_names("single_file", tensors) if files.is_of_rgb(config) else tensors
+
+
+def read_as_named(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read config and weights, under the names that they have in the file."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        config = json.loads(file.metadata()[CONFIG_KEY])
-    return config, of_control_net(config).control_files.plain_names("single_file", tensors)
+        return json.loads(file.metadata()[CONFIG_KEY]), tensors
