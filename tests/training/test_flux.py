@@ -14,11 +14,15 @@ from PIL import Image
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
+from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
 from engine.nets.few_bits import KINDS
+from engine.nets.frozen_layers import store
+from engine.nets.lora import lora_layers, merged_weights, to_control_lora
+from engine.nets.outputs import net_of
 from engine.training.draws import draw
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
@@ -129,3 +133,25 @@ def test_an_images_guidance_depends_on_seed_and_position_alone() -> None:
     one, other = draw(7, 0, 4, (4, 8, 8), 1000, 0.1), draw(7, 2, 2, (4, 8, 8), 1000, 0.1)
     assert torch.equal(one.even[2:], other.even)
     assert one.even.min() >= 0 and one.even.max() < 1 and len(set(one.even.tolist())) == 4
+
+
+@pytest.mark.parametrize("storage", ["same", "fp8", "nf4"])
+def test_a_control_lora_shares_the_layers_of_the_base_and_is_the_merged_net(tiny_flux: Path, storage: str) -> None:
+    family, base = detect(str(tiny_flux)), str(tiny_flux)
+    denoiser = family.load_denoiser(base, torch.float32)
+    thin = family.new_controlnet(denoiser)
+    to_control_lora(thin, denoiser, 4, family.layers)
+    if storage != "same":
+        store(denoiser, thin, kind=storage, modulation="base", layers=family.layers)
+    of_base = dict(denoiser.named_parameters())
+    shared = {name for name, layer in lora_layers(thin).items() if layer.weight is of_base[f"{name}.weight"]}
+    assert shared == lora_layers(thin).keys() and any(name.endswith("attn.add_q_proj") for name in shared)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in thin.parameters():
+            if weight.requires_grad:
+                weight += 0.05 * torch.randn(weight.shape, generator=generator)
+        merged = net_of({**thin.config, "_class_name": family.facts.net_class}, merged_weights(thin))
+        found, whole = (family.control_outputs(net, torch.Generator().manual_seed(0)) for net in (thin, merged))
+    for one, other in zip(found, whole, strict=True):
+        assert float((one - other).abs().max()) < 1e-5 * float(other.abs().max())
