@@ -16,6 +16,7 @@ from engine.config.migrate import migrated
 from engine.config.model import ModelConfig
 from engine.config.setting import MayChange, Section, setting
 from engine.config.training import TrainConfig
+from engine.config.tuning import TuningConfig
 from engine.config.validation import ValidationConfig
 from engine.errors import UserError
 from engine.families.text import TextOptions
@@ -31,6 +32,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "TrainConfig",
+    "TuningConfig",
     "ValidationConfig",
     "changeable",
     "describe",
@@ -49,6 +51,7 @@ class RunConfig(Section):
 
     version: int = CONFIG_VERSION
     name: str = setting("", "Run name", "Name of the run's folder and of exported files.", max_length=80)
+    tuning: TuningConfig = TuningConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -60,6 +63,16 @@ class RunConfig(Section):
     def _warmup_fits(self) -> RunConfig:
         if self.optim.warmup_steps >= self.train.steps and self.optim.warmup_steps > 0:
             raise ValueError("the warm-up is as long as the whole run: lower optim.warmup_steps or raise train.steps")
+        return self
+
+    @model_validator(mode="after")
+    def _a_lora_is_trained_alone(self) -> RunConfig:
+        model, objective = self.model, self.objective
+        if self.tuning.what == "lora" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
+            raise ValueError(
+                "a LoRA is trained without a ControlNet: leave model.controlnet empty, set model.control_lora_rank to "
+                "0 and switch objective.sd_locked on"
+            )
         return self
 
     @model_validator(mode="after")
@@ -131,7 +144,7 @@ class RunConfig(Section):
         return self.train.batch_size * self.train.accumulation
 
 
-SECTIONS: tuple[str, ...] = ("model", "data", "objective", "optim", "train", "validation")
+SECTIONS: tuple[str, ...] = ("tuning", "model", "data", "objective", "optim", "train", "validation")
 
 
 def fields(section: str) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class FamilyFacts:
     """Words in a file name that AUTOMATIC1111's ControlNet extension takes for this version."""
     outputs: int = 0
     """Zero convolutions of a ControlNet for the real model, except the one to the middle; 0: it is no UNet."""
+    lora_version: tuple[str, str] | None = None
+    """The base's version and architecture in a LoRA file's header, as kohya's scripts and the modelspec name them."""
     lora_mark: bool = False
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
     comfy: ComfyNodes = ComfyNodes()
@@ -102,6 +104,26 @@ class FamilyFacts:
     """Counts the VAE and the text encoders from their configs."""
     control_files: ControlFiles = UNET_FILES
     """How the files of its control nets are recognised, read, and compared with a base."""
+
+    def lora_metadata(self, rank: int, resolution: int) -> dict[str, str]:
+        """Entries of a LoRA file's header. AUTOMATIC1111 hides a LoRA whose header does not name the base's version.
+
+        Args:
+            resolution: of the training images, in pixels.
+        """
+        found = {
+            "format": "pt",
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(rank),
+            "ss_network_alpha": str(rank),
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.resolution": f"{resolution}x{resolution}",
+        }
+        if self.lora_version:
+            version, architecture = self.lora_version
+            found |= {"ss_base_model_version": version, "modelspec.architecture": f"{architecture}/lora"}
+            found["ss_v2"] = str(version.startswith("sd_v2"))
+        return found
 
     @property
     def control_channels(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Layers:
     """The control net's output modules except the one into the denoiser's middle (``only_mid_control``)."""
     control_encoder: str
     """The control net's module that reads the control image at full size; "": it reads latents."""
+    adapted: Mapping[str, str] = field(default_factory=dict)
+    """Layers of the denoiser that a LoRA changes, as a regular expression for each choice of ``tuning.layers``; empty:
+    no LoRA is trained for such bases."""
     origins: tuple[str, ...] = ()
     """Names of ``copied`` in the denoiser, one for each; empty: the same names."""
     modulation: tuple[str, ...] = ()
@@ -49,6 +54,13 @@ UNET = Layers(
     after_control=("up_blocks", "conv_norm_out", "conv_out"),
     outer_outputs=("controlnet_down_blocks",),
     control_encoder="controlnet_cond_embedding",
+    adapted=MappingProxyType(
+        {  # as kohya's scripts choose them
+            "attention": r"\.attn\d\.to_(q|k|v|out\.0)$",
+            "linear": r"\.attentions\.\d+\.",
+            "all": r"\.(attentions|resnets|downsamplers|upsamplers)\.\d+\.",
+        }
+    ),
 )
 """diffusers' UNet2DConditionModel and ControlNetModel."""
 JOINT_TRANSFORMER = Layers(

@@ -5,7 +5,7 @@ All counts are numbers of elements; activations are those of one image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,8 +25,11 @@ class Learned:
     """Blocks of a transformer that the control net copies; 0: the family's usual number."""
     single_blocks: int = 0
     """Those of its second kind, with one stream."""
-    base: Literal["nothing", "decoder", "everything"] = "nothing"
-    """What is trained of the base; "decoder": the layers behind the control."""
+    base: Literal["nothing", "decoder", "everything", "factors"] = "nothing"
+    """What is trained of the base; "decoder": the layers behind the control; "factors": of ``rank``, beside
+    its layers."""
+    adapted: Literal["attention", "linear", "all"] = "all"
+    """The layers that have such factors."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,21 @@ class NetSize:
     blocks: Matrices = field(default_factory=Matrices)
     modulation: Matrices = field(default_factory=Matrices)
     """Layers that turn timestep and pooled text into scale and shift of every token."""
+    adapters: int = 0
+    """Parameters in low-rank factors of a LoRA, which are all that is trained."""
+    adapters_adafactor: int = 0
+    """``adafactor`` of these."""
+    adapter_rank: int = 0
+    """Their rank; 0: there is no LoRA."""
+    adapted: Container[str] = ()
+    """The groups of layers that have them."""
     _noted: int = 0
 
     @property
     def trained(self) -> int:
         """Trained parameters."""
+        if self.adapter_rank:
+            return self.adapters
         return self.weights - self.shared + self.factors
 
     @property
@@ -107,8 +120,17 @@ class NetSize:
         """Activations kept until the backward pass without gradient checkpointing."""
         return sum(unit.kept for unit in self.units)
 
-    def layer(self, out: int, inner: int, kernel: int | None = None, bias: bool = True) -> None:
-        """Count a convolution of kernel x kernel, or a linear layer."""
+    def layer(self, out: int, inner: int, kernel: int | None = None, bias: bool = True, group: str = "") -> None:
+        """Count a convolution of kernel x kernel, or a linear layer.
+
+        Args:
+            group: that a LoRA may be trained for: "attention", "linear" or "convolution"; "": none.
+        """
+        if group in self.adapted:
+            rank, size = self.adapter_rank, kernel or 1
+            self.adapters += rank * (out + inner * size**2)
+            of_factors = 2 * rank * (out + inner * size) if kernel else 2 * rank + out + inner
+            self.adapters_adafactor += of_factors
         side, more = kernel or 1, out if bias else 0
         whole, factors = out * inner * side**2, self.rank * (out + inner * side**2)
         self.weights += whole + more

@@ -17,6 +17,12 @@ ORIGINAL_CONTROL_CHANNELS = (16, 32, 96, 256)
 SMALL_CONTROL_CHANNELS = (8, 16, 32, 64)
 ORIGINAL_TRUNK = 320
 ONLY_CONTROLNET = Learned()
+GROUPS = {
+    "attention": frozenset({"attention"}),
+    "linear": frozenset({"attention", "linear"}),
+    "all": frozenset({"attention", "linear", "convolution"}),
+}
+"""Groups of layers for each choice of what a LoRA changes (``layers.UNET.adapted``)."""
 
 
 def control_channels(trunk: int) -> tuple[int, ...]:
@@ -41,7 +47,7 @@ def count(
         tokens: tokens of a prompt.
         learned: what is trained.
     """
-    whole, decoder_trained = learned.base == "everything", learned.base != "nothing"
+    whole, decoder_trained = learned.base in ("everything", "factors"), learned.base != "nothing"
     channels, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
     blocks = len(channels)
@@ -70,7 +76,7 @@ def count(
                 net.writes(cout * areas[level])
                 cin = cout
             if level < blocks - 1:
-                net.layer(cout, cout, 3)
+                net.layer(cout, cout, 3, group="convolution")
                 kept = cout * areas[level] if trained else 0
                 net.unit(kept, kept)
                 outputs.append((cout, areas[level + 1]))
@@ -84,6 +90,8 @@ def count(
         _resnet(net, channels[-1], channels[-1], temb, areas[-1], trained)
 
     unet, control = NetSize(), NetSize()
+    if learned.base == "factors":
+        unet.adapter_rank, unet.adapted = learned.rank, GROUPS[learned.adapted]
     outputs = encoder(unet, whole)
     middle(unet, whole)
     if not whole:
@@ -100,7 +108,7 @@ def count(
                 depth = depths[blocks - 1 - level]
                 _transformer(unet, cout, depth, text_width, area, tokens, linear, decoder_trained)
         if level < blocks - 1:
-            unet.layer(cout, cout, 3)
+            unet.layer(cout, cout, 3, group="convolution")
         before = cout
     unet.part = ""
     unet.norm(head)
@@ -110,6 +118,8 @@ def count(
         unet.units = [replace(unit, trained=0) for unit in unet.units]
 
     decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
+    if learned.base == "factors":
+        control = NetSize(unet.adapters, unet.adapters_adafactor)
     if not learned.control:
         return Sizes(unet, control, decoder, 0, tokens * text_width)
     _control_encoder(control, control_channels(head), resolution)
@@ -142,15 +152,15 @@ def _control_encoder(net: NetSize, widths: tuple[int, ...], resolution: int) -> 
 
 def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bool, reads: int = 0) -> None:
     net.norm(cin)
-    net.layer(cout, cin, 3)
-    net.layer(cout, temb)
+    net.layer(cout, cin, 3, group="convolution")
+    net.layer(cout, temb, group="convolution")
     net.norm(cout)
-    net.layer(cout, cout, 3)
+    net.layer(cout, cout, 3, group="convolution")
     if cin != cout:
-        net.layer(cout, cin, 1)
+        net.layer(cout, cin, 1, group="convolution")
     kept = (cin + cout) * area  # inputs of the norms (engine/nets/frozen_blocks.py)
     if trained:  # inputs of SiLU and of the convolutions, and of the second low-rank factors
-        kept += 2 * (cin + cout) * area + temb + net.rank * (3 if cin != cout else 2) * area
+        kept += 2 * (cin + cout) * area + temb + (net.rank or net.adapter_rank) * (3 if cin != cout else 2) * area
     net.unit(kept, cin * area, 2 * cout * area, 2 * cin * area, reads)
 
 
@@ -159,23 +169,24 @@ def _transformer(
 ) -> None:
     kernel = None if linear else 1
     net.norm(c)
-    net.layer(c, c, kernel)
-    net.layer(c, c, kernel)
-    net.unit(c * area + (2 * (c + net.rank) * area if trained else 0), (3 if trained else 1) * c * area)
+    net.layer(c, c, kernel, group="linear")
+    net.layer(c, c, kernel, group="linear")
+    rank = net.rank or net.adapter_rank
+    net.unit(c * area + (2 * (c + rank) * area if trained else 0), (3 if trained else 1) * c * area)
     for _ in range(depth):
         for _ in range(3):
             net.norm(c)
         for width in (c, text_width):  # self-attention, then cross-attention
-            net.layer(c, c, bias=False)
-            net.layer(c, width, bias=False)
-            net.layer(c, width, bias=False)
-            net.layer(c, c)
-        net.layer(8 * c, c)
-        net.layer(c, 4 * c)
+            net.layer(c, c, bias=False, group="attention")
+            net.layer(c, width, bias=False, group="attention")
+            net.layer(c, width, bias=False, group="attention")
+            net.layer(c, c, group="attention")
+        net.layer(8 * c, c, group="linear")
+        net.layer(c, 4 * c, group="linear")
         # Inputs of three norms; query, key, value and output of both attentions; the 8 c of GEGLU.
         kept = 3 * c * area + (4 + 2 + 8) * c * area + 2 * c * tokens
         if trained:  # outputs of the norms, inputs of the attentions' output layers, GEGLU's gate and product
-            kept += (3 + 2 + 4 + 4) * c * area + net.rank * (8 * area + 2 * tokens)
+            kept += (3 + 2 + 4 + 4) * c * area + rank * (8 * area + 2 * tokens)
         # Backward: gradients of GEGLU's 4 c three times, twice those of the output, the gate of a frozen layer again;
         # a trained layer frees GEGLU's product before. Forward: GEGLU's 16 c and two more.
         net.unit(kept, c * area, (10 if trained else 18) * c * area, 18 * c * area)

@@ -75,6 +75,12 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
+    facts = configs_of(workspace, config.model.base).facts
+    if facts_of(config).learned.base == "factors" and not facts.layers.adapted:
+        return [
+            f"No LoRA can be trained for {facts.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. Choose "
+            "such a base, or train a ControlNet."
+        ]
     wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP
     if not wanted and not start and not objective.control_dropout and not objective.t5_dropout and step == STEP:

@@ -13,6 +13,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.nets.initial import initial_controlnet
+from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
 from engine.tuning.facts import TrainableFacts, facts_of, is_over_start
 from engine.tuning.trainable import Placement, Trainable
@@ -119,7 +120,21 @@ def _unlocked(inputs: Inputs, net: Any) -> Trainable:
     return UnlockedDecoder(inputs.denoiser, inputs.place, inputs.family.layers, lambda: build(inputs, net))
 
 
+def _lora(inputs: Inputs, net: Any) -> Trainable:
+    tuning, adapted = inputs.config.tuning, inputs.family.layers.adapted
+    if not adapted:
+        raise UserError(
+            f"No LoRA can be trained for {inputs.family.title}.",
+            "Only Stable Diffusion 1.x, 2.x and XL have it so far.",
+            "Choose such a base, or train a ControlNet.",
+        )
+    metadata = inputs.family.facts.lora_metadata(tuning.rank, inputs.config.data.resolution)
+    seed = inputs.config.train.seed
+    return BaseLora(inputs.denoiser, inputs.place, tuning.rank, adapted[tuning.layers], seed, metadata)
+
+
 BUILDERS = {
+    "lora": Builder(_lora),
     "controlnet": Builder(_whole, _controlnet),
     "control_lora": Builder(_low_rank, _controlnet),
     "unlocked_decoder": Builder(_unlocked, _controlnet),

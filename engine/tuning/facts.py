@@ -18,6 +18,10 @@ UPDATED_TOGETHER = 2**23
 """With ``optim.in_backward``: an update begins when this many weights have their gradients, whole weights at a time."""
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
+LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
+LORA_NOT_DRAWN = (
+    "Its file is used in Try it, or under a ControlNet run: give it as one of the LoRA and embedding files there."
+)
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
 
@@ -56,8 +60,8 @@ class TrainableFacts:
 
     @property
     def base_is_frozen(self) -> bool:
-        """No weight of the base is trained, so that it may be quantized."""
-        return self.learned.base == "nothing"
+        """None of the base's own weights is trained, so that it may be quantized."""
+        return self.learned.base in ("nothing", "factors")
 
     # What memory and disk it takes. A trainable of which ``Learned`` does not tell it derives a class of its own.
 
@@ -67,7 +71,7 @@ class TrainableFacts:
 
     def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
         """Sizes of the trained parts of the base, which take the same."""
-        parts = {"nothing": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
+        parts = {"nothing": (), "factors": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
         return parts[self.learned.base]
 
     def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
@@ -108,6 +112,34 @@ class TrainableFacts:
         """
         control = scope != "none" and self.learned.control
         return control, scope == "both" or (scope != "none" and not self.learned.control)
+
+
+class LoraFacts(TrainableFacts):
+    """A LoRA: a net of low-rank factors, which the family's counting returns in the place of a control net."""
+
+    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        return (sizes.controlnet,)
+
+    def built_in_ram(self, sizes: Sizes) -> int:
+        return sizes.controlnet.weights
+
+    def averaged_weights(self, sizes: Sizes) -> int:
+        return sizes.controlnet.weights
+
+
+def lora(config: RunConfig) -> TrainableFacts | None:
+    """Low-rank factors beside the base's own layers."""
+    tuning = config.tuning
+    if tuning.what != "lora":
+        return None
+    return LoraFacts(
+        "lora",
+        Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers),
+        needs_condition_maps=False,
+        not_sharded=(LORA_IS_NOT_SHARDED,),
+        trains="a LoRA",
+        not_drawn=LORA_NOT_DRAWN,
+    )
 
 
 def controlnet(config: RunConfig) -> TrainableFacts | None:
@@ -156,7 +188,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     )
 
 
-CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [unlocked_decoder, control_lora, controlnet]
+CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [lora, unlocked_decoder, control_lora, controlnet]
 """Each returns the facts of its trainable if the settings ask for it. The first that does counts."""
 
 

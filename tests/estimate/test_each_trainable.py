@@ -27,6 +27,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "control_lora": {"model": {"control_lora_rank": 4}},
     "unlocked_decoder": {"objective": {"sd_locked": False}},
     "unlocked_decoder with a Control-LoRA": {"objective": {"sd_locked": False}, "model": {"control_lora_rank": 4}},
+    "lora": {"tuning": {"what": "lora", "rank": 4}},
+    "lora of attention": {"tuning": {"what": "lora", "rank": 4, "layers": "attention"}},
+    "lora of linear layers": {"tuning": {"what": "lora", "rank": 4, "layers": "linear"}},
     "whole_denoiser": {},
 }
 
@@ -59,7 +62,8 @@ def test_its_facts_are_what_it_does(config: RunConfig, built: tuple[Any, Trainab
     learning = sum(parameter.numel() for parameter in trainable.parameters() if parameter.requires_grad)
     assert learning == trained_by(facts, sizes)
     assert (trainable.control_net is not None) == facts.learned.control == bool(trainable.nets)
-    frozen = not any(parameter.requires_grad for parameter in denoiser.parameters())
+    of_base = [p for name, p in denoiser.named_parameters() if not name.endswith((".up", ".down"))]  # but for factors
+    frozen = not any(parameter.requires_grad for parameter in of_base)
     assert frozen == facts.base_is_frozen
     covers = [net is not None and net.is_gradient_checkpointing for net in (trainable.control_net, denoiser)]
     assert tuple(covers) == facts.checkpointed("controlnet")

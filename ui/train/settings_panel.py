@@ -13,6 +13,7 @@ from engine import config
 from ui.page.form import describe, section_widgets, widget
 
 GROUPS = {
+    "tuning": "What is trained",
     "model": "Base model and ControlNet",
     "data": "Images and captions",
     "objective": "Loss, noise, dropout, what is trained",

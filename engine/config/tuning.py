@@ -1,0 +1,39 @@
+"""What a run trains: a ControlNet, or the base itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engine.config.setting import Section, setting
+
+
+class TuningConfig(Section):
+    """What is trained."""
+
+    what: Literal["controlnet", "lora"] = setting(
+        "controlnet",
+        "What is trained",
+        "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
+        "or a subject from images and captions; it needs no condition maps. Stable Diffusion 1.x, 2.x and XL.",
+        affects_speed=True,
+        why_fixed="The weights that were trained belong to it.",
+    )
+    rank: int = setting(
+        16,
+        "LoRA rank",
+        "Size (dim) of a LoRA's matrices; alpha is the same, so that every program uses the file at full strength. 8 "
+        "to 32 is usual. For tiny bases such as 'demo': 8.",
+        ge=1,
+        le=256,
+        affects_speed=True,
+        why_fixed="The trained weights have the shape of this rank.",
+    )
+    layers: Literal["attention", "linear", "all"] = setting(
+        "all",
+        "LoRA layers",
+        "attention: the smallest file; re-uses what the base can draw already. linear: all layers of the transformer "
+        "blocks, as most LoRA files. all: convolutions, too (LoCon, C3Lier); needed for shapes that the base has never "
+        "seen.",
+        affects_speed=True,
+        why_fixed="The trained weights are those of these layers.",
+    )

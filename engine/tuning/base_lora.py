@@ -1,0 +1,71 @@
+"""A LoRA: low-rank factors beside the layers of the base's denoiser are trained; the base is frozen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from engine.nets.base_lora import Factors, add_factors, from_file
+from engine.runs.checkpoints import AVERAGED_LORA, LORA
+from engine.tuning.controlnet import training_bytes
+from engine.tuning.trainable import Placement, Trainable
+
+WHY_LIVE = "In this run the base's own layers carry what is trained, and only its present state is in memory."
+
+
+class BaseLora(Trainable):
+    """The factors are a net of their own, ``master``; the denoiser that computes has copies of them in its layers."""
+
+    master: Factors
+
+    def __init__(
+        self, denoiser: Any, place: Placement, rank: int, names: str, seed: int, metadata: dict[str, str]
+    ) -> None:
+        """
+        Args:
+            denoiser: in the placement's dtype, where it computes.
+            names: see ``add_factors``.
+            metadata: of the files.
+        """
+        layers = add_factors(denoiser, rank, names, seed)
+        compute = Factors(layers)
+        self.master = self.averaged = compute
+        self._rank, self._metadata = rank, metadata
+        if place.dtype != torch.float32 or place.in_ram:
+            self.master = self.averaged = copy.deepcopy(compute)
+            if place.in_ram:
+                self.master.cpu()
+            for parameter in compute.parameters():
+                parameter.data = parameter.data.to(place.dtype)
+        self.weights = place.sync(self.master, compute)
+        self.weights.compute = denoiser
+
+    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
+        target = folder / (AVERAGED_LORA if average else LORA)
+        target.parent.mkdir(exist_ok=True)
+        save_file(self.master.file_tensors(), target, self._metadata)
+        yield target
+
+    def load(self, folder: Path) -> None:
+        self.master.load_state_dict(from_file(load_file(folder / LORA)))
+
+    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
+        return from_file(load_file(folder / AVERAGED_LORA))
+
+    def checkpoint_bytes(self, average: bool) -> int:
+        return training_bytes(self.master, average)
+
+    def description(self, precision: str) -> dict[str, Any]:
+        return {"lora": {"rank": self._rank}}
+
+    def why_only_live(self) -> str:
+        return WHY_LIVE
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        return self.parameters()

@@ -1,0 +1,145 @@
+"""Runs that train a LoRA: they pause and resume like any other, and their file does in other programs what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from engine.bases.merging import ready_base
+from engine.config import parse
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.errors import UserError
+from engine.families.registry import detect
+from engine.jobs.control import Control
+from engine.runs.checkpoints import AVERAGED_LORA, LORA
+from engine.runs.run import Run
+from engine.training.job import build_trainer
+from engine.training.new_run import create_run, missing
+from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_run
+from tests.short_runs import train
+
+
+@pytest.fixture
+def images_only(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A workspace with the dataset "images": images and captions, no condition maps."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"noise {number}", encoding="utf-8")
+    Dataset.create(workspace, "images", scan_folder(folder))
+    return workspace
+
+
+def run_of(workspace: Workspace, base: Path, **sections: Any) -> Run:
+    settings: dict[str, Any] = {
+        "tuning": {"what": "lora", "rank": 4},
+        "model": {"base": str(base)},
+        "data": {"dataset": "images", "resolution": 64, "held_out": 1},
+        "optim": {"learning_rate": 1e-2},
+        "train": {"steps": 4, "batch_size": 2, "precision": "fp32", "checkpoint_every": 100},
+        "validation": {"every": 0, "check_every": 2},
+    }
+    for section, values in sections.items():
+        settings[section] = settings[section] | values
+    return create_run(workspace, parse(settings), {})
+
+
+def trained_denoiser(workspace: Workspace, run: Run) -> torch.nn.Module:
+    """The denoiser of a run as it computes now."""
+    trainer = build_trainer(workspace, run, Control().token, lambda event: None)
+    try:
+        return trainer.state.denoiser.eval()
+    finally:
+        trainer.close()
+
+
+@torch.no_grad()
+def outputs(base: Path, denoiser: torch.nn.Module) -> torch.Tensor:
+    """A prediction for noise, through the family's own call."""
+    family = detect(str(base))
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn((1, 4, 8, 8), generator=generator)
+    encoder, tokenizer = family.load_text_encoder(str(base), torch.float32), family.load_tokenizer(str(base))
+    encoded = family.encode_text(tokenizer, encoder, ["noise"])
+    text = family.conditioning(encoded, torch.tensor([[64, 64, 0, 0, 64, 64]]), torch.float32, None)
+    return family.predict(denoiser, None, noisy, torch.tensor([500]), text, None)
+
+
+@pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])
+def test_the_file_of_a_checkpoint_changes_the_base_as_the_run_did(
+    base: str, images_only: Workspace, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(base)
+    run = run_of(images_only, folder)
+    trained = train(images_only, run)
+    assert trained.outcome == "completed" and trained.warnings == []
+    file = run.checkpoints()[-1].folder / LORA
+    plain = outputs(folder, detect(str(folder)).load_denoiser(str(folder), torch.float32))
+    learned = outputs(folder, trained_denoiser(images_only, Run(run.folder)))
+    merged = ready_base(images_only, f"{folder} + {file}")
+    from_file = outputs(folder, detect(merged).load_denoiser(merged, torch.float32))
+    assert (learned - plain).abs().max() > 1e-3
+    torch.testing.assert_close(from_file, learned, rtol=0, atol=1e-5)
+    with safe_open(file, "pt") as opened:
+        about, names = opened.metadata(), list(opened.keys())
+    assert about["ss_network_dim"] == about["ss_network_alpha"] == "4" and about["ss_v2"] == "False"
+    assert about["ss_base_model_version"] == ("sdxl_base_v1-0" if base == "tiny_sdxl" else "sd_v1")
+    assert all(name.startswith("lora_unet_") for name in names)
+    assert {float(opened_alpha) for opened_alpha in alphas(file)} == {4.0}
+
+
+def alphas(file: Path) -> list[torch.Tensor]:
+    with safe_open(file, "pt") as opened:
+        return [opened.get_tensor(name) for name in opened.keys() if name.endswith(".alpha")]  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train": {"precision": "bf16", "accumulation": 2}, "optim": {"ema_decay": 0.9}},
+        pytest.param({"train": {"base_storage": "fp8", "precision": "bf16"}}, marks=pytest.mark.long),
+        pytest.param({"optim": {"offload": True, "optimizer": "adafactor"}}, marks=pytest.mark.long),
+        pytest.param(
+            {"tuning": {"layers": "attention"}, "train": {"gradient_checkpointing": "both"}}, marks=pytest.mark.long
+        ),
+    ],
+    ids=["bf16, EMA", "fp8", "in RAM, Adafactor", "attention, checkpointing"],
+)
+def test_a_paused_run_ends_as_a_straight_one(settings: dict[str, Any], images_only: Workspace, tiny_base: Path) -> None:
+    straight, paused = (run_of(images_only, tiny_base, **settings) for _ in range(2))
+    train(images_only, straight)
+    assert train(images_only, paused, {2: "pause"}).outcome == "paused"
+    assert train(images_only, Run(paused.folder)).outcome == "completed"
+    assert_same_run(straight, Run(paused.folder))
+    averaged = "ema_decay" in settings.get("optim", {})
+    assert (Run(paused.folder).checkpoints()[-1].folder / AVERAGED_LORA).is_file() == averaged
+
+
+def test_gradient_checkpointing_changes_no_gradient(images_only: Workspace, tiny_base: Path) -> None:
+    runs = [
+        run_of(images_only, tiny_base, train={"gradient_checkpointing": scope, "steps": 2})
+        for scope in ("none", "both")
+    ]
+    for run in runs:
+        train(images_only, run)
+    one, two = (run.checkpoints()[-1].folder / LORA for run in runs)
+    with safe_open(one, "pt") as first, safe_open(two, "pt") as second:
+        for name in list(first.keys()):
+            torch.testing.assert_close(first.get_tensor(name), second.get_tensor(name), rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_trained_is_refused(images_only: Workspace, tiny_sd3: Path) -> None:
+    config = parse({"tuning": {"what": "lora"}, "model": {"base": str(tiny_sd3)}, "data": {"dataset": "images"}})
+    assert any("No LoRA can be trained for Stable Diffusion 3" in sentence for sentence in missing(images_only, config))
+    with pytest.raises(UserError, match="A LoRA is trained without a ControlNet"):
+        parse({"tuning": {"what": "lora"}, "model": {"control_lora_rank": 8}})
