@@ -16,6 +16,7 @@ from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error, is_disk_full, is_of_machine
 from engine.machine.units import format_bytes
+from engine.runs.checkpoints import LORA
 
 if TYPE_CHECKING:
     from engine.export.source import Source
@@ -72,6 +73,10 @@ def export(
             progress(done, STAGES, label)
 
     way = get(format)
+    if (checkpoint / LORA).is_file():
+        from engine.export.lora_file import export_lora
+
+        return export_lora(checkpoint, way, out_folder, name, precision, weights, overwrite, token, progress, base)
     if precision not in DTYPES:
         raise UserError(
             f"There is no precision {precision}.", f"Known are: {', '.join(DTYPES)}.", "Choose one of these."
@@ -88,7 +93,7 @@ def export(
     stem = export_stem(name or f"controlnet_{checkpoint.name}", family.facts)
     target = Path(out_folder) / f"{stem}{way.ending}"
     card = target.with_name(f"{stem}{CARD_ENDING}")
-    _demand_free_name(target, way, overwrite)
+    demand_free_name(target, way, overwrite)
     if way.ending and card.exists() and not model_card.is_ours(card):
         raise UserError(
             f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
@@ -100,14 +105,14 @@ def export(
     if way.ranks:
         stage(0, "Factorising")
         source = _against_base(source, whole, weights, family, base, rank, token)
-    _demand_space(target, source.bytes)
+    demand_space(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     remove(temporary)
     remove(temporary_card)
     module = importlib.import_module(way.module)
     try:
         stage(1, "Writing")
-        _write(lambda: module.write(temporary, source), target)
+        write_or_explain(lambda: module.write(temporary, source), target)
         give_ordinary_permissions(temporary)
         stage(2, "Checking")
         read = module.read(temporary)
@@ -120,9 +125,11 @@ def export(
             temporary_card.mkdir()
         story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
         file = target.name if way.ending else ""
-        _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target)
+        write_or_explain(
+            lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target
+        )
         stage(5, "Done")
-        _demand_free_name(target, way, overwrite)
+        demand_free_name(target, way, overwrite)
         try:
             if way.ending:
                 replace_folder(temporary_card, card, card.with_name(f"{TEMPORARY}old-{card.name}"))
@@ -130,7 +137,7 @@ def export(
             else:
                 replace_folder(temporary, target, target.with_name(f"{TEMPORARY}old-{target.name}"))
         except OSError as error:
-            raise _not_named(target, error) from error
+            raise not_named(target, error) from error
     finally:
         clear(temporary)
         clear(temporary_card)
@@ -200,7 +207,12 @@ def give_ordinary_permissions(path: Path) -> None:
         file.chmod(usual & 0o777)
 
 
-def _demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
+def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
+    """Refuse a name that is taken, unless it may be overwritten.
+
+    Raises:
+        UserError: says which file is in the way.
+    """
     if not target.exists():
         return
     if not overwrite:
@@ -217,7 +229,12 @@ def _demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
         )
 
 
-def _demand_space(target: Path, needed: int) -> None:
+def demand_space(target: Path, needed: int) -> None:
+    """Make the folder of an export, and refuse one whose disk has not ``needed`` bytes free.
+
+    Raises:
+        UserError: the folder cannot be made, or the disk is too full.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = free_bytes(target.parent)
@@ -229,7 +246,12 @@ def _demand_space(target: Path, needed: int) -> None:
         raise _disk_full(target, f"It needs {format_bytes(needed)}, and {format_bytes(free)} are free on the disk.")
 
 
-def _write(write: Callable[[], None], target: Path) -> None:
+def write_or_explain(write: Callable[[], None], target: Path) -> None:
+    """Call ``write``; what goes wrong becomes an error for people. ``target``: the export's final name.
+
+    Raises:
+        UserError: the file could not be written. Errors of the machine pass.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -248,7 +270,8 @@ def _disk_full(target: Path, why: str) -> UserError:
     return UserError(f"{target.name} was not exported.", why, "Free some space, or choose a folder on another disk.")
 
 
-def _not_named(target: Path, error: OSError) -> UserError:
+def not_named(target: Path, error: OSError) -> UserError:
+    """The error for a finished export that cannot get its name."""
     what, why = f"{target.name} was not exported.", f"The system says: {error.strerror or error}."
     if not is_in_use(error):
         return UserError(what, why, "Choose another folder.")

@@ -16,6 +16,7 @@ from engine.config import parse
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.export.out import export
 from engine.families.registry import detect
 from engine.jobs.control import Control
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
@@ -86,12 +87,20 @@ def test_the_file_of_a_checkpoint_changes_the_base_as_the_run_did(
     file = run.checkpoints()[-1].folder / LORA
     plain = outputs(folder, detect(str(folder)).load_denoiser(str(folder), torch.float32))
     learned = outputs(folder, trained_denoiser(images_only, Run(run.folder)))
-    merged = ready_base(images_only, f"{folder} + {file}")
+    made = export(run.checkpoints()[-1].folder, "single_file", run.exports, "style", "fp32", base=str(folder))
+    assert made.checked == "Read back: all tensors are equal. Every layer fits the base."
+    merged = ready_base(images_only, f"{folder} + {made.path}")
     from_file = outputs(folder, detect(merged).load_denoiser(merged, torch.float32))
     assert (learned - plain).abs().max() > 1e-3
     torch.testing.assert_close(from_file, learned, rtol=0, atol=1e-5)
-    with safe_open(file, "pt") as opened:
+    with safe_open(made.path, "pt") as opened:
         about, names = opened.metadata(), list(opened.keys())
+    assert about["ss_output_name"] == made.path.stem and made.card is not None
+    assert "rank (dim), alpha | 4" in (made.card / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="exists already"):
+        export(run.checkpoints()[-1].folder, "single_file", run.exports, "style")
+    with pytest.raises(UserError, match="A LoRA cannot be exported as"):
+        export(run.checkpoints()[-1].folder, "ldm", run.exports, "other")
     assert about["ss_network_dim"] == about["ss_network_alpha"] == "4" and about["ss_v2"] == "False"
     assert about["ss_base_model_version"] == ("sdxl_base_v1-0" if base == "tiny_sdxl" else "sd_v1")
     assert all(name.startswith("lora_unet_") for name in names)
