@@ -176,7 +176,7 @@ def predict_from(
     base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
     built = facts.built_in_ram(sizes, bool(config.model.controlnet)) * 4
     loading = max(base_in_ram, built + (base_in_ram if train.base_storage != "same" else 0))
-    draws = config.validation.every and not facts.not_drawn
+    draws = config.validation.every and facts.has_previews
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = latents / 2 if base.facts.control_is_encoded else 3 * resolution**2  # the mean alone; in colour
@@ -186,7 +186,7 @@ def predict_from(
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
-        pictures={**resident, "pictures": 0.0 if facts.not_drawn else float(drawing)},
+        pictures={**resident, "pictures": float(drawing) if facts.has_previews else 0.0},
         ram=PROCESS_RAM + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * on_disk + long.count * (sizes.text - short_text) * 2),

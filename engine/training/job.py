@@ -203,7 +203,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
         workspace.cache,
         token,
         emit,
-        preview=None if facts_of(run.config).not_drawn else DrawPreviews(),
+        preview=DrawPreviews() if facts_of(run.config).has_previews else None,
         about=about,
         configured_batch_size=run.begun_with.train.batch_size,
         held_out=held_out,

@@ -11,14 +11,17 @@ from engine.evaluation import probes
 from engine.evaluation.pairs import Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.evaluation.probes import Probe
+from engine.evaluation.prompt_previews import make_prompt_previews
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.machine.errors import is_device_lost
 from engine.machine.memory import none_if_out_of_memory
+from engine.nets.silent import SilentControlNet
 from engine.runs.run import PreviewRecord
 from engine.training import oom
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 
 class DrawPreviews:
@@ -65,15 +68,17 @@ class DrawPreviews:
         Raises:
             OutOfMemoryError, MemoryError: they do not fit.
         """
+        by_prompt = facts_of(state.config).drawn_by_prompt
         if self._probes is None:
-            self._probes = self._choose(state)
+            self._probes = [] if by_prompt else self._choose(state)
+        make = make_prompt_previews if by_prompt else make_previews
         with state.exported_weights() as controlnet:
-            return make_previews(
+            return make(
                 Models(
                     state.family,
                     state.base,
                     state.denoiser,
-                    controlnet,
+                    SilentControlNet(state.denoiser) if by_prompt else controlnet,
                     lambda prompts: self.encode(state, prompts),
                     schedule=state.noise_process.schedule,
                 ),

@@ -48,6 +48,14 @@ class TrainableFacts:
     not_drawn: str = ""
     """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
 
+    drawn_by_prompt: bool = False
+    """Its previews are drawn from captions and prompts alone, without control images."""
+
+    @property
+    def has_previews(self) -> bool:
+        """Images are drawn while it trains."""
+        return self.drawn_by_prompt or not self.not_drawn
+
     @property
     def why_not_drawn(self) -> str:
         """A sentence on what is trained and why no images can be drawn with it; empty if they can."""
@@ -139,6 +147,7 @@ def lora(config: RunConfig) -> TrainableFacts | None:
         not_sharded=(LORA_IS_NOT_SHARDED,),
         trains="a LoRA",
         not_drawn=LORA_NOT_DRAWN,
+        drawn_by_prompt=True,
     )
 
 

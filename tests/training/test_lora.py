@@ -19,8 +19,9 @@ from engine.errors import UserError
 from engine.export.out import export
 from engine.families.registry import detect
 from engine.jobs.control import Control
+from engine.nets.silent import SilentControlNet
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
-from engine.runs.run import Run
+from engine.runs.run import Run, read_preview
 from engine.training.job import build_trainer
 from engine.training.new_run import create_run, missing
 from engine.workspace.paths import Workspace
@@ -65,7 +66,7 @@ def trained_denoiser(workspace: Workspace, run: Run) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def outputs(base: Path, denoiser: torch.nn.Module) -> torch.Tensor:
+def outputs(base: Path, denoiser: torch.nn.Module, net: Any = None) -> torch.Tensor:
     """A prediction for noise, through the family's own call."""
     family = detect(str(base))
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +74,8 @@ def outputs(base: Path, denoiser: torch.nn.Module) -> torch.Tensor:
     encoder, tokenizer = family.load_text_encoder(str(base), torch.float32), family.load_tokenizer(str(base))
     encoded = family.encode_text(tokenizer, encoder, ["noise"])
     text = family.conditioning(encoded, torch.tensor([[64, 64, 0, 0, 64, 64]]), torch.float32, None)
-    return family.predict(denoiser, None, noisy, torch.tensor([500]), text, None)
+    control = None if net is None else torch.zeros((1, 3, 64, 64))
+    return family.predict(denoiser, net, noisy, torch.tensor([500]), text, control)
 
 
 @pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])
@@ -145,6 +147,28 @@ def test_gradient_checkpointing_changes_no_gradient(images_only: Workspace, tiny
     with safe_open(one, "pt") as first, safe_open(two, "pt") as second:
         for name in list(first.keys()):
             torch.testing.assert_close(first.get_tensor(name), second.get_tensor(name), rtol=0, atol=1e-5)
+
+
+def test_previews_are_drawn_from_captions_with_what_an_export_would_have(
+    images_only: Workspace, tiny_base: Path
+) -> None:
+    settings = {"every": 2, "pictures": 1, "sampling_steps": 2, "prompts": "a red circle"}
+    run = run_of(images_only, tiny_base, validation=settings, train={"steps": 2}, optim={"ema_decay": 0.9})
+    assert train(images_only, run).warnings == []
+    before, after = (read_preview(run.folder / "previews" / f"step-{step:06d}") for step in (0, 2))
+    assert before is not None and after is not None and len(after.pictures) == 1
+    folders = [record.pictures[0].parent for record in (before, after)]
+    for name in ("00.webp", "p00.webp"):
+        first, last = (np.asarray(Image.open(folder / name)) for folder in folders)
+        assert first.shape == (64, 64, 3) and not np.array_equal(first, last)
+    assert Image.open(after.pictures[0]).size == (128, 64)  # beside the original
+
+
+def test_a_silent_control_net_is_none(tiny_sdxl: Path, tiny_base: Path) -> None:
+    for base in (tiny_base, tiny_sdxl):
+        denoiser = detect(str(base)).load_denoiser(str(base), torch.float32)
+        silent = SilentControlNet(denoiser)
+        assert torch.equal(outputs(base, denoiser), outputs(base, denoiser, silent))
 
 
 def test_what_cannot_be_trained_is_refused(images_only: Workspace, tiny_sd3: Path) -> None:
