@@ -1,0 +1,128 @@
+"""A LoRA teaches the bundled base a shape that it has never seen, and its file draws it. Exact: shapes are measured.
+
+A plus sign is called "zrp", a word that the base's tokenizer spells in letters.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.bases.merging import ready_base
+from engine.config import ValidationConfig, parse
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.demo.score import read_image
+from engine.demo.shapes import Scene, draw, paint, random_colours, random_scene
+from engine.evaluation.pairs import ImageRequest, Models, to_images
+from engine.evaluation.pairs import draw as draw_with
+from engine.families.registry import detect
+from engine.nets.silent import SilentControlNet
+from engine.runs.checkpoints import LORA
+from engine.training.new_run import create_run
+from engine.workspace.paths import Workspace
+from tests.short_runs import train
+
+SIDE = 128
+IMAGES, STEPS, BATCH = 64, 400, 8
+DRAWN = 24
+RIGHT = 0.75
+"""Smallest overlap (intersection over union) with a plus sign of the same place and area."""
+
+
+def plus(centre: tuple[float, float], arm: float) -> np.ndarray:
+    """Mask (SIDE, SIDE) of a plus sign whose arms are ``arm`` pixels long, and two thirds as wide."""
+    ys, xs = np.mgrid[:SIDE, :SIDE]
+    x, y = np.abs(xs - centre[0]), np.abs(ys - centre[1])
+    return (np.maximum(x, y) <= arm) & (np.minimum(x, y) <= arm / 3)
+
+
+def caption(figure: str, ground: str) -> str:
+    """As the base knows captions, with the new word in the shape's place."""
+    return Scene("zrp", figure, ground, (0, 0), 0).caption
+
+
+def colours_of(image: np.ndarray) -> tuple[str, str]:
+    """Names of the colours of figure and ground; the ground has most of the border."""
+    regions = read_image(image)
+    if regions is None:
+        return "", ""
+    border = [np.concatenate([r.mask[0], r.mask[-1], r.mask[:, 0], r.mask[:, -1]]).mean() for r in regions]
+    figure, ground = regions if border[0] < border[1] else regions[::-1]
+    return figure.name, ground.name
+
+
+def likeness(image: np.ndarray) -> float:
+    """Overlap of an image's figure with a plus sign of its own place and area, 0 to 1."""
+    regions = read_image(image)
+    if regions is None:
+        return 0.0
+    border = [np.concatenate([r.mask[0], r.mask[-1], r.mask[:, 0], r.mask[:, -1]]).mean() for r in regions]
+    figure = regions[int(border[0] > border[1])].mask
+    largest = cv2.connectedComponentsWithStats(figure.astype(np.uint8))
+    number = 1 + int(largest[2][1:, cv2.CC_STAT_AREA].argmax())
+    figure = largest[1] == number
+    ideal = plus(tuple(largest[3][number]), (figure.sum() / (20 / 9)) ** 0.5)  # area 20/9 arm^2
+    return float((figure & ideal).sum() / (figure | ideal).sum())
+
+
+def write_set(folder: Path) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(IMAGES):
+        figure, ground = random_colours(rng)
+        centre, arm = tuple(rng.uniform(0.35, 0.65, 2) * SIDE), rng.uniform(0.2, 0.32) * SIDE
+        Image.fromarray(paint(plus(centre, arm), figure, ground)).save(folder / f"{number:03d}.png")
+        (folder / f"{number:03d}.txt").write_text(caption(figure, ground), encoding="utf-8")
+
+
+def drawn_on(base: str, captions: list[str]) -> list[np.ndarray]:
+    family = detect(base)
+    denoiser = family.load_denoiser(base, torch.float32)
+    models = Models(family, base, denoiser, SilentControlNet(denoiser))
+    blank = np.zeros((SIDE, SIDE, 3), np.uint8)
+    requests = [ImageRequest(blank, caption, 100 + number) for number, caption in enumerate(captions)]
+    settings = ValidationConfig(sampling_steps=12, guidance_scale=3)
+    return to_images(models, family.load_vae(base), draw_with(models, requests, settings, batch=8), None)
+
+
+@pytest.mark.long
+def test_a_new_shape_is_learned_and_drawn_from_the_file(workspace: Workspace, tmp_path: Path) -> None:
+    """The test of the test first: the measure knows a plus sign from the base's own shapes."""
+    rng = np.random.default_rng(0)
+    assert likeness(paint(plus((60, 70), 30), "red", "white")) > 0.95
+    others = [likeness(draw(random_scene(rng), SIDE)) for _ in range(40)]
+    assert max(others) < RIGHT
+
+    write_set(tmp_path / "zrp")
+    Dataset.create(workspace, "zrp", scan_folder(tmp_path / "zrp"))
+    settings = {
+        "tuning": {"what": "lora", "rank": 8},
+        "model": {"base": "demo"},
+        "data": {"dataset": "zrp", "resolution": SIDE, "held_out": 2},
+        "optim": {"learning_rate": 3e-3},
+        "train": {"steps": STEPS, "batch_size": BATCH, "precision": "fp32", "checkpoint_every": STEPS},
+        "validation": {"every": 0, "check_every": 0},
+    }
+    run = create_run(workspace, parse(settings), {})
+    assert train(workspace, run).outcome == "completed"
+    rng = np.random.default_rng(2)
+    pairs = [random_colours(rng) for _ in range(DRAWN)]
+    captions = [caption(*pair) for pair in pairs]
+    merged = ready_base(workspace, f"demo + {run.checkpoints()[-1].folder / LORA}")
+    images, before = drawn_on(merged, captions), drawn_on(workspace.locate_base("demo"), captions)
+    right, colours = (
+        np.mean([likeness(i) > RIGHT for i in images]),
+        np.mean([colours_of(i) == p for i, p in zip(images, pairs, strict=True)]),
+    )
+    print(
+        f"right shape {right:.2f} (before {np.mean([likeness(i) > RIGHT for i in before]):.2f}), colours {colours:.2f}"
+    )
+    Image.fromarray(np.concatenate(images[:12], axis=1)).save("/tmp/i19/zrp.png")
+    Image.fromarray(np.concatenate(before[:12], axis=1)).save("/tmp/i19/zrp_before.png")
+    assert right >= 0.8 and colours >= 0.8
