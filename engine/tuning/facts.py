@@ -128,7 +128,7 @@ class LoraFacts(TrainableFacts):
     def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
         return (sizes.controlnet,)
 
-    def built_in_ram(self, sizes: Sizes) -> int:
+    def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
         return sizes.controlnet.weights
 
     def averaged_weights(self, sizes: Sizes) -> int:

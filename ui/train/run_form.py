@@ -18,6 +18,12 @@ from ui.train.bases_panel import build_bases
 from ui.train.draft_edits import PRESET, DraftEdits
 from ui.train.settings_panel import build_settings, changes_html
 
+WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"))
+"""Choices of what is trained."""
+WHAT_HINT = (
+    "A ControlNet makes images follow condition maps. A LoRA teaches the base a style or a subject and needs no maps."
+)
+
 
 class RunForm:
     """Widgets that show the context's draft. ``edits`` writes what the user enters into it."""
@@ -40,7 +46,11 @@ class RunForm:
             info=f"Chosen for this computer: {context.hardware.sentence}.",
             elem_id="train-preset",
         )
-        self.settings = {"data.dataset": self._dataset(), "model.base": self._base(str(values["model.base"]))}
+        self.settings = {
+            "tuning.what": _what_is_trained(str(values["tuning.what"])),
+            "data.dataset": self._dataset(),
+            "model.base": self._base(str(values["model.base"])),
+        }
         with gr.Row(equal_height=True):
             steps = config.fields("train")["steps"]
             self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
@@ -83,11 +93,11 @@ class RunForm:
     def _render(self, view: View) -> list[Any]:
         draft = self._context.draft
         values = self.edits.values(draft)
-        filled = [values[dotted] for dotted in self.settings]
-        filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
-        filled[1] = gr.Dropdown(base_names(self._context.workspace), value=values["model.base"])
+        filled = {dotted: values[dotted] for dotted in self.settings}
+        filled["data.dataset"] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
+        filled["model.base"] = gr.Dropdown(base_names(self._context.workspace), value=values["model.base"])
         preset = gr.Dropdown(self._presets(), value=values[PRESET])
-        return [self.edits.shown.add(draft.number, values), preset, values["name"], *filled]
+        return [self.edits.shown.add(draft.number, values), preset, values["name"], *filled.values()]
 
 
 def base_names(workspace: Workspace) -> list[str]:
@@ -98,3 +108,8 @@ def base_names(workspace: Workspace) -> list[str]:
         names = []  # the folder is gone, or its disk: the demo base is still there
     ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
     return ["demo", *sorted(ids.get(name, name) for name in names)]
+
+
+def _what_is_trained(value: str) -> Any:
+    about = describe(config.fields("tuning")["what"])
+    return gr.Radio(WHAT, value=value, label=about.label, info=WHAT_HINT, elem_id="set-tuning-what")

@@ -13,7 +13,7 @@ from engine import config
 from ui.page.form import describe, section_widgets, widget
 
 GROUPS = {
-    "tuning": "What is trained",
+    "tuning": "LoRA",
     "model": "Base model and ControlNet",
     "data": "Images and captions",
     "objective": "Loss, noise, dropout, what is trained",
@@ -29,7 +29,7 @@ OWN_TESTS = (
     "validation.probes",
 )
 """Settings of the user's own test images and prompts, in a group of their own."""
-FIRST = ("data.dataset", "model.base", "train.steps")
+FIRST = ("tuning.what", "data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
 RESET_ALL = "all"
 """What the button that resets everything sends, in place of a setting's name."""
