@@ -15,7 +15,7 @@ from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import ExportResult
-from engine.export.out import CARD_ENDING, SPARE_BYTES
+from engine.export.writing import CARD_ENDING, SPARE_BYTES
 from engine.families.drawing import ComfyNodes
 from engine.families.facts import version_of
 from engine.jobs.control import CancelToken, OnProgress

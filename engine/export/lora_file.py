@@ -15,7 +15,9 @@ from engine.errors import UserError
 from engine.export import model_card
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.naming import export_stem
-from engine.export.out import (
+from engine.export.source import merged_words, public_name
+from engine.export.story import story_of
+from engine.export.writing import (
     CARD_ENDING,
     STAGES,
     TEMPORARY,
@@ -25,8 +27,6 @@ from engine.export.out import (
     not_named,
     write_or_explain,
 )
-from engine.export.source import merged_words, public_name
-from engine.export.story import story_of
 from engine.families.family_facts import FamilyFacts
 from engine.families.lora_files import lora_changes, open_adapter
 from engine.families.parts import file_tensors

@@ -1,0 +1,109 @@
+"""Writing an export: its name, room on the disk, permissions, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.disk.in_use import is_in_use
+from engine.disk.space import free_bytes
+from engine.errors import UserError
+from engine.export.formats import ExportFormat
+from engine.machine.errors import as_os_error, is_disk_full, is_of_machine
+from engine.machine.units import format_bytes
+
+TEMPORARY = ".exporting-"
+CARD_ENDING = "_card"
+SPARE_BYTES = 16 * 2**20
+STAGES = 5
+
+
+def give_ordinary_permissions(path: Path) -> None:
+    """Give a file, or the files of a folder, the permissions of any new file: other accounts' programs may read it.
+
+    The safetensors library writes files that only this account may read.
+    """
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    probe = path.with_name(f"{path.name}.new")
+    try:
+        probe.touch()
+        usual = probe.stat().st_mode
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in files:
+        file.chmod(usual & 0o777)
+
+
+def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
+    """Refuse a name that is taken, unless it may be overwritten.
+
+    Raises:
+        UserError: says which file is in the way.
+    """
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UserError(
+            f"{target.name} exists already.",
+            f"{target.parent} holds it from an earlier export, and nothing is overwritten without your permission.",
+            "Choose another name, or allow overwriting.",
+        )
+    # Overwrite only what this app could have written, never a folder with other files.
+    ours = target.is_file() if way.ending else (target / "config.json").is_file()
+    if not ours:
+        raise UserError(
+            f"{target} cannot be overwritten.", "It is something else than an export.", "Choose another name."
+        )
+
+
+def demand_space(target: Path, needed: int) -> None:
+    """Make the folder of an export, and refuse one whose disk has not ``needed`` bytes free.
+
+    Raises:
+        UserError: the folder cannot be made, or the disk is too full.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = free_bytes(target.parent)
+    except OSError as error:
+        raise UserError(
+            f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
+        ) from error
+    if free < needed + SPARE_BYTES:
+        raise _disk_full(target, f"It needs {format_bytes(needed)}, and {format_bytes(free)} are free on the disk.")
+
+
+def write_or_explain(write: Callable[[], None], target: Path) -> None:
+    """Call ``write``; what goes wrong becomes an error for people. ``target``: the export's final name.
+
+    Raises:
+        UserError: the file could not be written. Errors of the machine pass.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        write()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
+        if is_of_machine(error):
+            raise
+        if is_disk_full(as_os_error(error)):
+            raise _disk_full(target, "The disk filled up while it was written.") from error
+        raise UserError(
+            f"{target.name} could not be written.", f"The system says: {error}.", "Choose another folder."
+        ) from error
+
+
+def _disk_full(target: Path, why: str) -> UserError:
+    return UserError(f"{target.name} was not exported.", why, "Free some space, or choose a folder on another disk.")
+
+
+def not_named(target: Path, error: OSError) -> UserError:
+    """The error for a finished export that cannot get its name."""
+    what, why = f"{target.name} was not exported.", f"The system says: {error.strerror or error}."
+    if not is_in_use(error):
+        return UserError(what, why, "Choose another folder.")
+    return UserError(
+        what,
+        f"Another program has a file of that name open; ComfyUI keeps those that it has loaded. {why}",
+        "Close that program, or choose another name.",
+    )
