@@ -22,12 +22,10 @@ from engine.errors import UserError
 
 FORMAT = 2
 """Format of checkpoint.json. Format 1 had sizes but no checksums, and no entry for the format."""
-DESCRIPTION = "checkpoint.json"
+DESCRIPTION, STATE, WHY = "checkpoint.json", "training_state", "why.txt"
 TEMPORARY, REMOVING, BROKEN = ".writing-", ".removing-", "broken-"
 ASIDE = "aside-"
 """Before the names of preview images and evaluations of steps that a run has gone back from."""
-STATE = "training_state"
-WHY = "why.txt"
 STAR = "starred"
 """An empty file in a checkpoint's folder: the user wants to keep it."""
 DECODER = "base_decoder/decoder.safetensors"
