@@ -25,6 +25,8 @@ class Layers:
     adapted: Mapping[str, str] = field(default_factory=dict)
     """Layers of the denoiser that a LoRA changes, as a regular expression for each choice of ``tuning.layers``; empty:
     no LoRA is trained for such bases."""
+    adapted_prefix: str = ""
+    """Before the names of these layers in LoRA files, as kohya's scripts write them."""
     origins: tuple[str, ...] = ()
     """Names of ``copied`` in the denoiser, one for each; empty: the same names."""
     modulation: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ UNET = Layers(
     after_control=("up_blocks", "conv_norm_out", "conv_out"),
     outer_outputs=("controlnet_down_blocks",),
     control_encoder="controlnet_cond_embedding",
+    adapted_prefix="lora_unet_",
     adapted=MappingProxyType(
         {  # as kohya's scripts choose them
             "attention": r"\.attn\d\.to_(q|k|v|out\.0)$",

@@ -14,8 +14,6 @@ from torch import nn
 
 from engine.nets.lora import LoraConv2d, LoraLinear
 
-PREFIX = "lora_unet_"
-"""Before the names of layers in files, with underscores for dots, as kohya's scripts write them."""
 UP, DOWN, ALPHA = ".lora_up.weight", ".lora_down.weight", ".alpha"
 
 
@@ -55,24 +53,28 @@ class Factors(nn.Module):
             self.register_parameter(f"{_flat(name)}__up", layer.up)
             self.register_parameter(f"{_flat(name)}__down", layer.down)
 
-    def file_tensors(self) -> dict[str, torch.Tensor]:
-        """The factors under the names of a LoRA file, fp32, with each layer's alpha."""
+    def file_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The factors under the names of a LoRA file, fp32, with each layer's alpha.
+
+        Args:
+            prefix: before the names of layers, which have underscores for dots, as kohya's scripts write them.
+        """
         found: dict[str, torch.Tensor] = {}
         for name, tensor in self.state_dict().items():
             layer, _, side = name.rpartition("__")
-            found[f"{PREFIX}{layer}{UP if side == 'up' else DOWN}"] = tensor.detach().float().cpu().contiguous()
+            found[f"{prefix}{layer}{UP if side == 'up' else DOWN}"] = tensor.detach().float().cpu().contiguous()
             if side == "down":
-                found[f"{PREFIX}{layer}{ALPHA}"] = torch.tensor(float(tensor.shape[0]))
+                found[f"{prefix}{layer}{ALPHA}"] = torch.tensor(float(tensor.shape[0]))
         return found
 
 
-def from_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_file(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The inverse of ``Factors.file_tensors``: names as in a ``Factors``."""
     found = {}
     for name, tensor in tensors.items():
         for ending, side in ((UP, "__up"), (DOWN, "__down")):
             if name.endswith(ending):
-                found[name.removeprefix(PREFIX).removesuffix(ending) + side] = tensor
+                found[name.removeprefix(prefix).removesuffix(ending) + side] = tensor
     return found
 
 

@@ -12,12 +12,12 @@ from engine.evaluation.pairs import Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.evaluation.probes import Probe
 from engine.evaluation.prompt_previews import make_prompt_previews
+from engine.families.silent import SilentControlNet
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.machine.errors import is_device_lost
 from engine.machine.memory import none_if_out_of_memory
-from engine.nets.silent import SilentControlNet
 from engine.runs.run import PreviewRecord
 from engine.training import oom
 from engine.training.state import TrainState

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engine.config import TuningConfig
+from engine.families.family_facts import FamilyFacts
 from engine.nets.base_lora import Factors, add_factors, from_file
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
 from engine.tuning.controlnet import training_bytes
@@ -25,18 +27,19 @@ class BaseLora(Trainable):
     master: Factors
 
     def __init__(
-        self, denoiser: Any, place: Placement, rank: int, names: str, seed: int, metadata: dict[str, str]
+        self, denoiser: Any, place: Placement, tuning: TuningConfig, seed: int, family: FamilyFacts, resolution: int
     ) -> None:
         """
         Args:
             denoiser: in the placement's dtype, where it computes.
-            names: see ``add_factors``.
-            metadata: of the files.
+            family: of the base; it says which layers there are, and how files name them.
+            resolution: of the training images in pixels, for the files' headers.
         """
-        layers = add_factors(denoiser, rank, names, seed)
-        compute = Factors(layers)
+        rank = tuning.rank
+        compute = Factors(add_factors(denoiser, rank, family.layers.adapted[tuning.layers], seed))
         self.master = self.averaged = compute
-        self._rank, self._metadata = rank, metadata
+        self._rank, self._prefix = rank, family.layers.adapted_prefix
+        self._metadata = family.lora_metadata(rank, resolution)
         if place.dtype != torch.float32 or place.in_ram:
             self.master = self.averaged = copy.deepcopy(compute)
             if place.in_ram:
@@ -49,14 +52,14 @@ class BaseLora(Trainable):
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_LORA if average else LORA)
         target.parent.mkdir(exist_ok=True)
-        save_file(self.master.file_tensors(), target, self._metadata)
+        save_file(self.master.file_tensors(self._prefix), target, self._metadata)
         yield target
 
     def load(self, folder: Path) -> None:
-        self.master.load_state_dict(from_file(load_file(folder / LORA)))
+        self.master.load_state_dict(from_file(load_file(folder / LORA), self._prefix))
 
     def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
-        return from_file(load_file(folder / AVERAGED_LORA))
+        return from_file(load_file(folder / AVERAGED_LORA), self._prefix)
 
     def checkpoint_bytes(self, average: bool) -> int:
         return training_bytes(self.master, average)

@@ -121,16 +121,15 @@ def _unlocked(inputs: Inputs, net: Any) -> Trainable:
 
 
 def _lora(inputs: Inputs, net: Any) -> Trainable:
-    tuning, adapted = inputs.config.tuning, inputs.family.layers.adapted
-    if not adapted:
+    config, facts = inputs.config, inputs.family.facts
+    if not facts.layers.adapted:
         raise UserError(
             f"No LoRA can be trained for {inputs.family.title}.",
             "Only Stable Diffusion 1.x, 2.x and XL have it so far.",
             "Choose such a base, or train a ControlNet.",
         )
-    metadata = inputs.family.facts.lora_metadata(tuning.rank, inputs.config.data.resolution)
-    seed = inputs.config.train.seed
-    return BaseLora(inputs.denoiser, inputs.place, tuning.rank, adapted[tuning.layers], seed, metadata)
+    tuning, seed, side = config.tuning, config.train.seed, config.data.resolution
+    return BaseLora(inputs.denoiser, inputs.place, tuning, seed, facts, side)
 
 
 BUILDERS = {

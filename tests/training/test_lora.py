@@ -18,8 +18,8 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.export.out import export
 from engine.families.registry import detect
+from engine.families.silent import SilentControlNet
 from engine.jobs.control import Control
-from engine.nets.silent import SilentControlNet
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
 from engine.runs.run import Run, read_preview
 from engine.training.job import build_trainer

@@ -22,7 +22,7 @@ from engine.demo.shapes import Scene, draw, paint, random_colours, random_scene
 from engine.evaluation.pairs import ImageRequest, Models, to_images
 from engine.evaluation.pairs import draw as draw_with
 from engine.families.registry import detect
-from engine.nets.silent import SilentControlNet
+from engine.families.silent import SilentControlNet
 from engine.runs.checkpoints import LORA
 from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
