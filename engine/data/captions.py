@@ -103,7 +103,7 @@ def replace(
         raise too_slow(search, f"On one caption it takes longer than {PATTERN_SECONDS:g} s: {text[:60]}") from error
     except (patterns.error, IndexError, RecursionError, MemoryError) as error:
         raise UserError(
-            f"{search!r} cannot be searched for.",
+            f"{search[:60]!r}{' …' if len(search) > 60 else ''} cannot be searched for.",
             f"It is not a valid regular expression ({error}).",
             "Correct it, or turn regular expressions off.",
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -36,11 +38,10 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files in a folder. Files that vanish meanwhile do not count."""
+    """Size of all files in a folder. Files and folders that vanish meanwhile do not count."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # Path.rglob raises an error for a folder that vanishes
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(place, name).stat().st_size
     return total

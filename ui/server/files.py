@@ -56,11 +56,12 @@ def remove_old_uploads(
     """
     now = time.time() if now is None else now
     found = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            state = path.lstat()
-            if path.is_symlink() or not path.is_dir():
-                found.append((state.st_mtime, state.st_size, path))
+    for place, inner, names in os.walk(folder):  # Path.rglob raises an error for a folder that vanishes
+        for path in (Path(place, name) for name in (*names, *inner)):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                state = path.lstat()
+                if path.is_symlink() or not path.is_dir():
+                    found.append((state.st_mtime, state.st_size, path))
     size, count = sum(entry[1] for entry in found), len(found)
     for modified, file_size, path in sorted(found, key=lambda entry: entry[0]):
         if size <= max_bytes and count <= max_files:

@@ -48,6 +48,17 @@ def _replace_stub_writer(module: ModuleType) -> None:
         setattr(module, STUBS_FUNCTION, lambda *arguments: None)
 
 
+def trust_the_first_answer() -> None:
+    """Take the server for reachable once it has answered (blocks.py, launch; networking.py, url_ok).
+
+    gradio asks its own server twice when it starts: without a time limit, and then again for 3 seconds. Where a busy
+    computer needs longer, it ends the app with an error about share links and proxies.
+    """
+    from gradio import networking
+
+    networking.url_ok = lambda url: True
+
+
 def import_without_stubs() -> None:
     """Halve gradio's import time. Call before gradio is first imported; later calls have no effect.
 

@@ -135,6 +135,7 @@ def serve(
     from starlette.middleware import Middleware
 
     gradio_patches.keep_component_ids()
+    gradio_patches.trust_the_first_answer()
     gradio_patches.slow_down_queue(demo)
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
