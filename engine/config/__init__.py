@@ -136,7 +136,7 @@ class RunConfig(Section):
     @property
     def text(self) -> TextOptions:
         """How captions are read."""
-        return TextOptions(self.model.clip_skip, self.data.long_captions == "whole")
+        return TextOptions(self.model.clip_skip, self.data.long_captions == "whole", self.data.text_cache)
 
     @property
     def images_per_step(self) -> int:

@@ -58,6 +58,7 @@ def migrated(values: Values, source: str = "These settings", version: int | None
 
 DEFAULTS_BEFORE = {
     "data.long_captions": "cut",
+    "data.text_cache": "half",
     "train.allow_tf32": False,
     "optim.half_gradients": False,
     "train.modulation_storage": "base",

@@ -13,12 +13,13 @@ from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import remove_file
 from engine.families.base import Family
 from engine.families.facts import TEXT_PARTS
-from engine.families.files import part_files
+from engine.families.files import configs_at, part_files
 from engine.families.text import MAX_CHUNKS, USUAL_TEXT, TextOptions, chunks_to_read
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted
 
 COUNTED_AT_ONCE = 1024
+SIDE = 512  # px, on which the length of a caption does not depend
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ class RunCaptions:
             captions: without repetitions, the empty one among them.
         """
         self.folder, self.family, self.base, self.captions, self.options = folder, family, base, captions, options
-        self.made_with = _hash([2, part_files(base, TEXT_PARTS), family.skipped_layers(options.clip_skip)])
+        made_of = [2, part_files(base, TEXT_PARTS), family.skipped_layers(options.clip_skip)]
+        self.packed = options.packed(len(captions), lambda: numbers_of_caption(family, base))
+        """New shards are in 8 bits (packed_text.py)."""
+        self.made_with = _hash([*made_of, "int8"] if self.packed else made_of)
+        self._usable = {self.made_with, _hash(made_of)}  # one in fp16 is more exact, and is there already
         self.find_shards()
         self.needed: dict[str, int] = {}
         self.chunks = dict.fromkeys(captions, 1)
@@ -85,7 +90,7 @@ class RunCaptions:
                 by, chunks, needed = about.get("made_with"), about.get("chunks", 1), about.get("needed", ())
             except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue  # not readable: removed, and encoded again
-            if by == self.made_with or (by is None and self._is_of_older_version(path, captions)):
+            if by in self._usable or (by is None and self._is_of_older_version(path, captions)):
                 found.append(Shard(path, captions, int(chunks), tuple(needed)))
         self.shards = sorted(found, key=lambda shard: (-len(shard.captions), shard.description))
 
@@ -127,6 +132,13 @@ class RunCaptions:
             progress(first, len(unknown), "Counting tokens")
             some = unknown[first : first + COUNTED_AT_ONCE]
             self.needed.update(zip(some, self.family.chunk_counts(tokenizer, some), strict=True))
+
+
+def numbers_of_caption(family: Family, base: str) -> int:
+    """Numbers in one encoded caption of a base, read at once."""
+    found = configs_at(base)
+    tokens = family.facts.count_encoders(found.vae, found.text_encoders, SIDE, SIDE).tokens
+    return int(family.facts.count(found.denoiser, SIDE, tokens).text)
 
 
 def _hash(made_of: list[Any]) -> str:

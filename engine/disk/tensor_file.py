@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "I32": np.int32}
+KINDS = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "I8": np.int8, "I32": np.int32}
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 _METADATA = "__metadata__"

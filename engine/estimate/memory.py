@@ -16,6 +16,7 @@ from engine.estimate.peak import sampling_peak, training_peak
 from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
+from engine.families.text import PACKED_BYTES
 from engine.machine.units import GIB
 from engine.nets.start_shape import with_start
 from engine.tuning.facts import UPDATED_TOGETHER, facts_of, is_over_start, master_weights_of
@@ -180,7 +181,8 @@ def predict_from(
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = latents / 2 if base.facts.control_is_encoded else 3 * resolution**2  # the mean alone; in colour
-    on_disk = latents + short_text * 2 + (largest_map if facts.needs_condition_maps else 0)
+    of_text = PACKED_BYTES if config.text.packed(images, lambda: short_text) else 2
+    on_disk = latents + short_text * of_text + (largest_map if facts.needs_condition_maps else 0)
     saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
@@ -189,7 +191,7 @@ def predict_from(
         pictures={**resident, "pictures": float(drawing) if facts.has_previews else 0.0},
         ram=PROCESS_RAM + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
-        cache=float(images * on_disk + long.count * (sizes.text - short_text) * 2),
+        cache=float(images * on_disk + long.count * (sizes.text - short_text) * of_text),
         weights_of_checkpoint=float(weights_on_disk),
     )
 

@@ -1,12 +1,20 @@
-"""How a run reads its captions. No torch."""
+"""How a run reads its captions, and stores them encoded. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_CHUNKS = 3
 """Chunks up to which a long caption is read in training: 225 tokens with CLIP, about 170 words."""
+
+
+LARGEST_IN_HALF = 8 * 2**30
+"""Bytes: encoded captions that would take more in fp16 are stored in 8 bits, unless a run says otherwise."""
+PACKED_BLOCK = 64
+PACKED_BYTES = 1 + 5 / PACKED_BLOCK
+"""For each number of a caption in 8 bits: engine/data/packed_text.py."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,17 @@ class TextOptions:
     """The text encoder's layer whose output is used, counted from the last one as AUTOMATIC1111 does: 1 is the last."""
     whole: bool = False
     """Captions that the text encoder cannot read at once are read in chunks; otherwise the rest of them is cut off."""
+    stored: Literal["auto", "half", "int8"] = "half"
+    """In the cache: in fp16 or in 8 bits; "auto": in 8 bits if fp16 would take more than ``LARGEST_IN_HALF``."""
+
+    def packed(self, captions: int, numbers: Callable[[], int]) -> bool:
+        """Whether the cache of a run keeps encoded captions in 8 bits.
+
+        Args:
+            captions: of the run.
+            numbers: says how many numbers one of them has, encoded.
+        """
+        return self.stored == "int8" or (self.stored == "auto" and 2 * captions * numbers() > LARGEST_IN_HALF)
 
 
 USUAL_TEXT = TextOptions()

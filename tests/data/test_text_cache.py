@@ -14,14 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.config import RunConfig
 from engine.data import text_cache
+from engine.data.packed_text import pack, unpack
 from engine.data.text_cache import TextCache, encode_missing
 from engine.data.text_shards import RunCaptions
 from engine.disk.durable import checksum
 from engine.disk.space import DiskFull
+from engine.disk.tensor_file import read_header
+from engine.estimate.memory import predict_from
 from engine.families.facts import TEXT_PARTS
-from engine.families.files import part_files
-from engine.families.text import USUAL_TEXT, TextOptions
+from engine.families.files import LAYOUTS, part_files, read_configs
+from engine.families.text import PACKED_BYTES, USUAL_TEXT, TextOptions
 from engine.jobs.control import Cancelled, Control
 from tests.data.plain_encoder import BATCH, SHARD, PlainEncoder, captions
 from tests.forked import Forks
@@ -256,3 +260,55 @@ def test_another_clip_skip_is_another_text(folder: Path, base: str) -> None:
     assert encode(folder, base, wanted) == wanted
     assert encode(folder, base, wanted, options=TextOptions(clip_skip=2)) == wanted
     assert encode(folder, base, wanted, options=TextOptions(clip_skip=2)) == []
+
+
+def test_captions_in_8_bits_take_half_the_room_and_change_by_less_than_a_percent(folder: Path, base: str) -> None:
+    class Wide(PlainEncoder):
+        def encode_long(self, *given: Any) -> dict[str, torch.Tensor]:
+            made = super().encode_long(*given)
+            return {**made, "hidden": made["hidden"].repeat(1, 1, 64) * torch.linspace(-1, 1, 128)}
+
+    wanted, family = captions(SHARD + 3), Wide()
+    encode_missing(RunCaptions(folder, family, base, wanted[:SHARD]), CPU, Control().token, lambda *_: None)
+    family.encoded.clear()
+    there = set(shards(folder))
+    options, unused = TextOptions(stored="int8"), lambda *_: None
+    run = RunCaptions(folder, family, base, wanted, options)
+    encode_missing(run, CPU, Control().token, unused)
+    assert family.encoded == [wanted[SHARD:]] and there < set(shards(folder)), "what is there in fp16 is used"
+    kinds = {entry["dtype"] for path in folder.glob("*.safetensors") for entry in read_header(path)[0].values()}
+    assert kinds == {"F16", "I8", "U8"}
+    right = family.encode_long(None, None, wanted, 1, 1)
+    for name, rows in TextCache(RunCaptions(folder, family, base, wanted, options)).read(wanted).items():
+        assert rows.dtype == torch.float32 and (rows - right[name]).norm() < 0.01 * right[name].norm()
+    half: Any = RunCaptions(folder, family, base, wanted)
+    with pytest.raises(KeyError):  # a run that wants fp16 encodes again what is in 8 bits
+        TextCache(half).read(wanted)
+
+    noise = torch.randn(3, 5, 128, generator=torch.Generator().manual_seed(0))
+    states = (noise * torch.logspace(-2, 2, 15).view(3, 5, 1)).half()
+    states[..., 7] *= 300  # as single channels of language models
+    whole = {"hidden": states, "odd": states[..., :40], "real": torch.ones(3, 5).half()}
+    packed = pack(whole)
+    back = unpack(packed)
+    taken = sum(tensor.nbytes for name, tensor in packed.items() if name.startswith("hidden"))
+    assert taken == PACKED_BYTES * states.numel()
+    assert back.keys() == whole.keys() and all(torch.equal(back[name], whole[name].float()) for name in ("odd", "real"))
+    assert torch.equal(back["hidden"][..., 7], states[..., 7].float())
+    for part in (slice(0, 7), slice(8, 64), slice(64, 128)):
+        exact = states[..., part].float()
+        assert ((back["hidden"][..., part] - exact).norm(dim=-1) < 0.015 * exact.norm(dim=-1)).all()
+    again = pack({"hidden": back["hidden"].half()})
+    assert again["hidden"].equal(packed["hidden"]), "rows may be copied any number of times"
+
+
+def test_captions_are_in_8_bits_by_themselves_where_they_would_take_too_much() -> None:
+    def packed(stored: Any, count: int) -> bool:
+        return TextOptions(stored=stored).packed(count, lambda: 512 * 4096)
+
+    assert [packed(stored, 2000) for stored in ("auto", "half", "int8")] == [False, False, True]
+    assert [packed(stored, 2100) for stored in ("auto", "half", "int8")] == [True, False, True]
+    flux = read_configs(LAYOUTS / "flux")
+    small, large = (predict_from(RunConfig(), flux, images).cache / images for images in (2000, 2100))
+    latents = 3 * 2 * 16 * 64**2  # mean and log-variance, and the mean of the control image
+    assert small == latents + 2 * 512 * 4096 and large == latents + PACKED_BYTES * 512 * 4096
