@@ -38,6 +38,16 @@ class ObjectiveConfig(Section):
         le=1,
         advanced=True,
     )
+    guidance: float = setting(
+        0.0,
+        "Guidance in training",
+        "The guidance scale that a distilled base such as FLUX.1 reads as an input. 0, the usual choice: drawn from 1 "
+        "to 7 for each image, so that the net works at any. Else the same for all: 1 as some trainers have it, or the "
+        "scale at which you draw. Other bases read none.",
+        ge=0,
+        le=30,
+        advanced=True,
+    )
     min_snr_gamma: float = setting(
         0.0,
         "Min-SNR gamma",

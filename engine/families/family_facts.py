@@ -130,6 +130,12 @@ class FamilyFacts:
         """Channels of the control image as the control net reads it: RGB, or those of latents."""
         return self.latents.channels if self.control_is_encoded else 3
 
+    def why_not_guided(self, guidance: float) -> str:
+        """Why a run cannot train at this guidance scale, as a sentence; "" if it can. 0: none is set."""
+        if not guidance or self.guidance_embedded:
+            return ""
+        return f"Guidance in training is for bases that read it as an input, and {self.title} does not; set 0."
+
     def why_not_left_out(self, control: float, t5: float) -> list[str]:
         """Why a run cannot leave out these shares of control images and of T5's text; each as a sentence."""
         found = []

@@ -104,9 +104,9 @@ class Flux(TransformerFamily):
         hidden = text_encoder.t5.read(t5_tokens(sentences, captions, LONG_T5_TOKENS), text_encoder.device)
         return {"hidden": hidden, "pooled": pooled}
 
-    def drawn_conditions(self, even: torch.Tensor) -> dict[str, torch.Tensor]:
+    def drawn_conditions(self, even: torch.Tensor, guidance: float = 0.0) -> dict[str, torch.Tensor]:
         """A guidance scale for each image."""
-        return {"guidance": LEAST + (MOST - LEAST) * even}
+        return {"guidance": torch.full_like(even, guidance) if guidance else LEAST + (MOST - LEAST) * even}
 
     # Denoiser and control net
 

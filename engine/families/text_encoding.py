@@ -104,22 +104,28 @@ class TextEncoding(ABC):
         """
         return {}
 
-    def drawn_conditions(self, even: torch.Tensor) -> dict[str, torch.Tensor]:
+    def drawn_conditions(self, even: torch.Tensor, guidance: float = 0.0) -> dict[str, torch.Tensor]:
         """Inputs of the denoiser that training draws anew for each image, by name; none by default.
 
         Args:
             even: (B,) fp32, drawn evenly from 0..1.
+            guidance: a guidance scale for all images; 0: drawn.
         """
         return {}
 
     def conditioning(
-        self, text: Text, sizes: torch.Tensor, dtype: torch.dtype, even: torch.Tensor | None = None
+        self,
+        text: Text,
+        sizes: torch.Tensor,
+        dtype: torch.dtype,
+        even: torch.Tensor | None = None,
+        guidance: float = 0.0,
     ) -> dict[str, torch.Tensor]:
         """The argument ``text`` of ``predict``: the encoded captions in ``dtype``, and what else the denoiser reads.
 
         Args:
             sizes: (B, 6), from ``engine.data.crop.size_numbers``, on the device of ``text``.
-            even: see ``drawn_conditions``; None: the usual values of those inputs.
+            even, guidance: see ``drawn_conditions``; None: the usual values of those inputs.
         """
         rows = {name: tensor.to(dtype) for name, tensor in text.items()} | self.size_conditions(sizes)
-        return rows if even is None else rows | self.drawn_conditions(even)
+        return rows if even is None else rows | self.drawn_conditions(even, guidance)

@@ -83,11 +83,13 @@ def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
         ]
     wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP
-    if not wanted and not start and not objective.control_dropout and not objective.t5_dropout and step == STEP:
+    special = (wanted, start, objective.control_dropout, objective.t5_dropout, objective.guidance)
+    if not any(special) and step == STEP:
         return []
     base = configs_of(workspace, config.model.base)
     why = [base.facts.why_not_blocks(base.denoiser, wanted), base.facts.why_not_step(step)]
     why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)
+    why += [base.facts.why_not_guided(objective.guidance)]
     why += [why_not_in_mode(start, base.facts, config.model.union_mode)] if start else []
     return [sentence for sentence in why if sentence]
 

@@ -53,7 +53,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         noisy = noise_process.add_noise(latents, noise_seen, timesteps).to(state.dtype)
 
         # Text and control image, in the run's precision. A run without condition maps has no control.
-        text = family.conditioning(batch.text, batch.sizes, state.dtype, batch.draws.even)
+        text = family.conditioning(batch.text, batch.sizes, state.dtype, batch.draws.even, objective.guidance)
         control = None if batch.maps is None else family.control_of(batch.maps).to(state.dtype)
 
         # Target of the prediction, and the weight of each image's loss.

@@ -39,12 +39,13 @@ def as_tokens(latents: torch.Tensor) -> torch.Tensor:
     return torch.stack(squares, dim=1)
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "both"])
+@pytest.mark.parametrize(("checkpointing", "guidance"), [("none", 0.0), ("both", 2.0)])
 def test_its_step_is_the_formula(
-    tiny_flux: Path, new_run: RunFactory, ready_workspace: Workspace, checkpointing: str
+    tiny_flux: Path, new_run: RunFactory, ready_workspace: Workspace, checkpointing: str, guidance: float
 ) -> None:
     """Loss and gradients of a step that is written down here with diffusers' classes alone."""
     settings = {"model.base": str(tiny_flux), "objective.prompt_dropout": 0.0, "optim.max_grad_norm": 1e9}
+    settings |= {"objective.guidance": guidance}
     run = new_run(**settings, **SHORT, **{"train.gradient_checkpointing": checkpointing})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     state = trainer.state
@@ -66,7 +67,7 @@ def test_its_step_is_the_formula(
         "encoder_hidden_states": batch.text["hidden"].float(),
         "pooled_projections": batch.text["pooled"].float(),
         "timestep": sigma,
-        "guidance": 1 + 6 * draws.even,
+        "guidance": torch.full_like(sigma, guidance) if guidance else 1 + 6 * draws.even,
         "img_ids": torch.tensor([[0.0, row, column] for row in range(4) for column in range(4)]),
         "txt_ids": torch.zeros(512, 3),
     }

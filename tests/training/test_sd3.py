@@ -18,6 +18,7 @@ from engine.data.control_round_trip import LINES_LOST
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
+from engine.families.facts import FLUX, SD3
 from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
@@ -195,6 +196,8 @@ def test_numbers_of_blocks_are_refused_before_the_run_and_against_the_net_to_sta
     of_latents, of_t5 = missing(ready_workspace, make_config(**dropped))
     assert "Control dropout" in of_latents and "T5 dropout" in of_t5
     assert missing(ready_workspace, make_config(**dropped | {"model.base": str(tiny_sd3)})) == []
+    (guided,) = missing(ready_workspace, make_config(**{"model.base": str(tiny_sd3), "objective.guidance": 1.0}))
+    assert "Guidance in training" in guided and FLUX.why_not_guided(1.0) == SD3.why_not_guided(0.0) == ""
     finer = {"data.buckets": True, "data.bucket_step": 16}
     (of_unet,) = missing(ready_workspace, make_config(**finer))
     assert "needs a bucket step of 64 px" in of_unet
