@@ -108,7 +108,10 @@ def _unfit_ingredients(workspace: Workspace, config: RunConfig) -> list[str]:
 
 def require_all(workspace: Workspace, run: Run) -> None:
     """Raise UserError if something is missing without which a run cannot go on (see ``missing``)."""
-    if sentences := missing(workspace, run.config):
+    config = run.config
+    if any(checkpoint.resumable for checkpoint in run.checkpoints()):  # a file that it started from may be gone by now
+        config = config.model_copy(update={"model": config.model.model_copy(update={"controlnet": ""})})
+    if sentences := missing(workspace, config):
         raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Correct this, then resume the run.")
 
 

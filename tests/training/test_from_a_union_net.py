@@ -33,7 +33,7 @@ from engine.nets.outputs import net_of
 from engine.nets.start_shape import why_not_in_mode
 from engine.runs.checkpoints import FACTORS
 from engine.training.job import build_trainer
-from engine.training.new_run import missing
+from engine.training.new_run import missing, require_all
 from engine.tuning.facts import is_over_start
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
@@ -131,6 +131,8 @@ def test_a_run_on_top_of_it_resumes_leaves_whole_and_draws_in_any_mode(
     assert train(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
     save_file({name: 2 * weight for name, weight in load_file(mine).items()}, mine)  # it is another one by now
     assert train(ready_workspace, paused).outcome == "completed"
+    mine.unlink()
+    require_all(ready_workspace, paused)
     last = straight.checkpoints()[-1]
     assert_same_checkpoint(last.folder, paused.checkpoints()[-1].folder)
     assert last.trained_rank == 0 and (last.folder / FACTORS).is_file(), "its factors are no difference to the base"
