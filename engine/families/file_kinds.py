@@ -10,12 +10,21 @@ from engine.families.files import UNET_PREFIX, text_width
 VAE = "first_stage_model."
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
 OTHER_KINDS = (
+    ("lllite", "a ControlNet-LLLite, which only changes a base"),
     ("lora", "a LoRA, which only changes a base"),
+    ("ip_adapter.", "an IP-Adapter"),
+    ("task_embedding", "a ControlNet Union"),
     ("controlnet_cond_embedding", "a ControlNet"),
     ("control_model", "a ControlNet"),
     ("input_hint_block", "a ControlNet"),
     ("joint_blocks", "a Stable Diffusion 3 model"),
     ("double_blocks", "a Flux model"),
+    ("cap_embedder", "a transformer such as Z-Image's"),
+    ("down_blocks", "the UNet of a base alone, without VAE and text encoders"),
+    ("text_model.", "a text encoder alone"),
+    ("decoder.conv_out", "a VAE alone"),
+    ("emb_params", "an embedding, which is one word"),
+    ("string_to_param", "an embedding, which is one word"),
 )
 OTHER_SCHEDULES = (
     ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
@@ -26,7 +35,7 @@ OTHER_SCHEDULES = (
 """Tensors of bases whose UNet looks like one that can be trained for."""
 
 
-ONLY_AS_FOLDERS = ("joint_blocks", "double_blocks")
+ONLY_AS_FOLDERS = ("joint_blocks", "double_blocks", "cap_embedder")
 """Marks of bases that can be trained for, but not from a single file: most such files lack text encoders."""
 
 

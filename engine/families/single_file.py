@@ -195,9 +195,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
             raise
         code = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         why = "It holds more than weights, and code in it will not be run"
-        raise _unreadable(
-            path, why if code else f"The file is damaged or not a model ({type(error).__name__})"
-        ) from error
+        raise _unreadable(path, why if code else "The file is damaged or not a model") from error
 
 
 def _unreadable(path: Path, why: str) -> UserError:
