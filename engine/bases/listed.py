@@ -54,9 +54,9 @@ class BaseState:
 
     kind: Literal["downloaded", "partly downloaded", "not downloaded"]
     where: Path | None = None
-    """Its folder, or that of the download that was begun."""
+    """Its folder, or that of the download that was started."""
     have: int = 0
-    """Bytes that are there, of a download that was begun."""
+    """Bytes on the disk of a download that was started."""
 
 
 def listed_bases(path: Path = PRESETS_FOLDER / BASES_FILE) -> list[ListedBase]:

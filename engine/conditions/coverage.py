@@ -37,5 +37,5 @@ def coverage(map: np.ndarray) -> Coverage:
     elif levels == 1:
         warning = "The map has the same value everywhere: there is nothing for the net to follow."
     elif share > NEARLY_FULL and levels <= FEW_LEVELS:
-        warning = "The map is nearly full: single lines and areas can no longer be seen. Try higher thresholds."
+        warning = "The map is nearly full: individual lines and areas can no longer be seen. Try higher thresholds."
     return {"share": share, "levels": levels, "warning": warning}

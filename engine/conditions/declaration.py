@@ -41,7 +41,7 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if self.kind not in _ANNOTATIONS:
-            raise ValueError(f"{self.name}: no kind {self.kind!r}; known: {', '.join(_ANNOTATIONS)}")
+            raise ValueError(f"{self.name}: unknown kind {self.kind!r}; known: {', '.join(_ANNOTATIONS)}")
         if self.kind in ("int", "float") and (self.low is None or self.high is None):
             raise ValueError(f"{self.name}: a number needs low and high")
         if self.kind == "choice" and not self.choices:

@@ -50,7 +50,7 @@ class Registry:
         together = dict(self._types)
         for condition in types:
             if condition.name in together:
-                raise ValueError(f"the condition type {condition.name} is registered already")
+                raise ValueError(f"the condition type {condition.name} is already registered")
             condition.check()
             together[condition.name] = condition
         self._types = together
@@ -60,7 +60,7 @@ class Registry:
         if name not in self._types:
             raise UserError(
                 f"There is no condition type named {name}.",
-                "This version of the app does not have it. A newer one may.",
+                "This version of the app does not have it. A newer version may.",
                 choose_from(self._types, name, limit=len(self._types)),
             )
         return self._types[name]

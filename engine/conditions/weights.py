@@ -46,7 +46,7 @@ class MissingWeights:
             if known
             else "see its page for size and licence"
         )
-        return f"{self.name} ({about}) goes to {self.target}"
+        return f"{self.name} ({about}) would be saved in {self.target}"
 
 
 def find(model: RequiredModel, name: str = "") -> Path | None:
@@ -67,8 +67,8 @@ def find(model: RequiredModel, name: str = "") -> Path | None:
     if not _is_id(name):
         raise UserError(
             f"The weights {name} were not found.",
-            f"It is neither a file or folder, nor a name in {places.models()}, nor a Hugging Face id (owner/name).",
-            f"Give the full path, or leave it empty for {model.id}.",
+            f"It is not a file, a folder, a name in {places.models()}, or a Hugging Face id (owner/name).",
+            f"Enter the full path, or leave it empty for {model.id}.",
         )
     return _in_hub_cache(name, model)
 
@@ -104,7 +104,7 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
                     raise
                 raise UserError(
                     f"The weights in {place} cannot be used.",
-                    f"They are damaged or of another kind: {_first_line(error)}",
+                    f"They are damaged or of a different kind: {_first_line(error)}",
                     f"Use those of {model.id}, or download them again.",
                 ) from error
         return _loaded[key]
@@ -152,8 +152,8 @@ def download(wanted: Sequence[MissingWeights], token: CancelToken | None = None)
             raise UserError(
                 f"{entry.name} could not be downloaded.",
                 _first_line(error),
-                f"Check the connection, or download it in a browser from huggingface.co/{entry.name} and put it into "
-                f"{entry.target}.",
+                f"Check the connection, or download it with a browser from huggingface.co/{entry.name} and put "
+                f"it in {entry.target}.",
             ) from error
         clear(partial / ".cache")
         move_into_place(partial, entry.target)
@@ -189,9 +189,9 @@ def _inside(place: Path, model: RequiredModel) -> Path:
     if len(found) == 1:
         return found[0]
     raise UserError(
-        f"{model.file} is not in {place}.",
+        f"{model.file} was not found in {place}.",
         f"The folder has {counted(len(found), 'file')} that could be the weights.",
-        "Give the path of the file itself.",
+        "Enter the path of the file itself.",
     )
 
 
@@ -214,7 +214,7 @@ def _not_here(entry: MissingWeights) -> UserError:
     return UserError(
         f"The weights {entry.name} are not on this computer.",
         f"Nothing is downloaded without your consent. {entry.sentence}.",
-        f"Press “Download the model” on the Conditions tab, or put them into {entry.target} yourself, or give "
+        f"Press “Download the model” on the Conditions tab, or put them in {entry.target} yourself, or enter "
         "another folder.",
     )
 

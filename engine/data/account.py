@@ -57,9 +57,7 @@ class Account:
         place = "the dataset's own folder" if self.unpacked else "the folder"
         first = f"Of {counted(self.files, 'file')} in {place}, {said or 'nothing'} {_were(said)} used"
         told = (
-            [f"{first}, {rest:,} left out:", *map(_line, self.left_out)]
-            if rest
-            else [f"{first}. Nothing was left out."]
+            [f"{first}, {rest:,} left out:", *map(_line, self.left_out)] if rest else [f"{first}. None were left out."]
         )
         if self.beside:
             beside = counted(sum(one.count for one in self.beside), "file")
@@ -84,7 +82,7 @@ def left_beside(folder: Path, used: Iterable[Path]) -> tuple[LeftOut, ...]:
     """The files below a folder of archives or tables that were not used."""
     inventory, done = take_inventory(folder, []), set(used)
     kinds = {
-        "images, which are taken for previews": inventory.images,
+        "images, which are treated as previews": inventory.images,
         "text files": inventory.texts,
         "lists and JSON files": inventory.lists,
         "archives and tables": inventory.archives,
@@ -141,18 +139,22 @@ class Bookkeeper:
         for reason, paths in self.reading.left_out.items():
             leave(f"images {reason}", paths)
         no_captions = sorted(self.reading.no_captions)
-        leave("files named as images that hold numbers or other data, such as labels, and no captions", no_captions)
+        leave(
+            "text or JSON files named like images that contain numbers or other data, such as labels, instead of "
+            "captions",
+            no_captions,
+        )
         leave("images and maps whose partner cannot be used", (p for item in self.found for p in _both(item)))
-        leave("captions of these", (item.caption_path for item in self.found if item.caption_path))
-        leave("images that belong to no pair", inventory.images)
+        leave("captions of such images", (item.caption_path for item in self.found if item.caption_path))
+        leave("images without a partner", inventory.images)
         captioned = {item.image.with_suffix("") for item in self.found if item.caption or item.caption_path}
         second = [path for path in (*inventory.texts, *inventory.lists) if path.with_suffix("") in captioned]
-        leave("files beside images whose caption or data came from elsewhere", second)
-        leave("text files that belong to no image", inventory.texts)
+        leave("files next to images whose caption or data came from elsewhere", second)
+        leave("text files that do not belong to an image", inventory.texts)
         leave("lists and JSON files that were not used", inventory.lists)
         closed = [path for path in inventory.archives if path.suffix.lower() in UNREAD_ARCHIVES]
-        leave("archives of a kind that is not unpacked here: unpack them yourself", closed)
-        leave("archives, which are not unpacked while images lie beside them", inventory.archives)
+        leave("archives that this app cannot unpack: unpack them yourself", closed)
+        leave("archives, which are not unpacked when there are images next to them", inventory.archives)
         for kind, paths in inventory.unread.items():
             leave(_unread(kind), paths)
         leave("other files", inventory.others)
@@ -178,7 +180,7 @@ def _line(one: LeftOut) -> str:
 
 
 def _unread(kind: str) -> str:
-    return f"{kind} files, which are not read (images: save them as JPEG or PNG)"
+    return f"{kind} files, which this app cannot read (save images as JPEG or PNG)"
 
 
 def _both(item: FoundImage) -> Iterable[Path]:

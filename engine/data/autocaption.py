@@ -136,9 +136,9 @@ def architecture(place: str, advice: str = "") -> str:
         )
     if "auto_map" in config:
         raise UserError(
-            f"{place} needs code of its own, which this app does not run.",
+            f"{place} needs its own program code, which this app does not run.",
             "It is an older form of Florence-2, from before transformers supported it.",
-            f"Use {SUGGESTED[1]}, the same model without such code.",
+            f"Use {SUGGESTED[1]}, the same model without that code.",
         )
     return kind
 

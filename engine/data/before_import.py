@@ -50,7 +50,7 @@ def describe_source(place: str) -> str:
             refuse_archive(place)
             recognized = recognize_folder(place)
     except _TooLarge:
-        return "a large folder, whose layout is recognized when it is read"
+        return "a large folder; its layout is recognized when it is read"
     return f"{recognized.layout.title}, {len(recognized.found):,} found"
 
 
@@ -83,7 +83,7 @@ def typed_source(place: str) -> str:
     """Clean up a typed path, address or Hub id."""
     bare = typed_path(place)
     if not bare:
-        raise UserError("Nothing was chosen.", "The field is empty.", "Give the folder or the list of your images.")
+        raise UserError("No images were chosen.", "The field is empty.", "Enter the folder or the list of your images.")
     return _in_hub_cache(bare)
 
 
@@ -113,8 +113,8 @@ def refuse_archive(place: str) -> None:
         )
         raise UserError(
             f"{path.name} cannot be imported.",
-            f"Files that can be imported are {kinds}.",
-            "Choose the folder with your images, or such a file.",
+            f"These files can be imported: {kinds}.",
+            "Choose the folder with your images, or one of these files.",
         )
 
 

@@ -44,7 +44,9 @@ from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20
-IN_TILES = "Memory ran out for one large image: such images are encoded in tiles, and their latents differ a little."
+IN_TILES = (
+    "Memory ran out for a single large image: such images are encoded in tiles, and their latents differ slightly."
+)
 
 Entries = dict[Size, list[tuple[int, int]]]
 """For each size the crops (row of the sample, variant), in the order of the samples."""

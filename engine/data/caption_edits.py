@@ -54,7 +54,7 @@ def replacing(search: str, by: str, regex: bool = False, match_case: bool = True
         new = captions.replace(sample.caption, search, by, regex=regex, match_case=match_case, whole_words=whole_words)
         taken += time.monotonic() - began
         if taken > SEARCH_SECONDS:
-            raise captions.too_slow(search, f"It has taken more than {SEARCH_SECONDS:g} s")
+            raise captions.too_slow(search, f"It took more than {SEARCH_SECONDS:g} s")
         return new
 
     return change
@@ -63,7 +63,9 @@ def replacing(search: str, by: str, regex: bool = False, match_case: bool = True
 def adding(prefix: str = "", suffix: str = "", trigger: str = "") -> Change:
     """Adds text before and after, and a trigger word in front, none of it twice. UserError if all are empty."""
     if not (prefix.strip() or suffix.strip() or trigger.strip()):
-        raise UserError("There is nothing to add.", "All the fields are empty.", "Type a prefix, suffix or trigger.")
+        raise UserError(
+            "There is nothing to add.", "All the fields are empty.", "Enter a prefix, suffix or trigger word."
+        )
     return lambda sample: captions.add_trigger(captions.add(sample.caption, prefix, suffix), trigger)
 
 
@@ -97,7 +99,7 @@ def preview(
     """Tries a change on all captions without writing anything."""
     total = changed = 0
     examples: list[tuple[str, str, str]] = []
-    for page in _pages(dataset, token, progress, "Captions looked at"):
+    for page in _pages(dataset, token, progress, "Captions searched"):
         for _, sample in page:
             total += 1
             if (new := change(sample)) != sample.caption:

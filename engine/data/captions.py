@@ -89,7 +89,7 @@ def replace(
     Raises UserError for an empty search, an invalid expression, or one that takes longer than ``PATTERN_SECONDS``.
     """
     if not search:
-        raise UserError("There is nothing to search for.", "The search field is empty.", "Type what to replace.")
+        raise UserError("There is nothing to search for.", "The search field is empty.", "Enter the text to replace.")
     import regex as patterns  # unlike re, it has a time limit and lets other threads run meanwhile
 
     pattern = search if regex else re.escape(search)
@@ -100,7 +100,7 @@ def replace(
         new = by if regex else lambda _: by
         return str(patterns.sub(pattern, new, text, flags=flags, timeout=PATTERN_SECONDS, concurrent=True))
     except TimeoutError as error:
-        raise too_slow(search, f"On one caption it takes longer than {PATTERN_SECONDS:g} s: {text[:60]}") from error
+        raise too_slow(search, f"It takes longer than {PATTERN_SECONDS:g} s on one caption: {text[:60]}") from error
     except (patterns.error, IndexError, RecursionError, MemoryError) as error:
         raise UserError(
             f"{search[:60]!r}{' …' if len(search) > 60 else ''} cannot be searched for.",
@@ -114,7 +114,8 @@ def too_slow(search: str, why: str) -> UserError:
     return UserError(
         f"The search for {search!r} was stopped.",
         f"{why}.",
-        "Simplify it: alternatives inside a repetition, as in (a|aa)+, can be tried in endless ways. Nothing changed.",
+        "Simplify it: alternatives inside a repetition, as in (a|aa)+, can match in a huge number of ways. "
+        "Nothing was changed.",
     )
 
 
@@ -146,7 +147,9 @@ def from_template(template: str, key: str, caption: str = "") -> str:
         if match[1] not in fields:
             known = ", ".join(f"{{{field}}}" for field in fields)
             raise UserError(
-                f"The template has an unknown field, {match[0]}.", f"Known are {known}.", "Correct the template."
+                f"The template has an unknown field, {match[0]}.",
+                f"The known fields are {known}.",
+                "Correct the template.",
             )
         return fields[match[1]]
 
@@ -156,10 +159,13 @@ def from_template(template: str, key: str, caption: str = "") -> str:
 def meaning(share: float) -> str:
     """Tells the user what a fraction of empty captions means for training."""
     if share == 0:
-        return "Every image has a caption. In training, prompt dropout hides some, so that the map alone counts, too."
+        return (
+            "Every image has a caption. During training, prompt dropout hides some of them, so that the net also "
+            "learns from the map alone."
+        )
     words = f"{max(share, 0.01):.0%} of the captions are empty"
     if share == 1:
         return f"{words}: the net learns to follow the map without a prompt, and prompts work as in the base model."
     if share <= 0.5:
-        return f"{words}: from these the net learns to follow the map without a prompt, in addition to prompt dropout."
+        return f"{words}: from these, in addition to prompt dropout, the net learns to follow the map without a prompt."
     return f"{words}: most steps have no prompt. Add captions, or set prompt dropout to 0."

@@ -19,7 +19,7 @@ PAGE = 500
 class ChangedFiles:
     looked_at: int
     files: tuple[Path, ...]
-    """Images that are gone or have another content than when they were read."""
+    """Images that are missing or have changed since they were read."""
 
     @property
     def sentence(self) -> str:
@@ -28,9 +28,9 @@ class ChangedFiles:
             return ""
         return (
             f"{len(self.files):,} of {counted(self.looked_at, 'checked image')} "
-            f"{plural(len(self.files), 'has changed or is gone', 'have changed or are gone')} since the folder was "
-            f"read (the first is {self.files[0].name}). The run continues with the prepared data. To train on the "
-            "new images, read the folder again on the Dataset tab and start a new run."
+            f"{plural(len(self.files), 'has changed or is missing', 'have changed or are missing')} since the "
+            f"folder was read (first: {self.files[0].name}). The run continues with the prepared data. To train "
+            "on the new images, read the folder again on the Dataset tab and start a new run."
         )
 
 

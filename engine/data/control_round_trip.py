@@ -24,7 +24,7 @@ from engine.machine.memory import free_memory, none_if_out_of_memory
 
 MEASURED = 4
 """Control images of a run that are decoded again."""
-LINES_LOST = "Thin lines of the control images are lost in the base's VAE"
+LINES_LOST = "Thin lines of the control images get lost in the base's VAE"
 GAP = 8
 
 
@@ -91,7 +91,7 @@ def finding(kept: Sequence[float], picture: Path) -> str:
         return ""
     return (
         f"{LINES_LOST}: {mean:.0%} of their pixels are left. Draw thicker lines, or train at a larger resolution. "
-        f"{picture} shows the control images before and after it."
+        f"{picture} shows the control images before and after the VAE."
     )
 
 

@@ -206,7 +206,7 @@ class Dataset:
         provided = registry.get(type).extract is None
         if provided and not any(sample.condition for sample in self.samples(0, 1)):
             raise UserError(
-                "This dataset has no condition maps of its own.",
+                "This dataset came without condition maps.",
                 "Only images were found in its folder.",
                 "Choose a condition type that makes maps, such as canny.",
             )

@@ -32,13 +32,13 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not a dataset.",
             f"{DESCRIPTION} or {INDEX} is missing.",
-            "Scan the image folder again on the Dataset tab.",
+            "Read the image folder again on the Dataset tab.",
         ) from error
     except ValueError as error:
         raise UserError(
             f"The dataset in {folder} is damaged.",
             f"{DESCRIPTION} cannot be read: {fault(error) if isinstance(error, json.JSONDecodeError) else error}.",
-            "Scan the image folder again on the Dataset tab.",
+            "Read the image folder again on the Dataset tab.",
         ) from error
     return description
 

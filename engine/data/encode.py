@@ -47,7 +47,7 @@ class EncoderBatches:
             if (loaded := none_if_out_of_memory(load)) is not None:
                 return loaded
             free_memory()
-        raise self._too_much(f"The model that the {self._what} go through does not fit.")
+        raise self._too_much(f"The model that encodes the {self._what} does not fit.")
 
     def over(self, items: Sequence[S], work: Callable[[Sequence[S]], T]) -> Iterator[T]:
         """Yield ``work(batch)`` for the items in order.
@@ -67,14 +67,14 @@ class EncoderBatches:
             self._on_message(words)
 
     def _halved(self, tried: int, size: int) -> None:
-        self._on_message(f"Memory ran out with {tried} {self._what} at a time; going on with {size}.")
+        self._on_message(f"Memory ran out with {tried} {self._what} at a time; continuing with {size}.")
 
     def _too_much(self, why: str) -> UserError:
         return UserError(
-            f"The memory is not enough for the {self._what}.",
+            f"There is not enough memory to encode the {self._what}.",
             why,
-            "Close other programs that use the graphics card, or choose a lower resolution or a smaller model. What is "
-            "finished is kept.",
+            "Close other programs that use the graphics card, or choose a lower resolution or a smaller model. "
+            "Finished work is kept.",
         )
 
 

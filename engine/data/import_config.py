@@ -16,17 +16,17 @@ class ImportConfig(Section):
     """Settings for sources whose images are downloaded or unpacked."""
 
     max_pictures: int = setting(
-        0, "At most", "Stop after this many images. 0 imports all.", unit="images", ge=0, le=100_000_000
+        0, "Maximum number", "Stop after this many images. 0 imports all.", unit="images", ge=0, le=100_000_000
     )
     min_width: int = setting(
         0,
         "Minimum width",
-        "Smaller images are skipped, before their download if the list has sizes.",
+        "Smaller images are skipped; if the list has sizes, they are not even downloaded.",
         unit="px",
         ge=0,
         le=16_384,
     )
-    min_height: int = setting(0, "Minimum height", "As for the width.", unit="px", ge=0, le=16_384)
+    min_height: int = setting(0, "Minimum height", "The same for the height.", unit="px", ge=0, le=16_384)
     max_aspect: float = setting(
         0.0,
         "Maximum aspect ratio",
@@ -36,21 +36,21 @@ class ImportConfig(Section):
     )
     respect_robots: bool = setting(
         True,
-        "Respect owners who do not allow AI training",
-        "Web servers can mark images as not meant for training (X-Robots-Tag: noai, noimageai or noindex). Such "
-        "images are skipped and counted.",
+        "Skip images whose owners do not allow AI training",
+        "Web servers can mark images as not to be used for training (X-Robots-Tag: noai, noimageai or noindex). "
+        "Such images are skipped and counted.",
     )
     per_host: float = setting(
         4.0,
         "Requests per server",
-        "More is faster, but a burden for the server. Some servers block clients that ask too often.",
+        "More is faster but puts more load on the server. Some servers block clients that ask too often.",
         unit="per second",
         gt=0,
         le=1000,
         advanced=True,
     )
     threads: int = setting(
-        16, "Parallel downloads", "More help if servers are slow.", unit="downloads", ge=1, le=128, advanced=True
+        16, "Parallel downloads", "More helps if servers are slow.", unit="downloads", ge=1, le=128, advanced=True
     )
     max_megabytes: int = setting(
         30, "Maximum file size", "Larger files are skipped.", unit="MB", ge=1, le=2000, advanced=True
@@ -60,12 +60,12 @@ class ImportConfig(Section):
     )
     roles: str = setting(
         "",
-        "What is what",
-        "For folders: what a subfolder, a column of a list or an ending of file names holds, as NAME=ROLE with commas "
-        "between. Roles: image, map, caption, ignored. Empty: by their names and contents.",
+        "Roles",
+        "For folders: what a subfolder, a column of a list or an ending of file names contains, as NAME=ROLE, "
+        "separated by commas. Roles: image, map, caption, ignored. Empty: recognized by names and contents.",
         advanced=True,
     )
-    image_column: str = setting("", "Image column", "Empty: found by its name and content.", advanced=True)
+    image_column: str = setting("", "Image column", "Empty: recognized by its name and content.", advanced=True)
     caption_column: str = setting("", "Caption column", "Empty: text, caption or prompt.", advanced=True)
     condition_column: str = setting("", "Condition column", "Empty: conditioning_image or similar.", advanced=True)
     subset: str = setting(

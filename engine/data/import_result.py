@@ -50,7 +50,10 @@ def advice_on_names(found: Sequence[FoundImage], captioned: int) -> list[str]:
     names = [item.image.stem for item in found[:20]]
     if captioned or not names or sum(bool(_SENTENCE.search(name)) for name in names) < 0.6 * len(names):
         return []
-    return ["No captions were found, but the file names look like some: Captions > All at once makes captions of them."]
+    return [
+        "No captions were found, but the file names look like captions: Captions > All at once can turn them into "
+        "captions."
+    ]
 
 
 def advice_on_size(count: int) -> list[str]:
@@ -59,5 +62,5 @@ def advice_on_size(count: int) -> list[str]:
         return ["One image is enough to try the app, but not for training: a ControlNet needs thousands of pairs."]
     if count < FEW:
         few = counted(count, "image is", "images are")
-        return [f"{few} few: a ControlNet needs thousands of pairs to work on new images."]
+        return [f"{few} not many: a ControlNet needs thousands of pairs to work on new images."]
     return []

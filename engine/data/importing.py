@@ -75,8 +75,8 @@ def changed_name(typed: str, name: str) -> str:
     """Tell that a dataset has another name than was typed, and why."""
     shown = typed if len(typed) <= 80 else f"{typed[:80]} …"
     return (
-        f"The dataset is called {name} instead of {shown}: a name is also a folder's, so it may have up to 60 letters, "
-        "digits, dots, - and _, and cannot be one that Windows reserves."
+        f"The dataset is called {name} instead of {shown}: a name is also used for the folder, so it may have up "
+        "to 60 letters, digits, dots, - and _, and must not be reserved by Windows."
     )
 
 
@@ -106,8 +106,8 @@ def _import(
     _refuse_unknown(config.asked, recognized.reading)
     if _was_read_in_place(workspace, name) and Dataset.open(workspace.dataset_folder(name)).source == folder.absolute():
         raise UserError(
-            f"{name} holds these images whole.",
-            "Images that are cut in two are kept in the dataset's own folder, so this makes another dataset.",
+            f"{name} contains these images uncut.",
+            "Images that are cut in two are stored in the dataset's own folder, so they need a new dataset.",
             "Choose another name, or delete the old dataset first.",
         )
     made = _fetch(workspace, name, place, halves_of(recognized), origin or _absolute(place), *rest, recognized)
@@ -198,7 +198,7 @@ def _index(
                     what.image,
                     f"{what.image.name} was skipped.",
                     unwanted,
-                    "Change the sizes of the import to include it.",
+                    "Change the size limits of the import to include it.",
                 )
             books.note(what)
             if isinstance(what, Sample):
@@ -268,7 +268,7 @@ def _refuse_unknown(asked: Mapping[str, str], reading: Reading) -> None:
         raise UserError(
             f"There is no {' and no '.join(unknown)} in {reading.root.name}.",
             f"Its parts are: {', '.join(reading.parts) or 'the images themselves, in one folder'}.",
-            'Use one of these names in "What is what" (--roles), or leave it empty.',
+            'Use one of these names in "Roles" (--roles), or leave it empty.',
         )
 
 

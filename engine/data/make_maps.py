@@ -124,7 +124,7 @@ def make_all(
                     failures.append(result)
                     if len(failures) == done == HOPELESS:
                         raise UserError(
-                            f"None of the first {HOPELESS} images gave a map.",
+                            f"No map could be made from the first {HOPELESS} images.",
                             f"{result.what} {result.why}",
                             result.try_this,
                         )
@@ -229,11 +229,11 @@ class _Worker:
         except _FAILURES as error:
             if is_device_lost(error):
                 raise  # the other images would fail in the same way
-            what, short = f"No map could be made of {sample.image.name}.", is_out_of_memory(error)
+            what, short = f"No map could be made from {sample.image.name}.", is_out_of_memory(error)
             why, advice = f"{self._condition.title} failed: {error}.", "Check the image, or leave it out."
         if short:
             free_memory()
-            why = f"{self._condition.title}: the memory is not enough, even for one image at a time."
+            why = f"{self._condition.title}: there is not enough memory, even for one image at a time."
             advice = (
                 "Close other programs that use the graphics card, then make all maps again. It continues from here."
             )
@@ -286,7 +286,7 @@ def _digest_now(dataset: Dataset, sample: Sample) -> str:
         raise UserError(
             f"{sample.image.name} is no longer there.",
             f"The system says: {error.strerror}.",
-            "Scan the folder again on the Dataset tab.",
+            "Read the folder again on the Dataset tab.",
         ) from error
     if (state.st_size, state.st_mtime_ns) == (sample.bytes, sample.mtime_ns) and sample.digest:
         return sample.digest

@@ -144,12 +144,12 @@ def existing_map(dataset: Dataset, sample: Sample) -> Path:
     for folder in (dataset.source, dataset.folder):
         if path.is_relative_to(folder) and not folder.exists():
             raise DataGone(
-                f"The folder of the dataset {dataset.name} is gone.",
-                f"{folder} no longer exists, nor does the condition map of {sample.key}.",
+                f"The folder of the dataset {dataset.name} is missing.",
+                f"{folder} no longer exists, and neither does the condition map of {sample.key}.",
                 "Connect its disk, or put the folder back where it was, then resume. Nothing else is lost.",
             )
     raise DataGone(
-        f"The condition map of {sample.key} is gone.",
+        f"The condition map of {sample.key} is missing.",
         f"{path} no longer exists.",
         "Make all maps again on the Conditions tab, then resume. Nothing else is lost.",
     )

@@ -47,7 +47,7 @@ def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
     """Encodes the first channel as PNG. Raises ValueError if there are other values than 0 and 255."""
     grey = cv2.extractChannel(map, 0)
     if cv2.countNonZero(grey) != cv2.countNonZero(cv2.compare(grey, 255, cv2.CMP_EQ)):
-        raise ValueError("its map has other values than black and white")
+        raise ValueError("its map has values other than black and white")
     plain = cv2.imencode(".png", grey, _ONE_BIT)[1].tobytes()
     body = b"eXIf" + exif
     return plain[:_HEADER] + struct.pack(">I", len(exif)) + body + struct.pack(">I", zlib.crc32(body)) + plain[_HEADER:]

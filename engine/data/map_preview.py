@@ -57,7 +57,7 @@ def of_sample(
     if condition.extract is None:
         if sample.condition is None:
             raise UserError(
-                "This dataset came without maps of its own.",
+                "This dataset came without maps.",
                 "Only images were found in its folder.",
                 "Choose a type that makes maps.",
             )

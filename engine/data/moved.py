@@ -51,7 +51,7 @@ def missing_source(name: str, source: Path) -> str:
     if source.exists():
         return ""
     return (
-        f"The images of {name} were in {source}, which is no longer there. Put them back or plug the disk in. "
+        f"The images of {name} were in {source}, which is no longer there. Put them back or connect the disk. "
         f"If you moved them, read the new folder on the Dataset tab under the same name, {name}: captions, maps and "
         f"runs are kept."
     )

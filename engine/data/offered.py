@@ -54,7 +54,7 @@ class SetState:
 
     kind: Literal["downloaded", "partly downloaded", "not downloaded"]
     have: int = 0
-    """Bytes that are there, of a download that was begun."""
+    """Bytes on the disk of a download that was started."""
 
 
 def offered_sets(path: Path = PRESETS_FOLDER / DATASETS_FILE) -> list[OfferedSet]:
@@ -73,9 +73,10 @@ def set_named(name: str) -> OfferedSet:
         if typed in (one.name, one.title.lower(), one.id.lower()):
             return one
     raise UserError(
-        f"There is no set called {name.strip() or '(none given)'} in the list.",
-        "The list has only a few sets whose files are known.",
-        f"{choose_from((one.name for one in sets), typed)} Any other set on the hub can be read by its id, owner/name.",
+        f"There is no dataset called {name.strip() or '(none given)'} in the list.",
+        "The list contains only a few datasets whose files are known.",
+        f"{choose_from((one.name for one in sets), typed)} Any other dataset on the hub can be read by its id, "
+        "owner/name.",
     )
 
 
@@ -146,7 +147,7 @@ def _entry(path: Path, name: str, values: Any) -> OfferedSet:
     elif wrong := [key for key, kind in kinds.items() if type(values[key]) is not kind]:
         fault = f"{wrong[0]} of [{name}] is {values[wrong[0]]!r}."
     elif not all(isinstance(file, str) and file for file in values["files"]) or not values["files"]:
-        fault = f"files of [{name}] has to name at least one file."
+        fault = f"files of [{name}] must name at least one file."
     elif hub_id(values["id"]) != values["id"]:
         fault = f"id of [{name}] must have the form owner/name."
     if fault:

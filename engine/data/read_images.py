@@ -76,7 +76,7 @@ def read_images(
                     raise UserError(
                         f"The folder {recognized.folder} is no longer there.",
                         f"It disappeared after {done:,} of {counted(len(recognized.found), 'image')}.",
-                        "Connect its disk again and read it once more; images that were read already are remembered.",
+                        "Reconnect its disk and read the folder again; images that were already read are remembered.",
                     )
                 yield what
             if progress:
@@ -87,7 +87,7 @@ def read_images(
     if several:
         files = counted(len(several), "file holds", "files hold")
         recognized.reading.notes.append(
-            f"{files} an animation or several pages, of which the first image is used, for example {several[0].name}."
+            f"{files} an animation or several pages; only the first image is used, for example of {several[0].name}."
         )
 
 
@@ -109,7 +109,7 @@ def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
         for encoding, paths in guessed.items()
     ]
     if lines:
-        notes.append(f"{counted(lines, 'caption has', 'captions have')} several lines, and each counts as one.")
+        notes.append(f"{counted(lines, 'caption has', 'captions have')} several lines, which are read as one caption.")
     return notes
 
 
@@ -182,8 +182,9 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
         result.items.append(
             Problem(
                 readable,
-                f"{readable.name} cannot be used under its name.",
-                "The name has bytes that are not text; it was probably unpacked from an archive of another system.",
+                f"{readable.name} cannot be used because of its name.",
+                "The name contains bytes that are not text; it was probably unpacked from an archive made on "
+                "another system.",
                 "Rename the file.",
             )
         )

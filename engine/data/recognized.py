@@ -84,23 +84,23 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
 def _why_none(reading: Reading) -> str:
     """Explain why a folder has no usable images."""
     unread = [
-        counted(len(paths), f"{kind} file, which is not read", f"{kind} files, which are not read")
+        counted(len(paths), f"{kind} file, which this app cannot read", f"{kind} files, which this app cannot read")
         for kind, paths in reading.inventory.unread.items()
     ]
     if reading.inventory.archives:
         unread.append(counted(len(reading.inventory.archives), "archive"))
     if not unread:
         return f"Neither the folder nor its subfolders contain an image ({SUPPORTED})."
-    return f"It holds {' and '.join(unread)}, but no image in a format that is read here ({SUPPORTED})."
+    return f"It contains {' and '.join(unread)}, but no image in a supported format ({SUPPORTED})."
 
 
 def _check_folder(folder: Path) -> None:
     if not folder.exists():
         raise UserError(
-            f"The folder {folder} does not exist.", "Nothing was found under this path.", "Check the spelling."
+            f"The folder {folder} does not exist.", "Nothing was found at this path.", "Check the spelling."
         )
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file.", "A folder of images is needed.", "Choose the folder that holds it.")
+        raise UserError(f"{folder} is a file.", "A folder of images is needed.", "Choose the folder that contains it.")
     try:
         with os.scandir(folder):
             pass
@@ -131,7 +131,7 @@ def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, di
                 note,
                 f"{CONDITION_NOTE} cannot be read.",
                 f"It should contain a type and its parameters{_said(error)}.",
-                "Correct or delete it. Until then, the maps count as your own.",
+                "Correct or delete it. Until then, the maps are treated as your own.",
             )
             problems += [problem] if problem not in problems else []  # it is read again later
     return "own", {}

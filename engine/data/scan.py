@@ -32,7 +32,7 @@ class ScanReport:
     """For ready-made maps: the type in condition.json, or else "own". None if there are no maps."""
     condition_parameters: dict[str, Any] = field(default_factory=dict)
     account: Account | None = None
-    """What every file was used as."""
+    """How every file was used."""
     notes: list[str] = field(default_factory=list)
     """What else the user should know, as sentences."""
     doubts: list[str] = field(default_factory=list)

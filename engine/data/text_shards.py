@@ -31,7 +31,7 @@ class Shard:
     chunks: int
     """Chunks in which they were encoded."""
     needed: tuple[int, ...]
-    """Chunks that each of them fills, 0 where that was not counted; empty: none was."""
+    """Chunks that each of them fills, 0 where that was not counted; empty: none was counted."""
 
     @property
     def tensors(self) -> Path:
@@ -113,8 +113,11 @@ class RunCaptions:
         if not long:
             return ""
         longest = max(self.chunks.values())
-        words = f"Captions that are longer than the base reads at once: {long:,}, read in {counted(longest, 'chunk')}."
-        return f"{words} In {beyond:,} of them what stands behind is left out." if beyond else words
+        words = (
+            f"Captions longer than the base reads at once: {long:,}. They are read in up to "
+            f"{counted(longest, 'chunk')}."
+        )
+        return f"{words} In {beyond:,} of them the rest is left out." if beyond else words
 
     def _is_of_older_version(self, path: Path, captions: Sequence[str]) -> bool:
         """Whether these encoders made a shard with all captions, the name of which is a hash of them."""

@@ -72,7 +72,7 @@ def load_scenes(folder: Path | str) -> dict[str, Scene]:
         return {key: Scene(**{**scene, "centre": tuple(scene["centre"])}) for key, scene in listing["scenes"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{Path(folder) / SCENES} cannot be read.", f"The cause: {error}.", "Make the demo set again."
+            f"{Path(folder) / SCENES} cannot be read.", f"Cause: {error}.", "Make the demo set again."
         ) from error
 
 
@@ -84,8 +84,8 @@ def _clear(folder: Path, recipe: dict[str, Any]) -> None:
         before = json.loads((folder / SCENES).read_text(encoding="utf-8"))["recipe"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} has other files.",
-            f"A generated set needs an empty folder or replaces an older generated set ({SCENES} is missing).",
+            f"{folder} contains other files.",
+            f"A demo set needs an empty folder or the folder of an older demo set ({SCENES} is missing).",
             "Choose another folder.",
         ) from error
     if before != recipe:

@@ -66,8 +66,8 @@ def make_demo_set(
     if not 4 <= count <= 100_000:
         raise UserError(
             "The demo set was not made.",
-            f"{counted(count, 'image was', 'images were')} asked for.",
-            "Choose between 4 and 100,000.",
+            f"{counted(count, 'image was', 'images were')} requested.",
+            "Choose between 4 and 100,000 images.",
         )
     name = f"demo-{kind}-{count}"
     folder = workspace.dataset_folder(name) / DRAWN

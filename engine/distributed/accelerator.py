@@ -69,20 +69,20 @@ def check_shardable(config: RunConfig, dtype: torch.dtype, by: str) -> None:
         UserError: it cannot; names every reason at once.
     """
     optim, wanted = config.optim, config.train.precision
-    instead = "" if wanted == "fp16" else f"; {wanted} was asked for, but a card has none"
+    instead = "" if wanted == "fp16" else f"; {wanted} was requested, but at least one card does not support it"
     settings = {
         "an average of the weights (optim.ema_decay above 0)": optim.ema_decay > 0,
         f"the optimizer {optim.optimizer} (adamw can be sharded)": optim.optimizer != "adamw",
         "the optimizer in the computer's memory (optim.offload)": optim.offload,
-        f"fp16 (bf16 and fp32 can be{instead})": dtype == torch.float16,
+        f"fp16 (only bf16 and fp32 can be sharded{instead})": dtype == torch.float16,
     }
     reasons = [*facts_of(config).not_sharded, *(what for what, is_so in settings.items() if is_so)]
     if reasons:
         raise UserError(
             f"This run cannot be sharded among cards by {by}.",
-            f"It would have {'; '.join(reasons)}.",
-            f"Change these settings, or start with a configuration of accelerate's without {by}: each card then holds "
-            "the whole net.",
+            f"The run would have {'; '.join(reasons)}.",
+            f"Change these settings, or use a configuration of accelerate without {by}: each card then holds the "
+            "whole net.",
         )
 
 
@@ -122,7 +122,7 @@ def _with_deepspeed(settings: dict[str, Any], config: RunConfig, dtype: torch.dt
     theirs = plugin.deepspeed_config
     ignored = [name for name in IGNORED_IN_DEEPSPEED if theirs.pop(name, None) is not None]
     if ignored:
-        emit(Message(f"DeepSpeed's own settings for these are ignored, the run's are used: {', '.join(ignored)}."))
+        emit(Message(f"DeepSpeed's own settings for these are ignored and the run's are used: {', '.join(ignored)}."))
     train, count = config.train, group.current().world_size
     theirs |= {
         "gradient_accumulation_steps": 1,  # each micro-batch says whether it is the step's last

@@ -33,8 +33,8 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
             f"{world_size} processes cannot split a step of {counted(images, 'image')} evenly.",
             f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which is not a "
             f"multiple of {world_size}.",
-            f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, or "
-            "start another number of processes.",
+            f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, "
+            "or start a different number of processes.",
         )
     sizes = range(train.batch_size, 0, -1)
     size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
@@ -61,7 +61,7 @@ def agree_on_precision(group: ProcessGroup, usable: str, remark: str) -> tuple[s
     named = group.gather(usable)
     agreed = next(precision for precision in DTYPES if precision in named)
     if agreed != usable:
-        remark = f"Another device of this run cannot compute in {usable}; all processes use {agreed}."
+        remark = f"Not every device of this run can compute in {usable}; all processes use {agreed}."
     return agreed, remark
 
 

@@ -103,7 +103,7 @@ class DDP(Parallel):
     def check_update_repeatable(self) -> None:
         raise UserError(
             f"Memory ran out in the middle of optimizer step {self._run.step + 1:,}.",
-            "Other processes may have completed that step already, so it cannot be tried again with less memory.",
+            "Other processes may have already completed that step, so it cannot be tried again with less memory.",
             "Resume with less memory: add --set train.batch_size=1, --set train.gradient_checkpointing=both or --set "
             "optim.optimizer=adafactor to the command.",
         )
@@ -120,7 +120,7 @@ class DDP(Parallel):
         raise Unreachable(
             f"Memory ran out at step {self._run.step + 1:,} while gradients were being exchanged.",
             f"The other processes could no longer be stopped: {message[:200]}",
-            f"Resume: the run goes on from its last checkpoint with {fallback}.",
+            f"Resume: the run continues from its last checkpoint with {fallback}.",
         )
 
     def _average(self, parameters: Iterable[torch.nn.Parameter]) -> None:

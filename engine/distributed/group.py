@@ -195,7 +195,7 @@ class ProcessGroup:
                 dist.all_gather_object(failures, mine, group=self._status)
             where, what = next(failure for failure in failures if failure is not None)
             raise FailedElsewhere(
-                "The work ended because one of its processes failed.",
+                "The job stopped because one of its processes failed.",
                 f"{where}: {what}",
                 "Fix that, then resume: training continues from its last checkpoint.",
             )
@@ -221,10 +221,10 @@ class ProcessGroup:
             if not status:
                 self._exchange(OK)  # a process that failed is waiting here to say so
             raise ProcessLost(
-                "The work ended because one of its processes is gone.",
-                f"{self._name()} lost the connection to the others: one was killed, crashed, or its machine is off "
+                "The job stopped because one of its processes disappeared.",
+                f"{self._name()} lost the connection to the others: one was killed or crashed, or its machine is off "
                 f"({str(error).splitlines()[0][:160]}).",
-                "Read the last output of the missing process, free memory if it ran out, and resume: training "
+                "Read the last output of the missing process, free some memory if it ran out, and resume: training "
                 "continues from its last checkpoint.",
             ) from error
 

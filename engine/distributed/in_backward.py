@@ -170,13 +170,13 @@ def check_in_backward(config: RunConfig, dtype: torch.dtype, processes: int) -> 
         reasons.append(f"{processes} processes share it, so gradients have to be averaged before they are used.")
     if dtype == torch.float16:
         wanted = config.train.precision
-        asked = "" if wanted == "fp16" else f" ({wanted} was asked for, but a card has none)"
-        reasons.append(f"It computes in fp16{asked}, where a step whose gradients overflow must change no weight.")
+        asked = "" if wanted == "fp16" else f" ({wanted} was requested, but at least one card does not support it)"
+        reasons.append(f"It computes in fp16{asked}, where a step whose gradients overflow must not change any weight.")
     if reasons:
         raise UserError(
             "This run cannot update its weights in the backward pass.",
             " ".join(reasons),
-            "Choose the precision bf16 on an RTX 30 card or newer, and start one process; or switch it off (Update in "
-            "the backward pass, optim.in_backward, under All settings) and save memory in another way: by gradient "
-            "checkpointing, the optimizer adafactor, or Offload to RAM.",
+            "Choose the precision bf16 on an RTX 30 card or newer, and start one process; or turn this off (Update "
+            "in the backward pass, optim.in_backward, under All settings) and save memory in another way: with "
+            "gradient checkpointing, the optimizer adafactor, or Offload to RAM.",
         )

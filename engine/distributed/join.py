@@ -16,7 +16,7 @@ from engine.distributed import group as processes
 from engine.errors import UserError
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""Time-out of torch's collectives. Nobody draws or saves during one, so a longer wait is a broken connection."""
+"""Time-out of torch's collectives. No process draws or saves during one, so a longer wait means a broken connection."""
 
 SET_BY_THE_RUN = {
     "ACCELERATE_MIXED_PRECISION": ("no",),  # the run's precision
@@ -62,7 +62,7 @@ def join() -> list[str]:
         status = dist.new_group(backend="gloo", timeout=processes.STATUS_TIMEOUT)
     except RuntimeError as error:
         raise processes.ProcessLost(
-            "The processes do not find one another.",
+            "The processes cannot find each other.",
             f"{str(error).splitlines()[0][:300]}",
             "Check the address and port of the first machine, its firewall, and that all machines start the same "
             "command (docs/several-cards.md).",
@@ -110,15 +110,15 @@ def _check_sharding(sentences: list[str]) -> None:
     if asked_for(FSDP) and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError(
             "accelerate is set up for the first version of FSDP.",
-            "This app uses the second version only.",
+            "This app supports only the second version.",
             "Write fsdp_version: 2 into accelerate's configuration (see docs/fsdp.yaml), or --fsdp_version 2.",
         )
     if asked_for(DEEPSPEED) and importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             "accelerate is set up for DeepSpeed, which is not installed.",
-            "It is not a part of this app. It would only shard a net among several cards, which FSDP does, too.",
-            "Start with docs/fsdp.yaml, or install DeepSpeed into the app's environment "
-            "(.venv/bin/pip install deepspeed; it is made for Linux).",
+            "It is not part of this app. All it would do is shard a net among several cards, which FSDP also does.",
+            "Start with docs/fsdp.yaml, or install DeepSpeed in the app's environment (.venv/bin/pip install "
+            "deepspeed; it is made for Linux).",
         )
 
 
@@ -136,7 +136,7 @@ def _ignore_settings() -> list[str]:
     if split and processes.started() > 1:
         raise UserError(
             f"accelerate is set up for {' and '.join(split)}, which this app does not support.",
-            "Each card holds the whole net, or FSDP or DeepSpeed shards it.",
+            "In this app each card holds the whole net, or FSDP or DeepSpeed shards it.",
             "Start with docs/two-cards.yaml, or with docs/fsdp.yaml to shard one net among the cards.",
         )
     if split:
@@ -147,5 +147,7 @@ def _ignore_settings() -> list[str]:
         if value not in neutral:
             ignored.append(f"{name.removeprefix('ACCELERATE_').lower()} {value}")
     if ignored:
-        sentences.append(f"accelerate's own settings for these are ignored, the run's are used: {', '.join(ignored)}.")
+        sentences.append(
+            f"accelerate's own settings for these are ignored and the run's are used: {', '.join(ignored)}."
+        )
     return sentences

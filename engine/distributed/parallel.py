@@ -60,7 +60,7 @@ class Parallel:
     not_compiled = ""
     """Why nets are not compiled, as a clause; empty: they can be."""
     updated_before_skipping = ""
-    """What a step has changed that was skipped for its gradients, as a sentence; empty: nothing."""
+    """What a step that was skipped for its gradients has changed, as a sentence; empty: nothing."""
 
     def __init__(self, run: TrainingRun, record_fallback: Callable[[], str]) -> None:
         """

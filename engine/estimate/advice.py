@@ -16,11 +16,11 @@ AFTER = 4
 """A whole run is this many times as long as a net takes to follow. A rule of thumb: then the net is "basically
 functional" (authors), and the loss of the recorded runs was lowest after 6 times as long, or later."""
 MOST_PASSES = 1_000
-"""Times that each image is shown at most. A rule of thumb."""
+"""The most times that each image is shown. A rule of thumb."""
 CLOSE = 0.1
 """Numbers of steps that differ by less than this share are as good as equal."""
 LENGTH, BATCH = "Train", "Images per step"
-NO_FIGURES = "No figures are published for such a run, and none like it is in this workspace."
+NO_FIGURES = "No figures are published for runs like this one, and there is none in this workspace."
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Advice:
     seconds_per_step: float
     lines: tuple[Line, ...]
     other_steps: int = 0
-    """``steps`` if that is another number than set, by more than ``CLOSE``; else 0."""
+    """``steps`` if that differs from the setting by more than ``CLOSE``; else 0."""
     late: bool = False
     """It should have begun by now."""
 
@@ -75,7 +75,7 @@ def advise(plan: RunPlan, progress: Progress | None = None) -> Advice:
         Line(LENGTH, _how_long(plan, steps, now, pace), f"{why} {_pace(plan, now, pace)}".strip()),
         Line(
             BATCH,
-            f"{batch:,}" if batch == plan.images_per_step else f"{batch:,} ({plan.images_per_step:,} are set)",
+            f"{batch:,}" if batch == plan.images_per_step else f"{batch:,} (now set to {plan.images_per_step:,})",
             why_batch,
         ),
     ]
@@ -105,12 +105,12 @@ def _batch(plan: RunPlan) -> tuple[int, str]:
     if plan.published and batch < AUTHORS_BATCH <= at_most:
         return AUTHORS_BATCH, "With fewer, steps contradict each other. Gradient accumulation needs no more memory."
     if batch > at_most:
-        return at_most, "More take longer and teach hardly more."
+        return at_most, "More images take longer and teach hardly more."
     if not plan.published:
         return batch, ""
     return batch, (
-        "If time is left, the authors raise this rather than the steps, by gradient accumulation: 64 to "
-        f"{MOST_PER_STEP} are enough for complicated conditions."
+        "If there is time, the authors recommend raising this rather than the steps, by gradient accumulation: "
+        f"64 to {MOST_PER_STEP} are enough for complicated conditions."
     )
 
 
@@ -141,8 +141,8 @@ def _how_long(plan: RunPlan, steps: int, now: Progress, pace: float) -> str:
         return ""
     text = f"about {counted(steps, 'step')}"
     if pace:
-        text += f", {format_duration(steps * pace)} in all"
-    return text if steps == plan.steps else f"{text} ({plan.steps:,} are set)"
+        text += f", {format_duration(steps * pace)} in total"
+    return text if steps == plan.steps else f"{text} (now set to {plan.steps:,})"
 
 
 def rounded(steps: float) -> int:

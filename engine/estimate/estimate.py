@@ -123,13 +123,13 @@ def predicted_memory(needed: Prediction, hardware: Hardware) -> str:
     text = f"{format_bytes(bytes_needed)} of {kind} predicted ({format_memory(there)} available)"
     if bytes_needed > there * GIB:
         text += (
-            ". That is more than there is: choose a preset for a smaller card, or the run will change its settings "
-            "when memory runs out"
+            ". That is more than available: choose a preset for a smaller card, or the run will change its "
+            "settings when memory runs out"
         )
     if on_card and needed.ram > hardware.ram_gib * GIB:
         text += (
             f". It also needs {format_bytes(needed.ram)} of the computer's memory, and "
-            f"{format_memory(hardware.ram_gib)} are there: close other programs, or train a Control-LoRA"
+            f"{format_memory(hardware.ram_gib)} are available: close other programs, or train a Control-LoRA"
         )
     return text
 

@@ -23,8 +23,8 @@ from engine.tuning.facts import facts_of
 LEAST_SAVING = 0.02
 """Share of the predicted memory; a combination that saves less is not worth a change."""
 ASSUMED_SHORTAGE = 0.05
-"""Share of the predicted memory that is assumed to be missing where nothing tells more: a failed allocation only tells
-what was missing for itself, and others follow it."""
+"""Share of the predicted memory that is assumed to be missing if nothing else is known: a failed allocation only says
+how much it lacked itself, and others follow it."""
 
 # Time, in units of what one image takes without gradient checkpointing. Counted work and traffic of SD 1.5 at 512 px
 # (docs/performance.md); not measured on cards.
@@ -269,14 +269,14 @@ def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
         more = settings["train.accumulation"]
         yield f"{size} at a time instead of {before['train.batch_size']}, {more} micro-batches accumulated"
     if (scope := settings.get("train.gradient_checkpointing")) is not None:
-        yield f"gradient checkpointing ({scope}): some things are computed twice"
+        yield f"gradient checkpointing ({scope}): some activations are computed twice"
     if (storage := settings.get("train.base_storage")) is not None:
-        yield f"the frozen base in {'four' if storage == 'nf4' else 'eight'} bits"
+        yield f"the frozen base in {4 if storage == 'nf4' else 8} bits"
     if "train.modulation_storage" in settings:
-        yield "the base's modulation layers in eight bits"
+        yield "the base's modulation layers in 8 bits"
     if (optimizer := settings.get("optim.optimizer")) is not None:
         where = "in the computer's memory" if "paged" in optimizer else "smaller"
-        yield f"the optimizer {optimizer}, whose state is {where} and is reset"
+        yield f"the optimizer {optimizer}, whose state is {where} and starts from zero"
     if "optim.master_weights" in settings:
         yield "the master weights in two halves, of which the copy that computes is one"
     if "optim.in_backward" in settings:

@@ -17,7 +17,7 @@ AUTHORS_STEPS, AUTHORS_BATCH = (3_000, 7_000), 4
 FIRST_SIGN = (AUTHORS_STEPS[0] * AUTHORS_BATCH, AUTHORS_STEPS[1] * AUTHORS_BATCH)
 """The same in images."""
 SAME_IMAGES, OTHER_IMAGES = 1.5, 3.0
-"""By this factor another run may begin earlier or later than recorded ones. On other images: four of the runs of
+"""Another run may begin earlier or later than recorded ones by this factor. On other images: four of the runs of
 docs/verdict.md, with equal settings, began after 40, 50, 50 and 140 steps. On the same images: a rule of thumb."""
 BEGINS = 0.05
 """Control gain with which a net counts as following (``MIN_GAIN`` of the verdict)."""
@@ -106,9 +106,11 @@ def _published(batch: int) -> Span:
     high = max(FIRST_SIGN[1] / batch, last)
     source = f"ControlNet's authors saw it after {first:,} to {counted(last, 'step')} of {AUTHORS_BATCH} images"
     if batch < AUTHORS_BATCH:
-        source += ", here converted to as many images"
+        source += ", here converted to the same number of images"
     if batch > AUTHORS_BATCH:
-        source += ", and with more images expect hardly fewer steps; the lower figure is for as many images"
+        source += (
+            "; more images hardly lower the number of steps, and the lower figure is for the same number of images"
+        )
     return Span(low, (low * high) ** 0.5, high, f"{source}.")
 
 
@@ -122,7 +124,9 @@ def _of_runs(runs: Sequence[Recorded], batch: int, spread: float, which: str) ->
     others = sorted({run.images_per_step for run in runs})
     of = "" if others == [batch] else f" of {' or '.join(map(str, others))} images"
     many = counted(len(runs), "run", "runs")
-    source = f"{many} in this workspace {which}, with the same base and control type, began after {began}{of}."
+    source = (
+        f"{many} in this workspace {which}, with the same base and control type, began to follow after {began}{of}."
+    )
     return Span(low, min(max(likely, low), high), high, source)
 
 
@@ -139,7 +143,7 @@ def corrected_span(expected: Span | None, now: Progress) -> Span | None:
     if (soon := _rising(now)) is not None:
         step, likely = soon
         gain = now.gains[-1][1]
-        source = f"The control gain has risen to {gain:.1%}; from {BEGINS:.0%} on the net counts as following."
+        source = f"The control gain has risen to {gain:.1%}; from {BEGINS:.0%} the net counts as following."
         return Span(step, likely, step + 3 * (likely - step), source)
     if expected is None or now.step >= expected.high:
         return None

@@ -33,9 +33,9 @@ class Measured:
     """Peak memory: of the graphics card, or of the process if there is none."""
     on_card: bool
     fallbacks: tuple[str, ...] = ()
-    """What had to be changed for it to fit, for people."""
+    """What had to be changed for it to fit, in words."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The same as settings by dotted name."""
+    """The same, as settings by dotted name."""
     base_error: float | None = None
     """The base's own error on images of ``dataset`` (engine/training/base_check.py). None: not measured."""
     dataset: str = ""

@@ -15,7 +15,7 @@ from engine.jobs.events import Checked
 from engine.machine.units import counted
 
 BLANK = 0.002
-"""Control images whose mean difference, 0 to 1, is below this count as all the same."""
+"""Control images whose mean difference, 0 to 1, is below this value count as all the same."""
 DIM = 0.01
 """Control images whose mean difference is below this do not use the full range."""
 WHITE = 0.8
@@ -66,7 +66,7 @@ class Cause:
 
     text: str
     look: Literal["", "doctor", "settings", "dataset"] = ""
-    """Where the user can look into it."""
+    """Where the user can investigate it."""
 
 
 def of_blank_maps(last: Checked, facts: Facts) -> tuple[Cause, ...]:
@@ -81,8 +81,8 @@ def of_higher_loss(facts: Facts) -> tuple[Cause, ...]:
     """Why both losses may be above those at the start."""
     causes = [
         Cause(
-            f"The learning rate ({facts.learning_rate:g}) is too high for this net: resume with a third of it, from a "
-            "checkpoint before the loss rose (Resume with other settings).",
+            f"The learning rate ({facts.learning_rate:g}) is too high for this net: resume with a third of it, "
+            "from a checkpoint saved before the loss rose (Resume with other settings).",
             "settings",
         )
     ]
@@ -102,8 +102,8 @@ def of_diverging_losses(checks: Sequence[Checked], facts: Facts) -> tuple[Cause,
     if found := of_few_pairs(facts):
         return found
     text = (
-        "The net improves on its training images but is worse than at the start on the held-out ones: these may "
-        "differ in colours or subject, for example if you added other images later."
+        "The net improves on its training images but is worse than at the start on the held-out ones: the "
+        "held-out images may differ in colours or subject, for example if you added other images later."
     )
     return (Cause(text, "dataset"),)
 
@@ -137,8 +137,8 @@ def of_ignored_maps(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...
         causes.append(Cause(text, "doctor"))
     if facts.learning_rate >= LOW_RATE and moves >= STEADY:
         text = (
-            f"The learning rate ({facts.learning_rate:g}) may not suit this net: try a third of it, and three times "
-            "as much."
+            f"The learning rate ({facts.learning_rate:g}) may not suit this net: try a third of it, and three "
+            "times the value."
         )
         causes.append(Cause(text, "settings"))
     return tuple(causes)
@@ -149,13 +149,13 @@ def of_few_pairs(facts: Facts) -> tuple[Cause, ...]:
     if not 0 < facts.training_pairs < FEW_PAIRS:
         return ()
     pairs = counted(facts.training_pairs, "training pair is", "training pairs are")
-    return (Cause(f"{pairs} few; several thousand are usual.", "dataset"),)
+    return (Cause(f"{pairs} not many; several thousand are usual.", "dataset"),)
 
 
 def _dim(last: Checked) -> Cause:
     text = (
-        f"The control images differ by {last.map_difference:.2%} of the full range: they may hold values from 0 to 1 "
-        "instead of 0 to 255."
+        f"The control images differ by {last.map_difference:.2%} of the full range: their values may range from "
+        "0 to 1 instead of 0 to 255."
     )
     return Cause(text, "doctor")
 

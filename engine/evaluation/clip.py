@@ -42,8 +42,8 @@ def missing_text(name: str = "") -> str:
     size = f"about {MODEL.megabytes:,} MB, " if name == MODEL.id else ""
     return (
         f"CLIP score and distance from the originals (CMMD) were skipped: the CLIP model {name} ({size}from "
-        f"huggingface.co/{name}) is not on this disk. Put its folder at {places.models() / USUAL_PLACE}, name another "
-        "folder in the settings (CLIP model), or add --download on the command line."
+        f"huggingface.co/{name}) is not on this computer. Put its folder at {places.models() / USUAL_PLACE}, "
+        "enter another folder in the settings (CLIP model), or add --download on the command line."
     )
 
 

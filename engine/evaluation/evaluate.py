@@ -94,7 +94,7 @@ def evaluate(
             "This checkpoint cannot be evaluated.",
             f"The dataset {dataset.name} has {counted(len(chosen), 'pair')} with condition maps; at least "
             "two are needed.",
-            "Add images, or make their maps.",
+            "Add images, or make maps for the existing ones.",
         )
     metric = adherence.metric_of(dataset)
     drawn = _draw(workspace, run, checkpoint, chosen, metric, token, progress)

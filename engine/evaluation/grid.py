@@ -39,7 +39,7 @@ class GridRequest:
     pictures: tuple[int, ...] = (0, 1)
     """Held-out pairs, counted from 0, whose maps are control images."""
     controls: tuple[Path, ...] = ()
-    """Further control images of the user's own."""
+    """Additional control images of the user's own."""
     prompts: tuple[str, ...] = ()
     """Empty: each pair's own caption."""
     seeds: tuple[int, ...] = (0,)
@@ -189,6 +189,6 @@ def numbers(text: str, read: Callable[[str], T]) -> tuple[T, ...]:
             raise UserError(
                 f"“{part}” was not understood.",
                 "It is not a number.",
-                "Write numbers separated by commas, for example 1, 2, 3.",
+                "Enter numbers separated by commas, for example 1, 2, 3.",
             ) from error
     return tuple(dict.fromkeys(found))

@@ -59,7 +59,7 @@ def draw_grid(
         raise UserError(
             "The grid was not drawn.",
             f"{counted(len(columns), 'column')} by {counted(len(rows), 'row')} are "
-            f"{counted(len(columns) * len(rows), 'image')}; at most {MOST_IMAGES:,} are drawn at once.",
+            f"{counted(len(columns) * len(rows), 'image')}; the limit is {MOST_IMAGES:,}.",
             "Choose fewer checkpoints, images, seeds or strengths.",
         )
     job = _GridJob(workspace, run, request, session, rows, columns, places)

@@ -47,7 +47,7 @@ def rows_of(workspace: Workspace, run: Run, request: GridRequest) -> list[GridRo
     if not shown:
         raise UserError(
             "The grid was not drawn.",
-            "There is no control image: none was chosen, or the run's dataset is gone.",
+            "There is no control image: none was chosen, or the run's dataset is missing.",
             "Choose held-out images, or add a control image of your own.",
         )
     return [

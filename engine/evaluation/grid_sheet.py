@@ -45,7 +45,7 @@ def sheet(grid: Grid, cache: ImageCache) -> Image.Image:
     for left, column in zip(left_of, grid.columns, strict=True):
         best = column.step is not None and column.step == grid.best and not column.live
         colour = BEST if best else INK
-        lines = fitting(column.title, font, width, 1) + (["best by the verdict"] if best else [])
+        lines = fitting(column.title, font, width, 1) + (["best according to the verdict"] if best else [])
         for number, line in enumerate(lines):
             used = font if number == 0 else small
             pen.text((left + width // 2, text * (0.9 + 1.3 * number)), line, fill=colour, font=used, anchor="mm")
@@ -98,7 +98,9 @@ def format_of(path: Path) -> Format:
     kinds: dict[str, Format] = {".png": "png", ".webp": "webp"}
     if path.suffix.lower() not in kinds:
         raise UserError(
-            "The grid was not drawn.", f"The name {path.name} ends in neither .png nor .webp.", "Use one of them."
+            "The grid was not drawn.",
+            f"The name {path.name} does not end in .png or .webp.",
+            "Use one of these endings.",
         )
     return kinds[path.suffix.lower()]
 

@@ -17,7 +17,7 @@ from engine.jobs.control import CancelToken, OnProgress
 
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 MOST = 20_000
-"""Most training images that are compared, if the dataset check has not measured them before."""
+"""The most training images that are compared, if the dataset check has not already measured them."""
 SIDE = 128
 PAGE = 500
 LOOKING = "Training images compared"

@@ -69,7 +69,7 @@ class PreviewRequest:
     batch: int = BATCH
     """Number of images that are drawn together."""
     probes: Sequence[Probe] = ()
-    """Images to draw besides the pairs. Their scores are kept separate."""
+    """Images to draw in addition to the pairs. Their scores are kept separate."""
 
 
 @dataclass

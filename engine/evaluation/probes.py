@@ -103,7 +103,7 @@ def _images(folder: str) -> list[Path]:
         raise UserError(
             "Your own test images were not found.",
             f"{place} is not a folder.",
-            "Give a folder with a few images, or leave “Your images” empty.",
+            "Enter a folder with a few images, or leave “Your images” empty.",
         )
     paths = sorted(path for path in place.iterdir() if path.suffix.lower() in IMAGES)
     return paths[:MOST_OWN]
@@ -118,9 +118,9 @@ def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Data
         map = image
     elif weights.missing(condition, spec.parameters):
         raise UserError(
-            f"The control image of your image {path.name} cannot be made.",
-            f"The weights of {condition.title} are not on this disk.",
-            "Download them on the Conditions tab, or give finished control images and tick “These are already "
+            f"The control image for your image {path.name} cannot be made.",
+            f"The weights of {condition.title} are not on this computer.",
+            "Download them on the Conditions tab, or provide finished control images and tick “These are already "
             "control images”.",
         )
     else:

@@ -17,7 +17,7 @@ from engine.tuning.facts import trains_alike
 from engine.workspace.paths import Workspace
 
 NEWEST = 30
-"""Runs that are looked at."""
+"""The most runs that are read."""
 LIKE_RATE = 2.0
 """Learning rates count as alike up to this factor."""
 

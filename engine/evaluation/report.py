@@ -48,8 +48,8 @@ def headline(report: dict[str, Any]) -> str:
     found = report["obeys"] or report["obeys_on_training_pairs"]
     if found is None:
         return (
-            "The adherence cannot be measured: the original images do not fit their own control images better than "
-            "those of others."
+            "The adherence cannot be measured: the original images do not fit their own control images better "
+            "than those of other images."
         )
     where = "" if report["obeys"] else " on training pairs"
     return f"Adherence of step {report['step']:,}{where}: {_interval(found)}, {band(found['value'])}."
@@ -68,7 +68,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     if near["suspicious"]:
         found.append(
             f"{counted(len(near['drawn']), 'image is', 'images are')} nearly equal to a training image "
-            f"({near['true_pictures']} of the originals are): the net may have memorized them."
+            f"({near['true_pictures']} of the originals are, too): the net may have memorized them."
         )
     clip = report["clip"]
     if clip.get("cmmd", 0) > 2 * max(clip.get("cmmd_without_control", 0), 0.1):
@@ -101,12 +101,12 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _adherence_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if report["obeys"]:
-        text = f"{_interval(report['obeys'])} on held-out pairs; 0: no effect, 1: the best that this base can do"
+        text = f"{_interval(report['obeys'])} on held-out pairs; 0: no effect, 1: the best this base can do"
         rows.append(("Adherence", text))
     if report["obeys_on_training_pairs"]:
         rows.append(("Adherence, training pairs", _interval(report["obeys_on_training_pairs"])))
     if report["measure"] == "likeness":  # adherence.CONTOURS; that module needs torch
-        text = "These condition maps cannot be made from an image, so contours are compared with the original's"
+        text = "These control images cannot be made from an image, so contours are compared with those of the original"
         rows.append(("Note", text))
     for name, value in report["scores"].items():
         bare = report["scores_without_control"].get(name)
@@ -137,8 +137,8 @@ def effect_text(meter: dict[str, Any]) -> str:
         for figure in (meter["value"], *(meter["scores"][name] for name in ("right", "blank", "swapped")))
     )
     return (
-        f"{value:.2f}: right map {right:.2f}, blank map {blank:.2f}, another's map {swapped:.2f}; "
-        f"the map changes colours by {meter['moved']:.0f} delta E"
+        f"{value:.2f}: right map {right:.2f}, blank map {blank:.2f}, another image's map {swapped:.2f}; the map "
+        f"changes colours by {meter['moved']:.0f} delta E"
     )
 
 
@@ -151,10 +151,11 @@ def page(report: dict[str, Any]) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f"<p>{escape(headline(report))}</p><ul>{bad}</ul><table>{cells}</table>"
-        "<h2>Images</h2><p class='hint'>Control image, drawn, drawn without control, original.</p>"
+        "<h2>Images</h2><p class='hint'>Control image, drawn image, drawn without control, original.</p>"
         f"{_figures(report['pictures'])}"
-        "<h2>Control effect</h2><p class='hint'>Control image; the same seed with it, with a blank one, with the other "
-        f"one; the other one.</p>{_figures(report['effect_pictures'])}</body></html>\n"
+        "<h2>Control effect</h2><p class='hint'>Control image; images drawn from the same seed with it, with a blank "
+        "one, and with another image's; that other control image.</p>"
+        f"{_figures(report['effect_pictures'])}</body></html>\n"
     )
 
 

@@ -64,10 +64,10 @@ def frames_of(run: Run, image: int, beside: bool = True) -> list[Frame]:
     frames = [frame for frame in frames if _size(frame.path) == _size(frames[-1].path)]
     if len(frames) < 2:
         raise UserError(
-            "There is no time-lapse to make.",
+            "No time-lapse can be made.",
             f"{run.name} has {counted(len(frames), 'preview image')} of control image {image + 1}; at "
             "least 2 are needed.",
-            "Let it train until the next preview images, or choose another image.",
+            "Train until the next preview images, or choose another image.",
         )
     if len(frames) <= MOST_FRAMES:
         return frames

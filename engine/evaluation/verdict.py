@@ -139,7 +139,7 @@ def judge(
     text = f"The net has followed its control images since step {since:,} ({counted(first.images_seen, 'image')})"
     if weak := _weak_adherence(since, scores, figures):
         return _following("not_usable_yet", f"{text} and is still improving. {weak}", evidence, since, None, best)
-    return _following("improving", f"{text}. Usable, still improving.", evidence, since, None, best)
+    return _following("improving", f"{text}. It is usable and still improving.", evidence, since, None, best)
 
 
 def _following(
@@ -158,7 +158,7 @@ def _following(
 def _higher_loss(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, sound: Sequence[int]) -> Verdict:
     """Both losses are above those at the start. ``sound``: checkpoints from before that. The newest is the best."""
     ratio = checks[-1].held_out_loss / checks[0].held_out_loss
-    text = f"The weights broke by step {since:,}: the loss is {ratio:,.0f} times that of an untrained net."
+    text = f"The weights were broken by step {since:,}: the loss is {ratio:,.0f} times that of an untrained net."
     if kind == "worse":
         text = f"Worse than at the start since step {since:,}: the loss is {ratio - 1:.0%} higher than it was then."
     best = max(sound, default=None)
@@ -191,14 +191,14 @@ def _not_following(
     elif last.step >= facts.total_steps:
         few = counted(last.images_seen, "image is", "images are")
         text = (
-            f"The net does not follow its control images at the end of the run. {few} often too few; plan for up to "
-            f"{facts.follows_by:,}."
+            f"The net does not follow its control images at the end of the run. {few} often too few; plan for up "
+            f"to {facts.follows_by:,}."
         )
     else:
         seen = f"after {counted(last.images_seen, 'image')}" if last.images_seen else "at the start"
         text = (
-            f"The net does not follow its control images yet. That is normal {seen}: it starts suddenly, usually "
-            f"before {facts.follows_by:,} images."
+            f"The net does not follow its control images yet. That is normal {seen}: it starts to do so "
+            f"suddenly, usually within {facts.follows_by:,} images."
         )
     return Verdict("not_following", text, evidence, found, best=best)
 
@@ -230,7 +230,9 @@ def best_checkpoint(
 def _gain_evidence(check: Checked) -> list[str]:
     gain, error = check.gain_share, check.share_error
     trained = "" if check.training_share is None else f" On training pairs: {check.training_share:.1%}."
-    return [f"Control gain: with another image's control image the loss is {gain:.1%} (± {error:.1%}) higher.{trained}"]
+    return [
+        f"Control gain: with the control image of another pair the loss is {gain:.1%} (± {error:.1%}) higher.{trained}"
+    ]
 
 
 def _loss_evidence(checks: Sequence[Checked]) -> list[str]:
@@ -252,7 +254,10 @@ def _weak_adherence(
     step, value = drawn[-1]
     likely = dict(figures).get(step, {})
     interval = f" ({likely['obeys_low']:.2f} to {likely['obeys_high']:.2f})" if "obeys_low" in likely else ""
-    return f"Not usable yet: the adherence of the images of step {step:,} is {value:.2f}{interval}; {USABLE} is usable."
+    return (
+        f"Not usable yet: the adherence of the images of step {step:,} is {value:.2f}{interval}; from {USABLE} a net "
+        "is usable."
+    )
 
 
 def _score_evidence(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
@@ -260,4 +265,4 @@ def _score_evidence(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]
     drawn = [(step, values[name]) for step, values in scores if name in values]
     if len(drawn) < 2:
         return []
-    return [f"Adherence of the images: {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]
+    return [f"Adherence of the images: {drawn[-1][1]:.2f}, after {drawn[0][1]:.2f} at step {drawn[0][0]:,}."]

@@ -14,7 +14,7 @@ from engine.jobs.events import Checked
 BROKEN = 2.0
 """The weights count as broken when both losses, held-out and training, exceed the untrained net's by this factor."""
 WORSE, WORSE_CHECKS = 1.1, 3
-"""A net counts as worse than none when both losses exceed the untrained net's by this factor, in so many checks."""
+"""A net counts as worse than none when both losses exceed the untrained net's by this factor, in this many checks."""
 
 WINDOW_FRACTION, MIN_WINDOW = 0.25, 4
 """A window is this fraction of the checks since the net follows its control images, and at least so many checks."""
@@ -143,7 +143,7 @@ def drift_text(figures: Figures) -> str:
     known = [values for _, values in figures if all(name in values for name in COLOUR_NAMES)]
     start, values = known[0], known[-1]
     return " and ".join(
-        f"{name} is {values[name]:.0%} of the originals' (at the start {start[name]:.0%})"
+        f"{name} is {values[name]:.0%} of that of the originals (at the start {start[name]:.0%})"
         for name in COLOUR_NAMES
         if _off(values[name], start[name])
     )

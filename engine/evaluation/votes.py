@@ -173,7 +173,7 @@ def _sentence(results: Sequence[ColumnResult], votes: Sequence[Vote]) -> str:
         return "No votes yet."
     best = results[0]
     if len(votes) == 1:
-        return "One vote says nothing yet. Keep voting."
+        return "One vote is not enough. Keep voting."
     words = (
         f"You preferred {best.title} in {best.share:.0%} of its "
         f"{counted(best.votes, 'comparison')} "

@@ -128,9 +128,9 @@ def compare(
         name = next((score for score in MAIN_SCORES if score in scores), "")
         if not name:
             raise UserError(
-                "There is nothing to compare by.",
-                "This run's images have no score: its condition type knows none.",
-                "Compare the files in Try it, by eye.",
+                "The files cannot be compared by a score.",
+                "This run's images have no score: its condition type has none.",
+                "Compare the files by eye, in Try it.",
             )
         reference = scores[name]
         size = sum(tensor.numel() * 4 for tensor in source.original.values())

@@ -95,8 +95,8 @@ def against_base(
     if not RANKS[0] <= rank <= RANKS[-1]:
         raise UserError(
             f"A Control-LoRA of rank {rank} is not offered.",
-            f"Ranks lie between {RANKS[0]} (small, coarse) and {RANKS[-1]} (large, fine).",
-            "Choose one of these.",
+            f"Ranks range from {RANKS[0]} (small, coarse) to {RANKS[-1]} (large, fine).",
+            "Choose a rank in this range.",
         )
     dtype = next(iter(source.tensors.values())).dtype
     made = factorize(source.original, base, rank, dtype, token, progress)

@@ -88,7 +88,7 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         raise UserError(
             f"The folder of {wanted.title} was not found.",
             f"{chosen or 'Nothing'} is not a folder.",
-            f"Give the folder in which {wanted.title} is installed.",
+            f"Enter the folder in which {wanted.title} is installed.",
         )
     for candidate in (folder, *(folder / name for name in NESTED)):
         if _belongs(candidate, wanted):
@@ -110,8 +110,8 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         return folder
     raise UserError(
         f"{folder} does not look like {wanted.title}.",
-        f"None of {', '.join(wanted.signs)} is in it.",
-        f"Give the folder in which {wanted.title} is installed, or its {wanted.default}.",
+        f"It contains none of {', '.join(wanted.signs)}.",
+        f"Enter the folder in which {wanted.title} is installed, or its {wanted.default}.",
     )
 
 
@@ -189,8 +189,8 @@ def copy_to(
     target = folder / file.name
     if target.exists() and not overwrite:
         raise UserError(
-            f"{file.name} is there already.",
-            f"{folder} holds a file of this name, and nothing is overwritten without your permission.",
+            f"{file.name} already exists there.",
+            f"{folder} contains a file of this name, and nothing is overwritten without your permission.",
             "Allow replacing it, or export under another name.",
         )
     temporary = target.with_name(TEMPORARY + target.name)

@@ -52,7 +52,7 @@ class PrecisionChoice:
 
 
 PRECISIONS: tuple[PrecisionChoice, ...] = (
-    PrecisionChoice("fp16", "fp16: half the size, looks the same (usual)"),
+    PrecisionChoice("fp16", "fp16: half the size, same results (usual)"),
     PrecisionChoice("bf16", "bf16: half the size, coarser numbers, wider range"),
     PrecisionChoice("fp32", "fp32: full precision, twice the size"),
 )
@@ -68,22 +68,22 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "diffusers",
         "Folder for diffusers",
-        "For Python: ControlNetModel.from_pretrained(folder). Also for training the net further in another program.",
-        "Anywhere; give the folder's path to diffusers.",
+        "For Python: ControlNetModel.from_pretrained(folder). Also for continuing its training in another program.",
+        "Anywhere; pass the folder's path to diffusers.",
         "",
         "engine.export.diffusers_folder",
     ),
     ExportFormat(
         "ldm",
         "One file with LDM names (.safetensors)",
-        "For older programs that know only the original names. ComfyUI, AUTOMATIC1111 and Forge read it too.",
+        "For older programs that know only the original names. ComfyUI, AUTOMATIC1111 and Forge also read it.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".safetensors",
         "engine.export.ldm_file",
     ),
     ExportFormat(
         "pth",
-        "One file of the oldest kind (.pth)",
+        "One file in the oldest format (.pth)",
         "Only for programs that need a .pth file with control_model names; it has no header.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".pth",
@@ -92,8 +92,8 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "control_lora",
         "Small file (Control-LoRA, .safetensors)",
-        "A fraction of the size: only the difference to the base, approximated unless the net was trained as a "
-        "Control-LoRA. Works only with that base or one close to it.",
+        "A fraction of the size: contains only the difference to the base, approximated unless the net was trained "
+        "as a Control-LoRA. Works only with that base or a similar one.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet (not for Stable Diffusion 2.x).",
         ".safetensors",
         "engine.export.control_lora",
@@ -115,4 +115,4 @@ def get(name: str) -> ExportFormat:
         if format.name == name:
             return format
     known = ", ".join(format.name for format in FORMATS)
-    raise UserError(f"There is no export format {name}.", f"Known are: {known}.", "Choose one of these.")
+    raise UserError(f"There is no export format {name}.", f"The formats are: {known}.", "Choose one of these.")

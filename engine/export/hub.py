@@ -73,14 +73,14 @@ def upload(
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
         raise UserError(
             f"{repository or 'An empty name'} is not a repository.",
-            "It has to be your name on the hub, a slash, and a name for the net.",
-            "Write for example anna/canny-birds.",
+            "It must be your name on the hub, a slash, and a name for the net.",
+            "Enter for example anna/canny-birds.",
         )
     if not token.strip():
         raise UserError(
             "Nothing was uploaded.",
-            "The hub asks for a token with the right to write.",
-            f"Make one at {ADDRESS}/settings/tokens and paste it.",
+            "The hub needs a token with write permission.",
+            f"Create one at {ADDRESS}/settings/tokens and paste it.",
         )
     api = HfApi(endpoint=endpoint, token=token.strip())
     ordered = sorted(files, key=lambda entry: entry[1].stat().st_size)
@@ -115,14 +115,14 @@ def _as_user_error(error: Exception, repository: str) -> Exception:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HfHubHTTPError) and status in (401, 403):
         return UserError(
-            f"The hub did not let us write to {repository}.",
-            f"It refused the token ({status}): wrong, without the right to write, or not for that name.",
-            f"Make one with the right to write at {ADDRESS}/settings/tokens.",
+            f"The hub did not allow writing to {repository}.",
+            f"It refused the token ({status}): it is wrong, lacks write permission, or is not valid for that name.",
+            f"Create one with write permission at {ADDRESS}/settings/tokens.",
         )
     if isinstance(error, HfHubHTTPError):
         return UserError(f"The upload to {repository} failed.", f"The hub answered {status}.", "Try again later.")
     return UserError(
         f"The upload to {repository} failed.",
         f"{type(error).__name__}: the hub could not be reached, or a file could not be read.",
-        "Check the connection and try again; what was uploaded already stays.",
+        "Check the connection and try again; what was already uploaded is kept.",
     )

@@ -91,7 +91,7 @@ def merge(
     target = out_folder / (safe_name(name) if name else f"{kind}-{ordered[0].step:06d}-{newest.step:06d}")
     if target.exists():
         raise UserError(
-            f"{target.name} exists already.", f"{out_folder} holds an average of that name.", "Choose another name."
+            f"{target.name} already exists.", f"{out_folder} contains an average of that name.", "Choose another name."
         )
     out_folder.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(TEMPORARY + target.name)
@@ -145,7 +145,7 @@ def _check(checkpoints: Sequence[Checkpoint], decay: float) -> None:
     if len(checkpoints) < 2:
         raise _cannot("an average needs at least two", "Choose two or more checkpoints.")
     if not 0 < decay < 1:
-        raise _cannot(f"a decay of {decay:g} is none", "Choose one between 0 and 1, for example 0.999.")
+        raise _cannot(f"{decay:g} is not a valid decay", "Choose a decay between 0 and 1, for example 0.999.")
     for checkpoint in checkpoints:
         require_controlnet(checkpoint)
     first = checkpoints[0]

@@ -102,7 +102,7 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
         "",
     ]
     if examples:
-        lines += ["Control map and image drawn from it, pairs that the net was not trained on:", ""]
+        lines += ["Control images and the images drawn from them. The net was not trained on these pairs:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
     code = snippet(file, kind, base, family, story, facts.get(UNION_MODE, ""))
     lines += ["## In diffusers", "", "```python", code, "```", ""]
@@ -110,9 +110,13 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
         lines += [
             "## In ComfyUI",
             "",
-            f"Put `{file}` into `models/{family.comfy.folder}` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
-            "same for its server). Choose your base model in the first node"
-            + (f", and its text encoders ({', '.join(family.comfy.clips)}) in theirs." if family.comfy.clips else "."),
+            f"Put `{file}` into `models/{family.comfy.folder}` and open `{EDITOR}` with File > Open (`{SERVER}` is "
+            "the same workflow in API format). Choose your base model in the first node"
+            + (
+                f", and its text encoders ({', '.join(family.comfy.clips)}) in their nodes."
+                if family.comfy.clips
+                else "."
+            ),
             *_nodes_needed(facts),
             "",
         ]
@@ -133,8 +137,8 @@ def _nodes_needed(facts: Mapping[str, str]) -> list[str]:
         return []
     return [
         "",
-        f"The node that makes the map is one of [{NODE_PACK}](https://github.com/{NODE_PACK_SOURCE}): install it with "
-        "ComfyUI's manager. Without it the workflow does not start.",
+        f"The node that makes the control image belongs to [{NODE_PACK}](https://github.com/{NODE_PACK_SOURCE}): "
+        "install it with ComfyUI's manager. Without it the workflow does not start.",
     ]
 
 
@@ -147,7 +151,7 @@ ROWS = (
     ("family", "family"),
     ("steps", "steps"),
     ("images_seen", "images seen"),
-    ("training_pictures", "images in the set"),
+    ("training_pictures", "images in the dataset"),
     ("resolution", "resolution, px"),
     ("clip_skip", "Clip skip"),
     ("precision", "precision"),
@@ -228,16 +232,19 @@ def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near
     skipped = story.clip_skip > family.text_layer
     made = f"choose the preprocessor: {near.a1111}"
     if near.a1111 == "none":
-        made = "choose the preprocessor: none, and give it a map made with ControlNet Studio"
+        made = "choose the preprocessor: none, and use a map made with ControlNet Studio"
     elif not near.exact(json.loads(facts.get("condition_parameters") or "{}")):
-        made += "\n   (similar to the maps of the training, not the same; maps made with ControlNet Studio fit exactly)"
+        made += (
+            "\n   (its maps are similar to those of the training, not the same; maps made with ControlNet "
+            "Studio fit exactly)"
+        )
     return "\n".join(
         [
             "AUTOMATIC1111 (sd-webui-controlnet) and Forge",
             "",
-            f"1. Put {file} into models/ControlNet and press the reload button beside the model list.",
+            f"1. Put {file} into models/ControlNet and press the reload button next to the model list.",
             f"2. Enable a ControlNet unit and {made}.",
-            f"3. Choose the model {Path(file).stem}. Leave its name as it is: the version is read from it.",
+            f"3. Choose the model {Path(file).stem}. Do not rename the file: the version is read from its name.",
             f"4. Control weight {strength:g}, pixel perfect on, resize mode: crop and resize.",
             *([f"5. Settings, Stable Diffusion: Clip skip {story.clip_skip}."] if skipped else []),
             *([f"5. {family.a1111_caveat}"] if family.a1111_caveat else []),

@@ -9,7 +9,7 @@ from engine.workspace.paths import safe_name
 MISREAD = {
     "shuffle": "AUTOMATIC1111 treats a net with that word as its shuffle model",
     "instant_id": "AUTOMATIC1111 treats a net with that word as InstantID",
-    "diffusion_pytorch_model": "every net is called that in its own folder, so nobody could tell them apart",
+    "diffusion_pytorch_model": "every net has this name in its own folder, so the nets could not be told apart",
 }
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 

@@ -80,7 +80,7 @@ def export(
         return export_lora(checkpoint, way, out_folder, name, precision, weights, overwrite, token, progress, base)
     if precision not in DTYPES:
         raise UserError(
-            f"There is no precision {precision}.", f"Known are: {', '.join(DTYPES)}.", "Choose one of these."
+            f"There is no precision {precision}.", f"The precisions are: {', '.join(DTYPES)}.", "Choose one of these."
         )
     stage(0, "Reading the checkpoint")
     whole = whole_checkpoint(checkpoint)
@@ -88,7 +88,7 @@ def export(
     if format not in (known := family.facts.control_files.formats):
         raise UserError(
             f"This ControlNet cannot be exported as “{way.title}”.",
-            f"There are no such files for {family.title}.",
+            f"There is no such format for {family.title}.",
             f"Choose “{'” or “'.join(get(name).title for name in known)}”.",
         )
     stem = export_stem(name or f"controlnet_{checkpoint.name}", family.facts)
@@ -96,9 +96,7 @@ def export(
     card = target.with_name(f"{stem}{CARD_ENDING}")
     demand_free_name(target, way, overwrite)
     if way.ending and card.exists() and not model_card.is_ours(card):
-        raise UserError(
-            f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
-        )
+        raise UserError(f"{card.name} is in the way.", "It is not a model card.", "Choose another name.")
     if not base and not whole.about.get("ingredients"):  # a merged base is not found by its name
         base = _local_base(str(whole.about.get("base", "")), bool(way.ranks))
     weights = weights or ("ema" if whole.has_ema else "plain")
@@ -182,8 +180,9 @@ def _against_base(
     if not base:
         raise UserError(
             "The Control-LoRA cannot be made.",
-            f"It is the difference to the base {source.metadata.get('base', '')}, and that was not found here.",
-            "Put the base back into the models folder, or choose another format.",
+            f"It is the difference to the base {source.metadata.get('base', '')}, which was not found on this "
+            "computer.",
+            "Put the base back in the models folder, or choose another format.",
         )
     copied, trained = copied_weights(family, base), whole.trained_rank
     if trained and rank in (AS_TRAINED, trained):

@@ -85,7 +85,7 @@ def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any], family: Fam
     outputs = sum(name.startswith(OUTPUTS) and name.endswith(".weight") for name in raw)
     # AUTOMATIC1111 cannot load a net of another size anyway.
     if outputs == family.outputs and (A1111_LORA_MARK in raw) != family.lora_mark:
-        raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
+        raise Misread("AUTOMATIC1111 would treat it as a Control-LoRA of another version")
     seen = rename_from_ldm(dict(raw), config)
     whole = {}
     for name, shape in seen.items():

@@ -55,7 +55,7 @@ def check(
     needed, free = bytes_needed(source.original), psutil.virtual_memory().available
     if needed > free:
         return (
-            f"No images were compared: that needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free."
+            f"No images were compared: this needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free."
         )
     try:
         drawing = Comparison(family, base)
@@ -66,7 +66,9 @@ def check(
     difference = float(np.abs(first.astype(int) - second).mean())
     exact = source.base is None or source.trained_as_lora
     if exact and difference > TOLERANCE[source.coarsest]:
-        raise failed(f"the file draws another image than the checkpoint (by {difference:.1f} of 255 grey levels)")
+        raise failed(
+            f"the file draws a different image than the checkpoint (difference {difference:.1f} of 255 grey levels)"
+        )
     return f"The same seed draws the same image from both (mean difference {difference:.2f} of 255)."
 
 

@@ -35,11 +35,11 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         UserError: names the first difference.
     """
     if config is not None and config != source.config:
-        raise failed("the config differs from the checkpoint's")
+        raise failed("the config differs from that of the checkpoint")
     expected = set(source.tensors)
     for words, names in (
         ("lacks", expected - tensors.keys()),
-        ("has, and the net does not know,", tensors.keys() - expected),
+        ("has unexpected tensors:", tensors.keys() - expected),
         ("lacks what ComfyUI looks for:", {of_control_net(source.config).control_files.trigger} - tensors.keys()),
     ):
         if names:
@@ -49,7 +49,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
             raise failed(f"{key} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
         if not got.isfinite().all() or not torch.equal(got, wanted):
-            raise failed(f"{key} has other values than the checkpoint")
+            raise failed(f"{key} has different values than in the checkpoint")
     whole = source.whole(tensors, name)
     lacking = empty_net(source.config).state_dict().keys() ^ whole.keys()
     if lacking:
@@ -69,7 +69,11 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
             f"{read} equal to what was written in {source.precision}. At "
             f"this rank {source.error:.1%} of what was learned is lost; with the base, its outputs differ from the "
             f"checkpoint's by at most {difference:.1%} of the largest output."
-            + ("" if any(key.endswith(".up") for key in tensors) else " A net this small does not shrink at this rank.")
+            + (
+                ""
+                if any(key.endswith(".up") for key in tensors)
+                else " A net this small does not get smaller at this rank."
+            )
         )
     _demand_same_outputs(source, difference)
     return (

@@ -88,7 +88,7 @@ class Settings:
     guidance: float = 7.5
     side: int = 512
     clip_skip: int = 1
-    """Above 1: the text encoder's layer is set, counted from the last."""
+    """Above 1: sets the text encoder's layer, counted from the last."""
     seed: int = 0
     union_mode: int = -1
     """Mode of a union net; -1: it is none."""

@@ -21,9 +21,9 @@ MODE = "_control_mode"
 warn of an entry that begins otherwise."""
 RGB = 3
 OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
-    ("model.diffusion_model.", "a whole Stable Diffusion model"),
+    ("model.diffusion_model.", "a complete Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
-    ("lllite_", "a ControlNet-LLLite, a small net that only programs which know it can use"),
+    ("lllite_", "a ControlNet-LLLite, a small net that only some programs support"),
     ("adapter.", "a T2I adapter"),
     ("ip_adapter", "an IP-Adapter"),
     ("image_proj", "an IP-Adapter"),
@@ -122,7 +122,9 @@ class ControlFiles(ABC):
             UserError: a name belongs to no layer of such a net.
         """
         raise UserError(
-            "This Control-LoRA cannot be read.", "There are none for nets of this kind.", "Choose a whole ControlNet."
+            "This Control-LoRA cannot be read.",
+            "This kind of net has no Control-LoRAs.",
+            "Choose a complete ControlNet.",
         )
 
 

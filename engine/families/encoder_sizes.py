@@ -26,7 +26,7 @@ class EncoderSizes:
     decoded_image: int
     """Activations while one image is decoded."""
     tokens: int
-    """Tokens of a caption that are read at once."""
+    """Number of tokens of a caption that are read at once."""
     text: int
     """Parameters of the text encoders."""
     caption: int

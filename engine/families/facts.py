@@ -43,8 +43,8 @@ SD2 = FamilyFacts(
     outputs=12,
     lora_mark=True,
     text_layer=2,  # diffusers' folders leave out the layer behind it
-    a1111_caveat="AUTOMATIC1111's ControlNet extension computes the attention of Stable Diffusion 2 nets with another "
-    "number of heads, so images differ a little from those here; ComfyUI's do not.",
+    a1111_caveat="AUTOMATIC1111's ControlNet extension computes the attention of Stable Diffusion 2 nets with a "
+    "different number of heads, so its images differ slightly from those in this app; ComfyUI's do not.",
 )
 SDXL = FamilyFacts(
     name="sdxl",

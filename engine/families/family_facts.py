@@ -140,9 +140,13 @@ class FamilyFacts:
         """Why a run cannot leave out these shares of control images and of T5's text; each as a sentence."""
         found = []
         if control and not self.control_is_encoded:
-            found.append(f"Control dropout is for ControlNets that read latents, and {self.title}'s do not; set 0.")
+            found.append(
+                f"Control dropout is for ControlNets that read latents; those of {self.title} do not, so set it to 0."
+            )
         if t5 and not self.t5_can_be_left_out:
-            found.append(f"T5 dropout is for bases that may leave out T5, and {self.title} does not; set 0.")
+            found.append(
+                f"T5 dropout is for bases in which T5 is optional, which is not so for {self.title}; set it to 0."
+            )
         return found
 
     def why_not_step(self, step: int) -> str:
@@ -166,16 +170,17 @@ class FamilyFacts:
             return ""
         if not self.block_counts:
             return (
-                f"ControlNet blocks cannot be chosen for {self.title}: its ControlNet copies the whole encoder; set 0."
+                f"ControlNet blocks cannot be chosen for {self.title}, because its ControlNet copies the whole "
+                "encoder; set it to 0."
             )
         known = ", ".join(map(str, self.block_counts))
         of_base = int(config.get("num_layers") or 0)
         if wanted not in self.block_counts:
-            return f"Other programs load ControlNets of {known} blocks for {self.title}, not of {wanted}."
+            return f"For {self.title}, other programs load ControlNets of {known} blocks, not of {wanted}."
         fitting = [n for n in self.block_counts if self._serve(n, of_base)]
         if of_base and wanted not in fitting:
             numbers = ", ".join(map(str, fitting))
-            return f"{wanted} ControlNet blocks cannot serve the base's {of_base} evenly; set {numbers}, or 0."
+            return f"{wanted} ControlNet blocks cannot be spread evenly over the base's {of_base}; set {numbers}, or 0."
         return ""
 
     def _serve(self, blocks: int, of_base: int) -> bool:

@@ -28,7 +28,7 @@ OTHER_KINDS = (
 )
 OTHER_SCHEDULES = (
     ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
-    ("scaled_fp8", "stored in 8 bits with scales of their own, as some programs do to draw with it"),
+    ("scaled_fp8", "stored in 8 bits with separate scales, a format that some programs use for drawing"),
     ("edm_vpred.sigma_max", "trained with EDM's noise schedule, as CosXL is"),
     (f"{UNET_PREFIX}time_embed.cond_proj.weight", "a latent consistency model (LCM), which takes the guidance scale"),
 )
@@ -70,15 +70,15 @@ def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False
     if first is None:
         raise NoBase(_what_else(shapes), any(mark in name for name in shapes for mark in ONLY_AS_FOLDERS))
     if first[1] != 4:
-        raise NoBase(f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
+        raise NoBase(f"a base for inpainting or a similar task (its UNet reads {first[1]} channels instead of 4)")
     width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes
     facts = by_text_width(width)
     if width == 1280 and classes:
         raise NoBase("the refiner of Stable Diffusion XL, which only finishes another base's images")
     if facts is not None and facts.name != "sdxl" and classes:
-        raise NoBase("a base that reads an image embedding besides the text (unCLIP)")
+        raise NoBase("a base that reads an image embedding in addition to the text (unCLIP)")
     if facts is None or (facts.name == "sdxl") != classes:
-        raise NoBase(f"a model of an unknown kind (its text is {width} numbers wide)")
+        raise NoBase(f"a model of an unknown kind (its text embeddings are {width} wide)")
     _require_parts(shapes)
     return facts
 

@@ -44,7 +44,9 @@ def bases_in(folder: Path) -> list[str]:
     folder = Path(typed_path(folder))
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is not a folder.", "Bases are looked for in one.", "Give the folder that holds them."
+            f"{folder} is not a folder.",
+            "Base models are searched for in a folder.",
+            "Enter the folder that contains them.",
         )
     found = [
         p
@@ -206,7 +208,7 @@ def shapes_of(path: Path) -> dict[str, list[int]]:
     except OSError as error:
         raise UserError(
             f"The model {path.name} cannot be read.",
-            f"It is no whole safetensors file ({error.strerror or error}).",
+            f"It is not a complete safetensors file ({error.strerror or error}).",
             "Copy or download it again.",
         ) from error
 

@@ -79,14 +79,14 @@ def _misfit(base: str, part: str, configs: Path, kind: tuple[str, str], files: t
         else:
             held = {name: shape for path, _ in files[:-1] for name, shape in shapes_of(path).items()}
     except KeyError as error:
-        return f"Its {part} is not complete: the tensor {error.args[0]} is not there."
+        return f"Its {part} is not complete: the tensor {error.args[0]} is missing."
     if not held:
-        return f"Its {part} is not complete: none of its tensors is there." if of_file and wanted else ""
+        return f"Its {part} is not complete: all of its tensors are missing." if of_file and wanted else ""
     other = next((name for name, shape in wanted.items() if held.get(name, shape) != shape), None)
     if other is not None:
-        described = f"that {part}/config.json describes" if not of_file else f"of {_kind_of(configs)}"
+        described = f"{part}/config.json" if not of_file else f"those of {_kind_of(configs)}"
         return (
-            f"The weights of its {part} are not those {described}: {other} has the shape "
+            f"The weights of its {part} do not match {described}: {other} has the shape "
             f"{_shape(held[other])} instead of {_shape(wanted[other])}."
         )
     missing = [name for name in wanted if name not in held]
@@ -94,7 +94,7 @@ def _misfit(base: str, part: str, configs: Path, kind: tuple[str, str], files: t
     if missing and (of_file or not unknown):  # a folder of an earlier version may have named them otherwise
         tensors = counted(len(missing), "tensor")
         named = " and ".join([missing[0], *missing[-1:]][: len(missing)])
-        return f"The weights of its {part} are not complete: {tensors} of {len(wanted):,} not there, such as {named}."
+        return f"The weights of its {part} are not complete: {tensors} of {len(wanted):,} missing, such as {named}."
     return ""
 
 

@@ -93,8 +93,8 @@ class FlowMatching(NoiseProcess):
 
     def check_objective(self, sampling: str, min_snr_gamma: float, offset_noise: float) -> None:
         wrong = {
-            "Min-SNR gamma": (min_snr_gamma > 0, "the draws of its timesteps weigh the loss already", "0"),
-            "Noise offset": (offset_noise > 0, "it learns dark and bright images as they are", "0"),
+            "Min-SNR gamma": (min_snr_gamma > 0, "the way its timesteps are drawn already weights the loss", "0"),
+            "Noise offset": (offset_noise > 0, "it can already learn dark and bright images", "0"),
             "Timestep sampling": (
                 sampling == "cubic",
                 "cubic is made for noise schedules of 1,000 steps",

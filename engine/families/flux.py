@@ -66,13 +66,15 @@ class Flux(TransformerFamily):
     def unsuitable(self, parts: BaseParts) -> str:
         channels = parts.denoiser.get("in_channels", TEXT_TO_IMAGE)
         if channels != TEXT_TO_IMAGE:
-            return f"It reads an image besides the text, as FLUX.1 Fill, Canny and Depth do ({channels} channels)."
+            return (
+                f"It reads an image in addition to the text, like FLUX.1 Fill, Canny and Depth ({channels} channels)."
+            )
         if "Kontext" in str(parts.index.get("_class_name")):
             return "It edits images (FLUX.1 Kontext)."
         if not parts.denoiser.get("guidance_embeds"):
             return (
-                "It has no input for the guidance scale, as FLUX.1 schnell: it was distilled to draw in 4 steps, and "
-                "training at other noise levels undoes that. Choose FLUX.1 dev or a fine-tune of it."
+                "It has no input for the guidance scale, like FLUX.1 schnell: it was distilled to draw in 4 steps, "
+                "and training at other noise levels undoes that. Choose FLUX.1 dev or a fine-tune of it."
             )
         return ""
 
@@ -96,7 +98,7 @@ class Flux(TransformerFamily):
         if self.skipped_layers(clip_skip):
             raise UserError(
                 "Clip skip cannot be changed for this base.",
-                "Its text comes from T5; of CLIP it reads the pooled vector alone, which is of the last layer.",
+                "Its text comes from T5. From CLIP it reads only the pooled vector, which comes from the last layer.",
                 "Set Clip skip to 1.",
             )
         words, sentences = tokenizer

@@ -74,7 +74,7 @@ class FluxControlFiles(ControlFiles):
         adds mask channels where the control image's embedder is wider than the other
         (``comfy/controlnet.py``, ``load_controlnet_flux_instantx``)."""
         if "controlnet_blocks.0.weight" not in shapes or OF_QWEN in shapes:
-            return "ComfyUI takes it for another kind of net"
+            return "ComfyUI treats it as another kind of net"
         if self.is_of_rgb(config) and flux_xlabs.MARK not in shapes:
             return "ComfyUI looks for other names in nets that read RGB control images"
         return ""
@@ -90,7 +90,7 @@ class FluxControlFiles(ControlFiles):
             width, channels = shapes["x_embedder.weight"]
             (head,) = shapes["transformer_blocks.0.attn.norm_q.weight"]
             if channels != shapes[self.trigger][1]:
-                raise ValueError(f"its control image has {shapes[self.trigger][1]} channels in place of {channels}")
+                raise ValueError(f"its control image has {shapes[self.trigger][1]} channels instead of {channels}")
             return {
                 "num_layers": blocks,
                 "num_single_layers": single,

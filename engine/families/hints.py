@@ -60,7 +60,8 @@ def schedule_beside(path: Path) -> dict[str, Any]:
     if "edm" in scaling or told in ("x0", "mu"):
         raise UserError(
             f"{path.name} cannot be used as a base model.",
-            f"{beside.name} beside it says that it predicts otherwise than noise or velocity ({scaling or told}).",
+            f"{beside.name} next to it says that it predicts something other than noise or velocity "
+            f"({scaling or told}).",
             "Choose another base.",
         )
     if told == "v" or scaling.startswith("vscaling"):
@@ -84,8 +85,8 @@ def _params(beside: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"{beside.name} cannot be read.",
-            f"It lies beside the base model of that name and would say what it predicts ({str(error)[:200]}).",
-            "Correct it, or move it away.",
+            f"It is next to the base model of that name and should say what the base predicts ({str(error)[:200]}).",
+            "Correct the file, or move it to another folder.",
         ) from error
     params = _below(values, "model", "params")
     return params if isinstance(params, dict) else {}

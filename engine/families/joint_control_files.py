@@ -38,7 +38,7 @@ class JointControlFiles(ControlFiles):
         24 // n times (``comfy/controlnet.py``, ``load_controlnet_mmdit``)."""
         blocks = int(config["num_layers"])
         if "controlnet_blocks.0.weight" not in shapes or "transformer_blocks.0.adaLN_modulation.1.bias" in shapes:
-            return "ComfyUI takes it for another kind of net"
+            return "ComfyUI treats it as another kind of net"
         return "" if REPEATED % blocks == 0 else f"ComfyUI repeats {blocks} blocks unevenly over {REPEATED}"
 
     def config_from_shapes(self, shapes: Mapping[str, Sequence[int]], name: str) -> dict[str, Any]:

@@ -166,6 +166,6 @@ def _rename(name: str, modules: Mapping[str, str], done: str) -> str:
 def _no_name(what: str, done: str = "written") -> UserError:
     return UserError(
         f"The ControlNet cannot be {done} with LDM names.",
-        f"It has {what}, which a ControlNet for SD 1.x, SD 2.x or SDXL has not.",
+        f"It has {what}, which a ControlNet for SD 1.x, SD 2.x or SDXL does not have.",
         "Use a file or folder with diffusers names.",
     )

@@ -95,7 +95,7 @@ class NoiseProcess(ABC):
         if (prediction, zero_terminal_snr) != ("auto", "auto"):
             raise UserError(
                 "Prediction type and zero terminal SNR cannot be set for this base.",
-                f"A base that {self.description} is trained in one way only.",
+                f"A base that {self.description} can be trained in only one way.",
                 "Set both to auto.",
             )
         return self
@@ -160,7 +160,10 @@ class DiffusionNoise(NoiseProcess):
     def not_measured(self) -> str:
         if self.prediction != "v" or self.scheduler.config.get("rescale_betas_zero_snr"):
             return ""
-        return "If it was trained with zero terminal SNR, as many such bases are, set that: it is not measured."
+        return (
+            "If it was trained with zero terminal SNR, as many such bases are, turn that setting on: the check "
+            "does not measure it."
+        )
 
     def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
         chosen: dict[str, Any] = {}
@@ -218,7 +221,7 @@ class DiffusionNoise(NoiseProcess):
             return self.scheduler.get_velocity(latents, noise, timesteps)
         raise UserError(
             "This base model cannot be trained for.",
-            f"Its scheduler says that it predicts {kind!r}; this app knows 'epsilon' (noise) and 'v_prediction'.",
+            f"Its scheduler says that it predicts {kind!r}; this app supports 'epsilon' (noise) and 'v_prediction'.",
             "Choose another base model.",
         )
 
@@ -239,6 +242,6 @@ class DiffusionNoise(NoiseProcess):
         if sampling == "logit_normal":
             raise UserError(
                 "Timestep sampling cannot be logit_normal with this base.",
-                "It is made for bases that were trained by flow matching; this one has a noise schedule.",
+                "That is made for bases trained by flow matching; this one has a noise schedule.",
                 "Set Timestep sampling to uniform.",
             )

@@ -14,7 +14,7 @@ _LARGEST_HEADER = 100 << 20  # bytes; what safetensors itself allows
 _KINDS = (
     (
         b"version https://git-lfs",
-        "It is a pointer of Git LFS: the weights themselves were not downloaded. Run git lfs pull in that folder, or "
+        "It is a Git LFS pointer: the weights themselves were not downloaded. Run git lfs pull in that folder, or "
         "download the file itself",
     ),
     (b"GGUF", "It is a GGUF file, whose weights are quantized for other programs"),
@@ -25,7 +25,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b'{"error', b"access to model")
 def what_instead(path: Path) -> str:
     """A sentence without its full stop on what is wrong with a file of weights. "": nothing that a first look finds."""
     if path.suffix.lower() in UNFINISHED:
-        return "It is a download that was not finished"
+        return "It is an unfinished download"
     try:
         state = path.stat()
         return _look(path, state.st_size, state.st_mtime_ns)
@@ -49,7 +49,7 @@ def _look(path: Path, size: int, changed: int) -> str:
             words = f"It is a .safetensors file under another name: rename it to {path.stem}.safetensors"
             return words if named else ""
         if start.startswith(b"PK"):
-            return "It is no .safetensors file, but an archive or a .ckpt under another name"
+            return "It is not a .safetensors file but an archive or a .ckpt under another name"
         file.seek(8)
         return _cut_off(start, file.read(min(_header(start), _LARGEST_HEADER)), size)
 
@@ -62,7 +62,7 @@ def _cut_off(start: bytes, header: bytes, size: int) -> str:
     """What the header says of the file's size."""
     length = _header(start)
     if not 2 <= length <= _LARGEST_HEADER:
-        return "It is damaged or no .safetensors file: it does not begin like one"
+        return "It is damaged or not a .safetensors file: it does not begin like one"
     try:
         tensors: dict[str, Any] = json.loads(header) if len(header) == length else {"": {}}
         ends = [one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"]

@@ -77,8 +77,8 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
     return UserError(
         f"The model {base} could not be downloaded.",
         f"The download from the Hugging Face hub failed: {type(error).__name__}.",
-        f"Check the name and the connection. A download that goes on where it stopped: python -m engine.cli bases get "
-        f"{base}. Or put its folder into the workspace's models folder and choose it.",
+        "Check the name and the connection. For a download that continues where it stopped, run: python -m "
+        f"engine.cli bases get {base}. Or put its folder in the workspace's models folder and choose it.",
     )
 
 

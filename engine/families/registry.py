@@ -48,7 +48,7 @@ def detect(base: str) -> Family:
         require_base(Path(base))
     index = read_component_config(base, "", "model_index.json")
     if not isinstance(index, Mapping):
-        raise _refused(base, "Its model_index.json does not say of what it consists.")
+        raise _refused(base, "Its model_index.json does not list its parts.")
     denoisers = {family.facts.denoiser for family in FAMILIES} & index.keys()
     configs = {name: read_component_config(base, name, "config.json") for name in denoisers}
     for family in FAMILIES:
@@ -75,7 +75,7 @@ def _refused(base: str, why: str) -> UserError:
     known = ", ".join(family.title for family in FAMILIES)
     return UserError(
         f"The base model {base} cannot be used.",
-        f"{why} This version trains for: {known}.",
+        f"{why} This version can train for: {known}.",
         "Choose a base of one of these families.",
     )
 
@@ -105,5 +105,5 @@ def by_name(name: str) -> Family:
         if family.name == name:
             return family
     raise UserError(
-        f"The model family {name} is not known.", "It was written by another version of the app.", "Update the app."
+        f"The model family {name} is unknown.", "It was written by another version of the app.", "Update the app."
     )

@@ -55,9 +55,13 @@ class StableDiffusion3(TransformerFamily):
     def unsuitable(self, parts: BaseParts) -> str:
         lacking = [part for part in ("text_encoder", "text_encoder_2") if not present(parts.index, part)]
         if lacking:
-            return f"It comes without its text encoders {', '.join(lacking)}; only text_encoder_3 (T5) may be left out."
+            return f"Its text encoders {', '.join(lacking)} are missing; only text_encoder_3 (T5) is optional."
         channels = parts.denoiser.get("in_channels", self.latents.channels)
-        return "" if channels == self.latents.channels else f"It reads an image besides the text ({channels} channels)."
+        return (
+            ""
+            if channels == self.latents.channels
+            else (f"It reads an image in addition to the text ({channels} channels).")
+        )
 
     # Text
 

@@ -202,15 +202,19 @@ def _unreadable(path: Path, why: str) -> UserError:
     return UserError(
         f"The model {path.name} cannot be read.",
         f"{why}.",
-        "Download it again, as .safetensors where there is a choice.",
+        "Download it again, as .safetensors if there is a choice.",
     )
 
 
 def _no_weights(path: Path) -> UserError:
     """The error for a file of another ending than weights have."""
-    why = what_instead(path) if path.suffix.lower() in UNFINISHED else f"Its ending is none of {', '.join(ENDINGS)}"
+    why = (
+        what_instead(path)
+        if path.suffix.lower() in UNFINISHED
+        else (f"Its file type must be one of {', '.join(ENDINGS)}")
+    )
     if path.suffix.lower() in ENDINGS:
-        why = f"Its ending has capital letters: rename it to {path.stem}{path.suffix.lower()}"
+        why = f"Its file ending has capital letters: rename it to {path.stem}{path.suffix.lower()}"
     return UserError(
         f"{path.name} cannot be used as a base model.",
         f"{why}.",
@@ -220,13 +224,15 @@ def _no_weights(path: Path) -> UserError:
 
 COMPLETE = "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout."
 FOLDER = (
-    "Single files of this kind cannot be read. Choose the base's folder in diffusers layout, as Hugging Face has it: "
-    "model_index.json, and transformer, vae, scheduler, text encoders and tokenizers beside it. Get a base model, on "
-    "the Train tab, downloads one."
+    "Single files of this kind cannot be read. Choose the base's folder in diffusers layout, as on Hugging Face: "
+    "model_index.json, with transformer, vae, scheduler, text encoders and tokenizers next to it. Get a base "
+    "model, on the Train tab, downloads one."
 )
 
 
 def _refused(path: str, what: str, try_this: str = COMPLETE) -> UserError:
     return UserError(
-        f"{Path(path).name} cannot be used as a base model.", f"Its tensors' names say that it is {what}.", try_this
+        f"{Path(path).name} cannot be used as a base model.",
+        f"The names of its tensors show that it is {what}.",
+        try_this,
     )

@@ -166,7 +166,7 @@ class TransformerFamily(Family):
             title = name.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
             raise UserError(
                 f"The sampler {title} cannot be used with this base.",
-                "The base was trained by flow matching, and the sampler is made for other noise schedules.",
+                "The base was trained by flow matching, and this sampler is made for other noise schedules.",
                 "Choose Euler, Heun, UniPC or DPM++ 2M.",
             )
         flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}

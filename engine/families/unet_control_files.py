@@ -68,8 +68,8 @@ class UNetControlFiles(ControlFiles):
                 raise UserError(
                     f"{name} cannot be used.",
                     "It has no attention layers, so it reads no prompt: it is a reduced net that only some programs "
-                    "know.",
-                    "Choose a whole ControlNet, or a Control-LoRA.",
+                    "support.",
+                    "Choose a complete ControlNet, or a Control-LoRA.",
                 )
             pairs = _count(shapes, "controlnet_cond_embedding.blocks.{}.weight") // 2
             widths = [shapes[f"controlnet_cond_embedding.blocks.{2 * n + 1}.weight"][0] for n in range(pairs)]

@@ -50,11 +50,11 @@ def _of_unet(config: Mapping[str, Any]) -> str:
     if config.get("time_cond_proj_dim") is not None:
         return "It is a latent consistency model (LCM): its UNet takes the guidance scale as an input."
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
-        return "Its UNet takes an image embedding or a class besides the text, as unCLIP and upscalers do."
+        return "Its UNet takes an image embedding or a class in addition to the text, like unCLIP and upscalers."
     if config.get("encoder_hid_dim") is not None or config.get("encoder_hid_dim_type") is not None:
-        return "Its UNet reads the text of another encoder than CLIP, as Kolors does."
+        return "Its UNet reads text from an encoder other than CLIP, like Kolors."
     if config.get("addition_embed_type") not in (None, "text_time"):
-        return f"Its UNet takes an input that this app does not know ({config['addition_embed_type']})."
+        return f"Its UNet takes an input that this app does not support ({config['addition_embed_type']})."
     return ""
 
 
@@ -64,23 +64,26 @@ def _of_text(index: Mapping[str, Any]) -> str:
         return "One of its text encoders is missing, as in the refiner of Stable Diffusion XL."
     classes = [index[part][1] for part in encoders if isinstance(index[part], list) and len(index[part]) == 2]
     other = next((name for name in classes if name and name not in CLIP), "")
-    return f"Its text encoder is a {other}, and bases with CLIP are known." if other else ""
+    return f"Its text encoder is a {other}; only bases with CLIP are supported." if other else ""
 
 
 def _of_scheduler(config: Mapping[str, Any]) -> str:
     name, predicts = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
     if "FlowMatch" in name or config.get("use_flow_sigmas") or predicts in FLOW:
-        return "It was trained by flow matching, and its family is trained here with a DDPM noise schedule."
+        return "It was trained by flow matching, but this app trains its family with a DDPM noise schedule."
     if config and config.get("beta_start") is None and config.get("trained_betas") is None:
         what = "EDM's noise schedule" if "EDM" in name else f"a noise schedule without betas ({name or 'no class'})"
         return f"It was trained with {what}, as Playground v2.5 and CosXL were."
     if predicts not in PREDICTIONS:
-        return f"Its scheduler says that it predicts {predicts!r}; noise ('epsilon') and 'v_prediction' are known."
+        return (
+            f"Its scheduler says that it predicts {predicts!r}; only noise ('epsilon') and 'v_prediction' are "
+            "supported."
+        )
     return ""
 
 
 def _of_vae(config: Mapping[str, Any]) -> str:
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
-        return "Its latents are normalised channel by channel (latents_mean in its VAE's config)."
+        return "Its latents are normalised per channel (latents_mean in its VAE's config)."
     name = config.get("_class_name", "AutoencoderKL")
-    return "" if name == "AutoencoderKL" else f"Its VAE is a {name}, and AutoencoderKL is known."
+    return "" if name == "AutoencoderKL" else f"Its VAE is a {name}; only AutoencoderKL is supported."

@@ -100,7 +100,7 @@ def require_base(base: Path) -> None:
     if (base.parent / "model_index.json").is_file():
         why, choose = f"It is a part of the base {base.parent.name}.", f"Choose the folder {base.parent}."
     elif inner:
-        why, choose = f"The base lies in it: {', '.join(inner[:3])}.", f"Choose the folder {base / inner[0]}."
+        why, choose = f"The base is inside it: {', '.join(inner[:3])}.", f"Choose the folder {base / inner[0]}."
     elif files:
         why, choose = f"It is a folder with {', '.join(files[:3])}.", f"Choose the file itself: {base / files[0]}."
     raise UserError(f"The folder {base.name} is not a base model.", why, choose)
@@ -119,7 +119,7 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
                 path for path in folder.iterdir() if weight_name(path.name) == (variant, "bin")
             ]
             absent = absent_shards(folder, variant)
-            broken = (folder / absent[0], f"It is not there, one of {len(absent):,} missing") if absent else None
+            broken = (folder / absent[0], f"It is missing, one of {len(absent):,} missing files") if absent else None
             broken = broken or next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
             if broken is None:
                 continue
@@ -128,7 +128,7 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
             why = f"It has no folder {part}."
         else:
             others = sorted({kind for path in folder.iterdir() if (kind := _OTHERS.get(path.suffix))})
-            held = f" ({' and '.join(others)} files are there, which are not read)" if others else ""
+            held = f" (there are {' and '.join(others)} files, which are not read)" if others else ""
             why = f"{part} has no weights: neither .safetensors nor .bin files{held}."
         raise incomplete_base(base, why)
 
@@ -142,10 +142,10 @@ def require_folders(base: Path, parts: Iterable[str]) -> None:
 
 def incomplete_base(base: Path, why: str) -> UserError:
     """The error for a base of which something is missing or does not fit. ``why``: a sentence."""
-    again = "Download it again, with its safetensors files, or choose another base."
+    again = "Download it again, including its safetensors files, or choose another base."
     if base.is_file():
         again = (
-            "Download it again, or choose another base. A base of another structure needs its configs beside it: a "
-            f"folder {base.stem} in diffusers layout, without weights."
+            "Download it again, or choose another base. A base with a different structure needs its configs next to "
+            f"it: a folder {base.stem} in diffusers layout, without weights."
         )
     return UserError(f"The base model {base.name} is not complete.", why, again)

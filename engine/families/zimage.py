@@ -71,7 +71,7 @@ class ZImage(TransformerFamily):
 
     def unsuitable(self, parts: BaseParts) -> str:
         if parts.denoiser.get("siglip_feat_dim"):
-            return "It is a Z-Image Omni, which also reads images."
+            return "It is Z-Image Omni, which also reads images."
         return ""
 
     def default_resolution(self, base: str) -> int:

@@ -37,9 +37,9 @@ class ZImageControlFiles(ControlFiles):
         layers = len(config["control_layers_places"])
         found = int(config["control_in_dim"]), config["add_control_noise_refiner"] is not None
         if self.trigger not in shapes:
-            return "ComfyUI takes it for another kind of net"
+            return "ComfyUI treats it as another kind of net"
         if LAYOUTS.get(layers) != found:
-            return f"ComfyUI knows no net of {layers} layers that reads {found[0]} channels"
+            return f"ComfyUI supports no net of {layers} layers that reads {found[0]} channels"
         return ""
 
     def plain_names(self, format: str, tensors: Mapping[str, T]) -> dict[str, T]:

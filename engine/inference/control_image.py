@@ -56,9 +56,9 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
     kind = condition_type(run)
     if kind.extract is None:
         raise UserError(
-            "A map cannot be made of this image.",
+            "A map cannot be made from this image.",
             f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
-            "Give a map, and tick that it is one already.",
+            "Provide a map, and tick the box that says it already is one.",
         )
     stored = registry.stored_parameters(kind.name, run.condition["parameters"])
     parameters = registry.resolve_parameters(kind.name, stored)
@@ -89,9 +89,9 @@ def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> 
         return look_warning(workspace, run, image)
     kind, looks = condition_type(run), _looks_of(workspace, run)
     if looks and not differences(statistics_of(image), looks):
-        return "This looks like a map already: if it is one, tick the box."
+        return "This already looks like a map: if it is one, tick the box."
     if kind.extract is None:
-        return f"The app cannot make maps of the kind “{kind.title}”: give a map, and tick the box."
+        return f"The app cannot make maps of the kind “{kind.title}”: provide a map, and tick the box."
     return ""
 
 

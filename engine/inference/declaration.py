@@ -43,7 +43,7 @@ class Setting:
     """Height of a text box."""
     panel: Panel = "sampling"
     same_row: bool = False
-    """The form puts it beside the setting before it."""
+    """The form puts it next to the previous setting."""
     from_run: str = ""
     """Dotted name of the run's own setting from which form and command line take the default."""
     restored: bool = True

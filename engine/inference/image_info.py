@@ -164,9 +164,9 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     if isinstance(texts.get(A1111_KEY), str):
         return parse_a1111(texts[A1111_KEY])
     raise UserError(
-        f"{name} carries no settings.",
-        "Neither this app nor AUTOMATIC1111 wrote any into it; many programs and websites remove them.",
-        "Choose the PNG itself, as it was saved in the outputs folder.",
+        f"{name} contains no settings.",
+        "It was not written by this app or AUTOMATIC1111, or another program or website removed the settings.",
+        "Choose the original PNG in the outputs folder.",
     )
 
 

@@ -43,15 +43,18 @@ class MemorySaving:
         """
         if self.level >= self.max_level:
             raise UserError(
-                "The memory is not enough for this image.",
+                "There is not enough memory for this image.",
                 "It ran out even with the image decoded in tiles"
-                + (" and the parts of the model moved in one after the other." if self.offload else "."),
+                + (" and the parts of the model loaded one after the other." if self.offload else "."),
                 "Choose a smaller size, close other programs that use the graphics card, or pause the training.",
             )
         self.level += 1
         if self.level == TILED:
-            return "Memory ran out: the images were drawn one at a time and decoded in tiles."
-        return "Memory ran out: the parts of the model waited in the computer's memory until they were needed (slower)."
+            return "Memory ran out, so the images were drawn one at a time and decoded in tiles."
+        return (
+            "Memory ran out, so the parts of the model were kept in the computer's memory until they were needed "
+            "(slower)."
+        )
 
     @contextmanager
     def on_device(self, *modules: Any) -> Iterator[None]:

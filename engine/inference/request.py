@@ -49,7 +49,7 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
     if request.start >= request.end:
         problems.append("Start percent must be below end percent.")
     if request.mask is not None and request.image is None:
-        problems.append("A mask needs an image that it belongs to.")
+        problems.append("A mask needs an image.")
     try:
         parse_ingredients(request.ingredients)
     except ValueError as error:

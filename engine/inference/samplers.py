@@ -26,15 +26,17 @@ class Sampler:
 
 
 SAMPLERS = (
-    Sampler("unipc", "UniPC", "UniPCMultistepScheduler", "Good from 15 steps; a run draws its previews with it."),
-    Sampler("ddim", "DDIM", "DDIMScheduler", "The classic; needs about 50 steps.", {"clip_sample": False}),
+    Sampler("unipc", "UniPC", "UniPCMultistepScheduler", "Good from 15 steps; training previews use it."),
+    Sampler("ddim", "DDIM", "DDIMScheduler", "The oldest one; needs about 50 steps.", {"clip_sample": False}),
     Sampler("euler", "Euler", "EulerDiscreteScheduler", "Simple and soft, 20 to 30 steps."),
-    Sampler("heun", "Heun", "HeunDiscreteScheduler", "Like Euler with two predictions a step: slower, more exact."),
+    Sampler(
+        "heun", "Heun", "HeunDiscreteScheduler", "Like Euler with two predictions per step: slower, more accurate."
+    ),
     Sampler(
         "euler_a",
         "Euler a",
         "EulerAncestralDiscreteScheduler",
-        "Ancestral: adds noise at every step, so that more steps give another image.",
+        "Ancestral: adds noise at every step, so more steps give a different image.",
     ),
     Sampler(
         "dpmpp_2m_karras",
@@ -53,7 +55,7 @@ SAMPLERS = (
 )
 DEFAULT = SAMPLERS[0].name
 NEAREST = "euler"
-"""In place of one that does not suit a base: Euler suits every base, and the others are changes of it."""
+"""Used instead of one that does not suit a base: Euler suits every base, and the others are variants of it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def build(family: Family, name: str, config: Any, steps: int) -> Any:
         others = ", ".join(one.name for one in suiting(family.facts))
         near = suited(name, family.facts)
         raise UserError(
-            "The image cannot be drawn.", why, f"Choose {near.name}, the nearest to it, or one of: {others}."
+            "The image cannot be drawn.", why, f"Choose {near.name}, the most similar one, or one of: {others}."
         )
     options = dict(chosen.options)
     if chosen.name == "lcm":  # it takes every n-th of the distilled model's steps, 50 as a rule

@@ -63,7 +63,7 @@ def long_prompt_note(prompt: str, chunks: int) -> str:
     """Return a note about a prompt that is longer than the text encoder reads at once. ``prompt``: what to call it."""
     return (
         f"{prompt} is longer than the base reads at once: it was read in {counted(chunks, 'chunk')}. "
-        "What stands further back counts less."
+        "The later parts count less."
     )
 
 

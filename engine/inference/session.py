@@ -151,7 +151,7 @@ class TrySession(LoadedModels):
         with saving.on_device(self._vae), saving.tiled(self._vae):
             drawn = decode(family, self._vae, latents, token)
         if in_tiles(self._vae, max(first.width, first.height)):
-            notes.append("Memory ran out: large images go through the VAE in tiles.")
+            notes.append("Memory ran out, so large images go through the VAE in tiles.")
         return [keep_outside(request, image) for request, image in zip(batch, drawn, strict=True)]
 
     def _encode_prompts(self, batch: Sequence[TryRequest], notes: list[str]) -> tuple[Any, Any]:

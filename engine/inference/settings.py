@@ -101,7 +101,7 @@ class SamplingOptions:
     start: float = setting(
         0.0,
         "Start percent",
-        "As a fraction of the steps; 0: from the first.",
+        "As a fraction of the steps; 0: from the first step.",
         ge=0,
         le=1,
         slider=(0, 0.95, 0.05),
@@ -111,7 +111,7 @@ class SamplingOptions:
     end: float = setting(
         1.0,
         "End percent",
-        "Below 1 the last steps follow the prompt alone.",
+        "Below 1, the last steps follow the prompt alone.",
         ge=0,
         le=1,
         slider=(0.05, 1, 0.05),
@@ -143,7 +143,7 @@ class DrawSettings(SamplingOptions, PromptSettings):
     clip_skip: int = setting(
         1,
         "Clip skip",
-        "As the run was trained: 1 reads the text encoder's last layer, 2 the last but one.",
+        "Set it as in training: 1 uses the text encoder's last layer, 2 the second to last.",
         ge=1,
         le=12,
         slider=(1, 12, 1),
@@ -175,7 +175,7 @@ class DrawSettings(SamplingOptions, PromptSettings):
     change: float = setting(
         0.75,
         "Denoising strength",
-        "How much of the image changes: a low value keeps it, 1 ignores it; 0.75 is usual.",
+        "How much of the image changes: low values keep it, 1 ignores it; 0.75 is usual.",
         gt=0,
         le=1,
         slider=(0.05, 1, 0.05),
@@ -212,7 +212,7 @@ class DrawSettings(SamplingOptions, PromptSettings):
     base: str = setting(
         MISSING,
         "Base model",
-        "A name in the models folder, a path or a Hugging Face id; of the same family as the run's base.",
+        "A name in the models folder, a path or a Hugging Face id. It must be of the same family as the run's base.",
         panel="base",
         restored=False,  # the run brings its own, and a path is of no use on another computer
     )

@@ -40,13 +40,13 @@ def locate_controlnet(path: Path | str) -> Path:
             if not list(folder.glob("*.safetensors")):
                 raise UserError(
                     f"The ControlNet {path.name} is incomplete.",
-                    f"{folder} holds no weights ({WEIGHTS}).",
+                    f"{folder} contains no weights ({WEIGHTS}).",
                     "Choose another checkpoint.",
                 )
             return folder
     raise UserError(
         f"{path.name} is not a ControlNet that can be used here.",
-        f"There is no {CONFIG} in it.",
+        f"It contains no {CONFIG}.",
         "Choose a checkpoint of a run, or a folder in diffusers layout.",
     )
 

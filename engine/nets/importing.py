@@ -152,7 +152,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     shapes = {name: tuple(weight.shape) for name, weight in empty_net(dict(config)).state_dict().items()}
     missing, extra = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
     misshapen = [name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]]
-    for words, names in (("lacks", missing), ("has also", extra), ("has in another shape", misshapen)):
+    for words, names in (("lacks", missing), ("has also", extra), ("has in a different shape", misshapen)):
         if names:
             raise UserError(
                 f"{file.path.name} does not fit this base.",
@@ -162,5 +162,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if broken:
         raise UserError(
-            f"{file.path.name} is broken.", f"Its weights contain NaN or infinity (first in {broken}).", "Get it again."
+            f"{file.path.name} is broken.",
+            f"Its weights contain NaN or infinity (first in {broken}).",
+            "Download or copy it again.",
         )

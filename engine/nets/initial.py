@@ -76,7 +76,7 @@ def initial_controlnet(
     else:
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         if why := family.facts.why_not_blocks(family.denoiser_config(base), blocks):
-            raise UserError("The ControlNet cannot be made.", why, "Change ControlNet blocks, below All settings.")
+            raise UserError("The ControlNet cannot be created.", why, "Change ControlNet blocks, under All settings.")
         # A Control-LoRA is built without the weights that it shares: the fp32 net is never in RAM as a whole.
         shared = shared_with(denoiser, rank, family.layers) if rank else None
         new = partial(family.new_controlnet, denoiser, blocks)
@@ -129,9 +129,9 @@ def require_blocks(found: int, wanted: int) -> None:
     """
     if wanted and wanted != found:
         raise UserError(
-            "The ControlNet to start from has another number of blocks than the settings say.",
-            f"It has {found or 'none'}, and ControlNet blocks is {wanted}.",
-            "Set ControlNet blocks to 0: a run that starts from a ControlNet keeps its number.",
+            "The ControlNet to start from has a different number of blocks than the settings say.",
+            f"It has {found or 'none'}, and ControlNet blocks is set to {wanted}.",
+            "Set ControlNet blocks to 0: a run that starts from a ControlNet keeps that net's number.",
         )
 
 

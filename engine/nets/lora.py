@@ -185,7 +185,7 @@ def load_trained(controlnet: nn.Module, tensors: Tensors) -> None:
     problems = controlnet.load_state_dict(tensors, strict=False)
     if problems.unexpected_keys or set(problems.missing_keys) != shared:
         wrong = sorted(set(problems.unexpected_keys) | set(problems.missing_keys) ^ shared)
-        raise ValueError(f"{wrong[0]} ({counted(len(wrong), 'tensor')}) is not as in this net")
+        raise ValueError(f"{wrong[0]} ({counted(len(wrong), 'tensor')}) differs from this net")
 
 
 @torch.no_grad()

@@ -68,8 +68,8 @@ def read_net_file(path: Path | str) -> NetFile:
     else:
         raise UserError(
             f"{path.name} cannot be read as a ControlNet.",
-            f"Its ending is none of {', '.join(ENDINGS)}.",
-            "Choose a file with one of these endings, or a folder in diffusers layout.",
+            f"Its file type must be one of {', '.join(ENDINGS)}.",
+            "Choose a file of one of these types, or a folder in diffusers layout.",
         )
     config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
     kind, format = recognise(tensors, path.name)
@@ -87,8 +87,8 @@ def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
         if kind.union_marks and any(name.startswith(kind.union_marks) for name in names):
             raise UserError(
                 f"{file} cannot be used.",
-                "It is a ControlNet Union (or ProMax): one net for many kinds of control images, with layers of its "
-                "own.",
+                "It is a ControlNet Union (or ProMax): one net for many kinds of control images, with additional "
+                "layers.",
                 "Choose a ControlNet for one kind of control images.",
             )
         if format := kind.recognise(names):
@@ -96,8 +96,8 @@ def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
     looks = next((words for start, words in OTHER_MODELS if any(name.startswith(start) for name in names)), "")
     raise UserError(
         f"{file} is not a ControlNet.",
-        f"It looks like {looks}." if looks else "Its tensors have none of the names by which a ControlNet is known.",
-        f"Choose the file of a ControlNet for {' or '.join(facts.title for facts in families.FACTS)}.",
+        f"It looks like {looks}." if looks else "None of its tensors has a name that is typical of a ControlNet.",
+        f"Choose a ControlNet file for {' or '.join(facts.title for facts in families.FACTS)}.",
     )
 
 
@@ -165,8 +165,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path.name} was not opened.",
-            "It holds more than numbers: program code that would run on your computer, or it is damaged.",
-            "Get the same net as a .safetensors file; they cannot hold code.",
+            "It contains more than numbers, such as program code that would run on your computer, or it is damaged.",
+            "Get the same net as a .safetensors file; such files cannot contain code.",
         ) from error
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         if is_of_machine(error):
@@ -175,7 +175,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict):
-        raise _damaged(path, "it holds no tensors with names")
+        raise _damaged(path, "it contains no tensors with names")
     return {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 

@@ -30,9 +30,9 @@ from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
 LEVELS = (0.1, 0.3, 0.6, 0.8)
-"""Noise levels, as shares of the schedule. The first is about fine detail and tells least of the prediction type."""
+"""Noise levels, as shares of the schedule. The first is about fine detail and says least about the prediction type."""
 IMAGES = (2, 4)
-"""At least and at most so many images, else one batch of the run."""
+"""The fewest and the most images; in between, one batch of the run."""
 CLEARLY = 2.0
 """A measurement decides if the other prediction type's error is at least this many times as large."""
 NO_BETTER = "The base alone denoises these images no better than chance"
@@ -89,7 +89,7 @@ def _recorded_or_measured(state: TrainState, new: bool) -> dict[str, Any]:
         try:
             write_run(state.run_folder, about | {RECORD: found})
         except OSError as error:
-            words = f"What was found about the base was not noted in run.json ({error.strerror or error})."
+            words = f"The result of the base check could not be written to run.json ({error.strerror or error})."
             state.emit(Message(words, "warning"))
     return found
 
@@ -110,28 +110,26 @@ def judge(
     if check and not found:
         figures = " and ".join(f"{check.error(name):.2f}" for name in check.errors)
         notes.append(
-            f"{NO_BETTER} (error {figures}; 0 is exact, 1 is no knowledge of images). The run trains for a base that "
-            f"{process.description}. If it is broken or of an unknown kind, the run will learn nothing."
+            f"{NO_BETTER} (error {figures}; 0 is exact, 1 means no knowledge of images). The run trains for a "
+            f"base that {process.description}. If it is broken or of an unknown kind, the run will learn nothing."
         )
     elif check and found != process.prediction:
-        measured = (
-            f"the base's own error on your images is {check.error(found):.2f} if it {readings[found].description}"
-        )
+        measured = f"the base's error on your images is {check.error(found):.2f} if it {readings[found].description}"
         against = f"and {check.error(process.prediction):.2f} if it {process.description}"
         if setting == "auto":
-            notes.append(f"The base is not what its config says: {measured}, {against}. The run trains for the former.")
+            notes.append(f"The base does not match its config: {measured}, {against}. The run trains for the former.")
             process = readings[found]
             notes[-1] += process.not_measured and f" {process.not_measured}"
         else:
             notes.append(f"Prediction type is set to {setting}, but {measured}, {against}. The setting is used.")
     if steers and check and found and check.error(found) >= UNKNOWN:
         notes.append(
-            f"The base hardly knows images like these: without control its error is {check.error(found):.2f} (0 is "
-            f"exact, 1 is no knowledge of images; this is said from {UNKNOWN:g} on). A ControlNet steers what its base "
-            "can draw, so choose a base that was trained on such images, if there is one."
+            f"The base hardly knows images like these: without control its error is {check.error(found):.2f} (0 "
+            f"is exact, 1 means no knowledge of images; this warning appears from {UNKNOWN:g}). A ControlNet "
+            "steers what its base can draw, so choose a base that was trained on such images, if there is one."
         )
     if readings and readings[process.prediction].schedule != process.schedule:
-        notes.append("Zero terminal SNR is left out: a base that predicts noise learns nothing from pure noise.")
+        notes.append("Zero terminal SNR is not used: a base that predicts noise learns nothing from pure noise.")
         process = readings[process.prediction]
     return process, notes
 
@@ -140,7 +138,7 @@ def measure(state: TrainState, readings: Mapping[str, NoiseProcess]) -> BaseChec
     """The bare base's errors on a few pairs, held-out ones first; None if memory ran out even for one at a time."""
 
     def give_up(problem: UserError) -> Pairs:
-        raise DataGone("The images for the check of the base could not be read.", problem.why, problem.try_this)
+        raise DataGone("The images for the base check could not be read.", problem.why, problem.try_this)
 
     pairs = state.retry.until_done("The check of the base model", partial(_read, state), give_up)
     pairs = pairs.to(state.device)

@@ -220,7 +220,7 @@ class Batches:
             raise DataGone(
                 "The cache of images and captions was changed while the run used it.",
                 f"{error.filename}: {error.strerror}.",
-                "Resume: what is missing is made again, and nothing else is lost.",
+                "Resume: what is missing is made again. Nothing else is lost.",
             ) from error
         text, maps = self._inputs(position, text, maps)
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
@@ -252,5 +252,5 @@ class Batches:
             raise DataGone(
                 f"The condition map of {sample.key} cannot be read.",
                 f"{path}: {error.why if isinstance(error, UserError) else error}",
-                "Delete that file, make all maps again on the Conditions tab, then resume: nothing else is lost.",
+                "Delete that file, make all maps again on the Conditions tab, then resume. Nothing else is lost.",
             ) from error

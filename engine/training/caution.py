@@ -12,7 +12,7 @@ from engine.estimate.first_sign import Recorded
 
 Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")
-"""red: the run would be in vain, so that Start asks once more. yellow: it would be worse than it could be. note: what
+"""red: the run would be pointless, so Start asks for confirmation. yellow: it would be worse than necessary. note: what
 to expect."""
 Place = Literal["", "base", "dataset", "captions", "doctor", "conditions"]
 

@@ -34,7 +34,7 @@ TOO_LOW, TOO_HIGH, FAR_TOO_HIGH = LOW_RATE / USUAL_RATE, 10, 100
 DISK_SHARE = 0.8
 """Of the free space, above which a run's largest need is close."""
 LONG_WAIT = 12 * 3600.0
-"""Seconds until the first sign that are more than a night."""
+"""A wait of more than a night until the first sign, in seconds."""
 
 
 def cautions(config: RunConfig, facts: StartFacts) -> tuple[Caution, ...]:
@@ -54,7 +54,7 @@ def resolution(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The base was made for {side} px, and the resolution is {chosen} px.",
-        "A base draws best at its own size, and a net works best at the size of its training.",
+        "A base draws best at the size it was made for, and a net works best at the size it was trained at.",
         f"Set the resolution to {side} px.",
         Remedy(f"Set {side} px", {"data.resolution": side}) if side % 64 == 0 and 64 <= side <= 2048 else None,
     )
@@ -86,8 +86,10 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
     far = times >= FAR_TOO_HIGH * (1 - 1e-9)
     return Caution(
         "red" if far else "yellow",
-        f"The learning rate, {number(rate)}, is about {counted(round(times), 'time')} the usual one.",
-        "Such a rate breaks the weights." if far else "Colours may break, and the net may get worse instead of better.",
+        f"The learning rate, {number(rate)}, is about {counted(round(times), 'time')} the usual value.",
+        "A rate this high damages the weights."
+        if far
+        else "Colours may be distorted, and the net may get worse instead of better.",
         try_this,
         remedy,
         anyway="Train with this learning rate anyway" if far else "",
@@ -101,7 +103,7 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
         return Caution(
             "yellow",
             "Each step sees a single image.",
-            "Steps then contradict one another, and the net learns late or not at all; 4 are usual.",
+            "With so few, steps contradict each other, and the net learns late or not at all; 4 images are usual.",
             "Set gradient accumulation to 4: it needs no more memory.",
             Remedy("Set 4", {"train.accumulation": 4}),
         )
@@ -110,7 +112,7 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
             "yellow",
             f"Each step sees {counted(per_step, 'image')}"
             + (f" of {facts.images:,}." if facts.images < per_step else "."),
-            "A batch this large takes long and teaches little more than a small one; 4 to 32 are usual.",
+            "A batch this large takes long and teaches little more than a small one; 4 to 32 images are usual.",
             "Lower batch size or gradient accumulation.",
         )
     return None
@@ -129,7 +131,7 @@ def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The run is short: {counted(config.train.steps, 'step shows', 'steps show')} {counted(shown, 'image')}.",
-        f"Such a net begins to follow its control images after about {low:,} to {counted(high, 'step')}.",
+        f"A net like this begins to follow its control images after about {low:,} to {counted(high, 'step')}.",
         f"Train {steps}.",
         Remedy(f"Set {steps}", {"train.steps": advice.steps}),
     )
@@ -159,7 +161,7 @@ def disk(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The run takes up to {format_bytes(facts.disk_needed)} of disk, and {format_bytes(facts.disk_free)} are free.",
-        "When the disk is full, training waits until there is room.",
+        "When the disk is full, training waits until space is freed.",
         "Free some space, or keep fewer checkpoints.",
         Remedy("Keep 2 checkpoints", {"train.keep_checkpoints": 2}) if kept == 0 or kept > 2 else None,
     )
@@ -204,8 +206,7 @@ RULES: tuple[Rule, ...] = (
 )
 """In the order of the page."""
 ABOUT_CONTROL: tuple[Rule, ...] = (unknown_images, number_of_images, missing_maps, faulty_maps, too_short, first_sign)
-"""What they say holds for nets that learn to follow control images. A run that trains something else is not judged by
-them."""
+"""They apply to nets that learn to follow control images. Other runs are not judged by them."""
 
 
 WITH_REMEDY = tuple(rule.__name__ for rule in (number_of_images, resolution, learning_rate, batch, too_short, disk))

@@ -173,7 +173,7 @@ def _name(temporary: Path, target: Path) -> Checkpoint:
     give_name(temporary, target)
     saved = read_checkpoint(target)
     if saved is None:
-        raise OSError(errno.EIO, "what was just written does not read back", str(target))
+        raise OSError(errno.EIO, "what was just written could not be read back", str(target))
     return saved
 
 
@@ -221,7 +221,7 @@ def training_broke(step: int, symptom: str, kept: str) -> TrainingBroke:
     return TrainingBroke(
         step,
         f"Training broke at step {step:,}: {symptom}.",
-        f"The learning rate is too high for this dataset, or the precision too low. {kept}",
+        f"The learning rate is too high for this dataset, or the precision is too low. {kept}",
         "Resume with half the learning rate from a checkpoint well before that step, or in fp32 or bf16 (Resume with "
         "other settings, on the Train tab).",
     )

@@ -104,11 +104,13 @@ class Checkpointer:
         except OSError as error:
             cause = reason_of(error, state.run_folder)
             if is_in_use(error) and lacks_only_its_name(state.run_folder, self._step):
-                words = f"The checkpoint of step {self._step:,} is written, but has not got its name. {cause}"
-                state.emit(Message(f"{words} It is named with the next one, or when the run is resumed.", "warning"))
+                words = f"The checkpoint of step {self._step:,} was written but could not be renamed. {cause}"
+                state.emit(
+                    Message(f"{words} It is renamed when the next one is saved or the run is resumed.", "warning")
+                )
                 return True
-            words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
-            state.emit(Message(f"{words} Training has continued; a later step is saved in its place.", "warning"))
+            words = f"The checkpoint of step {self._step:,} could not be written to the disk. {cause}"
+            state.emit(Message(f"{words} Training has continued; a later step is saved instead.", "warning"))
             return False
         self._report(checkpoint)
         return True
@@ -166,7 +168,7 @@ class Checkpointer:
             )
 
     def _to_disk(self, finish_writing: Callable[[], Checkpoint], step: int, waits: bool = True) -> Checkpoint:
-        with self._state.watchdog.watch(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
+        with self._state.watchdog.watch(f"Writing the checkpoint of step {step:,} to the disk", waits=waits):
             checkpoint = finish_writing()
             name_others(self._state.run_folder)
             return checkpoint
@@ -183,17 +185,17 @@ class Checkpointer:
         state = self._state
         if lacks_only_its_name(state.run_folder, state.step):
             raise Unsaved(
-                f"The checkpoint of step {state.step:,} is written, but has not got its name.",
+                f"The checkpoint of step {state.step:,} was written but could not be renamed.",
                 problem.why,
-                "Close the program that has one of its files open, and resume: the checkpoint is named then.",
+                "Close the program that has one of its files open, and resume: the checkpoint is then renamed.",
             )
         saved = list_checkpoints(state.run_folder)
         last = saved[-1].step if saved else 0
         where = f"the checkpoint of step {last:,}" if last else "the beginning"
         raise Unsaved(
-            f"The run was ended at step {state.step:,}, which could not be saved.",
+            f"The run stopped at step {state.step:,}, which could not be saved.",
             problem.why,
-            f"Free some space and resume: it goes on from {where} and does {counted(state.step - last, 'step')} again.",
+            f"Free some space and resume: it continues from {where} and repeats {counted(state.step - last, 'step')}.",
         )
 
     def _remove_old(self) -> None:

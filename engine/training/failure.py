@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
 lost_cards: list[str] = []
-"""Why nothing can be computed in this process any more: at most one sentence, since it computes on one card."""
+"""Why this process can no longer compute: at most one sentence, since it uses one card."""
 
 
 def lost_card() -> str:
@@ -61,7 +61,7 @@ def close(trainer: Trainer) -> None:
 def _card_is_lost(run: Run, error: BaseException) -> UserError:
     lost_cards[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
     saved = run.last_step
-    left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
+    left = f"the checkpoint of step {saved:,} is complete" if saved else "nothing had been saved yet"
     lost = f"Its memory can no longer be read, so nothing could be saved now; {left}."
     return UserError(*lost_card_words(error, lost, "resume" if saved else "start the run again"))
 

@@ -18,7 +18,7 @@ from engine.training.torch_settings import has_no_kernel, strictly_deterministic
 
 CAUSES = {
     "loss": "its loss is NaN or infinite",
-    "gradients": "its loss is a number, but its gradients are not",
+    "gradients": "its loss is finite, but its gradients are NaN or infinite",
 }
 NAMED = 16
 """Images of a skipped step that a message names; metrics.jsonl has all."""
@@ -78,7 +78,7 @@ def report_skipped(state: TrainState, step: int, skipped: Skipped, save: Callabl
     state.emit(StepSkipped(step, skipped.not_finite, tuple(images)))
     named = f"Its images: {_named(images)}."
     if again:
-        named += f" In an earlier skipped step, too: {_named(again)}."
+        named += f" Also in an earlier skipped step: {_named(again)}."
     if skipped.not_finite == "gradients" and (updated := state.parallel.updated_before_skipping):
         named = f"{updated} {named}"
     state.emit(Message(f"Step {step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
@@ -99,12 +99,12 @@ def _stop(state: TrainState, broke_at: int, why: str, save: Callable[[], Any]) -
     finite = all(state.group.gather(finite))
     if finite:
         save()
-    kept = f"The state of step {state.step:,} is good and saved." if finite else "The weights are damaged, too."
+    kept = f"The state of step {state.step:,} is good and saved." if finite else "The weights are also damaged."
     raise TrainingBroke(
         state.step + 1,
         f"Training broke at step {broke_at:,}: {why}.",
         "Their loss or gradients were NaN or infinite: the learning rate is too high, the precision too low, or images "
         f"are broken (the log names those of each skipped step). {kept}",
         "Resume with half the learning rate from a checkpoint well before that step, or in bf16 or fp32 (Resume with "
-        "other settings, on the Train tab). Or take broken images out of the dataset, then resume.",
+        "other settings, on the Train tab). Or remove broken images from the dataset, then resume.",
     )

@@ -24,7 +24,10 @@ from engine.training.draws import draw
 from engine.training.state import TrainState
 
 LEVELS = (0.3, 0.6, 0.8, 0.95)
-"""Noise levels, as shares of the schedule, one per pair in turn; mostly noisy ones, where the control matters most."""
+(
+    "Noise levels, as shares of the schedule, assigned to the pairs in turn; mostly noisy ones, where the control "
+    "matters most."
+)
 NOISE_SEED = 20_231
 
 

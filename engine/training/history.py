@@ -20,7 +20,7 @@ class MetricsHistory:
         self.scores: list[tuple[int, dict[str, float]]] = []
         self.figures: list[tuple[int, dict[str, float]]] = []
         self.skipped: Counter[str] = Counter()
-        """In how many skipped steps an image was, by its key."""
+        """In how many skipped steps each image was used, by its key."""
         for entry in read_metrics(run_folder):
             if "control_gain" in entry:
                 self.checks = add_check(self.checks, Checked(**entry))

@@ -72,15 +72,16 @@ class Hooks:
         if not self._checkpoint_bytes:
             self._checkpoint_bytes = state.trainable.checkpoint_bytes(state.ema is not None)
         try:
-            with state.watchdog.watch("Looking for room on the disk"):
+            with state.watchdog.watch("Checking the free disk space"):
                 seen = DiskSpace(free_bytes(state.run_folder), folder_bytes(state.run_folder), self._checkpoint_bytes)
         except OSError:
             return  # the next write says what is wrong with the disk
         state.emit(seen)
         if seen.free < seen.next_checkpoint:
             words = (
-                f"The disk has {format_bytes(seen.free)} left and the next checkpoint needs up to "
-                f"{format_bytes(seen.next_checkpoint)}: free some space, or the run will wait there."
+                f"The disk has {format_bytes(seen.free)} left, and the next checkpoint needs up to "
+                f"{format_bytes(seen.next_checkpoint)}: free some space, or the run will have to wait before it "
+                "can save."
             )
             state.emit(Message(words, "warning"))
 
@@ -121,7 +122,7 @@ class Previews:
         what = f"The set of images of step {state.step:,}"
 
         def check_space() -> bool:
-            with state.watchdog.watch("Looking for room on the disk"):
+            with state.watchdog.watch("Checking the free disk space"):
                 state.run_folder.stat()  # if its disk is gone, the path is on another disk
                 require_space(state.run_folder, needed, what)
             return True
@@ -160,5 +161,5 @@ class Previews:
             else:
                 self._request_file.unlink(missing_ok=True)
         except OSError as error:
-            words = f"A note of the images that you asked for could not be changed: {error.strerror or error}."
+            words = f"The request for these images could not be updated on the disk: {error.strerror or error}."
             self._state.emit(Message(words, "warning"))

@@ -29,10 +29,10 @@ SAID_ELSEWHERE = frozenset({*FAULTS, "caption_missing", "too_small", "map_missin
 MOST_NAMED = 3
 CHECKED = (
     "The dataset check found no problems.",
-    "It has looked at files, images, captions and control images.",
+    "It checked files, images, captions and control images.",
     "There is nothing to do.",
 )
-SEE_THEM = "Look at them, and leave out or correct what is wrong."
+SEE_THEM = "Look at them, and correct or leave out what is wrong."
 USUAL_RANK, LOW_RANK_RATE = 64, 1e-4
 """Of a Control-LoRA, as in the presets."""
 
@@ -44,7 +44,7 @@ def demo_base(config: RunConfig, facts: StartFacts) -> Caution | None:
         return None
     return Caution(
         "red",
-        "The demo base knows nothing but its own coloured shapes.",
+        "The demo base knows only its own coloured shapes.",
         "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise.",
         "Choose a real base, such as Stable Diffusion 1.5.",
         look="base",
@@ -59,8 +59,8 @@ def without_optional_text(config: RunConfig, facts: StartFacts) -> Caution | Non
     return Caution(
         "note",
         "The base has no T5 text encoder.",
-        "It reads the first 77 tokens of a caption with CLIP alone, and zeros in place of T5's 256.",
-        "For long captions, add the folders text_encoder_3 and tokenizer_3 and name them in its model_index.json.",
+        "It reads only the first 77 tokens of a caption, with CLIP, and zeros in place of T5's 256.",
+        "For long captions, add the folders text_encoder_3 and tokenizer_3 and list them in its model_index.json.",
         look="base",
     )
 
@@ -71,13 +71,13 @@ def unknown_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     if error is None or error < UNKNOWN:
         return None
     shown = f"{error:.2f}" if math.isfinite(error) else "not a number"
-    measured = f"Its own error on them was {shown} in an earlier run or trial; 0.1 to 0.3 is usual."
+    measured = f"Its error on them was {shown} in an earlier run or trial; 0.1 to 0.3 is usual."
     if error >= WORKS:
         return Caution(
             "red",
             "This base cannot draw images like yours.",
             f"{measured} The net would learn nothing.",
-            "Choose a base that was trained on such images, and check that its files are whole.",
+            "Choose a base that was trained on such images, and check that its files are complete.",
             look="base",
             anyway="Train on this base anyway",
         )
@@ -106,7 +106,7 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
         try_this = "Add images, or train a Control-LoRA, which has fewer weights to fit."
         low_rank = {"model.control_lora_rank": USUAL_RANK, "optim.learning_rate": LOW_RANK_RATE}
         offer = Remedy("Use a Control-LoRA", low_rank)
-    few = f"{counted(facts.images, 'image is', 'images are')} few."
+    few = f"{counted(facts.images, 'image is', 'images are')} not many."
     return Caution("yellow", few, f"{expected}.", try_this, offer, "dataset")
 
 
@@ -138,7 +138,7 @@ def missing_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
     if not missing or missing < MAPLESS_SHARE * facts.listed:
         return None
     has = "no control image"
-    why, try_this = "The run leaves them out.", "Make the missing control images first."
+    why, try_this = "The run leaves these images out.", "Make the missing control images first."
     return some_images(missing, facts, f"has {has}", f"have {has}", why, try_this, "conditions")
 
 
@@ -151,7 +151,7 @@ def faulty_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The dataset check found faulty control images: {listed}.",
-        "They teach the net that its control image means nothing.",
+        "They teach the net to ignore its control image.",
         "Correct them, make them again, or leave them out.",
         look="doctor",
     )
@@ -182,7 +182,7 @@ def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
         what = f"The dataset check found serious problems: {listed}{more}."
         return Caution("yellow", what, "They harm the training, or make its score wrong.", SEE_THEM, look="doctor")
     what = f"The dataset check found nothing serious: {listed}{more}."
-    return Caution("note", what, "Some of it lowers the quality.", SEE_THEM, look="doctor")
+    return Caution("note", what, "Some of these lower the quality.", SEE_THEM, look="doctor")
 
 
 def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:

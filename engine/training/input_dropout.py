@@ -22,7 +22,7 @@ class InputDropout:
     control: float
     """Share of control images that become zeros, 0..1: where the net reads latents, zero latents."""
     optional_text: float
-    """Share of captions without the text of the encoder that a base may lack, 0..1."""
+    """Share of captions without the text of the encoder that is optional in a base, 0..1."""
     without_optional_text: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]]
     """``Family.without_optional_text``."""
 

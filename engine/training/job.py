@@ -87,16 +87,17 @@ def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = Non
     if from_step not in (None, 0, *steps):
         raise UserError(
             f"{run.name} cannot go back to step {from_step:,}.",
-            "There is no checkpoint of that step from which it can be resumed.",
+            "There is no checkpoint of that step that can be resumed.",
             f"Choose one of these steps: {', '.join(f'{step:,}' for step in (0, *steps))}.",
         )
     if run.last_step and not steps and from_step is None:
         raise UserError(
             f"{run.name} cannot be resumed.",
-            "Its checkpoints hold weights, but no training state (of the optimizer): it was imported, or removed.",
-            f"Start a new run that begins with its weights: Start from a ControlNet, {run.checkpoints()[-1].folder}."
+            "Its checkpoints contain weights but no training state (of the optimizer): the run was imported, or "
+            "the state was removed.",
+            f"Start a new run from its weights: set Start from a ControlNet to {run.checkpoints()[-1].folder}."
             if facts_of(run.config).learned.control
-            else f"Start a new run; its weights stay in {run.checkpoints()[-1].folder}.",
+            else f"Start a new run. Its weights stay in {run.checkpoints()[-1].folder}.",
         )
     done = max(steps, default=0) if from_step is None else from_step
     changed = allowed_changes(run.name, run.begun_with, run.config, done, changes)
@@ -104,7 +105,7 @@ def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = Non
     if reached >= changed.get("train.steps", run.config.train.steps):
         raise UserError(
             f"{run.name} is complete.",
-            f"It has done all {counted(run.config.train.steps, 'step')}.",
+            f"It has finished all {counted(run.config.train.steps, 'step')}.",
             "Give it more steps (Resume with other settings, on the Train tab; or python -m engine.cli resume "
             f"{run.name} --set train.steps={2 * run.config.train.steps}), or start a new run.",
         )
@@ -130,7 +131,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         try:
             note_machine(run, recorder)
             if changed := [one.words for one in run.changes if one.by_user and one.step == run.last_step]:
-                recorder(Message(f"From step {run.last_step:,} on with other settings: {'; '.join(changed)}."))
+                recorder(Message(f"Settings changed from step {run.last_step:,}: {'; '.join(changed)}."))
             recorder(Message("Loading torch and diffusers."))
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()
@@ -160,8 +161,8 @@ def note_machine(run: Run, emit: Emit) -> None:
     before, words, hardware = run.machine, run.trained_on, detect()
     run.note_machine(name=hardware.name, vram_gib=hardware.vram_gib, torch=metadata.version("torch"))
     if before not in ("", hardware.name):
-        now = f"Until now the run was trained on {words}; from here on, on {run.trained_on}."
-        emit(Message(f"{now} Its figures differ by rounding from those of a run on one of them."))
+        now = f"Until now the run was trained on {words}; from now on it is trained on {run.trained_on}."
+        emit(Message(f"{now} Its figures differ by rounding from those of a run on a single machine."))
 
 
 def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:
@@ -224,7 +225,7 @@ def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
 def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
     """Warn if the images or maps are no longer those that the run began with."""
     if run.about.get("dataset_fingerprint") != dataset.fingerprint:
-        emit(Message("The dataset has changed since this run began; it goes on with the new images.", "warning"))
+        emit(Message("The dataset has changed since this run began; it continues with the new images.", "warning"))
     if changed := changed_since_read(dataset).sentence:
         emit(Message(changed, "warning"))
     spec, began = dataset.condition, run.condition

@@ -52,15 +52,15 @@ class BorrowedSession(TrySession):
         state = self._state
         if self._workspace.locate_base(base) != state.base:
             raise UserError(
-                f"{base} cannot be tried while the training runs.",
-                f"The training holds another base ({state.config.model.base}), and a second one is not loaded "
-                "beside it.",
-                "Wait until the training has ended, or pause it.",
+                f"{base} cannot be tried during training.",
+                f"The training uses another base ({state.config.model.base}), and a second one is not loaded at "
+                "the same time.",
+                "Wait until the training ends, or pause it.",
             )
         if controlnet != LIVE:
             if why := state.trainable.why_only_live():
                 raise UserError(
-                    f"{controlnet.name} cannot be tried while the training runs.",
+                    f"{controlnet.name} cannot be tried during training.",
                     why,
                     "Try the live weights, or pause the training.",
                 )
@@ -122,7 +122,7 @@ class _Either:
             self._state.token.raise_if_cancelled()
         except Cancelled:
             raise UserError(
-                "The image was not drawn to its end.",
-                "The training that lent its models was paused or ended meanwhile.",
-                "Try again: its last checkpoint is in the list.",
+                "The image was not finished.",
+                "The training whose models were used was paused or has ended.",
+                "Try again with its last checkpoint, which is in the list.",
             ) from None

@@ -80,7 +80,7 @@ class Loggers:
             self._drop(name, error)
 
     def _drop(self, name: str, error: Exception) -> None:
-        self._emit(Message(f"{name}: {error}. The figures are no longer written there; the run goes on.", "warning"))
+        self._emit(Message(f"{name}: {error}. The figures are no longer written there; the run continues.", "warning"))
 
     def _weights_and_biases(self, folder: Path, config: RunConfig) -> Log:
         """Package, settings and account are the user's own; it is not imported unless the setting is on."""

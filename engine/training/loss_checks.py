@@ -19,7 +19,7 @@ from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
 MAX_LEFT_OUT = 3
-"""Checks in a row that did not fit in memory, after which no more are tried."""
+"""Number of checks in a row that did not fit in memory, after which no more are tried."""
 
 
 class Schedule:
@@ -64,7 +64,7 @@ class LossChecks:
         self._left_out = 0  # checks in a row that did not fit
         self._told_of_left_out = False  # pairs that are not finite
         self.should_stop_early = False
-        """The run's settings ask to end it when it no longer improves, and it no longer does."""
+        """The run's settings ask to end it when it no longer improves, which is now the case."""
 
     def verdict(self, checkpoints: Sequence[int] = (), since: int = 0) -> Verdict:
         """The verdict on the figures from step ``since`` on. If judging fails, "too early" and a warning."""
@@ -108,10 +108,8 @@ class LossChecks:
         """Memory ran out for one pair at a time, too. Another program may be the cause, so the next check is tried."""
         oom.clear(self._state)
         self._off = self._left_out == MAX_LEFT_OUT
-        then = f"; so were {MAX_LEFT_OUT} in a row, and this run is no longer checked" if self._off else ""
-        words = (
-            f"The check of step {self._state.step:,} was left out: memory ran out even for one pair at a time{then}."
-        )
+        then = f"; {MAX_LEFT_OUT} in a row were skipped, and this run is no longer checked" if self._off else ""
+        words = f"The check of step {self._state.step:,} was skipped: memory ran out even for one pair at a time{then}."
         self._state.emit(Message(words, "warning"))
 
     def _check(self) -> bool:
@@ -134,7 +132,7 @@ class LossChecks:
             self._told_of_left_out = True
             words = (
                 f"The check of step {state.step:,} left out {counted(figures.left_out, 'pair')}, whose loss is NaN or "
-                "infinite: their images may be broken. Later checks leave such pairs out, too."
+                "infinite: their images may be broken. Later checks leave out such pairs, too."
             )
             state.emit(Message(words, "warning"))
         state.emit(fixed_losses.event(state, figures, self.fixed[0], ended - began))

@@ -39,8 +39,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     elif config.data.dataset not in names:
         sentences.append(
             f"There is no dataset called {config.data.dataset} in this workspace. "
-            f"{did_you_mean(config.data.dataset, names)} If it was renamed or deleted, put it back, or read its images "
-            "again under this name.".replace("  ", " ")
+            f"{did_you_mean(config.data.dataset, names)} If it was renamed or deleted, restore it, or read its "
+            "images again under this name.".replace("  ", " ")
         )
     else:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
@@ -60,7 +60,7 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         sentences += [*_unfit(workspace, config), *_unfit_ingredients(workspace, config)]
     start = config.model.controlnet
     if start and not Path(start).expanduser().exists():
-        sentences.append(f"The ControlNet to start from, {start}, is not there.")
+        sentences.append(f"The ControlNet to start from, {start}, was not found.")
     if config.train.base_storage == "nf4" and (why := why_no_four_bits(detect().device)):
         sentences.append(why)
     if lost := failure.lost_card():

@@ -24,7 +24,7 @@ from engine.training.start_facts import start_facts
 from engine.workspace.paths import Workspace
 
 LONGER = 1.5
-"""A run that still gets better is trained this many times as long, or as long as the advice says if that is longer."""
+"""A run that is still improving is trained this many times as long, or as long as the advice says if that is longer."""
 LARGER_BATCH = 4
 """Times as many images per step after a run that has stopped getting better."""
 
@@ -83,7 +83,7 @@ def _by_verdict(verdict: Verdict, config: RunConfig, advice: Advice, facts: Star
         return _more_images(config, facts, LARGER_BATCH * config.images_per_step, why)
     if verdict.kind in ("improving", "not_usable_yet"):
         steps = max(advice.steps, rounded(LONGER * config.train.steps))
-        return _longer(config, facts, steps, "It was still getting better.")
+        return _longer(config, facts, steps, "It was still improving.")
     usual = usual_rate(config, facts)
     if usual and config.optim.learning_rate < TOO_LOW * usual:
         return _rate(config, usual, "The learning rate was far below the usual one.")
@@ -116,7 +116,9 @@ def _more_images(config: RunConfig, facts: StartFacts, wanted: int, why: str) ->
     if times < 2:
         return None
     now, more = config.images_per_step, counted(config.images_per_step * times, "image")
-    words = f"{why} Here {now:,} → {more}, by gradient accumulation: no more memory, {counted(times, 'time')} the time."
+    words = (
+        f"{why} Here {now:,} → {more}, by gradient accumulation: the same memory, {counted(times, 'time')} the time."
+    )
     return NextRun(f"New run with {more} per step", words, {"train.accumulation": config.train.accumulation * times})
 
 
@@ -131,6 +133,7 @@ def _against_overfitting(verdict: Verdict, config: RunConfig, facts: StartFacts)
     steps = rounded(verdict.since)
     shorter = f"New run of {counted(steps, 'step')}"
     words = (
-        f"Since step {verdict.since:,} it learned its images by heart. More images would help more than a shorter run."
+        f"Since step {verdict.since:,} it has been memorizing its images. More images would help more than a "
+        "shorter run."
     )
     return NextRun(shorter, words, {"train.steps": steps})

@@ -73,19 +73,19 @@ def recover(state: TrainState, where: str, message: str = "") -> Fallback | None
     if state.memory_freed_at is None or state.step - state.memory_freed_at >= RETRY_EVERY:
         state.memory_was_freed()
         state.parallel.fallback_taken()
-        state.emit(Message(f"{place} Freed some and tried again.", "warning"))
+        state.emit(Message(f"{place} Some was freed, and the step is tried again.", "warning"))
         return None
     missing = _largest(group.gather(_shortage_of_step(state, message)))
     fallback = group.broadcast(lambda: _cheapest(state, missing))
     if fallback is None:
-        raise _not_enough(f"At step {state.step + 1:,} it")
+        raise _not_enough(f"At step {state.step + 1:,} memory")
     if group.main:
         _record(state.run_folder, state.step, where, fallback, state.emit)
     if none_if_out_of_memory(partial(apply, state, fallback)) is None:  # a fallback needs a little memory itself
         clear(state)
         apply(state, fallback)
     state.parallel.fallback_taken()
-    state.emit(Message(f"{place} Going on with {fallback.words}.", "warning"))
+    state.emit(Message(f"{place} Continuing with {fallback.words}.", "warning"))
     return fallback
 
 
@@ -125,17 +125,24 @@ def build_that_fits(
         cap_allocator(device)
         if not tried_again:
             tried_again = True
-            emit(Message("Memory ran out while the models were loaded. Freed some and tried again.", "warning"))
+            emit(
+                Message(
+                    "Memory ran out while the models were being loaded. Some was freed, and loading is tried again.",
+                    "warning",
+                )
+            )
             continue
         machine = replace(machine_of(device, group.world_size, sharded), loads_base=True)
         now = predict_from(config, configs, processes=machine.processes)
         missing = _largest(group.gather(shortage_to_build(now, usable_bytes(device), missing_bytes(message))))
         fallback = group.broadcast(partial(next_fallback, config, configs, machine, missing))
         if fallback is None:
-            raise _not_enough("While the models were loaded it")
+            raise _not_enough("While the models were being loaded, memory")
         if group.main:
             _record(run_folder, step, "loading", fallback, emit)
-        emit(Message(f"Memory ran out while the models were loaded. Going on with {fallback.words}.", "warning"))
+        emit(
+            Message(f"Memory ran out while the models were being loaded. Continuing with {fallback.words}.", "warning")
+        )
         config = with_settings(config, fallback.settings)
 
 
@@ -171,10 +178,10 @@ def machine_of(device: torch.device, processes: int, sharded: bool) -> Machine:
 
 def _not_enough(when: str) -> UserError:
     return UserError(
-        "The memory is not enough for this run.",
-        f"{when} ran out with the most memory-saving settings there are.",
-        "Close other programs that use the graphics card and resume. Or begin a new run with its settings at a lower "
-        "resolution, or with a smaller base model (Resume with other settings, on the Train tab).",
+        "There is not enough memory for this run.",
+        f"{when} ran out even with the settings that save the most memory.",
+        "Close other programs that use the graphics card and resume. Or start a new run with its settings at a "
+        "lower resolution, or with a smaller base model (Resume with other settings, on the Train tab).",
     )
 
 
@@ -211,8 +218,10 @@ def retry_once(
     fallback = with_less(state.config, state.on_card) if with_less is not None else None
     if state.is_main:
         _record(state.run_folder, state.step, what, fallback or Fallback({}, "memory was freed"), state.emit)
-    next_try = f"Going on with {fallback.words}." if fallback is not None else "Freed some and tried again."
-    state.emit(Message(f"Memory ran out at the {what}. {next_try}", "warning"))
+    next_try = (
+        f"Continuing with {fallback.words}." if fallback is not None else "Some was freed, and this is tried again."
+    )
+    state.emit(Message(f"Memory ran out while making the {what}. {next_try}", "warning"))
 
     def again() -> T:
         if fallback is not None:
@@ -224,7 +233,7 @@ def retry_once(
         return cast(T, done)
     raise UserError(
         f"The {what} could not be made.",
-        "Memory ran out twice, with everything freed in between.",
+        "Memory ran out twice, although everything possible was freed in between.",
         "Close other programs and resume; the last checkpoint is complete.",
     ) from MemoryError(message)
 
@@ -275,5 +284,8 @@ def _record(run_folder: Path, step: int, where: str, fallback: Fallback, emit: E
         about.setdefault(FALLBACKS, []).append(entry)
         write_run(run_folder, about)
     except OSError as error:
-        words = f"The change was not noted in run.json ({error.strerror or error}); a resume has to find it out again."
+        words = (
+            f"The change could not be written to run.json ({error.strerror or error}); after a resume the run has to "
+            "find it again."
+        )
         emit(Message(words, "warning"))

@@ -48,8 +48,8 @@ def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     if device.type != "cuda" and (paged or not has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
-            "It computes on NVIDIA graphics cards only (on processors from bitsandbytes 0.50 on, not paged), and this "
-            "run uses the processor.",
+            "It runs only on NVIDIA graphics cards (and, not paged, on processors from bitsandbytes 0.50), and "
+            "this run uses the processor.",
             "Choose the optimizer adamw, or adafactor to save memory.",
         )
     try:
@@ -57,7 +57,7 @@ def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     except Exception as error:  # loading it looks for CUDA, which fails in many ways
         raise UserError(
             "The 8-bit optimizer cannot be used.",
-            f"The package bitsandbytes is not there or does not load ({type(error).__name__}).",
+            f"The package bitsandbytes is not installed or cannot be loaded ({type(error).__name__}).",
             "Install it (pip install bitsandbytes) and start again, or choose the optimizer adamw or adafactor.",
         ) from error
 

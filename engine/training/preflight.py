@@ -61,8 +61,8 @@ def measure_and_record(workspace: Workspace, config: RunConfig, hardware: Hardwa
     measured = measure(workspace, config, token, emit)
     write(workspace, config, hardware.name, measured)
     kind = "graphics memory" if measured.on_card else "memory"
-    words = f"{measured.seconds_per_step:.2f} s a step, {format_bytes(measured.peak_bytes)} of {kind} at most."
-    return words + (f" It fitted with {', '.join(measured.fallbacks)}." if measured.fallbacks else "")
+    words = f"{measured.seconds_per_step:.2f} s per step, at most {format_bytes(measured.peak_bytes)} of {kind}."
+    return words + (f" It fitted only with {', '.join(measured.fallbacks)}." if measured.fallbacks else "")
 
 
 def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -> Measured:

@@ -34,9 +34,10 @@ def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
     newer = newer_checkpoints(run_folder)
     if newer:
         raise UserError(
-            f"The run {run_folder.name} cannot go on in this version of the app.",
+            f"The run {run_folder.name} cannot continue in this version of the app.",
             f"Its checkpoint {newer[-1]} was written by a newer one.",
-            f"Update the app; or, to go on from an older checkpoint, move {newer[-1]} out of the checkpoints folder.",
+            f"Update the app; or, to continue from an older checkpoint, move {newer[-1]} out of the checkpoints "
+            "folder.",
         )
     for sentence in broken_checkpoints(run_folder):
         emit(Message(f"The checkpoint {sentence}", "warning"))
@@ -45,7 +46,7 @@ def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
         resumable = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
         if not resumable:
             if found_broken:
-                emit(Message("No checkpoint is left that is whole: the run starts from scratch.", "warning"))
+                emit(Message("No complete checkpoint is left: the run starts from scratch.", "warning"))
             return None
         newest = resumable[-1]
         why = _check_and_set_aside(newest)

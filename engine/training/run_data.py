@@ -38,7 +38,7 @@ class RunData:
     """What the batches of a run are made of."""
 
     samples: list[Sample]
-    """Those that are trained on, then the held-out ones."""
+    """Those used for training, then the held-out ones."""
     held_out: Sequence[Sample]
     plan: CropPlan
     cache: TrainingCache
@@ -118,7 +118,7 @@ def prepare_data(
     if facts_of(config).needs_condition_maps:
         maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
         if maps is None:
-            warn("The disk has no room for prepared condition maps; their files are read.")
+            warn("There is no disk space for prepared condition maps; their files are read instead.")
     return RunData(samples, split.held_out, plan, cache, maps)
 
 

@@ -234,9 +234,9 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
     optimizer: torch.optim.Optimizer | None = state.optimizer
     if checkpoint.about.get("optimizer", "adamw") != state.config.optim.optimizer:
         optimizer = None
-        state.emit(Message("The optimizer is another one than before; its state is reset.", "warning"))
+        state.emit(Message("The optimizer has changed; its state is reset.", "warning"))
     scaling = load_training_state(checkpoint, state.trainable, state.ema, optimizer)
     state.loss_scale.load_state_dict(scaling)
     state.trainable.weights.refresh()
     state.start_at(checkpoint.step)
-    state.emit(Message(f"Going on from step {state.step:,}."))
+    state.emit(Message(f"Continuing from step {state.step:,}."))

@@ -42,7 +42,7 @@ def set_attention_and_layout(state: TrainState) -> None:
 def _use_xformers(state: TrainState) -> None:
     why = ""
     if not state.on_card:
-        why = "it computes on graphics cards only"
+        why = "it runs only on graphics cards"
     elif importlib.util.find_spec("xformers") is None:
         why = "it is not installed"
     else:
@@ -56,7 +56,7 @@ def _use_xformers(state: TrainState) -> None:
                 net.set_attn_processor(processors)
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'it does not work'}"
     if why:
-        _warn(state, f"xformers is not used ({why}); attention is PyTorch's own.")
+        _warn(state, f"xformers is not used ({why}); PyTorch's own attention is used.")
 
 
 def compile_nets(state: TrainState) -> None:
@@ -117,7 +117,7 @@ def _compile_blocks(state: TrainState) -> None:
     nets = [net for net in (state.nets.net, state.nets.denoiser) if net is not None]
     blocks = [block for net in nets for block in net.modules() if _is_one_of(block, kinds)]
     if not blocks:
-        _warn(state, "The nets are not compiled: diffusers names no blocks that this base repeats.")
+        _warn(state, "The nets are not compiled: diffusers lists no repeated blocks for this base.")
         return
     # One version for each width, size, precision, frozen or not: more than torch's usual limit of 8.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCK_VERSIONS)

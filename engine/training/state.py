@@ -89,17 +89,17 @@ class TrainState:
     # The data.
     dataset: Dataset
     samples: list[Sample]
-    """Those that are trained on, then the held-out ones."""
+    """Those used for training, then the held-out ones."""
     held_out: Sequence[Sample]
     plan: CropPlan
     cache: TrainingCache
     images_at_once: int
     """Images that previews draw together."""
     strict: bool = False
-    """Steps use deterministic kernels only (``train.deterministic``), until one turns out to be missing."""
+    """Steps use only deterministic kernels (``train.deterministic``), until one turns out to be missing."""
 
     step: int = 0
-    """Optimizer steps that are done."""
+    """Optimizer steps done so far."""
     parallel: Parallel = field(init=False)
     """How the processes share a step."""
     batches: Batches = field(init=False)
@@ -108,9 +108,9 @@ class TrainState:
     updating_weights: bool = field(default=False, init=False)
     """The optimizer is in the middle of a step, or failed there: some weights may have been updated."""
     memory_freed_at: int | None = field(default=None, init=False)
-    """Step at which memory had run out and was freed without a change of settings, the last time."""
+    """The last step at which memory ran out and was freed without a change of settings."""
     _updated: set[nn.Parameter] = field(default_factory=set, init=False)
-    """Weights that failed tries of the present optimizer step have updated."""
+    """Weights that were updated by failed attempts at the current optimizer step."""
 
     def emit(self, event: Event) -> None:
         """Report an event: to the window, the logs and the history."""
@@ -266,7 +266,7 @@ class TrainState:
         """
         self.strict = False
         why = error.splitlines()[0].split(", but you")[0][:200]
-        self.emit(Message(f"The run is deterministic but for rounding: {why}. It continues so.", "warning"))
+        self.emit(Message(f"The run is deterministic except for rounding: {why}. It continues this way.", "warning"))
 
     # What others see of it.
 

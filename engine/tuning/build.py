@@ -114,7 +114,7 @@ def _low_rank(inputs: Inputs, net: Any) -> WholeControlNet:
 
 
 def _unlocked(inputs: Inputs, net: Any) -> Trainable:
-    why = "It is a transformer: control enters at every block, so no half of it lies behind the control"
+    why = "It is a transformer: control enters at every block, so no part of it comes only after the control"
     _required(inputs.family.layers.after_control, "Keep the base frozen", why, "on")
     build = _low_rank if inputs.facts.rank else _whole
     return UnlockedDecoder(inputs.denoiser, inputs.place, inputs.family.layers, lambda: build(inputs, net))

@@ -63,7 +63,7 @@ class UnlockedDecoder(ControlNetTrainable):
         return self.control.description(precision)
 
     def why_only_live(self) -> str:
-        return "In this run the base is trained, too, and only its present state is in memory."
+        return "In this run the base is trained, too, and only its current state is in memory."
 
     def _own_parameters(self) -> list[nn.Parameter]:
         return [*self.control._own_parameters(), *self.decoder.parameters()]

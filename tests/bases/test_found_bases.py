@@ -148,7 +148,7 @@ def test_what_is_no_base_is_counted_and_left_out(workspace: Workspace, home: Pat
     assert by_name(search) == {"good.safetensors": ("sd1", "your folder"), "old.ckpt": ("", "your folder")}
     assert search.others == {
         "a LoRA": 1,
-        "a base for inpainting or the like": 1,
+        "a base for inpainting or a similar task": 1,
         "unreadable files": 1,
         "incomplete bases": 1,
     }

@@ -21,7 +21,7 @@ def open_grid(page: Any) -> None:
     fill(page, SEEDS, "0")
     wait_for(page, "#compare-plan", "2 rows")
     click(page, "#compare-make")
-    wait_for(page, "#compare-grid", "best by the verdict")
+    wait_for(page, "#compare-grid", "best according to the verdict")
     wait_for_count(page, "#compare-grid tbody tr", 2)
     for old in ("now (step", "not drawn"):  # an earlier grid, with images that are not generated yet
         wait_while(page, "#compare-grid", old)

@@ -16,7 +16,7 @@ pytestmark = IN_A_BROWSER
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 FOUND = (
     "Nearly one colour (1)",
-    "The same file again (1)",
+    "Identical files (1)",
     "Smaller than the training resolution (1)",
     "Very long or very tall (1)",
     "HTML in the caption (1)",
@@ -25,7 +25,7 @@ FOUND = (
     "End of the file is missing (1)",
     "Rotated by a camera's metadata (EXIF) (1)",
 )
-LEFT_OUT = ("Nearly one colour", "The same file again", "Very long or very tall")
+LEFT_OUT = ("Nearly one colour", "Identical files", "Very long or very tall")
 
 
 @pytest.fixture

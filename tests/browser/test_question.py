@@ -36,7 +36,7 @@ def test_the_page_asks_what_is_what_and_reads_it_so(app: Studio, browser: Any, t
         fill(page, "#dataset-folder textarea, #dataset-folder input", str(source))
         wait_for(page, "#dataset-found", "images and condition maps in two folders")
         click(page, "#dataset-read")
-        wait_for(page, "#question-why", "Several folders may hold the condition maps: canny, depth. canny was taken.")
+        wait_for(page, "#question-why", "Several folders may contain the condition maps: canny, depth. canny was used.")
         page.wait_for_selector("#question-pairs img")
         shoot(page, "question")
         for number, role in ((0, "Ignored"), (1, "Condition map")):  # depth shall be the map

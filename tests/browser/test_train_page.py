@@ -87,7 +87,7 @@ def test_a_base_is_downloaded_and_chosen_and_a_caution_asks_once_more(page: Any,
     new_run(page)
     usual = page.locator("#set-data-dataset input").input_value()
     pick(page, "#set-data-dataset", "noise")
-    wait_for(page, "#cautions", "The demo base knows nothing but its own coloured shapes.")
+    wait_for(page, "#cautions", "The demo base knows only its own coloured shapes.")
     click(page, "#train-start")
     wait_for(page, "#train-cautions", "Training has not started")
     page.wait_for_selector("#train-anyway", state="visible")

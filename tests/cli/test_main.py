@@ -102,7 +102,7 @@ def test_a_run_whose_dataset_is_gone_is_not_resumed_and_says_so(
     workspace.dataset_folder("pairs").rename(root / "elsewhere")
     assert main(["--workspace", str(root), "resume", run.name]) == EXIT_PROBLEM
     said = capsys.readouterr().err
-    assert f"{run.name} cannot go on." in said and "no dataset called pairs" in said and "renamed or deleted" in said
+    assert f"{run.name} cannot continue." in said and "no dataset called pairs" in said and "renamed or deleted" in said
 
 
 def test_a_run_that_waits_for_the_disk_shows_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_two_processes_are_interrupted_or_lose_one_and_the_run_resumes(command: 
         assert run.ending == "paused"
     else:
         assert child.returncode == EXIT_PROBLEM, output
-        assert output.count("one of its processes is gone") == 1 and "Traceback" not in output
+        assert output.count("one of its processes disappeared") == 1 and "Traceback" not in output
         assert run.ending == "failed" and run.last_step >= 4
     about = run.about
     about["config"]["train"]["steps"] = run.last_step + 2

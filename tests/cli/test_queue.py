@@ -75,7 +75,7 @@ def test_a_night_from_a_download_to_a_file(
     assert run.completed and run.config.model.base == BASE
     assert run.condition["parameters"]["low"] == 50
     said = " ".join(result.words for result in queue.results())
-    assert f"{BASE} is there" in said and "12 images checked, " in said and " s a step, " in said
+    assert f"{BASE} is there" in said and "12 images checked, " in said and " s per step, " in said
     (averaged,) = run.exports.glob("mean-*.safetensors")
     assert f"The average of the steps 2, 3: {averaged}" in said
     assert len(list(run.exports.glob("mine*.safetensors"))) == 1
@@ -127,7 +127,7 @@ def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsy
     [
         (["doctor"], "The command doctor cannot be queued"),
         (["bases", "list"], "bases list cannot be queued"),
-        (["datasets", "get", "dreams"], "no set called dreams"),
+        (["datasets", "get", "dreams"], "no dataset called dreams"),
         (["check", "birds", "--fix", "undo", "--finding", "blurred"], "--fix undo cannot be queued"),
         (["check", "birds", "--fix", "correct", "--finding", "dull"], "no finding named dull"),
         (["captions", "birds", "--prefix", "a photo"], "Add --auto MODEL"),

@@ -138,7 +138,7 @@ def test_a_missing_model_raises_an_error_with_its_name_and_folder(
     ("config", "words"),
     [
         ({"model_type": "llama"}, "not a supported caption model"),
-        ({"model_type": "florence2", "auto_map": {"AutoConfig": "code.Config"}}, "code of its own"),
+        ({"model_type": "florence2", "auto_map": {"AutoConfig": "code.Config"}}, "its own program code"),
         ({"model_type": "blip"}, "cannot be loaded"),
     ],
 )

@@ -223,7 +223,7 @@ def test_after_out_of_memory_encoding_continues_with_smaller_batches(
     left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # including the empty prompt
     assert seen == [5, 5, *left], "the first batch is not encoded again"
     (words,) = messages
-    assert words.startswith("Memory ran out with 5 ") and words.endswith(" at a time; going on with 2.")
+    assert words.startswith("Memory ran out with 5 ") and words.endswith(" at a time; continuing with 2.")
     rows = range(len(samples))
     for one, two in zip(cache.latents(rows), calm.latents(rows), strict=True):
         assert torch.allclose(one, two, rtol=2e-3, atol=2e-2)
@@ -245,7 +245,7 @@ def test_a_single_image_out_of_memory_is_an_error_and_finished_shards_are_kept(
         patched.setattr(StableDiffusion, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
         with pytest.raises(UserError, match=words):
             build(tmp_path, tiny_base, samples, on_message=messages.append)
-    assert messages and messages[-1].endswith("going on with 1.")
+    assert messages and messages[-1].endswith("continuing with 1.")
     kept = {path.name for path in tmp_path.rglob("latents-*.safetensors")}
     assert kept == {f"latents-64x64-{n:05d}.safetensors" for n in range(1 if method == "encode_images" else 3)}
     again: list[int] = []
@@ -264,7 +264,7 @@ def test_an_encoder_that_ran_out_of_memory_is_loaded_again(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(family, "load_vae", load)
-    with pytest.raises(UserError, match="The model that the images go through does not fit"):
+    with pytest.raises(UserError, match="The model that encodes the images does not fit"):
         build(tmp_path, tiny_base, samples)
     assert len(tries) == 2
 

@@ -355,7 +355,7 @@ def test_folders_of_the_same_names_are_asked_about(tmp_path: Path) -> None:
     for n in "12":
         photo(tmp_path / "cats" / f"{n}.png", tmp_path / "dogs" / f"{n}.png")
     report = scan_folder(tmp_path)
-    assert len(report.samples) == 4 and "cats and dogs have the same names" in report.doubts[0]
+    assert len(report.samples) == 4 and "cats and dogs contain the same file names" in report.doubts[0]
     paired = scan_folder(tmp_path, asked={"cats": "image", "dogs": "map"})
     assert paired.paired and len(paired.samples) == 2 and adds_up(paired)
     alone = scan_folder(tmp_path, asked={"dogs": "ignored"})
@@ -380,7 +380,7 @@ def test_a_column_can_be_chosen(tmp_path: Path) -> None:
 def test_names_that_are_captions_are_noticed(workspace: Workspace, tmp_path: Path) -> None:
     photo(*(tmp_path / "a" / f"a red fox in deep snow {n}.png" for n in "123"))
     photo(*(tmp_path / "b" / f"IMG_000{n}.png" for n in "123"))
-    assert any("file names look like some" in note for note in import_source(workspace, str(tmp_path / "a")).notes)
+    assert any("file names look like captions" in note for note in import_source(workspace, str(tmp_path / "a")).notes)
     assert not any("file names" in note for note in import_source(workspace, str(tmp_path / "b")).notes)
 
 
@@ -433,7 +433,7 @@ def test_lists_that_name_missing_or_linked_files(tmp_path: Path) -> None:
     report = scan_folder(tmp_path / "set")
     assert {name: text for name, (text, _) in pairs(report).items()} == {"1.png": "c1", "3.png": "c3"}
     assert len(report.problems) == 2 and adds_up(report)
-    assert "Columns of metadata.jsonl that are not used: mood." in report.notes
+    assert "Unused columns of metadata.jsonl: mood." in report.notes
     rows(tmp_path / "set" / "metadata.jsonl", *({"file_name": f"old{n}.png", "text": f"c{n}"} for n in "12"))
     report = scan_folder(tmp_path / "set")
     assert len(report.samples) == 2 and "old1.png" in report.problems[0].why and adds_up(report)
@@ -609,7 +609,7 @@ def test_animations_pages_and_closed_archives_are_told(tmp_path: Path) -> None:
     for _ in range(2):  # also of files that were read before
         report = scan_folder(tmp_path)
         assert "2 files hold an animation or several pages" in " ".join(report.notes)
-    assert report.account is not None and "is not unpacked here" in report.account.left_out[0].what
+    assert report.account is not None and "cannot unpack" in report.account.left_out[0].what
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:

@@ -103,6 +103,6 @@ def test_cutting_what_was_read_whole_asks_for_another_name(workspace: Workspace,
     folder = side_by_side(tmp_path / "set", PHOTO, MAP)
     import_source(workspace, str(folder), config=ImportConfig(roles=f"{LEFT}=image, {RIGHT}=image"))
     cut = ImportConfig(roles=f"{LEFT}=image, {RIGHT}=map")
-    with pytest.raises(UserError, match="set holds these images whole"):
+    with pytest.raises(UserError, match="set contains these images uncut"):
         import_source(workspace, str(folder), config=cut)
     assert import_source(workspace, str(folder), "cut", cut).paired

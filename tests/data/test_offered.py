@@ -48,7 +48,7 @@ def test_the_shipped_list_says_what_each_set_is_for_and_its_licence() -> None:
     for one in sets:
         assert one.use.endswith(".") and one.licence_means.endswith(".") and one.download_mb > 0, one.name
     assert set_named("FUSING/fill50k") == set_named("Fill50k: coloured circles") == FILL
-    with pytest.raises(UserError, match=r"no set called x.*fill50k, nouns"):
+    with pytest.raises(UserError, match=r"no dataset called x.*fill50k, nouns"):
         set_named("x")
 
 

@@ -235,7 +235,7 @@ def test_musubi(tmp_path: Path) -> None:
         "4.png": ("c4", "4.png"),
     }
     assert [s.condition.parent.name for s in report.samples if s.condition] == ["first"] * 4
-    assert adds_up(report) and "clips holds videos" in said(report) and "num_repeats" in said(report)
+    assert adds_up(report) and "clips contains videos" in said(report) and "num_repeats" in said(report)
 
 
 AI_TOOLKIT = """
@@ -346,7 +346,7 @@ def test_one_that_lies_in_the_folder_decides(tmp_path: Path) -> None:
     assert not without.paired and len(without.samples) == 2 and adds_up(without)
     other = scan_folder(tmp_path, asked={"b": "image"})
     assert other.layout != "trainer_config" and "dataset.toml was not used" in said(other)
-    with pytest.raises(UserError, match="says that it holds the maps"):
+    with pytest.raises(UserError, match="says that it contains the maps"):
         scan_folder(tmp_path / "dataset.toml", asked={"b": "image"})
 
 
@@ -420,7 +420,7 @@ def test_folders_without_a_common_one(tmp_path: Path, monkeypatch: pytest.Monkey
     report = scan_folder(tmp_path / "two.toml")
     assert len(report.samples) == 2 and f"{tmp_path / 'b'}: left out" in said(report)
     write(tmp_path / "one.toml", "[[datasets]]\nimage_directory = 'a/dogs'\ncontrol_directory = 'b'")
-    assert "have no folder in common" in wrong(tmp_path / "one.toml")
+    assert "have no parent folder in common" in wrong(tmp_path / "one.toml")
 
 
 def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("c.toml", "", "Understood are those of kohya's"),
+        ("c.toml", "", "It understands those of kohya's"),
         ("c.toml", "[train]\nlr = 1", "SimpleTuner"),
         ("c.json", "[]", "OneTrainer"),
         ("c.json", '{"a": 1}', "ai-toolkit"),
@@ -456,14 +456,14 @@ def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
         ("c.toml", "datasets = [{subsets = 5}]", "subsets in c.toml is not a list of tables. It is 5"),
         ("c.toml", "[[datasets]]\nimage_directory = 3", "image_directory in c.toml is not a text. It is 3"),
         ("c.toml", "[[datasets]]\nimage_directory = ''", "It names no folder of images"),
-        ("c.toml", "[[datasets]]\nimage_directory = '/gone/pics'", "Not here: /gone/pics."),
-        ("c.toml", '[[datasets]]\nimage_directory = "a\\u0000b"', "Not here"),
+        ("c.toml", "[[datasets]]\nimage_directory = '/gone/pics'", "Not found: /gone/pics."),
+        ("c.toml", '[[datasets]]\nimage_directory = "a\\u0000b"', "Not found"),
         ("c.json", [{"id": "a", "type": "aws"}], "not on this machine (aws)"),
         ("c.json", [{"id": "a", "instance_data_dir": "here", "conditioning_data": "b"}], "the dataset b"),
         ("c.yaml", "config: {process: [{datasets: [{folder_path: here, control_path: [1]}]}]}", "list of texts"),
-        ("c.toml", "[[datasets]]\nimage_directory = 'here'\ncontrol_directory = 'gone'", "Not here: gone."),
+        ("c.toml", "[[datasets]]\nimage_directory = 'here'\ncontrol_directory = 'gone'", "Not found: gone."),
         ("c.toml", "[[datasets]]\nimage_directory = 'none'", "no images of none in none"),
-        ("c.toml", "[[datasets]]\nimage_directory = 'c.toml'", "c.toml is a file, no folder."),
+        ("c.toml", "[[datasets]]\nimage_directory = 'c.toml'", "c.toml is a file, not a folder."),
         ("c.toml", "[[datasets]]\nimage_directory = 'here'\ncontrol_directory = './here/'", "It names here for the"),
         ("c.json", {"datasets": [{"subsets": [{"metadata_file": "c.json"}]}]}, "the metadata_file of c.json"),
         ("c.toml", "[[datasets]]\nimage_jsonl_file = 'c.toml'", "None of its lines is an object with an image_path"),
@@ -491,7 +491,7 @@ def test_a_list_without_an_end_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lines.txt")
     text = {"prompt_source": "concept", "prompt_path": "lines.txt"}
     write(tmp_path / "concepts.json", concepts({"path": "pics", "text": text}))
-    assert "Not here: lines.txt" in wrong(tmp_path / "concepts.json")
+    assert "Not found: lines.txt" in wrong(tmp_path / "concepts.json")
 
 
 def test_lists_that_are_no_configs_are_read_as_before(tmp_path: Path) -> None:
@@ -614,6 +614,6 @@ def test_concepts_as_other_programs_write_them(tmp_path: Path) -> None:
     assert pairs(report) == {"1.png": ("c1", ""), "2.png": ("c2", "")} and adds_up(report)
     assert "b is disabled" in said(report) and "masks or further maps" in said(report)
     report = scan_folder(tmp_path / "images")
-    assert report.paired and "OneTrainer names its masks so" in report.doubts[0]
+    assert report.paired and "OneTrainer uses this name for masks" in report.doubts[0]
     alone = scan_folder(tmp_path / "images", asked={"-masklabel": "ignored"})
     assert len(alone.samples) == 2 and not alone.paired and adds_up(alone)

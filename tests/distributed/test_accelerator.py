@@ -96,21 +96,23 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
 def test_what_cannot_be_divided_is_named_at_once(two: None) -> None:
     with pytest.raises(UserError, match="by DeepSpeed") as caught:
         ask(optim={"ema_decay": 0.9, "optimizer": "adafactor"}, train={"precision": "fp16"}, dtype=torch.float16)
-    assert all(word in caught.value.why for word in ("ema_decay", "adafactor", "fp16 (bf16 and fp32 can be)"))
+    assert all(
+        word in caught.value.why for word in ("ema_decay", "adafactor", "fp16 (only bf16 and fp32 can be sharded)")
+    )
 
 
 def test_what_is_computed_in_decides_and_not_what_was_asked_for(two: None) -> None:
     """A card without bf16 makes a run of it fp16; on a processor fp16 becomes fp32."""
     with pytest.raises(UserError, match="by DeepSpeed") as caught:
         ask(train={"precision": "bf16"}, dtype=torch.float16)
-    assert "bf16 was asked for, but a card has none" in caught.value.why
+    assert "bf16 was requested, but at least one card does not support it" in caught.value.why
     check_shardable(parse({**BASE, "train": {"precision": "fp16"}}), torch.float32, "FSDP")
 
 
 @pytest.mark.parametrize(
     ("named", "agreed", "words"),
     [
-        (["bf16", "fp16"], "fp16", "cannot compute in bf16; all processes use fp16"),
+        (["bf16", "fp16"], "fp16", "can compute in bf16; all processes use fp16"),
         (["bf16", "bf16"], "bf16", ""),
         (["bf16", "fp16", "fp32"], "fp32", "all processes use fp32"),
         (["fp16", "bf16"], "fp16", "this card's own words"),

@@ -303,7 +303,9 @@ def test_what_cannot_be_updated_in_the_backward_pass_is_refused_in_words() -> No
             parse({"optim": {"in_backward": True}, "train": {name: value}})
     config = parse({"optim": {"in_backward": True}, "train": {"precision": "bf16"}})
     check_in_backward(config, torch.bfloat16, 1)
-    with pytest.raises(UserError, match="2 processes share it.*bf16 was asked for, but a card has none"):
+    with pytest.raises(
+        UserError, match="2 processes share it.*bf16 was requested, but at least one card does not support it"
+    ):
         check_in_backward(config, torch.float16, 2)
     with pytest.raises(UserError, match="It computes in fp16, where"):
         check_in_backward(parse({"optim": {"in_backward": True}}), torch.float16, 1)

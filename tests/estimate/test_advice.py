@@ -42,7 +42,7 @@ def test_without_recorded_runs_the_authors_figures_are_the_range() -> None:
     assert advice.steps == 18_000 and advice.seconds == 36_000 and advice.images_per_step == 4
     assert "after 3,000 to 7,000 steps, most likely about 4,600; that is 1 h 40 min to 3 h 53 min" in words(advice)
     assert "authors saw it after 3,000 to 7,000 steps of 4 images." in words(advice)
-    assert "about 18,000 steps, 10 h in all (4,000 are set)" in words(advice)
+    assert "about 18,000 steps, 10 h in total (now set to 4,000)" in words(advice)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_other_numbers_of_images_per_step(batch: int, low: int, high: int, wante
     advice = advise(replace(PLAN, images_per_step=batch))
     assert span(advice)[::2] == (low, high)
     assert advice.images_per_step == wanted
-    assert (f"({batch} are set)" in words(advice)) is (batch != wanted)
+    assert (f"(now set to {batch})" in words(advice)) is (batch != wanted)
 
 
 def test_never_more_images_a_step_than_there_are() -> None:
@@ -70,7 +70,7 @@ def test_few_images_limit_the_length() -> None:
 def test_nothing_is_said_of_a_tiny_base_until_a_run_was_recorded() -> None:
     advice = advise(DEMO)
     assert advice.follows is None and advice.steps == 0
-    assert "control images: not known yet. No figures are published for such a run" in words(advice)
+    assert "control images: not known yet. No figures are published for runs like this one" in words(advice)
     rising = advise(DEMO, Progress(40, [(20, 0.001), (30, 0.01), (40, 0.03)]))
     assert span(rising)[0] == 40 and 40 < span(rising)[1] < 60, "from its own checks"
     assert "No figures" not in words(advise(DEMO, Progress(60, follows_since=50)))
@@ -85,14 +85,15 @@ def test_each_recorded_run_begins_within_the_range_that_the_others_give(name: st
     low, likely, high = span(advice)
     assert low <= recorded(name).steps <= high and 40 <= likely <= 140
     assert "3 runs in this workspace on other images" in words(advice)
-    assert (" began after 40 to 140 steps." in words(advice)) is (name in ("circles", "few"))
+    assert (" began to follow after 40 to 140 steps." in words(advice)) is (name in ("circles", "few"))
 
 
 def test_a_run_on_the_same_images_counts_for_more() -> None:
     both = replace(DEMO, recorded=(recorded("circles", same_images=True), recorded("rest")))
     assert span(advise(both)) == (27, 50, 75)
-    assert "1 run in this workspace on these images, with the same base and control type, began after 50" in words(
-        advise(both)
+    assert (
+        "1 run in this workspace on these images, with the same base and control type, began to follow after 50"
+        in words(advise(both))
     )
     assert advise(both).steps == 200
 
@@ -131,7 +132,7 @@ def test_the_range_follows_the_checks_of_a_recorded_run() -> None:
     assert "The control gain has risen to 3.0%" in words(told[40])
     assert 50 < span(told[50])[1] <= 70
     assert told[60].follows is None and "since step 50" in words(told[60])
-    assert told[60].steps == 200 == told[300].steps and "2 min in all" in words(told[60])
+    assert told[60].steps == 200 == told[300].steps and "2 min in total" in words(told[60])
     assert "A step takes 0.5 s, measured in this run." in words(told[60])
 
 

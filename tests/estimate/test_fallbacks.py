@@ -156,7 +156,7 @@ def test_a_transformer_goes_to_four_bits_from_its_unquantized_weights_alone() ->
     assert kinds(replace(loading, on_card=False)) == set()
     missing = Shortage(0, resident=14.5 * GIB)  # a card of 12 GB on which the base was to be in bf16
     found = next_fallback(config(**few, **{"model.control_lora_rank": 64}), flux, loading, missing)
-    assert found is not None and "four bits" in found.words and "modulation layers" in found.words
+    assert found is not None and "4 bits" in found.words and "modulation layers" in found.words
     assert found.settings["train.base_storage"] == "nf4" and found.saves_resident > 14.4 * GIB
 
 

@@ -286,13 +286,13 @@ def test_ram_while_nets_are_loaded() -> None:
 def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
     card = Hardware("cuda", "RTX 3050", 8.0, 16, 8)
     needed = predict(workspace, config(train={"batch_size": 16}))
-    assert "more than there is" in predicted_memory(needed, card)
+    assert "more than available" in predicted_memory(needed, card)
     offloaded = predict(workspace, config(optim={"offload": True}))
-    assert "of the computer's memory, and 8 GB are there" in predicted_memory(offloaded, replace(card, ram_gib=8))
+    assert "of the computer's memory, and 8 GB are available" in predicted_memory(offloaded, replace(card, ram_gib=8))
     assert "computer's memory" not in predicted_memory(offloaded, card)
     thrifty = next(p.values for p in all_presets() if p.name == "8gb")
     summary = estimate(config(**thrifty), workspace, card)
-    assert "of graphics memory predicted (8 GB available)" in summary and "more than there is" not in summary
+    assert "of graphics memory predicted (8 GB available)" in summary and "more than available" not in summary
 
 
 def test_the_demo_base_needs_little(workspace: Workspace) -> None:

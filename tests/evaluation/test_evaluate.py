@@ -28,7 +28,7 @@ def test_the_report_lists_results_and_what_is_missing(
     assert found["pairs"] == {"held_out": 3, "trained_on": 1}
     assert found["measure"] == "likeness" and "iou" in found["scores"]
     assert found["obeys"]["pairs"] == 3 and found["obeys"]["low"] <= found["obeys"]["value"] <= found["obeys"]["high"]
-    assert "not on this disk" in found["clip"]["missing"]
+    assert "not on this computer" in found["clip"]["missing"]
     assert found["control_effect"]["moved"] > 0, "the loud net's answer depends on its map"
     assert min(found["seed_diversity"].values()) > 0
     folder = report_folder(prepared, 10)

@@ -80,6 +80,8 @@ def test_advice_before_and_during_a_run(workspace: Workspace, images: str) -> No
     assert told is not None and told.follows is not None and told.steps == 200
     again = create_run(workspace, config, {})
     during = advice_on(workspace, again, again.history())
-    assert during is not None and during.follows is not None and "began after 50 steps" in during.follows.source
+    assert (
+        during is not None and during.follows is not None and "began to follow after 50 steps" in during.follows.source
+    )
     itself = advice_on(workspace, first, first.history())
     assert itself is not None and itself.follows is None or itself is not None and itself.steps == 0

@@ -91,7 +91,7 @@ def test_a_long_run_is_thinned_and_keeps_first_and_last_frame(run: Run, monkeypa
 
 
 def test_one_image_is_not_enough(run: Run) -> None:
-    with pytest.raises(UserError, match="no time-lapse"):
+    with pytest.raises(UserError, match="No time-lapse"):
         frames_of(run, 7)
 
 

@@ -110,7 +110,7 @@ def test_the_verdict_follows_when_the_images_do(circles: Curve, every: int) -> N
 def test_an_improving_run_is_never_called_flat_or_ignored(circles: Curve, step: int) -> None:
     verdict = judge(circles.upto(step), circles.facts)
     assert verdict.kind == "improving"
-    assert "Usable, still improving" in verdict.sentence
+    assert "usable and still improving" in verdict.sentence
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_run_is_not_called_usable_while_its_images_are_not(
     figures = [(step, {"obeys_low": low, "obeys_high": high}) for step, _, low, high in sets]
     verdict = judge(circles.upto(150), circles.facts, scores, (100, 150), figures)
     assert verdict.kind == kind
-    assert ("Usable" in verdict.sentence) == (kind == "improving")
+    assert ("usable and" in verdict.sentence) == (kind == "improving")
     assert (verdict.follows_since, verdict.best) == (convergence(circles.upto(150)), 150)
     if kind == "not_usable_yet":
         step, value, low, high = sets[-1]
@@ -208,7 +208,7 @@ def test_colour_drift_is_reported_with_its_step(circles: Curve) -> None:
     figures = drawn((0.95, 1.0), (1.0, 1.02), (1.34, 1.1), (1.5, 1.2))
     verdict = judge(circles.upto(300), circles.facts, (), (), figures)
     assert (verdict.kind, verdict.since) == ("drifting", 200)
-    assert "saturation is 150% of the originals' (at the start 95%)" in verdict.sentence
+    assert "saturation is 150% of that of the originals (at the start 95%)" in verdict.sentence
     assert "contrast" not in verdict.sentence
 
 
@@ -240,9 +240,9 @@ def test_fading_colours_are_reported_after_two_previews_with_their_cause() -> No
     verdicts = Curve("faded").verdicts()
     assert {verdicts[step].kind for step in verdicts if step < 100} == {"not_following"}
     assert {(verdicts[step].kind, verdicts[step].since) for step in verdicts if step >= 100} == {("drifting", 50)}
-    assert "saturation is 67% of the originals' (at the start 103%)" in verdicts[190].sentence
+    assert "saturation is 67% of that of the originals (at the start 103%)" in verdicts[190].sentence
     (cause,) = verdicts[190].causes
-    assert "these may differ in colours or subject" in cause.text and cause.look == "dataset"
+    assert "the held-out images may differ in colours or subject" in cause.text and cause.look == "dataset"
 
 
 @pytest.mark.parametrize("name", ["circles", "warm", "hot"])
@@ -297,7 +297,7 @@ def test_a_recorded_run_on_4_pairs_is_never_called_usable() -> None:
     assert {verdicts[step].kind for step in verdicts if step < 50} == {"not_following"}
     assert {verdicts[step].kind for step in verdicts if step >= 60} == {"overfitting"}
     assert verdicts[160].since == 40 and verdicts[160].follows_since == 40
-    assert verdicts[160].causes[0].text == "4 training pairs are few; several thousand are usual."
+    assert verdicts[160].causes[0].text == "4 training pairs are not many; several thousand are usual."
     assert verdicts[160].causes[0].look == "dataset"
 
 
@@ -308,7 +308,7 @@ def test_a_learning_rate_that_is_too_high_is_reported_with_a_checkpoint_to_retur
     assert (verdicts[100].since, verdicts[100].best) == (40, 10), (
         "step 60 is broken, step 20 a quarter worse than the start"
     )
-    assert "broke by step 40" in verdicts[100].sentence and "checkpoint of step 10" in verdicts[100].sentence
+    assert "were broken by step 40" in verdicts[100].sentence and "checkpoint of step 10" in verdicts[100].sentence
     assert "0.02" in verdicts[100].causes[0].text and verdicts[100].causes[0].look == "settings"
 
 

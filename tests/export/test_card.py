@@ -226,7 +226,7 @@ def test_a_type_without_a_preprocessor_takes_ready_maps(loud_controlnet: Path, t
 def test_the_note_names_the_preprocessor(scored: Path, tmp_path: Path) -> None:
     note = (export(scored, "pth", tmp_path / "out", "mine").card / "automatic1111.txt").read_text(encoding="utf-8")
     assert "choose the preprocessor: canny\n" in note and "Control weight 1.2" in note
-    assert "similar to the maps of the training" in note, "maps of an earlier version were made on grey"
+    assert "similar to those of the training" in note, "maps of an earlier version were made on grey"
     now = {"condition_type": "canny", "condition_parameters": '{"blur": 0.0, "edges": "colour"}'}
     same = automatic1111("a.pth", now, SD1, preprocessor("canny"), Story())
     assert "choose the preprocessor: canny.\n" in same

@@ -113,7 +113,7 @@ def test_a_copy_is_whole_and_never_overwrites_unasked(net: Path, tmp_path: Path)
     copied = copy_to(net, there)
     assert copied.read_bytes() == net.read_bytes() and [p.name for p in there.iterdir()] == [net.name]
     net.write_bytes(b"newer")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists there"):
         copy_to(net, there)
     assert copied.read_bytes() != b"newer"
     assert copy_to(net, there, overwrite=True).read_bytes() == b"newer"

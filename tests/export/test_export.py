@@ -72,7 +72,7 @@ def test_a_file_that_comfyui_has_open_stays_and_the_message_says_so(
     open_elsewhere(monkeypatch, lambda path: path == first.path, code=5)
     with pytest.raises(UserError, match="was not exported") as raised:
         export(checkpoint, "single_file", tmp_path, "mine", "fp32", overwrite=True)
-    assert "ComfyUI keeps those" in raised.value.why
+    assert "ComfyUI keeps files open" in raised.value.why
     assert first.path.read_bytes() == before and (tmp_path / "mine_sd15_card").is_dir()
 
 
@@ -124,7 +124,7 @@ def test_a_run_without_averages_says_so(loud_controlnet: Path, tmp_path: Path) -
 def test_nothing_is_overwritten_without_being_told_to(checkpoint: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
     first = export(checkpoint, format, out, "mine", "fp16").path
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export(checkpoint, format, out, "mine", "fp32")
     file = first if first.is_file() else first / WEIGHTS
     assert {weight.dtype for weight in weights_of(file).values()} == {torch.float16}
@@ -136,7 +136,7 @@ def test_overwriting_never_takes_a_folder_of_other_things(checkpoint: Path, tmp_
     precious = tmp_path / "mine_sd15"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(UserError, match="something else than an export"):
+    with pytest.raises(UserError, match="not an export"):
         export(checkpoint, "diffusers", tmp_path, "mine", overwrite=True)
     assert (precious / "thesis.txt").exists()
 
@@ -177,7 +177,7 @@ def test_a_file_that_fails_its_check_is_not_kept(
         path.write_bytes(data)
 
     monkeypatch.setattr(single_file, "write", damage)
-    with pytest.raises(UserError, match=r"failed its check.*other values"):
+    with pytest.raises(UserError, match=r"failed its check.*different values"):
         export(checkpoint, "single_file", tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())
 
@@ -188,9 +188,9 @@ def test_the_check_finds_missing_extra_misshapen_and_wrong_tensors(checkpoint: P
     good = source.tensors
     cases = {
         "lacks conv_in.weight": {key: value for key, value in good.items() if key != name},
-        "does not know, has_more": good | {"has_more": good[name]},
+        "unexpected tensors: has_more": good | {"has_more": good[name]},
         "instead of torch.float16": good | {name: good[name].float()},
-        "other values": good | {name: good[name] + 1},
+        "different values": good | {name: good[name] + 1},
     }
     assert "Read back" in self_check.check(source, source.config, good)
     for words, tensors in cases.items():
@@ -312,7 +312,7 @@ def test_another_image_fails_the_check(checkpoint: Path, tiny_base: Path) -> Non
     wrong = {
         name: -weight if "zero" in name or "controlnet_" in name else weight for name, weight in source.tensors.items()
     }
-    with pytest.raises(UserError, match="another image"):
+    with pytest.raises(UserError, match="a different image"):
         same_image.check(source, wrong, family, str(tiny_base), "file")
 
 

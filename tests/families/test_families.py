@@ -98,7 +98,7 @@ def test_a_base_that_would_train_as_something_else_is_refused_in_words(
     """From its configs, so at the choice: before anything is cached or loaded."""
     with pytest.raises(UserError, match=words) as refused:
         detect(base_of(tmp_path, index, unet, scheduler, vae))
-    assert "This version trains for: Stable Diffusion 1.x" in refused.value.why
+    assert "This version can train for: Stable Diffusion 1.x" in refused.value.why
     plain = {BOTH: TWO_ENCODERS[BOTH]} if BOTH in index else {}
     added = {"addition_embed_type": "text_time"} if BOTH in index else {}
     assert detect(base_of(tmp_path, ONE_ENCODER | plain, OF_SD2 | added, BETAS, NO_SCALE)).name in ("sd2", "sdxl")

@@ -74,8 +74,8 @@ def test_a_folder_of_the_hub_cache_is_used(tiny_base: Path, workspace: Workspace
     ("left", "why"),
     [
         ({}, "unet has no weights"),
-        ({"model.onnx": b"x"}, "ONNX files are there"),
-        ({"diffusion_flax_model.msgpack": b"x"}, "Flax files are there"),
+        ({"model.onnx": b"x"}, "there are ONNX files"),
+        ({"diffusion_flax_model.msgpack": b"x"}, "there are Flax files"),
     ],
 )
 def test_a_folder_without_weights_is_refused_at_the_choice(
@@ -169,14 +169,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 213269676
     [
         ("a.safetensors", b"", "The file is empty"),
         ("a.safetensors", b"<!DOCTYPE html><html>Please log in</html>", "It is a web page"),
-        ("a.safetensors", LFS, "pointer of Git LFS"),
-        ("a.ckpt", LFS, "pointer of Git LFS"),
+        ("a.safetensors", LFS, "Git LFS pointer"),
+        ("a.ckpt", LFS, "Git LFS pointer"),
         ("a.safetensors", b"GGUF" + bytes(100), "GGUF"),
         ("a.safetensors", b"PK\x03\x04" + bytes(100), "an archive or a .ckpt under another name"),
         ("a.safetensors", b"\xff" * 100, "it does not begin like one"),
         ("a.safetensors", (40).to_bytes(8, "little") + b'{"a": {}}', "The end of the file is missing"),
-        ("a.safetensors.crdownload", b"x", "a download that was not finished"),
-        ("a.gguf", b"GGUF", "none of .safetensors"),
+        ("a.safetensors.crdownload", b"x", "an unfinished download"),
+        ("a.gguf", b"GGUF", "one of .safetensors"),
         ("A.SAFETENSORS", b"x", "rename it to A.safetensors"),
     ],
 )
@@ -200,10 +200,14 @@ def test_half_of_a_file_is_known_by_its_header(tiny_base: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
-        ("unet/diffusion_pytorch_model.safetensors", LFS, "unet/diffusion_pytorch_model.safetensors: It is a pointer"),
+        (
+            "unet/diffusion_pytorch_model.safetensors",
+            LFS,
+            "unet/diffusion_pytorch_model.safetensors: It is a Git LFS pointer",
+        ),
         ("vae/diffusion_pytorch_model.safetensors", b"", "vae/diffusion_pytorch_model.safetensors: The file is empty."),
         ("text_encoder/model.safetensors", b"<html>", "text_encoder/model.safetensors: It is a web page"),
-        ("model_index.json", b"[]", "does not say of what it consists"),
+        ("model_index.json", b"[]", "does not list its parts"),
         ("tokenizer", None, "It has no folder tokenizer."),
     ],
 )
@@ -246,7 +250,7 @@ def test_a_folder_beside_above_or_inside_a_base_says_what_to_choose(tiny_base: P
             [32, 64],
             "has the shape 16 x 4 x 3 x 3 instead of 32 x 4 x 3 x 3",
         ),
-        ("unet", "layers_per_block", 2, "The weights of its unet are not"),
+        ("unet", "layers_per_block", 2, "The weights of its unet do not match"),
         ("text_encoder", "num_hidden_layers", 7, "The weights of its text_encoder are not complete"),
     ],
 )
@@ -292,7 +296,7 @@ def test_a_missing_shard_is_named_at_the_choice(tiny_base: Path, tmp_path: Path)
         note.write_text(json.dumps(index), "utf-8") if listed else note.unlink()
         with pytest.raises(UserError) as refused:
             detect(str(base))
-        assert f"unet/{names[1]}: It is not there" in refused.value.why
+        assert f"unet/{names[1]}: It is missing" in refused.value.why
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_without_optional_text_its_tokens_are_zeros_and_without_clip_it_is_refus
     index = Path(base) / "model_index.json"
     left_out = json.loads(index.read_text(encoding="utf-8")) | {"text_encoder_2": [None, None]}
     index.write_text(json.dumps(left_out), encoding="utf-8")
-    with pytest.raises(UserError, match="without its text encoders text_encoder_2; only text_encoder_3"):
+    with pytest.raises(UserError, match="text encoders text_encoder_2 are missing; only text_encoder_3"):
         detect(base)
     left_out["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
     index.write_text(json.dumps(left_out), encoding="utf-8")
@@ -220,8 +220,8 @@ def test_another_number_of_blocks_is_counted_too(family: StableDiffusion3, block
 def test_numbers_of_blocks_that_do_not_work_are_refused_in_words(family: StableDiffusion3) -> None:
     refused = family.facts.why_not_blocks
     assert "not of 5" in refused({"num_layers": 24}, 5)
-    assert "cannot serve the base's 4 evenly; set 1, 2, or 0" in refused({"num_layers": 4}, 3)
-    assert "cannot serve" in refused({"num_layers": 12}, 12), "its last block cannot be copied"
+    assert "cannot be spread evenly over the base's 4; set 1, 2, or 0" in refused({"num_layers": 4}, 3)
+    assert "cannot be spread" in refused({"num_layers": 12}, 12), "its last block cannot be copied"
     assert "copies the whole encoder" in SD1.why_not_blocks({}, 6)
     assert [refused({"num_layers": 24}, n) for n in (0, 3, 4, 6, 8, 12)] == [""] * 6 and SD1.why_not_blocks({}, 0) == ""
 

@@ -97,18 +97,18 @@ def without(shapes: dict, *left_out: str) -> dict:
     [
         (
             without(OF_SD1, CONV),
-            "of its unet are not complete: 1 tensor of 686 not there, such as mid_block.resnets.0.c",
+            "of its unet are not complete: 1 tensor of 686 missing, such as mid_block.resnets.0.c",
         ),
         (without(OF_SD1, "input_blocks.7", "output_blocks.1."), "of its unet are not complete"),
         (OF_SD1 | {CONV: (640,)}, "mid_block.resnets.0.conv1.bias has the shape 640 instead of 1280"),
-        (OF_SD1 | {CONV: (640,)}, "not those of Stable Diffusion 1.x"),
+        (OF_SD1 | {CONV: (640,)}, "not match those of Stable Diffusion 1.x"),
         (without(OF_SD1, "decoder.mid.attn_1.q"), "of its vae are not complete: 2 tensors of 248"),
         (without(OF_SD1, "first_stage_model.decoder"), "of its vae are not complete"),
         (without(OF_SD1, "layers.11."), "of its text_encoder are not complete: 16 tensors of 196"),
         (without(OF_SD2, "resblocks.20.mlp"), "of its text_encoder are not complete: 4 tensors of 372"),
         (without(OF_SDXL, "label_emb.0.2.weight"), "Its unet is not complete: the tensor label_emb.0.2.weight"),
         (without(OF_SDXL, QKV), "of its text_encoder_2 are not complete: 8 tensors of 517"),
-        (without(OF_SDXL, "conditioner.embedders.1"), "text_encoder_2 is not complete: none of its tensors is there"),
+        (without(OF_SDXL, "conditioner.embedders.1"), "text_encoder_2 is not complete: all of its tensors are missing"),
     ],
 )
 def test_a_file_that_lacks_some_tensors_is_refused_at_the_choice(tmp_path: Path, shapes: dict, why: str) -> None:
@@ -151,7 +151,7 @@ def test_a_yaml_beside_a_file_decides(tmp_path: Path, name: str, shapes: dict, y
     ("yaml", "words"),
     [
         (YAML_XL % "VScalingWithEDMcNoise", "vscalingwithedmcnoise"),
-        (YAML_V.replace('"v"', "x0"), "otherwise than noise or velocity"),
+        (YAML_V.replace('"v"', "x0"), "something other than noise or velocity"),
         ("a: [", "some.yaml cannot be read"),
         ("!!python/object/apply:os.mkdir [there]", "some.yaml cannot be read"),
     ],
@@ -175,7 +175,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (ran,)
 
     torch.save({"state_dict": {"x": Evil()}}, tmp_path / "evil.ckpt")
-    with pytest.raises(UserError, match="code in it will not be run"):
+    with pytest.raises(UserError, match="does not run code from it"):
         detect(str(tmp_path / "evil.ckpt"))
     assert not ran.exists()
 

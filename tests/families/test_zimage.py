@@ -290,7 +290,7 @@ def test_the_real_base_and_its_nets_are_counted_to_the_parameter(
         name: value for name, value in shown.items() if name != "control_refiner_layers_places"
     }
     assert ZIMAGE_FILES.why_misread(shapes, found.config) == ""
-    assert "knows no net" in ZIMAGE_FILES.why_misread(shapes, {**found.config, "control_layers_places": [0, 15]})
+    assert "supports no net" in ZIMAGE_FILES.why_misread(shapes, {**found.config, "control_layers_places": [0, 15]})
 
 
 @pytest.mark.parametrize("trained", [False, True])

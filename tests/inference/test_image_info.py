@@ -177,7 +177,7 @@ def test_images_of_the_first_version_are_read_into_the_same_values() -> None:
 
 def test_an_image_without_settings_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
-    with pytest.raises(UserError, match=r"bare.png carries no settings"):
+    with pytest.raises(UserError, match=r"bare.png contains no settings"):
         read_settings(tmp_path / "bare.png")
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     with pytest.raises(UserError, match=r"text.png cannot be read"):

@@ -262,5 +262,5 @@ def test_out_of_memory_saves_step_by_step_and_then_says_so(
     assert ["tiles" in words for words in session.warnings] == [True, False]
     assert "computer's memory" in session.warnings[1]
     needed[0] = OFFLOADED + 1
-    with pytest.raises(UserError, match="memory is not enough.*smaller size"):
+    with pytest.raises(UserError, match="not enough memory.*smaller size"):
         session.generate(two)

@@ -182,7 +182,7 @@ def test_missing_and_broken_files_are_named(
         session.generate([changed(request_, controlnet=tmp_path / "empty")])
     hollow = shutil.copytree(loud_controlnet, tmp_path / "hollow")
     (hollow / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         session.generate([changed(request_, controlnet=hollow)])
 
 

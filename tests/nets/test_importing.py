@@ -166,9 +166,9 @@ def test_a_net_with_a_missing_or_broken_tensor_is_reported(checkpoint: Path, tin
     ("names", "words"),
     [
         (["lora_unet_down.lora_up.weight"], "looks like a LoRA"),
-        (["model.diffusion_model.out.2.weight"], "whole Stable Diffusion model"),
+        (["model.diffusion_model.out.2.weight"], "complete Stable Diffusion model"),
         (["up_blocks.0.weight"], "UNet of a base"),
-        (["something.weight"], "none of the names"),
+        (["something.weight"], "None of its tensors has a name"),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, names: list[str], words: str) -> None:

@@ -43,7 +43,7 @@ def demo_as(folder: Path, **schedule: Any) -> str:
     return str(folder)
 
 
-@pytest.mark.answers('"The base is not what its config says"')
+@pytest.mark.answers('"The base does not match its config"')
 def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     run = new_run(**{"model.base": base, "train.steps": 2})
     trained = train(ready_workspace, run, at_step={1: "pause"})
     (words,) = trained.warnings
-    assert "not what its config says" in words and "if it predicts noise" in words
+    assert "does not match its config" in words and "if it predicts noise" in words
     found = Run(run.folder).about[RECORD]
     assert found["schedule"] == {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
     assert found["errors"]["epsilon"] < 0.3 and found["errors"]["v"] > 0.8 and found["notes"] == [words]
@@ -138,12 +138,12 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(
         (VELOCITY, {"epsilon": 15.0, "v": 0.3}, "auto", VELOCITY, []),
         (NOISE, {"epsilon": 15.0, "v": 0.3}, "auto", VELOCITY, ["trained with zero terminal SNR"]),
         (NOISE, {"epsilon": 15.0, "v": 0.3}, "epsilon", NOISE, ["set to epsilon, but"]),
-        (ZERO_SNR, {"epsilon": 0.1, "v": 1.2}, "auto", NOISE, ["not what its config says"]),
+        (ZERO_SNR, {"epsilon": 0.1, "v": 1.2}, "auto", NOISE, ["does not match its config"]),
         (VELOCITY, {"epsilon": 0.3, "v": 0.4}, "auto", VELOCITY, ["no better than chance"]),
         (NOISE, {"epsilon": 9.0, "v": 1.3}, "auto", NOISE, ["no better than chance"]),
         (NOISE, {"epsilon": float("nan"), "v": float("nan")}, "auto", NOISE, ["no better than chance"]),
         (NOISE, {"epsilon": 0.5, "v": 1.3}, "auto", NOISE, ["hardly knows images"]),
-        (NOISE.with_schedule({"rescale_betas_zero_snr": True}), None, "auto", NOISE, ["Zero terminal SNR is left out"]),
+        (NOISE.with_schedule({"rescale_betas_zero_snr": True}), None, "auto", NOISE, ["Zero terminal SNR is not used"]),
     ],
 )
 def test_how_the_errors_are_judged(

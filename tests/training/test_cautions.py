@@ -251,7 +251,7 @@ def test_the_command_line_prints_them_before_it_trains(
     start = ["--workspace", str(workspace.root), "train", "--preset", "demo"]
     assert main([*start, "--dataset", "mine"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Serious:  The demo base knows nothing but its own coloured shapes.")
+    assert lines[0].startswith("Serious:  The demo base knows only its own coloured shapes.")
     assert any(line.startswith("Caution: 4 of 4 images are smaller than 128 px.") for line in lines)
     make_demo_set(workspace, "circles", 16)
     assert main([*start, "--dataset", "demo-circles-16"]) == 0

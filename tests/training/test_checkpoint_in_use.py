@@ -125,7 +125,7 @@ def test_training_continues_and_the_last_checkpoint_waits_for_its_name(
     assert trained.outcome == "completed" and trained.of(StepDone)[-1].step == 3
     assert [event.step for event in trained.of(CheckpointSaved)] == [3], "it waited for the last one only"
     text = " ".join(trained.warnings)
-    assert "The checkpoint of step 1 is written, but has not got its name. Another program has one of" in text
+    assert "The checkpoint of step 1 was written but could not be renamed. Another program has one of" in text
     assert "The checkpoint of step 3 is waiting for the disk. Another program has one of its files open" in text
     assert [found.step for found in run.checkpoints()] == [1, 2, 3], "the others are named as soon as they can be"
 
@@ -137,7 +137,7 @@ def test_a_run_that_is_ended_meanwhile_loses_no_step(
     run = new_run(**{"train.steps": 2, "train.checkpoint_every": 50})
     with monkeypatch.context() as held:
         open_elsewhere(held, is_new_checkpoint)
-        with pytest.raises(Unsaved, match="checkpoint of step 2 is written, but has not got its name"):
+        with pytest.raises(Unsaved, match="checkpoint of step 2 was written but could not be renamed"):
             train(ready_workspace, run, when={Waiting: lambda trained: trained.control.stop()})
     clean_up(run.folder, own=True)
     assert run.completed

@@ -82,7 +82,7 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
     trained = train(ready_workspace, run)
     assert steps_saved(trained) == [3, 4, 6] and not trained.of(Waiting)
     text = " ".join(trained.warnings)
-    assert "The checkpoint of step 2 did not reach the disk. The system says: Input/output error." in text
+    assert "The checkpoint of step 2 could not be written to the disk. The system says: Input/output error." in text
     assert not list((run.folder / "checkpoints").glob(".*"))
     assert_same_run(straight, run)
 
@@ -154,7 +154,8 @@ def test_a_run_that_breaks_off_says_so_where_the_checkpoint_on_its_way_is_lost(
     monkeypatch.setattr(durable, "flush", flush)
     with pytest.raises(RuntimeError, match="something else"):
         train(ready_workspace, run)
-    assert "The checkpoint of step 2 did not reach the disk" in (run.folder / "log.txt").read_text(encoding="utf-8")
+    log = (run.folder / "log.txt").read_text(encoding="utf-8")
+    assert "The checkpoint of step 2 could not be written to the disk" in log
     assert not run.checkpoints() and not list((run.folder / "checkpoints").glob(".*"))
 
 

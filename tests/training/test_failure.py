@@ -73,12 +73,12 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
         train(ready_workspace, run)
     text = str(caught.value)
     assert "unspecified launch failure" in text and "start it again" in text
-    assert ("step 2 is whole" if saved else "nothing had been saved") in text
+    assert ("step 2 is complete" if saved else "nothing had been saved") in text
     assert (run.ending, run.last_step) == ("failed", saved)
 
     refused = missing(ready_workspace, run.config)
     assert any("close the app and start it again" in sentence for sentence in refused), "this process has lost its card"
-    with pytest.raises(UserError, match="cannot go on"):
+    with pytest.raises(UserError, match="cannot continue"):
         resume_training(JobRunner(), ready_workspace, run.folder)
     failure.lost_cards.clear()  # started again
     monkeypatch.undo()
@@ -110,7 +110,7 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
         return real(state)
 
     monkeypatch.setattr(faults, "train_step", train_step)
-    with pytest.raises(UserError, match="memory is not enough"):
+    with pytest.raises(UserError, match="not enough memory"):
         train(ready_workspace, run)
     assert (run.ending, run.last_step) == ("failed", 2)
     monkeypatch.undo()

@@ -126,7 +126,7 @@ def test_it_trains_resumes_and_draws(
     assert np.abs(again[0] - again[1]).max() <= 1
     assert np.abs(again[0] - drawn[0]).max() > 1, "4 bits show"
     assert (tmp_path / "net-single_file_flux.safetensors").is_file()
-    with pytest.raises(UserError, match=r"no such files for FLUX\.1"):
+    with pytest.raises(UserError, match=r"no such format for FLUX\.1"):
         export(last, "ldm", tmp_path, "net")
 
 

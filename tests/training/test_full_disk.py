@@ -138,7 +138,7 @@ def test_a_checkpoint_that_will_not_fit_is_reported_ahead(
         StepDone: lambda trained: setattr(disk, "full", disk.full and trained.of(StepDone)[-1].step < 4),
     }
     trained = train(ready_workspace, run, when=when)
-    assert "free some space, or the run will wait there" in " ".join(trained.warnings)
+    assert "free some space, or the run will have to wait before it can save" in " ".join(trained.warnings)
     seen = trained.of(DiskSpace)
     assert seen[0].next_checkpoint > 0 and seen[-1].run > seen[0].run
     assert not trained.of(Waiting)
@@ -171,7 +171,7 @@ def test_a_stop_while_it_waits_ends_it_and_says_what_is_lost(
         CheckpointSaved: lambda trained: setattr(disk, "full", True),
         Waiting: lambda trained: trained.control.stop(),
     }
-    with pytest.raises(Unsaved, match="ended at step 4, which could not be saved.*step 2 and does 2 steps again"):
+    with pytest.raises(Unsaved, match="stopped at step 4, which could not be saved.*step 2 and repeats 2 steps"):
         train(ready_workspace, run, when=when)
     assert run.last_step == 2 and run.ending == "failed"
     disk.full = False
@@ -343,9 +343,9 @@ def test_small_writes_that_take_long_together_are_reported() -> None:
 
 PLACES = {
     "Writing the checkpoint of step 3": "engine.training.checkpointer.stage_checkpoint",
-    "Bringing the checkpoint of step 3 to the disk": "engine.training.checkpoint.flush_folder",
+    "Writing the checkpoint of step 3 to the disk": "engine.training.checkpoint.flush_folder",
     "Removing old checkpoints": "engine.training.checkpointer.prune",
-    "Looking for room on the disk": "engine.training.hooks.free_bytes",
+    "Checking the free disk space": "engine.training.hooks.free_bytes",
     "Reading the next images": "engine.training.batches.Batches._read",
     "Reading the held-out images": "engine.evaluation.previews.read_pair",
     "Loading the base's VAE": "engine.families.base.Family.load_vae",

@@ -78,7 +78,7 @@ def test_another_checkpoint_of_the_base_can_be_tried_and_another_base_is_refused
     first, live, again = requests[1].wait(0)
     assert np.array_equal(first, again) and not np.array_equal(first, live)
     assert np.array_equal(first, TrySession(ready_workspace, device="cpu").generate([other])[0])
-    with pytest.raises(UserError, match="cannot be tried while the training runs.*another base.*pause"):
+    with pytest.raises(UserError, match="cannot be tried during training.*another base.*pause"):
         requests[2].wait(0)
 
 

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_written_is_reported_once_and_given_up(tmp_path: P
     for event in EVENTS * 2:
         log(event)
     (message,) = [event for event in heard if isinstance(event, Message)]
-    assert message.level == "warning" and "TensorBoard" in message.text and "the run goes on" in message.text
+    assert message.level == "warning" and "TensorBoard" in message.text and "the run continues" in message.text
     assert [event for event in heard if event in EVENTS] == [EVENTS[0], *EVENTS * 2]
 
 

@@ -140,7 +140,7 @@ def test_previews_are_drawn_with_long_captions_and_other_prompts(
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed" and not trained.warnings
     (note,) = [message.text for message in trained.of(Message) if message.text.startswith("Captions")]
-    assert note.startswith("Captions that are longer than the base reads at once: 8, read in 3 chunks. In 8 of them")
+    assert note.startswith("Captions longer than the base reads at once: 8. They are read in up to 3 chunks. In 8 of")
 
     # What draws afterwards reads prompts in the same way: the evaluation always, Try it as its form says.
     checkpoint, base = run.checkpoints()[-1], run.config.model.base

@@ -184,7 +184,7 @@ def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed"
     assert [event.step for event in trained.of(Checked)] == [1, 2, 3]
-    assert trained.warnings == ["The check of step 0 was left out: memory ran out even for one pair at a time."]
+    assert trained.warnings == ["The check of step 0 was skipped: memory ran out even for one pair at a time."]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -196,9 +196,9 @@ def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
     trained = train(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
     assert trained.outcome == "completed" and trained.of(Checked) == []
     assert [text.split(":")[0] for text in trained.warnings] == [
-        f"The check of step {step} was left out" for step in (0, 1, 2)
+        f"The check of step {step} was skipped" for step in (0, 1, 2)
     ]
-    assert trained.warnings[-1].endswith("3 in a row, and this run is no longer checked.")
+    assert trained.warnings[-1].endswith("3 in a row were skipped, and this run is no longer checked.")
 
 
 def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
@@ -228,7 +228,7 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
     monkeypatch.setattr(Schedule, "due", lambda self, step, now: step == 2)
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed" and calls.count(True) > 3
-    assert [text.split(":")[0] for text in trained.warnings] == ["The check of step 2 was left out"]
+    assert [text.split(":")[0] for text in trained.warnings] == ["The check of step 2 was skipped"]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 

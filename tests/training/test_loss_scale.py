@@ -206,7 +206,7 @@ def test_an_image_whose_latents_are_nan_costs_its_steps_and_nothing_else(
     assert last.outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
     twice = sorted(set(first.images) & set(later[0].images))
-    assert twice and f"In an earlier skipped step, too: {', '.join(twice)}." in "".join(last.warnings)
+    assert twice and f"Also in an earlier skipped step: {', '.join(twice)}." in "".join(last.warnings)
 
 
 @pytest.mark.answers("A step was skipped, or the loss became NaN")

@@ -31,6 +31,11 @@ from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, checked, train
 
+LOADING_AGAIN = "Memory ran out while the models were being loaded. Some was freed, and loading is tried again."
+COPYING_AGAIN = (
+    "Memory ran out while making the copy of the weights of step 2. Some was freed, and this is tried again."
+)
+
 
 def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..., Any]:
     """``real``, but calls ``after`` to ``after + times`` say that memory ran out."""
@@ -146,7 +151,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert [event.step for event in trained.of(StepDone)] == [1, 2, 3, 4]
     assert [event.images_seen for event in trained.of(StepDone)] == [4, 8, 12, 16]
     freed, smaller = trained.warnings
-    assert freed == "Memory ran out at step 3 (step). Freed some and tried again."
+    assert freed == "Memory ran out at step 3 (step). Some was freed, and the step is tried again."
     assert "Memory ran out at step 3" in smaller and "2 at a time instead of 4" in smaller
     (fallback,) = Run(short.folder).about["memory_ladder"]
     assert fallback["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and fallback["step"] == 2
@@ -163,7 +168,7 @@ def test_a_step_that_fits_once_memory_is_freed_takes_no_fallback(
     train(ready_workspace, calm)
     monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 1, 1))
     trained = train(ready_workspace, short)
-    assert trained.warnings == ["Memory ran out at step 2 (step). Freed some and tried again."]
+    assert trained.warnings == ["Memory ran out at step 2 (step). Some was freed, and the step is tried again."]
     assert FALLBACKS not in Run(short.folder).about
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
@@ -176,7 +181,7 @@ def test_a_run_whose_images_do_not_fit_the_encoder_is_prepared_in_smaller_batche
     monkeypatch.setattr(StableDiffusion, "encode_images", failing(StableDiffusion.encode_images, 1, 1))
     trained = train(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
     assert trained.outcome == "completed"
-    assert trained.warnings == ["Memory ran out with 4 images at a time; going on with 2."]
+    assert trained.warnings == ["Memory ran out with 4 images at a time; continuing with 2."]
 
 
 AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
@@ -203,7 +208,7 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     assert [event.step for event in trained.of(StepDone)] == [1, 2, 3]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
     (warning,) = trained.warnings
-    assert warning.startswith("Memory ran out at the average of step 2. ")
+    assert warning.startswith("Memory ran out while making the average of step 2. ")
     (fallback,) = Run(short.folder).about["memory_ladder"]
     assert fallback["settings"] == ({"optim.ema_device": "cpu"} if to_ram else {})
     assert ("in the computer's memory" in warning) == to_ram
@@ -219,7 +224,7 @@ def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
         MasterWeightSync, "refresh", failing(MasterWeightSync.refresh, 1, 2)
     )  # one is made at the start
     trained = train(ready_workspace, short)
-    assert trained.warnings == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
+    assert trained.warnings == [COPYING_AGAIN]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -295,8 +300,8 @@ def test_nets_that_do_not_fit_are_built_anew_with_less(
         trained = train(ready_workspace, run, at_step={1: "pause"})
     assert trained.outcome == "paused"
     freed, less = trained.warnings
-    assert freed == "Memory ran out while the models were loaded. Freed some and tried again."
-    assert "eight bits" in less and "loaded" in less
+    assert freed == LOADING_AGAIN
+    assert "8 bits" in less and "loaded" in less
     (fallback,) = Run(run.folder).about["memory_ladder"]
     assert (fallback["where"], fallback["step"]) == ("loading", 0)
     assert fallback["settings"] == chosen[0].settings == {"train.base_storage": "fp8"}
@@ -356,7 +361,7 @@ def test_a_checkpoint_that_does_not_fit_at_first_is_not_taken_for_a_damaged_one(
     monkeypatch.setattr(checkpoint, "tensors_to_optimizer", failing(checkpoint.tensors_to_optimizer, 1))
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and [event.step for event in again.of(StepDone)] == [2]
-    assert again.warnings == ["Memory ran out while the models were loaded. Freed some and tried again."]
+    assert again.warnings == [LOADING_AGAIN]
 
 
 def test_images_that_do_not_fit_are_drawn_one_at_a_time(
@@ -414,7 +419,7 @@ def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed"
     assert [event.step for event in trained.of(CheckpointSaved)] == [2]
-    assert any("checkpoint of step 2. Freed some and tried again" in text for text in trained.warnings)
+    assert any("checkpoint of step 2. Some was freed, and this is tried again" in text for text in trained.warnings)
 
     monkeypatch.setattr(checkpointer, "stage_checkpoint", failing(checkpointer.stage_checkpoint, 10))
     with pytest.raises(UserError, match="Memory ran out twice"):

@@ -74,7 +74,7 @@ def test_a_trial_that_does_not_fit_says_with_what_it_did(
     measured = read(ready_workspace, config, MACHINE.name)
     assert measured is not None
     assert measured.settings == {"train.batch_size": 1, "train.accumulation": 2, "optim.ema_device": "cpu"}
-    assert any("It fitted with 1 at a time" in event.text for event in events if isinstance(event, Message))
+    assert any("It fitted only with 1 at a time" in event.text for event in events if isinstance(event, Message))
     assert "it fitted only with 1 at a time" in estimate(config, ready_workspace, MACHINE)
 
 

@@ -70,7 +70,7 @@ def test_another_learning_rate_keeps_the_optimizers_state(new_run: RunFactory, r
     moments = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if "exp_avg" in k}
     changed = train(ready_workspace, change_run(run, {"optim.learning_rate": 1e-9}), at_step={3: "pause"})
     assert not changed.warnings
-    assert "From step 2 on with other settings: learning rate 0.001 → 1e-09." in [m.text for m in changed.of(Message)]
+    assert "Settings changed from step 2: learning rate 0.001 → 1e-09." in [m.text for m in changed.of(Message)]
     after = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if k in moments}
     squares = [name for name in moments if name.endswith("exp_avg_sq") and moments[name].any()]
     assert squares and all(bool((after[name] >= 0.99 * moments[name]).all()) for name in squares), "0.999 of it stays"

@@ -78,7 +78,7 @@ def pretended_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_without_a_card_attention_stays_torchs_and_one_line_reports_it(build: Callable) -> None:
     made, messages = build(**{"train.attention": "xformers"})
-    assert messages == ["xformers is not used (it computes on graphics cards only); attention is PyTorch's own."]
+    assert messages == ["xformers is not used (it runs only on graphics cards); PyTorch's own attention is used."]
     assert isinstance(take_step(made), torch.Tensor)
 
 
@@ -188,7 +188,7 @@ def test_a_step_calls_the_compiled_blocks_of_both_nets_and_what_follows_it_none(
 def test_a_base_without_repeated_blocks_is_trained_as_it_is(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UNet2DConditionModel, "_repeated_blocks", [])
     made, messages = build(**{"train.compile": "blocks"})
-    assert messages == ["The nets are not compiled: diffusers names no blocks that this base repeats."]
+    assert messages == ["The nets are not compiled: diffusers lists no repeated blocks for this base."]
     assert not speed.is_compiled(made) and isinstance(take_step(made), torch.Tensor)
 
 

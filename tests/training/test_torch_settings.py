@@ -127,7 +127,7 @@ def test_a_run_s_steps_are_strict_until_a_kernel_is_missing(
     assert trained.outcome == "completed" and [event.step for event in trained.of(StepDone)] == [1, 2, 3]
     strict, lenient = (True, True, True, False, False), (True, False, True, False, False)
     assert seen == [strict, strict, lenient, lenient]
-    assert "deterministic but for rounding: put_ does not have" in " ".join(trained.warnings)
+    assert "deterministic except for rounding: put_ does not have" in " ".join(trained.warnings)
     assert not [message for message in trained.of(Message) if "uncompiled" in message.text]
 
 

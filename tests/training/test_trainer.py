@@ -182,7 +182,7 @@ def test_a_run_records_what_it_was_trained_on_and_says_when_that_changes(
     for end, name in ((1, "RTX 3060"), (2, "RTX 3060"), (None, "RTX 4090")):
         monkeypatch.setattr(job, "detect", lambda name=name: Hardware("cuda", name, 12.0, 16, 8))
         trained = train(ready_workspace, run, at_step={end: "stop"} if end else {})
-    assert "was trained on RTX 3060, 12 GB; from here on, on RTX 4090, 12 GB." in " ".join(
+    assert "was trained on RTX 3060, 12 GB; from now on it is trained on RTX 4090, 12 GB." in " ".join(
         m.text for m in trained.of(Message)
     )
     machines = Run(run.folder).about["machines"]

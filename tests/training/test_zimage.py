@@ -101,7 +101,7 @@ def test_it_trains_resumes_and_draws(
         again = session.generate([replace(plain, controlnet=left)])[0]
         assert np.abs(np.asarray(again).astype(int) - drawn[0]).max() <= 1, kind
     assert (tmp_path / "net-single_file_zimage.safetensors").is_file()
-    with pytest.raises(UserError, match="no such files for Z-Image"):
+    with pytest.raises(UserError, match="no such format for Z-Image"):
         export(last, "ldm", tmp_path, "net")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.data.layouts.model import Part, Reading
 
 MOST = 12
-"""Parts that are asked about; for more, the setting "What is what" is there."""
+"""Parts that are asked about; for more, there is the setting "Roles"."""
 PAIRS = 3
 SIDE = 256
 ROLES = [("Image", "image"), ("Condition map", "map"), ("Caption", "caption"), ("Ignored", "ignored")]

@@ -34,7 +34,7 @@ def grid_html(grid: Grid, folder: Path) -> str:
     heads = []
     for column in grid.columns:
         best = column.step is not None and column.step == grid.best and not column.live
-        mark = "<span class='best-mark'>★ best by the verdict</span>" if best else ""
+        mark = "<span class='best-mark'>★ best according to the verdict</span>" if best else ""
         heads.append(f"<th scope='col' class='{'best' if best else ''}'>{escape(column.title)}{mark}</th>")
     rows = []
     for row, keys in zip(grid.rows, grid.cells, strict=True):

@@ -10,11 +10,11 @@ from engine.conditions.metrics import fit, ms_ssim
 ANIME_LINEART = ConditionType(
     name="anime_lineart",
     title="Anime line art",
-    teaches="Ink: clean strokes of even width and solid shadows, which the image fills with colour.",
+    teaches="Ink drawing: clean strokes of even width and solid shadows, which the image fills with colour.",
     parameters=(
         Parameter("width", "Stroke width", "float", 1.2, 0.5, 6.0, 0.1, hint="Pixels.", vary=(0.8, 2.0), thickens=True),
         Parameter(
-            "ink", "How much ink", "float", 0.55, 0.3, 0.95, 0.01, hint="Higher also fills dark areas.",
+            "ink", "Amount of ink", "float", 0.55, 0.3, 0.95, 0.01, hint="Higher also fills dark areas.",
             vary=(0.45, 0.65)
         ),
         Parameter(

@@ -20,7 +20,7 @@ CANNY = ConditionType(
             0,
             500,
             1,
-            hint="Lower keeps more of the faint lines that touch strong ones. 100 is usual.",
+            hint="Lower values keep more of the faint lines that touch strong ones. 100 is usual.",
             vary=(50, 130),
             at_most="high",
         ),
@@ -32,7 +32,7 @@ CANNY = ConditionType(
             0,
             500,
             1,
-            hint="Lower also starts lines at faint edges. 200 is usual.",
+            hint="Lower values also start lines at faint edges. 200 is usual.",
             vary=(130, 260),
         ),
         Parameter(
@@ -48,12 +48,12 @@ CANNY = ConditionType(
         ),
         Parameter(
             "edges",
-            "Edges of",
+            "Edges from",
             "choice",
             "colour",
             choices=("colour", "grey"),
-            hint="colour: as ComfyUI, AUTOMATIC1111 and published Canny nets, which also see edges between colours of "
-            "equal brightness. grey: as earlier versions of this app.",
+            hint="colour: like ComfyUI, AUTOMATIC1111 and published Canny nets; also finds edges between colours of "
+            "equal brightness. grey: like earlier versions of this app.",
             former="grey",
         ),
     ),

@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit
 COLOUR_GRID = ConditionType(
     name="colour_grid",
     title="Colour grid",
-    teaches="Colours by place: each square gives the mean colour of its part of the image. Shapes are free.",
+    teaches="Colours by position: each square gives the mean colour of its part of the image. Shapes are free.",
     parameters=(
         Parameter(
             "cells",

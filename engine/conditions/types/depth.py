@@ -27,10 +27,10 @@ MODEL_PARAMETER = Parameter(
 DEPTH = ConditionType(
     name="depth",
     title="Depth",
-    teaches="Space: near is white, far is black, and the image keeps that layout in any style.",
+    teaches="Depth: near is white, far is black, and the image keeps that layout in any style.",
     parameters=(
         MODEL_PARAMETER,
-        Parameter("cut_off", "Ignore extremes", "float", 1.0, 0.0, 10.0, 0.5, hint="Percent of pixels at each end."),
+        Parameter("cut_off", "Ignore extremes", "float", 1.0, 0.0, 10.0, 0.5, hint="Percentage of pixels at each end."),
     ),
     extract="engine.conditions.types.depth:depth",
     batch="engine.conditions.types.depth:depth_batch",

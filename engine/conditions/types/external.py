@@ -25,7 +25,7 @@ from engine.errors import UserError
 EXTERNAL = ConditionType(
     name="external",
     title="My own program",
-    teaches="Whatever your program draws. It runs your own code with all your rights: use only code that you trust.",
+    teaches="Whatever your program draws. It runs with all your permissions: use only code that you trust.",
     parameters=(
         Parameter(
             "program",
@@ -80,13 +80,15 @@ def command_of(program: str) -> list[str] | None:
     if not program:
         raise UserError(
             "No program was given.",
-            "This kind of map is drawn by a program or Python file of your own.",
-            "Give the path of a Python file with extract(image), or a command with {input} and {output}.",
+            "Maps of this type are drawn by your own program or Python file.",
+            "Enter the path of a Python file with extract(image), or a command with {input} and {output}.",
         )
     if Path(program).suffix.lower() == ".py" and "{" not in program:
         if not Path(program).expanduser().is_file():
             raise UserError(
-                f"{program} was not found.", "There is no such Python file.", "Give its full path, or choose another."
+                f"{program} was not found.",
+                "There is no such Python file.",
+                "Enter its full path, or choose another file.",
             )
         return None
     if "{input}" not in program or "{output}" not in program:
@@ -101,7 +103,7 @@ def command_of(program: str) -> list[str] | None:
         raise UserError(
             "The command cannot be read.",
             "A quotation mark has no partner.",
-            "Put paths with spaces between double quotes.",
+            "Put paths with spaces in double quotes.",
         ) from error
     return [part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part for part in parts]
 
@@ -165,13 +167,13 @@ def _run(arguments: list[str], seconds: int, program: str) -> None:
         raise UserError(
             f"{name} cannot be started.",
             f"The system says: {error.strerror or error}.",
-            "Give the program's full path.",
+            "Enter the program's full path.",
         ) from error
     if done.returncode:
         raise UserError(
             f"{name} failed.",
-            f"It ended with code {done.returncode}.{_last_lines(done.stdout)}",
-            "Try the program on a single image yourself.",
+            f"It ended with exit code {done.returncode}.{_last_lines(done.stdout)}",
+            "Run the program on a single image yourself to see what is wrong.",
         )
 
 
@@ -190,14 +192,14 @@ def _read(path: Path, shape: tuple[int, int], program: str) -> np.ndarray:
         raise UserError(
             "The program made no map.",
             f"{program} ended without an error, but did not write {{output}}.",
-            "Make it write a PNG there.",
+            "Change it so that it writes a PNG there.",
         )
     made = load_rgb(path)
     size = (shape[1], shape[0])
     if abs(made.width * shape[0] - made.height * shape[1]) > max(made.size) * max(shape) * 0.02:
         raise UserError(
-            "The program's map has another aspect ratio than the image.",
-            f"The map is {made.width} x {made.height}, the image {shape[1]} x {shape[0]}.",
-            "Make it keep the image's size.",
+            "The program's map has a different aspect ratio than the image.",
+            f"The map has {made.width} x {made.height} pixels, the image {shape[1]} x {shape[0]}.",
+            "Change it so that it keeps the image's size.",
         )
     return np.asarray(made if made.size == size else made.resize(size, Image.Resampling.NEAREST))

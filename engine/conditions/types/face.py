@@ -28,7 +28,7 @@ MODEL = RequiredModel(
 FACE = ConditionType(
     name="face",
     title="Face landmarks",
-    teaches="Faces: coloured lines show the head, eyebrows, eyes, nose and mouth, and so the gaze and expression.",
+    teaches="Faces: coloured lines show the head, eyebrows, eyes, nose and mouth, and thus the gaze and expression.",
     parameters=(
         Parameter(
             "model",
@@ -38,8 +38,8 @@ FACE = ConditionType(
             hint="Empty: those inside the Python package mediapipe 0.10.21 (it does not need to run). Or a folder with "
             f"{DETECTOR_FILE} and {MESH_FILE}, .tflite or .onnx.",
         ),
-        Parameter("sure", "Confidence", "float", 0.5, 0.0, 1.0, 0.05, hint="Higher leaves doubtful faces out."),
-        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="Faces per image, the most confident ones first."),
+        Parameter("sure", "Confidence", "float", 0.5, 0.0, 1.0, 0.05, hint="Higher values leave out doubtful faces."),
+        Parameter("people", "Maximum number", "int", 10, 1, 50, 1, hint="Faces per image, most confident ones first."),
     ),
     extract="engine.conditions.types.face:face",
     metric="engine.conditions.types.face:face_adherence",
@@ -144,7 +144,7 @@ def _read(place: Path, name: str) -> Any:
     readers: dict[str, Any] = {".tflite": cv2.dnn.readNetFromTFLite, ".onnx": cv2.dnn.readNetFromONNX}
     paths = sorted(path for path in place.rglob(f"{name}.*") if path.suffix in readers)
     if not paths:
-        raise ValueError(f"it has no {name}.tflite and no {name}.onnx")
+        raise ValueError(f"it contains neither {name}.tflite nor {name}.onnx")
     return readers[paths[0].suffix](np.fromfile(paths[0], np.uint8))  # OpenCV cannot open paths with special letters
 
 

@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ssim
 GREY = ConditionType(
     name="grey",
     title="Grey (recolor)",
-    teaches="All details except the colours: the net colours a black-and-white image.",
+    teaches="All details except colour: the net colours a black-and-white image.",
     parameters=(
         Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels. Removes grain.", vary=(0.0, 1.5)),
     ),

@@ -18,10 +18,10 @@ INPAINT = ConditionType(
             hint="border: everything outside a window, for outpainting. mixed: one of the three, at random per image.",
         ),
         Parameter(
-            "share", "Masked fraction", "float", 0.35, 0.05, 0.9, 0.05, hint="Of the image, at least.",
+            "share", "Masked fraction", "float", 0.35, 0.05, 0.9, 0.05, hint="At least this fraction of the image.",
             vary=(0.1, 0.7),
         ),
-        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Other seeds mask other parts."),
+        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="A different seed masks different parts."),
     ),
     extract="engine.conditions.types.inpaint:inpaint",
     metric="engine.conditions.types.inpaint:inpaint_adherence",

@@ -10,7 +10,7 @@ from engine.conditions.metrics import cohen_kappa, fit
 LIGHT_DARK = ConditionType(
     name="light_dark",
     title="Light and dark",
-    teaches="Light and shadow: white areas become light, black ones dark, whatever they show.",
+    teaches="Light and shadow: white areas become light and black areas dark, whatever they show.",
     parameters=(
         Parameter("levels", "Levels", "int", 3, 2, 3, 1, hint="2: white and black. 3: white, grey and black."),
         Parameter(
@@ -41,7 +41,7 @@ LIGHT_DARK = ConditionType(
             0,
             255,
             1,
-            hint="With two levels, the threshold is halfway between both.",
+            hint="With two levels, the threshold is halfway between the two.",
             vary=(150, 190),
         ),
         Parameter(
@@ -52,7 +52,7 @@ LIGHT_DARK = ConditionType(
             0.0,
             30.0,
             0.5,
-            hint="Pixels. Larger gives simpler areas.",
+            hint="Pixels. Larger values give simpler areas.",
             vary=(0.0, 6.0),
         ),
     ),

@@ -89,7 +89,7 @@ def load(place: Path, device: str) -> Any:
     """Builds the net with the file's weights, which determine its width and number of blocks. Reads tensors only."""
     state = weights.tensors(place)
     if "model0.1.weight" not in state:
-        raise ValueError("it has no model0.1.weight, so these are not line-art weights")
+        raise ValueError("it contains no model0.1.weight, so these are not line-art weights")
     blocks = {name.split(".")[1] for name in state if name.startswith("model2.")}
     net = build(state["model0.1.weight"].shape[0], len(blocks))
     net.load_state_dict(state)

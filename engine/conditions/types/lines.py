@@ -10,7 +10,7 @@ from engine.conditions.metrics import edge_f1, fit
 LINES = ConditionType(
     name="lines",
     title="Straight lines",
-    teaches="Construction: white segments mark straight edges, as in rooms and buildings. Curves are free.",
+    teaches="Straight edges: white segments mark them, as in rooms and buildings. Curves are free.",
     parameters=(
         Parameter(
             "shortest",

@@ -10,7 +10,7 @@ from engine.conditions.metrics import correlation, fit
 LUMINANCE = ConditionType(
     name="luminance",
     title="Soft brightness",
-    teaches="Where the light falls: soft bright and dark regions. Shapes and colours are free.",
+    teaches="Brightness: soft bright and dark regions. Shapes and colours are free.",
     parameters=(
         Parameter(
             "blur",
@@ -20,7 +20,7 @@ LUMINANCE = ConditionType(
             1.0,
             60.0,
             0.5,
-            hint="Pixels. Larger leaves more to the prompt.",
+            hint="Pixels. Larger values leave more to the prompt.",
             vary=(4.0, 20.0),
         ),
     ),

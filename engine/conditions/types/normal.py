@@ -11,7 +11,7 @@ from engine.conditions.types.depth import MODEL, MODEL_PARAMETER, nearness
 NORMAL = ConditionType(
     name="normal",
     title="Surface direction (normal)",
-    teaches="Relief: colours show which way surfaces face, and light and folds follow. Computed from a depth map.",
+    teaches="Surfaces: colours show which way they face. Light and folds follow. Computed from a depth map.",
     parameters=(
         MODEL_PARAMETER,
         Parameter("relief", "Relief", "float", 6.0, 1.0, 30.0, 0.5, hint="Higher makes slopes steeper.",

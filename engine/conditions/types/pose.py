@@ -28,7 +28,7 @@ DETECTOR = RequiredModel(
 POSE = ConditionType(
     name="pose",
     title="Pose (OpenPose colours)",
-    teaches="Bodies: coloured limbs show who stands where and how. Clothes, faces and surroundings are free.",
+    teaches="Bodies: coloured limbs show where people are and how they pose. Clothes, faces and surroundings are free.",
     parameters=(
         Parameter(
             "model", "Pose model", "text", "",
@@ -38,8 +38,8 @@ POSE = ConditionType(
             "detector", "Person detector", "text", "",
             hint="Empty: RT-DETR R50. Or another object detector that detects people.",
         ),
-        Parameter("sure", "Confidence", "float", 0.3, 0.0, 1.0, 0.05, hint="Higher leaves doubtful joints out."),
-        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="People per image, the most confident ones first."),
+        Parameter("sure", "Confidence", "float", 0.3, 0.0, 1.0, 0.05, hint="Higher values leave out doubtful joints."),
+        Parameter("people", "Maximum number", "int", 10, 1, 50, 1, hint="People per image, most confident ones first."),
     ),
     extract="engine.conditions.types.pose:pose",
     batch="engine.conditions.types.pose:pose_batch",

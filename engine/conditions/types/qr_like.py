@@ -16,11 +16,12 @@ QR_LIKE = ConditionType(
         Parameter("cells", "Squares", "int", 32, 8, 96, 1, hint="Along the shorter side.", vary=(21, 57)),
         Parameter(
             "cut", "Threshold", "choice", "local", choices=("local", "whole"),
-            hint="local: relative to the surroundings. whole: half of the image's squares become light.",
+            hint="local: relative to the surroundings. whole: half of the squares of the image become light.",
         ),
         Parameter(
             "unsure", "Leave grey", "float", 0.0, 0.0, 40.0, 1.0,
-            hint="Squares with a brightness (0 to 255) this close to the threshold become grey: the net is free there.",
+            hint="Squares whose brightness (0 to 255) is this close to the threshold become grey: the net is free "
+                "there.",
         ),
     ),
     categorical=True,

@@ -14,7 +14,14 @@ SCRIBBLE = ConditionType(
     teaches="A rough sketch: thick strokes show what is where, and the net finds the shapes that they may mean.",
     parameters=(
         Parameter(
-            "detail", "Smallest shape", "float", 4.0, 1.0, 16.0, 0.5, hint="Pixels. Larger draws only large shapes.",
+            "detail",
+            "Smallest shape",
+            "float",
+            4.0,
+            1.0,
+            16.0,
+            0.5,
+            hint="Pixels. Larger values draw only large shapes.",
             vary=(2.5, 7.0),
         ),
         Parameter(
@@ -27,7 +34,7 @@ SCRIBBLE = ConditionType(
             vary=(20, 60),
         ),
         Parameter(
-            "wobble", "Unsteady hand", "float", 0.0, 0.0, 8.0, 0.5, hint="Pixels by which strokes deviate.",
+            "wobble", "Unsteady hand", "float", 0.0, 0.0, 8.0, 0.5, hint="How far strokes deviate, in pixels.",
             vary=(0.0, 3.0)
         ),
     ),

@@ -21,7 +21,7 @@ MODEL = RequiredModel(
 SEGMENTATION = ConditionType(
     name="segmentation",
     title="Segmentation",
-    teaches="Classes of things by place: one colour for sky, one for tree, one for wall, and the net draws each there.",
+    teaches="Kinds of objects by position: one colour each for sky, tree and wall; the net draws each in its place.",
     parameters=(
         Parameter(
             "model", "Segmentation model", "text", "",
@@ -29,7 +29,7 @@ SEGMENTATION = ConditionType(
         ),
         Parameter(
             "smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1,
-            hint="Percent of the image. Smaller areas are merged into their surroundings.",
+            hint="Percentage of the image. Smaller areas are merged into their surroundings.",
         ),
     ),
     categorical=True,

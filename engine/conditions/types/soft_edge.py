@@ -21,7 +21,7 @@ MODEL = RequiredModel(
 SOFT_EDGE = ConditionType(
     name="soft_edge",
     title="Soft edges (HED)",
-    teaches="The important contours: soft lines, bright where a person would draw one. Leaves much to the prompt.",
+    teaches="The important contours: soft lines, bright where a person would draw them. Leaves much to the prompt.",
     parameters=(
         Parameter(
             "model",
@@ -30,7 +30,9 @@ SOFT_EDGE = ConditionType(
             "",
             hint="Empty: ControlNetHED of lllyasviel/Annotators. Or a .safetensors or .pth file in that format.",
         ),
-        Parameter("steps", "Shades", "int", 0, 0, 16, 1, hint="0 keeps all. Few shades look like a marker pen."),
+        Parameter(
+            "steps", "Shades", "int", 0, 0, 16, 1, hint="0 keeps all shades. A few shades look like a marker pen."
+        ),
     ),
     extract="engine.conditions.types.soft_edge:soft_edge",
     batch="engine.conditions.types.soft_edge:soft_edge_batch",
@@ -85,7 +87,7 @@ def load(place: Path, device: str) -> Any:
         sorted(n for n in state if n.startswith(f"block{s}.convs.") and n.endswith("weight")) for s in range(1, 6)
     ]
     if not all(stages):
-        raise ValueError("it has no block1 to block5, so these are not HED weights")
+        raise ValueError("it contains no block1 to block5, so these are not HED weights")
     net = build(tuple(state[names[0]].shape[0] for names in stages), tuple(len(names) for names in stages))
     net.load_state_dict(state)
     return net.to(device).eval()

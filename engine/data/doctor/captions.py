@@ -19,8 +19,8 @@ _CLEAN = "Correct: cleans the caption for this dataset. Your caption file stays 
 MISSING = Finding(
     "caption_missing",
     "No caption",
-    "Images without captions teach the net to follow the map alone. Some of them are useful, but if all are, it "
-    "ignores prompts.",
+    "Images without captions teach the net to follow the map alone. A few of them are useful, but if no image "
+    "has a caption, the net ignores prompts.",
     "Write or generate captions on this tab, or leave the image out.",
     "note",
 )
@@ -34,7 +34,7 @@ EMPTY = Finding(
 REPEATED = Finding(
     "caption_repeated",
     "The same caption many times",
-    'A text that describes very different images has no meaning: "image", "untitled", the name of a shop. The net '
+    'Text that is used for very different images has no meaning: "image", "untitled", the name of a shop. The net '
     "learns to ignore it.",
     "Replace it on this tab, with better captions or with none.",
     "warning",
@@ -50,7 +50,7 @@ MARKUP = Finding(
 URL = Finding(
     "caption_url",
     "Web address in the caption",
-    "An address becomes dozens of meaningless tokens, which push the real words out of the prompt.",
+    "A web address becomes dozens of meaningless tokens, which push the real words out of the prompt.",
     _CLEAN,
     "warning",
     "caption",
@@ -58,15 +58,16 @@ URL = Finding(
 ENCODING = Finding(
     "caption_encoding",
     "Wrong letters in the caption",
-    "The text was read in the wrong encoding (cafÃ© for café), so its words differ from those that people type.",
-    _CLEAN + " Letters that were lost (\ufffd) are removed.",
+    "The text was read in the wrong encoding (cafÃ© for café), so its words differ from those that people write "
+    "in prompts.",
+    _CLEAN + " Lost letters (�) are removed.",
     "warning",
     "caption",
 )
 BACKSLASH = Finding(
     "caption_backslash",
     "Backslashes in the caption",
-    "They are left over from another program's notation for brackets or line breaks, and count as characters.",
+    "They are left over from another program's notation for brackets or line breaks, and are read as part of the text.",
     _CLEAN,
     "note",
     "caption",

@@ -77,7 +77,7 @@ def check(
         store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint, "maps": maps_of(dataset)}, kept)
     except OSError as error:
         raise UserError(
-            f"The check of {dataset.name} cannot be written to {dataset.folder}.",
+            f"The results of the check of {dataset.name} cannot be written to {dataset.folder}.",
             f"The system says: {error.strerror or error}.",
             "Free some space or check the folder's permissions, then check again: it continues from here.",
         ) from error

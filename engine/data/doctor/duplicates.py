@@ -19,8 +19,8 @@ CHUNK = 2048
 
 COPY = Finding(
     "copy",
-    "The same file again",
-    "It counts twice in every epoch, and the net leans towards it.",
+    "Identical files",
+    "The image counts twice in every epoch, so the net is biased towards it.",
     "Leave out all but one of them.",
     "warning",
 )
@@ -34,7 +34,7 @@ NEAR_COPY = Finding(
 LEAK = Finding(
     "held_out_copy",
     "Training images that are also held out",
-    "A copy of it is held out for the score, which then rewards memorizing.",
+    "A copy of the image is held out for the score, which then rewards memorizing.",
     "Leave these out of the training. Their copies stay held out.",
     "serious",
 )

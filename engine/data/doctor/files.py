@@ -9,7 +9,7 @@ from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
 from engine.disk.images import HTML_STARTS, opened
 from engine.errors import UserError
 
-_LEFT_OUT = "It is not used. Download the file again, or delete it, and read the folder again."
+_LEFT_OUT = "It is not used. Download the file again or delete it, then read the folder again."
 _WRITES = "There is nothing to do here. A corrected copy only helps other programs that read this dataset's folder."
 
 EMPTY = Finding(
@@ -23,7 +23,7 @@ EMPTY = Finding(
 WEB_PAGE = Finding(
     "web_page",
     "Web page with an image's name",
-    "The server sent an error page, which was saved as .jpg. Many training scripts stop at such a file.",
+    "The server sent an error page, which was saved as .jpg. Many training scripts fail on such a file.",
     _LEFT_OUT,
     "warning",
     unusable=True,
@@ -31,7 +31,7 @@ WEB_PAGE = Finding(
 TRUNCATED = Finding(
     "truncated",
     "End of the file is missing",
-    "Such an image opens, but is grey below some line. The net would learn the grey part, too.",
+    "The image opens, but it is grey below a certain line. The net would learn the grey part, too.",
     _LEFT_OUT,
     "warning",
     unusable=True,
@@ -47,7 +47,7 @@ DAMAGED = Finding(
 CMYK = Finding(
     "cmyk",
     "Print colours (CMYK)",
-    "The file describes ink instead of light. Every program converts it to RGB in its own way, and colours become "
+    "The file describes ink instead of light. Programs convert it to RGB in different ways, so colours can be "
     "wrong or inverted. This app always converts it in the same way.",
     "Look at the colours. If they are wrong, leave the image out or export it as sRGB from an image editor.",
     "warning",
@@ -56,7 +56,7 @@ CMYK = Finding(
 DEEP = Finding(
     "deep",
     "More than 8 bits per channel",
-    "Many programs clip such files instead of scaling them, and everything becomes white. This app scales them.",
+    "Many programs clip such files instead of scaling them, so the image becomes white. This app scales them.",
     _WRITES,
     "note",
     "picture",
@@ -64,7 +64,7 @@ DEEP = Finding(
 PALETTE = Finding(
     "palette",
     "Palette image",
-    "It has at most 256 colours: smooth skies have bands and dots, which the net learns to draw.",
+    "It has at most 256 colours: smooth skies show bands and dots, which the net learns to draw.",
     "Look at a few. Leave photographs out; drawings are usually fine.",
     "note",
     "picture",
@@ -82,8 +82,8 @@ ALPHA = Finding(
 ROTATED = Finding(
     "exif_rotation",
     "Rotated by a camera's metadata (EXIF)",
-    "The pixels are stored sideways, and metadata tell how to rotate them. Programs that ignore these make maps that "
-    "do not fit. This app follows them.",
+    "The pixels are stored sideways, and the metadata say how to rotate them. Programs that ignore the metadata "
+    "make maps that do not fit. This app follows them.",
     _WRITES,
     "note",
     "picture",

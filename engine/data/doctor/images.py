@@ -16,7 +16,7 @@ _NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|
 TOO_SMALL = Finding(
     "too_small",
     "Smaller than the training resolution",
-    "It is enlarged, which teaches the net that images are soft.",
+    "It is enlarged, so the net learns to draw soft images.",
     "Train at a lower resolution, find a larger copy, or leave it out.",
     "warning",
 )
@@ -30,14 +30,14 @@ ASPECT = Finding(
 CONSTANT = Finding(
     "constant",
     "Nearly one colour",
-    "There is nothing in it that a map could show. Placeholders for missing images look like this.",
+    "There is nothing in it that a map could show. Placeholders for missing images often look like this.",
     "Leave it out.",
     "serious",
 )
 GREY = Finding(
     "grey_in_colour",
     "Black and white among colour images",
-    "The net learns to draw images without colour for some prompts, and colours become weaker everywhere.",
+    "The net learns to draw images without colour for some prompts, and colours become weaker overall.",
     "Leave it out, or say in its caption that it is black and white.",
     "warning",
 )
@@ -58,7 +58,7 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
         return
     short, long = sorted((sample.width, sample.height))
     if short < rules.resolution:
-        yield Hit(TOO_SMALL.name, sample.key, f"{sample.width} x {sample.height}, needed {rules.resolution}")
+        yield Hit(TOO_SMALL.name, sample.key, f"{sample.width} x {sample.height} px; {rules.resolution} px needed")
     if long > MAX_ASPECT * short:
         kept = f"the square crop keeps {short / long:.0%}"
         yield Hit(ASPECT.name, sample.key, f"{sample.width} x {sample.height}, {kept}")

@@ -24,6 +24,6 @@ def clashes(keys: Iterable[str]) -> Iterator[Hit]:
     for key in keys:
         folded = unicodedata.normalize("NFC", key).casefold()
         if folded in seen:
-            yield Hit(CASE.name, key, f"{seen[folded]} exists as well", seen[folded])
+            yield Hit(CASE.name, key, f"{seen[folded]} also exists", seen[folded])
         else:
             seen[folded] = key

@@ -30,30 +30,30 @@ MISSING = Finding(
     "map_missing",
     "Image without a map",
     "There is nothing for the net to follow.",
-    "It is not used. Add the map under the image's name, or make all maps on the next tab.",
+    "It is not used. Add the map under the image's name, or make all maps on the Conditions tab.",
     "warning",
     unusable=True,
 )
 ORPHANED = Finding(
     "map_orphaned",
     "Map without an image",
-    "Its image is missing or has another name: a copy may be incomplete.",
+    "Its image is missing or has a different name; perhaps the folder was copied incompletely.",
     "It is not used. Add the image under the map's name, or delete the map.",
     "warning",
     unusable=True,
 )
 SIZE = Finding(
     "map_size",
-    "Map of another size",
+    "Map of a different size",
     "It is scaled to the image: thin lines become grey or jagged, and areas get soft borders.",
-    "Make the maps from the images at their own size, or leave it out.",
+    "Make the map from the image at the image's own size, or leave it out.",
     "note",
 )
 ASPECT = Finding(
     "map_aspect",
-    "Map with another aspect ratio",
-    "Image and map were cropped differently, so their parts are at different places, and stretching does not help. "
-    "The net learns to follow maps loosely or not at all.",
+    "Map with a different aspect ratio",
+    "Image and map were cropped differently, so their parts are in different places, and stretching does not "
+    "help. The net learns to follow maps loosely or not at all.",
     "Make the map again from this image, or leave it out.",
     "serious",
 )
@@ -75,24 +75,24 @@ INVERTED = Finding(
 DARK = Finding(
     "map_dark",
     "Map with few grey levels",
-    "It is nearly black: its values are distances or numbers of another scale, and near and far hardly differ. The net "
-    "learns from differences that a preprocessor's maps do not have.",
-    "Correct: writes a copy whose values are stretched to the whole range. Not for label maps.",
+    "It is nearly black: its values are distances or numbers on another scale, so near and far hardly differ. A "
+    "preprocessor's maps have much larger differences than those the net would learn from.",
+    "Correct: writes a copy whose values are stretched to the full range. Do not use this for label maps.",
     "warning",
     "map",
 )
 TURNED = Finding(
     "map_turned",
     "Mirrored or rotated map",
-    "Things are on the wrong side. A few such maps teach the net that places do not matter.",
-    "Look at the overlay. Correct: writes a copy that is turned back.",
+    "Objects are on the wrong side. Even a few such maps teach the net that positions do not matter.",
+    "Look at the overlay. Correct: writes a copy in the right orientation.",
     "serious",
     "map",
 )
 SHIFTED = Finding(
     "map_shifted",
     "Shifted map",
-    "Every line is beside its edge. The net learns the offset, and draws doubled or displaced contours.",
+    "Every line lies next to its edge. The net learns the offset and draws doubled or displaced contours.",
     "Look at the overlay. Correct: writes a copy that is shifted back.",
     "serious",
     "map",
@@ -110,9 +110,9 @@ SHIFTED_ALL = Finding(
 LOSSY = Finding(
     "map_lossy",
     "Lines saved as JPEG",
-    "Compression puts grey dots around every line, which look like faint lines to the net. Maps made later, without "
-    "the dots, look different.",
-    "Save maps as PNG. Correct: writes a copy without the dots. What they covered stays lost.",
+    "Compression adds grey dots around every line, which look like faint lines to the net. Maps made later, "
+    "without the dots, look different.",
+    "Save maps as PNG. Correct: writes a copy without the dots. What they covered cannot be recovered.",
     "warning",
     "map",
 )
@@ -135,8 +135,8 @@ _PROBLEMS = {
     NO_MAP: MISSING,
     NO_IMAGE: ORPHANED,
     # Sentences of earlier versions, in the indexes of datasets that these have read.
-    "This picture has no condition map.": MISSING,
-    "This condition map has no picture.": ORPHANED,
+    "This image has no condition map.": MISSING,
+    "This condition map has no image.": ORPHANED,
 }
 
 
@@ -151,10 +151,10 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     if map is None:
         return
     if blank(map):
-        yield Hit(BLANK.name, sample.key, f"{map.background_share:.1%} of it has a single value")
+        yield Hit(BLANK.name, sample.key, f"{map.background_share:.1%} of it has one single value")
         return  # an empty map cannot have other problems
     if map.brightest < DARK_BELOW:
-        yield Hit(DARK.name, sample.key, f"its brightest value is {map.brightest} of 255")
+        yield Hit(DARK.name, sample.key, f"its brightest value is {map.brightest} out of 255")
     turned = _turn(map)
     if turned:
         yield Hit(TURNED.name, sample.key, turned)
@@ -165,7 +165,7 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     if _inverted(map, summary):
         yield Hit(INVERTED.name, sample.key)
     if map.lines and (map.lossy or (map.grid >= GRID and map.noise >= GRID_NOISE)):
-        yield Hit(LOSSY.name, sample.key, "" if map.lossy else "it was a JPEG once: it still has the 8 px blocks")
+        yield Hit(LOSSY.name, sample.key, "" if map.lossy else "it was once a JPEG: it still has the 8 px blocks")
 
 
 def _swapped(row: SampleFacts) -> bool:

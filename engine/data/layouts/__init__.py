@@ -103,8 +103,8 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
     if layout is None or sum(len(group.images) for group in loose) > len(images):
         return None
     for group in loose:
-        trial.leave_out("beside the folders with the others", group.images)
-        trial.doubts.append(f"Images that lie in {folder.name} itself were left out; the others are in its folders.")
+        trial.leave_out("outside the folders that contain the others", group.images)
+        trial.doubts.append(f"Images directly in {folder.name} were left out; the others are in its subfolders.")
     for group in kept:
         role = trial.role(group.name, IGNORED)
         inner = _recognise(group.folder, trial.attempt(), depth + 1) if role == IMAGE else None
@@ -114,8 +114,8 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
             trial.doubts.append(f"{group.name} was left out: it is kept for validation.")
         trial.add(Part(group.name, "split", role, len(group.images), tuple(map(str, group.images[:3]))))
     for group in unlike:
-        trial.leave_out(f"in {group.name}, which is organized in another way than the rest", group.images)
-        trial.doubts.append(f"{group.name} was left out: it is organized in another way than the rest.")
+        trial.leave_out(f"in {group.name}, which is organized differently from the rest", group.images)
+        trial.doubts.append(f"{group.name} was left out: it is organized differently from the rest.")
     reading.accept(trial)
     return layout, images
 

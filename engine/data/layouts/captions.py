@@ -179,7 +179,7 @@ class CaptionFinder:
                 self._reading.add(Part(self._name(folder), "captions", role, counts[folder]))
         if ranked and not any(self._name(folder) in asked for folder in ranked):
             names = ", ".join(map(self._name, ranked))
-            self._reading.doubts.append(f"Several folders hold captions: {names}. {self._name(ranked[0])} was taken.")
+            self._reading.doubts.append(f"Several folders contain captions: {names}. {self._name(ranked[0])} was used.")
         return {folder: number for number, folder in enumerate(ranked)}
 
     def _name(self, folder: Path) -> str:
@@ -214,7 +214,7 @@ class CaptionFinder:
         for path, count in several.items():
             if count:
                 self._reading.notes.append(
-                    f"{path.name} has {counted(count, 'more caption')} of images that have one already."
+                    f"{path.name} has {counted(count, 'more caption')} for images that already have one."
                 )
         return found
 

@@ -24,7 +24,7 @@ from engine.data.layouts.words import (
 from engine.disk.image_formats import is_image_name
 
 SAMPLE = 50
-"""Rows that are looked at."""
+"""Number of rows that are examined."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def roles_of(
             texts = [name for name in columns if name not in taken and _may_be_text(columns[name])]
         caption = next(iter(named), None) or (texts[0] if len(texts) == 1 else None)
         if caption and not named:
-            doubts.append(f"The column {caption} was taken for the captions.")
+            doubts.append(f"The column {caption} was used for the captions.")
         elif texts and not caption:
-            doubts.append(f"No column is called a caption, but these hold texts: {', '.join(texts)}.")
+            doubts.append(f"No column is named as captions usually are, but these contain texts: {', '.join(texts)}.")
     if map and map not in given and not is_clear_map(map):
-        doubts.append(f"The column {map} was taken for the condition maps.")
+        doubts.append(f"The column {map} was used for the condition maps.")
     roles = dict.fromkeys(columns, IGNORED)
     for name, role in ((image, IMAGE), (map, MAP), (caption, CAPTION)):
         if name:
@@ -103,7 +103,7 @@ def roles_of(
     roles |= {name: role for name, role in given.items() if role == IGNORED}
     left = [name for name in columns if roles[name] == IGNORED and name not in given and columns[name].files > 0.5]
     if left:
-        doubts.append(f"Other columns name images, too: {', '.join(left)}.")
+        doubts.append(f"Other columns also name images: {', '.join(left)}.")
     return roles, doubts
 
 

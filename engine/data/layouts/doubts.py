@@ -21,7 +21,7 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
         drawn, photos = zip(*evenly(pairs), strict=True)
         if not reading.doubts and not reading.asked and looks_like_maps(drawn, photos):
             reading.doubts.append(
-                f"The images, like {drawn[0].name}, look like condition maps, and the maps do not: look at the pairs."
+                f"The images, such as {drawn[0].name}, look like condition maps, and the maps do not: check the pairs."
             )
         return
     if reading.asked:
@@ -33,8 +33,8 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
     called = [path for path in paths if folders[path.parent] or _is_called_a_map(path.stem)]
     if 0 < len(called) < len(paths):
         reading.doubts.append(
-            f"The names of {len(called):,} of {counted(len(paths), 'image')} are those of condition maps, such as "
-            f"{called[0].name}. They were read as images: no image has their names."
+            f"{len(called):,} of {counted(len(paths), 'image')} have names that are usual for condition maps, "
+            f"such as {called[0].name}. They were read as images because no other images have matching names."
         )
         return
     if called and reading.inventory.archives:
@@ -48,9 +48,9 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
     maps = [path for path, look in looks if look]
     if FEW * len(looks) < len(maps) < len(looks):
         reading.doubts.append(
-            f"{len(maps):,} of {counted(len(looks), 'image')} that were looked at "
-            f"{plural(len(maps), 'is grey or has', 'are grey or have')} few colours, as condition maps do, "
-            f"such as {maps[0].relative_to(reading.root)}. All were read as images."
+            f"{len(maps):,} of {counted(len(looks), 'image')} that were checked "
+            f"{plural(len(maps), 'is grey or has', 'are grey or have')} few colours, like condition maps, such "
+            f"as {maps[0].relative_to(reading.root)}. All were read as images."
         )
 
 
@@ -62,8 +62,8 @@ def _unread_maps(images: Sequence[FoundImage], reading: Reading) -> str:
         if partners and kind != "video" and len(partners) >= 0.5 * len(images):
             where = partners[0].relative_to(reading.root).as_posix()
             return (
-                f"{len(partners):,} {kind} files have the names of images, such as {where}. If they are the condition "
-                "maps, save them as PNG images: they are not read."
+                f"{len(partners):,} {kind} files have the same names as images, such as {where}. This app cannot "
+                "read them: if they are the condition maps, save them as PNG images."
             )
     return ""
 

@@ -22,7 +22,7 @@ from engine.data.layouts.words import (
 from engine.machine.units import counted
 
 PLAIN_NAME = "(no ending)"
-"""The name of the part with the images whose names have no such ending."""
+"""The name of the part with the images whose names do not have such an ending."""
 
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
@@ -101,21 +101,22 @@ def _by_type(paths: Sequence[Path]) -> dict[str, dict[Path, Path]]:
 def _ask(ranked: Sequence[str], few: bool, count: int, reading: Reading) -> None:
     if few:
         reading.doubts.append(
-            f"{counted(count, 'image is called a map of another', 'images are called maps of others')} by "
-            f"{', '.join(ranked)}, but most images have none: they were "
-            "left out, and the others are read without maps."
+            f"{counted(count, 'image is named as a map of another', 'images are named as maps of others')} by "
+            f"{', '.join(ranked)}, but most images have no such map: these files were left out, and the others "
+            "are read without maps."
         )
     elif len(ranked) > 1:
         reading.doubts.append(
-            f"Several endings may mark the condition maps: {', '.join(ranked)}. {ranked[0]} was taken."
+            f"Several endings may mark the condition maps: {', '.join(ranked)}. {ranked[0]} was used."
         )
     elif "masklabel" in ranked[0].lower():
         reading.doubts.append(
-            f"The images with {ranked[0]} in their names were taken for the condition maps. OneTrainer names its masks "
-            "so, for training on a part of each image: if they are such masks, ignore them."
+            f"The images with {ranked[0]} in their names were used as the condition maps. OneTrainer uses this "
+            "name for masks, for training on a part of each image: if they are such masks, set their role to "
+            "ignored."
         )
     elif not is_clear_map(ranked[0]):
-        reading.doubts.append(f"The images with {ranked[0]} in their names were taken for the condition maps.")
+        reading.doubts.append(f"The images with {ranked[0]} in their names were used as the condition maps.")
 
 
 def _paired(images: Sequence[Path], maps: Mapping[Path, Path], ending: str, reading: Reading) -> list[FoundImage]:
@@ -128,11 +129,11 @@ def _paired(images: Sequence[Path], maps: Mapping[Path, Path], ending: str, read
             reading.problems.append(
                 image_without_map(
                     path,
-                    f"There is no {path.stem}{ending} beside it.",
-                    "Add the map under this name, or read a folder without maps and make all of them here.",
+                    f"There is no {path.stem}{ending} next to it.",
+                    "Add the map under this name, or read a folder without maps and make all of them in this app.",
                 )
             )
     return found
 
 
-ENDINGS = FolderLayout("endings", "images and condition maps side by side, told apart by their names", find)
+ENDINGS = FolderLayout("endings", "images and condition maps in one folder, distinguished by their names", find)

@@ -32,7 +32,7 @@ from engine.errors import UserError
 
 ENOUGH = 0.5  # of the smaller folder's names are those of the other one's
 _MOST_NAMESAKES = 8
-"""Folders with the same name in them that are compared with one another."""
+"""The most folders containing the same names that are compared with each other."""
 
 
 def find_pairs(folder: Path, reading: Reading) -> list[FoundImage] | None:
@@ -75,9 +75,9 @@ def _roles(groups: Sequence[Group], reading: Reading) -> dict[str, str] | None:
         given = [name for name, role in roles.items() if role == MAP and name in reading.asked]
         if len(given) > 1:
             raise UserError(
-                "Only one folder can hold the condition maps.",
-                f"{' and '.join(given)} were both called maps.",
-                "Make a dataset for each kind of map.",
+                "Only one folder can contain the condition maps.",
+                f"{' and '.join(given)} were both given the role map.",
+                "Make one dataset for each kind of map.",
             )
         roles = {name: IGNORED if role == MAP and name not in given else role for name, role in roles.items()}
     return roles
@@ -104,23 +104,26 @@ def _choose(
     chosen = ranked[0]
     if shared(images, chosen) == 0:
         reading.doubts.append(
-            f"No file in {chosen.name} has the name of an image in {images[0].name}: the images were read without maps."
+            f"No file in {chosen.name} has the same name as an image in {images[0].name}: the images were read "
+            "without maps."
         )
         return {group.name: IMAGE if group in images else IGNORED for group in groups}
     if len(maps) > 1:
         names = ", ".join(group.name for group in ranked)
-        reading.doubts.append(f"Several folders may hold the condition maps: {names}. {chosen.name} was taken.")
+        reading.doubts.append(f"Several folders may contain the condition maps: {names}. {chosen.name} was used.")
     if len(images) > 1:
         names = ", ".join(group.name for group in images)
-        reading.doubts.append(f"Several folders hold images: {names}.")
+        reading.doubts.append(f"Several folders contain images: {names}.")
     if len(images) == len(maps) == 1 and not is_clear_map(chosen.name):
         if looks_like_maps(images[0].images, chosen.images):
             chosen, images = images[0], [chosen]
             reading.doubts.append(
-                f"By their contents, {chosen.name} holds the condition maps, and {images[0].name} the images."
+                f"Judging by the contents, {chosen.name} contains the condition maps, and {images[0].name} the images."
             )
         elif not look_drawn(chosen.images):
-            reading.doubts.append(f"{chosen.name} was taken for the condition maps: by its name, not by its contents.")
+            reading.doubts.append(
+                f"{chosen.name} was used for the condition maps because of its name, not its contents."
+            )
     return {group.name: MAP if group is chosen else IMAGE if group in images else IGNORED for group in groups}
 
 
@@ -137,7 +140,7 @@ def _maps_beside_others(
         if loose and shared(loose, chosen) > 0:
             if len(others) > 1:
                 names = ", ".join(group.name for group in others if group.name != HERE)
-                reading.doubts.append(f"{chosen.name} was taken for the condition maps; {names} for images, too.")
+                reading.doubts.append(f"{chosen.name} was used for the condition maps; {names} also for images.")
             return {group.name: MAP if group is chosen else IGNORED if group in maps else IMAGE for group in groups}
         alike = {group.name for name in chosen.names for group in holders[name][:_MOST_NAMESAKES]} - {chosen.name}
         partners = [group for group in [*others, *maps] if group.name in alike and shared([group], chosen) >= ENOUGH]
@@ -146,7 +149,7 @@ def _maps_beside_others(
         ]
         if named and (is_clear_map(chosen.name) or looks_like_maps(chosen.images, named[0].images)):
             reading.doubts.append(
-                f"{chosen.name} has the same names as {named[0].name}: it was taken for the condition maps."
+                f"{chosen.name} contains the same file names as {named[0].name}: it was used for the condition maps."
             )
             return {group.name: MAP if group is chosen else IMAGE if group is named[0] else IGNORED for group in groups}
     return None
@@ -162,11 +165,12 @@ def _equal_names(groups: Sequence[Group], reading: Reading) -> dict[str, str] | 
         pair = next(((a, b) for a, b in ((one, other), (other, one)) if looks_like_maps(b.images, a.images)), None)
         if pair is None:
             reading.doubts.append(
-                f"{_title(one)} and {_title(other)} have the same names. If one of them holds the maps, say which."
+                f"{_title(one)} and {_title(other)} contain the same file names. If one of them contains the "
+                "maps, say which."
             )
             return None
         reading.doubts.append(
-            f"{_title(pair[1])} has the same names as {_title(pair[0])} and looks like its condition maps."
+            f"{_title(pair[1])} contains the same file names as {_title(pair[0])} and looks like its condition maps."
         )
         return {group.name: IMAGE if group is pair[0] else MAP if group is pair[1] else IGNORED for group in groups}
     return None
@@ -208,7 +212,8 @@ def _pair(images: Sequence[Group], maps: Group, reading: Reading) -> list[FoundI
                     image_without_map(
                         path,
                         f"There is no file named {path.stem} in {maps.name}.",
-                        "Add the map under the image's name, or read only the image folder and make all maps here.",
+                        "Add the map under the image's name, or read only the image folder and make all maps in "
+                        "this app.",
                     )
                 )
                 continue

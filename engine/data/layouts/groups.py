@@ -13,7 +13,7 @@ from engine.data.layouts.model import Reading
 from engine.data.layouts.words import MAP, image_bases, map_bases, role_of, same_name
 
 HERE = "."
-"""The name of the part with the images that lie in the folder itself."""
+"""The name of the part with the images directly in the folder."""
 
 
 @dataclass(frozen=True)

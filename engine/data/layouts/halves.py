@@ -39,16 +39,16 @@ def read_halves(images: list[FoundImage], reading: Reading) -> list[FoundImage]:
         reading.add(Part(name, "half", role, len(images), (str(images[0].image),)))
     cut = IMAGE in roles and set(roles) != {IMAGE}
     if not _is_asked(reading):
-        what = "Each image is twice as wide as high"
+        what = "Each image is twice as wide as it is high"
         if cut:
             drawn = LEFT if roles[0] == MAP else RIGHT
             reading.doubts.append(
-                f"{what}, and the {drawn} looks like a condition map of the other half: each is cut into an image and "
-                "its map."
+                f"{what}, and the {drawn} looks like a condition map of the other half: each one is cut into an "
+                "image and its map."
             )
         else:
             reading.doubts.append(
-                f"{what}. If each holds an image and its condition map side by side, say which half is which; "
+                f"{what}. If each contains an image and its condition map side by side, say which half is which; "
                 "otherwise they are read whole."
             )
     return [replace(item, halves=roles) for item in images] if cut else images

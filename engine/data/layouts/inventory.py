@@ -16,7 +16,7 @@ from engine.disk.image_formats import FORMATS, SIGNATURE_BYTES, UNREAD, format_o
 TEXTS = frozenset({".txt", ".caption", ".captions", ".cap", ".text", ".prompt", ".md", ".tags"})
 LISTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".json1", ".json5", ".jsonc"})
 UNREAD_ARCHIVES = frozenset({".7z", ".rar", ".zst", ".lz4"})
-"""Archives that are not unpacked here."""
+"""Archives that this app does not unpack."""
 ARCHIVES = UNREAD_ARCHIVES | {
     ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zip", ".parquet", ".arrow",
 }  # fmt: skip
@@ -41,7 +41,7 @@ class Inventory:
 
     folder: Path
     images: list[Path] = field(default_factory=list)
-    """In a stable order, of all kinds that are read: by their ending, or by their content if that says nothing."""
+    """In a stable order, of all supported kinds: by their ending, or by their content if the ending says nothing."""
     texts: list[Path] = field(default_factory=list)
     lists: list[Path] = field(default_factory=list)
     archives: list[Path] = field(default_factory=list)
@@ -239,7 +239,10 @@ def _is_pipe(entry: os.DirEntry[str]) -> bool:
 
 def _no_file(path: Path) -> Problem:
     return Problem(
-        path, f"{path.name} is no file.", "It is a pipe, a socket or a device.", "Nothing is needed: it was skipped."
+        path,
+        f"{path.name} is not a regular file.",
+        "It is a pipe, a socket or a device.",
+        "There is nothing to do: it was skipped.",
     )
 
 
@@ -252,6 +255,6 @@ def _link(path: Path) -> Problem:
     return Problem(
         path,
         f"The folder {path.name} is a link and was skipped.",
-        "Linked folders may be circular.",
-        "Read the folder that it points to as a dataset of its own, or move the images here.",
+        "Linked folders may lead back to themselves.",
+        "Read the folder that it points to as a separate dataset, or move the images here.",
     )

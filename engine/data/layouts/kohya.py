@@ -46,9 +46,9 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
             reading.problems.append(
                 image_without_map(
                     path,
-                    f"There is neither {path.relative_to(base).with_suffix('').as_posix()} in {conditions.name} nor an "
-                    f"unambiguous {path.stem}.",
-                    f"Add the map under this name, or move {conditions.name} elsewhere and make all maps here.",
+                    f"{conditions.name} contains neither {path.relative_to(base).with_suffix('').as_posix()} nor "
+                    f"an unambiguous {path.stem}.",
+                    f"Add the map under this name, or move {conditions.name} elsewhere and make all maps in this app.",
                 )
             )
             continue

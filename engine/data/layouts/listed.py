@@ -71,7 +71,7 @@ def _any_list(folder: Path, reading: Reading) -> list[FoundImage] | None:
             role = IMAGE if listing in chosen else IGNORED
             reading.add(Part(listing.name, "list", role, len(one), tuple(item.key for item in one[:3])))
         said = [f"{path.name} ({'read' if path in chosen else 'left out'})" for path in found]
-        reading.doubts.append(f"Several lists name images: {', '.join(said)}.")
+        reading.doubts.append(f"Several lists contain names of images: {', '.join(said)}.")
         taken = {path for item in images.values() for path in (item.image, item.condition)}
         reading.left_out = {
             reason: [path for path in paths if path not in taken] for reason, paths in reading.left_out.items()
@@ -105,14 +105,14 @@ def _find(folder: Path, listing: Path, reading: Reading) -> list[FoundImage] | N
             why = "None of its rows names an image." if sample else _broken(listing)
             why = why or "None of its lines could be read as a row."
             if image is not None and missing:
-                why = f"None of the images that it names is here, for example {columns[image].examples[0]}."
+                why = f"None of the images that it names exists, for example {columns[image].examples[0]}."
             reading.problems.append(_unreadable(listing, why))
         return None
     reading.lists.append(listing)
     reading.doubts += doubts
     unused = [name for name, column in columns.items() if roles[name] == IGNORED and column.count]
     if unused:
-        reading.notes.append(f"Columns of {listing.name} that are not used: {', '.join(unused)}.")
+        reading.notes.append(f"Unused columns of {listing.name}: {', '.join(unused)}.")
     for name, column in columns.items():
         reading.add(Part(name, "column", roles[name], column.count, column.examples))
     return _images(folder, listing, roles, files, reading)
@@ -156,7 +156,7 @@ def _images(
         )
     if again:
         reading.notes.append(
-            f"{counted(again, 'row')} of {listing.name} with an image that has another row: the last caption is used."
+            f"{counted(again, 'row')} of {listing.name} whose image also has another row: the last caption is used."
         )
     items = list(found.values())
     if map is None:
@@ -213,8 +213,8 @@ def _all_or_none(items: list[FoundImage], listing: Path, reading: Reading) -> li
         reading.problems.append(
             image_without_map(
                 item.image,
-                f"Its line in {listing.name} names no conditioning image, but other lines do.",
-                "Name its conditioning image in the line.",
+                f"Its line in {listing.name} names no condition map, but other lines do.",
+                "Add the name of its condition map to the line.",
             )
         )
     return [item for item in items if item.condition is not None]
@@ -266,7 +266,7 @@ def _named_twice(listing: Path, first: int, second: int, before: FoundImage) -> 
     return Problem(
         listing,
         f"{listing.name} names {before.image.name} twice, with different maps.",
-        f"Line {second} counts; line {first}, with {map}, is left out.",
+        f"Line {second} is used; line {first}, with {map}, is left out.",
         "Make a copy of the image under another name for the second map.",
     )
 
@@ -276,7 +276,7 @@ def _unreadable(listing: Path, why: str) -> Problem:
         listing,
         f"{listing.name} was not used.",
         why,
-        "Correct it and read the folder again. Until then, names of folders and files decide what is what.",
+        "Correct it and read the folder again. Until then, the roles are taken from the names of folders and files.",
     )
 
 

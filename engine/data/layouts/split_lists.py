@@ -45,7 +45,7 @@ def _without(images: Sequence[FoundImage], kept: set[str], path: Path, reading: 
         if inside and name not in reading.asked:
             reading.doubts.append(
                 f"{name} names {counted(len(inside), 'image')} that {path.with_name('train.txt').name} does not, "
-                "probably kept for validation: they were read, too, unless you call them ignored."
+                "probably kept for validation: they were also read, unless you set their role to ignored."
             )
         return list(images)
     files = [file for item in inside for file in (item.image, item.condition) if file is not None]

@@ -25,7 +25,7 @@ def column(names: Iterable[str], wanted: Sequence[str], asked: str = "", what: s
             return present[asked.lower()]
         raise UserError(
             f"There is no column {asked}.",
-            f"The table has: {', '.join(present.values())}.",
+            f"The table has these columns: {', '.join(present.values())}.",
             f"Choose one of these as the {what} column, or leave it empty.",
         )
     return next((present[name] for name in wanted if name in present), None)
@@ -58,4 +58,4 @@ def describe_choice(image: str | None, caption: str | None, condition: str | Non
     parts = [f"{kind} from the column {image}", f"captions from {caption}" if caption else "no caption column"]
     if condition:
         parts.append(f"condition maps from {condition}")
-    return f"Took {', '.join(parts)}."
+    return f"Used {', '.join(parts)}."

@@ -36,7 +36,7 @@ _STATUS = {
     403: "the server does not allow it",
     404: "no longer there",
     410: "no longer there",
-    429: "the server is asked too often",
+    429: "the server received too many requests",
 }
 
 

@@ -57,7 +57,7 @@ def fetch_saved(
     Raises:
         UserError: it cannot be read, or has no images. Cancelled: the token was cancelled.
     """
-    datasets = require_package("datasets", "to read a dataset of Hugging Face")
+    datasets = require_package("datasets", "to read a dataset from Hugging Face")
     path = Path(place).expanduser()
     try:
         loaded = datasets.load_from_disk(str(path))
@@ -65,7 +65,7 @@ def fetch_saved(
         raise UserError(
             f"The saved dataset {path.name} cannot be read.",
             f"{type(error).__name__}: {str(error)[:300]}",
-            "Save it again with save_to_disk, or choose its original.",
+            "Save it again with save_to_disk, or choose the original dataset.",
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         loaded = _split(loaded, config.split)
@@ -78,7 +78,7 @@ def fetch_hub(place: str, folder: Path, config: ImportConfig, progress: OnProgre
     Raises:
         UserError: it does not exist, is a script, or has no images. Cancelled: the token was cancelled.
     """
-    datasets = require_package("datasets", "to read a dataset of Hugging Face")
+    datasets = require_package("datasets", "to read a dataset from Hugging Face")
     name = hub_id(place)
     try:
         # The datasets library no longer has an option to run a dataset's code.
@@ -98,8 +98,8 @@ def explain(name: str, error: Exception) -> UserError:
     if "script" in text.lower():
         return UserError(
             f"{name} is a script, not a set of files.",
-            "A Python program by its owner makes or downloads its images. It could do anything on this computer, so "
-            "neither this app nor the datasets library runs it.",
+            "Its images are made or downloaded by a Python program that its owner wrote. Such a program could do "
+            "anything on this computer, so neither this app nor the datasets library runs it.",
             "Look for a copy in parquet format (on its page: branch refs/convert/parquet), or download its files and "
             "choose their folder.",
         )
@@ -107,7 +107,7 @@ def explain(name: str, error: Exception) -> UserError:
         return UserError(
             f"The dataset {name} is not accessible.",
             "It does not exist, is private, or asks you to accept its terms first.",
-            "Check the spelling. For a private one, log in with: hf auth login",
+            "Check the spelling. If it is private, log in with: hf auth login",
         )
     if "Unknown split" in text or "Bad split" in text:
         return UserError(f"{name} has no such split.", text.split("\n")[0][:300], "Choose one of these as the split.")
@@ -140,7 +140,7 @@ def _write(
         raise UserError(
             "This dataset has no images.",
             f"None of its columns has images: {', '.join(kinds) or 'they are unknown'}.",
-            "Choose a dataset with an image column. A list of addresses can be imported from its parquet files.",
+            "Choose a dataset with an image column. A list of web addresses can be imported from its parquet files.",
         )
     for name in filter(None, (image, condition)):
         rows = rows.cast_column(name, datasets.Image(decode=False))  # the original files, not decoded

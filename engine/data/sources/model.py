@@ -54,7 +54,7 @@ class ImageSource:
 
 
 ACCESSORIES = 5
-"""So many images beside archives or tables are taken for previews of these, if they have no captions."""
+"""Up to this many images next to archives or tables are treated as previews of these, if they have no captions."""
 
 
 def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
@@ -79,7 +79,7 @@ def refuse_pointer(path: Path) -> None:
     if pointer:
         raise UserError(
             f"{path.name} was not downloaded.",
-            "It is a pointer of Git LFS, in place of the file itself.",
+            "It is a Git LFS pointer instead of the file itself.",
             "Run git lfs pull in that folder, or download the file itself.",
         )
 

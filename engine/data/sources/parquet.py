@@ -115,7 +115,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     image, caption, condition = choose(schema.names, image_columns(schema), config)
     if image is None:
         raise UserError(
-            f"{files[0].name} contains neither images nor addresses of images.",
+            f"{files[0].name} contains neither images nor web addresses of images.",
             f"Its columns are: {', '.join(schema.names)}.",
             "Choose a list with a URL column, or a file with a column of images.",
         )
@@ -126,7 +126,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     )
     left = [name for name in image_columns(schema) if name not in (image, condition)]
     if left:
-        fetched.notes.append(f"Other columns hold images, too, and were left out: {', '.join(left)}.")
+        fetched.notes.append(f"Other columns also contain images and were left out: {', '.join(left)}.")
     total = min(total, config.max_pictures or total)
     with ImageStore(folder) as store:
         for done, (name, row) in enumerate(rows):

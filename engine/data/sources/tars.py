@@ -134,7 +134,7 @@ def _unpack(
             relative = safe_member(member)
             if relative is None:
                 if not member.isdir():
-                    fetched.skip("entries that are not regular files, or whose names lead out of the folder")
+                    fetched.skip("entries that are not regular files, or whose paths lead out of the folder")
                 continue
             image = relative.suffix.lower() in EXTENSIONS
             if not image and relative.suffix.lower() not in _LIMITS:
@@ -151,7 +151,7 @@ def _unpack(
             except OSError as error:
                 if error.errno not in NAME_ERRORS:
                     raise
-                fetched.skip("entries with names that this system does not support")
+                fetched.skip("entries whose names this system does not support")
                 continue
             if image:
                 last = stem

@@ -122,4 +122,4 @@ def _names(path: Path) -> list[str]:
     return list(first)
 
 
-URLS = ImageSource("urls", "a list of addresses with captions", fits, fetch)
+URLS = ImageSource("urls", "a list of web addresses with captions", fits, fetch)

@@ -140,7 +140,7 @@ def _members(
     """The members that are wanted, with their safe names. Counts the others by their reasons."""
     for member, relative in _safe_members(archive):
         if relative is None:
-            fetched.skip("entries that are not regular files, or whose names lead out of the folder")
+            fetched.skip("entries that are not regular files, or whose paths lead out of the folder")
             continue
         ending = relative.suffix.lower()
         limits = {**dict.fromkeys(LISTS, LIST_BYTES), **dict.fromkeys(TEXTS, TEXT_BYTES)}
@@ -169,7 +169,7 @@ def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targ
         except OSError as error:
             if error.errno not in NAME_ERRORS:
                 raise
-            fetched.skip("entries with names that this system does not support")
+            fetched.skip("entries whose names this system does not support")
             return
     if target.suffix.lower() in EXTENSIONS:
         fetched.new += new

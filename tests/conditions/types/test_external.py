@@ -64,7 +64,7 @@ def test_code_that_was_not_allowed_or_has_changed_does_not_run(tmp_path: Path) -
         ("def extract(image):\n    raise ValueError('no luck today')\n", "no luck today"),
         ("x = 1\n", "no function extract"),
         ("def extract(image):\n    return image[None]\n", "returned an array of shape"),
-        ("def extract(image):\n    return image[:5]\n", "another aspect ratio"),
+        ("def extract(image):\n    return image[:5]\n", "different aspect ratio"),
         ("import time\nprint('on my way', flush=True)\ntime.sleep(60)\n", "took too long"),
     ],
 )

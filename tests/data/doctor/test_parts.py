@@ -120,9 +120,9 @@ def test_names_that_are_equal_on_some_systems() -> None:
 
 def test_problems_in_the_index_of_an_earlier_version_are_recognized() -> None:
     for sentence, finding in (
-        ("This picture has no condition map.", "map_missing"),
+        ("This image has no condition map.", "map_missing"),
         (NO_MAP, "map_missing"),
-        ("This condition map has no picture.", "map_orphaned"),
+        ("This condition map has no image.", "map_orphaned"),
         (NO_IMAGE, "map_orphaned"),
     ):
         found = pairs.of_problem(Problem(Path("a.png"), sentence, "", ""))

@@ -130,7 +130,7 @@ def test_archive_members_cannot_leave_the_folder(
     assert not any(p.is_symlink() for p in Path(result.folder).rglob("*"))
     notes = " ".join(result.notes)
     assert f"{len(names) + len(links)} skipped: entries that are not regular files" in notes
-    assert "1 skipped: larger" in notes and "2 skipped: entries with names" in notes
+    assert "1 skipped: larger" in notes and "2 skipped: entries whose names" in notes
     assert safe_member(tarfile.TarInfo("./00/1.png")) is not None
 
 
@@ -162,7 +162,7 @@ def test_parquet_files_with_images(workspace: Workspace, tmp_path: Path, photos:
     parquet.write_table(plain, tmp_path / "00000.parquet")
     result = import_source(workspace, str(tmp_path / "00000.parquet"), "files")
     assert (result.pictures, result.captioned, result.paired) == (2, 2, False)
-    assert result.notes[0] == "Took images from the column jpg, captions from caption."
+    assert result.notes[0] == "Used images from the column jpg, captions from caption."
     assert "1 skipped: It is not an image" in " ".join(result.notes)
 
     folder = tmp_path / "hub" / "data"
@@ -174,7 +174,7 @@ def test_parquet_files_with_images(workspace: Workspace, tmp_path: Path, photos:
     assert "condition maps from conditioning_image" in result.notes[0]
 
     parquet.write_table(pyarrow.table({"number": [1]}), tmp_path / "numbers.parquet")
-    with pytest.raises(UserError, match="neither images nor addresses"):
+    with pytest.raises(UserError, match="neither images nor web addresses"):
         import_source(workspace, str(tmp_path / "numbers.parquet"))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="bad.parquet cannot be read"):
@@ -437,7 +437,7 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     assert (result.pictures, result.captioned) == (3, 3)
     assert result.account[1:] == [
         "Beside what was unpacked or downloaded, 2 files left out:",
-        "1 images, which are taken for previews: preview.png.",
+        "1 images, which are treated as previews: preview.png.",
         "1 other files: README.md.",
     ]
     assert Dataset.open(result.folder).account is not None
@@ -454,7 +454,7 @@ def test_a_label_column_of_images_is_the_maps_and_pointers_are_named(
     assert import_source(workspace, str(tmp_path / "t.parquet")).paired
     for name in ("p.parquet", "p.zip", "p.tar"):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
-        with pytest.raises(UserError, match="pointer of Git LFS"):
+        with pytest.raises(UserError, match="Git LFS pointer"):
             import_source(workspace, str(tmp_path / name), name.replace(".", "-"))
 
 
@@ -477,7 +477,7 @@ def test_lists_beside_archives_are_used_and_other_files_told(
     assert [sample.caption for sample in Dataset.open(result.folder).samples()] == ["a cup", "two cups", "three"]
     assert result.account[1:] == [
         "Beside what was unpacked or downloaded, 1 file left out:",
-        "1 HEIC files, which are not read (images: save them as JPEG or PNG): phone.heic.",
+        "1 HEIC files, which this app cannot read (save images as JPEG or PNG): phone.heic.",
     ]
 
 

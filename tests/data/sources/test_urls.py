@@ -72,7 +72,7 @@ def test_a_laion_list_becomes_a_dataset_with_captions_and_sources(
     captions = [f"a {name}" for name in names]
     table = {"URL": urls, "TEXT": captions, "WIDTH": [800, 100, 800, 800], "HEIGHT": [600, 90, 50, 640]}
     parquet.write_table(pyarrow.table(table), tmp_path / "list.parquet")
-    assert describe_source(str(tmp_path / "list.parquet")) == "a list of addresses with captions"
+    assert describe_source(str(tmp_path / "list.parquet")) == "a list of web addresses with captions"
     result = bring(workspace, tmp_path / "list.parquet", max_aspect=2.0)
     assert (result.pictures, result.captioned, result.new, result.paired) == (3, 3, 3, False)
     assert any("3 of 4 rows pass" in note for note in result.notes)
@@ -80,7 +80,7 @@ def test_a_laion_list_becomes_a_dataset_with_captions_and_sources(
     kept = {names[0], names[1], names[3]}
     assert {(s.source, s.caption) for s in samples} == {(f"{server.address}/{n}.png", f"a {n}") for n in kept}
     assert server.asked[f"/{names[2]}.png"] == 0, "filtered before it is asked for"
-    assert json.loads(json.dumps(result.as_dict()))["found"] == "a list of addresses with captions"
+    assert json.loads(json.dumps(result.as_dict()))["found"] == "a list of web addresses with captions"
 
 
 def test_failed_downloads_are_listed_with_a_reason_and_the_others_continue(

@@ -81,7 +81,7 @@ def test_copying_remembers_the_folder_and_reports_problems_at_once(context: AppC
     copied = home / "models" / "controlnet" / file.name
     assert copied.read_bytes() == file.read_bytes() and str(copied) in context.results["deliver"].note
     assert remembered(context.workspace) == {"comfyui": str(home)}
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists there"):
         do(export_jobs.copy_job(context, str(file), "comfyui", str(home), False))
 
 
@@ -117,7 +117,7 @@ def test_a_failed_copy_clears_the_result_of_the_last_one(context: AppContext, tm
     folder.mkdir(parents=True)
     do(export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
     assert "Copied to" in context.results["deliver"].note
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists there"):
         do(export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
     assert "deliver" not in context.results
 

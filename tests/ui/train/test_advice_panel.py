@@ -47,7 +47,7 @@ def test_while_it_goes_the_advice_follows_its_checks(workspace: Workspace, run: 
     assert "by step 80, most likely about step 53" in text and "risen to 3.0%" in text
     assert not button.visible and offer is None
     text, _, _ = shown(context, TrainTabState.RUNNING, 60)
-    assert "since step 50" in text and "about 200 steps, 2 min in all (500 are set)" in text
+    assert "since step 50" in text and "about 200 steps, 2 min in total (now set to 500)" in text
     context.show_run("")
     assert shown(context, TrainTabState.RUNNING)[0] == ""
 
@@ -57,7 +57,7 @@ def test_after_its_end_a_button_offers_the_next_run(
 ) -> None:
     context = AppContext(workspace)
     text, button, (name, offer) = shown(context, TrainTabState.COMPLETED)
-    assert "What to try next" in text and "It was still getting better." in text
+    assert "What to try next" in text and "It was still improving." in text
     assert button.visible and button.value == "Resume up to step 750" and offer.resumes and name == run.name
     resumed: list[Any] = []
     monkeypatch.setattr(context, "resume_training", lambda *what: resumed.append(what))

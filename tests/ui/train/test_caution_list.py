@@ -97,7 +97,7 @@ def test_cautions_belong_to_a_run_that_could_start() -> None:
 
 def test_start_asks_once_more_about_a_red_one(context: AppContext, started: list[str]) -> None:
     text, anyway = shown(context)
-    assert "The demo base knows nothing but its own coloured shapes." in text
+    assert "The demo base knows only its own coloured shapes." in text
     assert anyway.visible is False
     press_start(context)
     text, anyway = shown(context)

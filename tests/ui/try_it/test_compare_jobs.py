@@ -56,8 +56,8 @@ def grid() -> Grid:
 
 def test_the_table_marks_the_best_and_escapes_what_people_wrote(grid: Grid, tmp_path: Path) -> None:
     html = grid_html(grid, tmp_path)
-    assert html.count("best by the verdict") == 1
-    assert html.index("step 100") < html.index("best by the verdict") < html.index("step 200</th>")
+    assert html.count("best according to the verdict") == 1
+    assert html.index("step 100") < html.index("best according to the verdict") < html.index("step 200</th>")
     assert "a &lt;b&gt;cat" in html and "<b>cat" not in html and "&lt;gone&gt;" in html
     assert html.count("<img src=") == 3 and html.count("not drawn") == 1
     assert f"src='{served(tmp_path / 'k2.webp')}'" in html

@@ -157,7 +157,7 @@ def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
     sample = held_out(context, run, 0)
     assert sample is not None
     assert advice(context, run, str(sample.condition), True) == ""
-    assert "looks like a map already" in advice(context, run, str(sample.condition), False)
+    assert "already looks like a map" in advice(context, run, str(sample.condition), False)
 
 
 def test_only_pairs_that_the_run_never_saw_are_offered(context: AppContext) -> None:

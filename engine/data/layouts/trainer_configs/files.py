@@ -50,7 +50,7 @@ def load(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         why = f"Its {ending[1:].upper()} is broken: {_said(error, text)}."
         if ending in TOML and "\\" in text:
-            why += " Paths with \\ have to stand in single quotes, or be written with /."
+            why += " Paths with \\ must be in single quotes, or be written with /."
     raise UserError(f"{path.name} cannot be read.", why, "Correct it, or choose the folder with the images instead.")
 
 

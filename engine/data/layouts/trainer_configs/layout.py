@@ -88,10 +88,10 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
             reading.notes.append(f"{path.name} was not used, since it does not name {', '.join(strange)}.")
             return None
         if not found:
-            reading.notes.append(f"{path.name} was not used, since none of the images that it names can be.")
+            reading.notes.append(f"{path.name} was not used, since none of the images that it names can be used.")
             continue
         reading.accept(trial)
-        reading.notes.append(f"{path.name}, a dataset config of {config.tool}, says what is what.")
+        reading.notes.append(f"The roles come from {path.name}, a dataset config of {config.tool}.")
         reading.problems += problems
         if len(subsets) < len(here):
             kept = {subset.title for subset in subsets}
@@ -132,7 +132,7 @@ def _read(config: Config, subsets: list[Subset], reading: Reading) -> list[Found
         found = images_of(subset, subsets, reading)
         if in_pairs and not _has_maps(subset, reading):
             reading.leave_out(
-                f"in {subset.images.name}, for which {config.path.name} names no maps, while it does for others",
+                f"in {subset.images.name}, for which {config.path.name} names no maps, although it does for others",
                 [item.image for item in found],
             )
             found = []
@@ -172,8 +172,8 @@ def _as_asked(subset: Subset, config: Config, reading: Reading) -> Subset:
         if given not in (role, IGNORED):
             raise UserError(
                 f"{name} cannot be {given}.",
-                f"{config.path.name} says that it holds the {role}s.",
-                f"Make it {role} or ignored, or choose the folder itself, without the config.",
+                f"{config.path.name} says that it contains the {role}s.",
+                f"Set its role to {role} or ignored, or choose the folder itself, without the config.",
             )
         count = sum(1 for _ in below(reading.inventory.images, folder))
         examples = tuple(map(str, islice(below(reading.inventory.images, folder), 3)))
@@ -261,8 +261,8 @@ def _empty(subset: Subset, folder: Path, config: Config) -> Problem:
         folder,
         f"There are no images of {subset.title} in {folder.name}.",
         f"{config.path.name} names this folder"
-        + ("." if subset.deep else ", without the folders in it.")
-        + (" None of the images in its list is there." if subset.only_listed else ""),
+        + ("." if subset.deep else ", without its subfolders.")
+        + (" None of the images in its list exists." if subset.only_listed else ""),
         "Correct the path, and read it again.",
     )
 
@@ -281,5 +281,5 @@ def _no_map(item: FoundImage, subset: Subset, config: Config) -> Problem:
     return image_without_map(
         item.image,
         f"There is no map {place}, but {config.path.name} names maps.",
-        "Add the map under the image's name, or read only the image folder and make all maps here.",
+        "Add the map under the image's name, or read only the image folder and make all maps in this app.",
     )

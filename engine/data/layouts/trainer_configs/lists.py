@@ -100,4 +100,4 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path.name}, a list that the config names, cannot be used.", why, "Correct the list.")
+    return UserError(f"{path.name}, a list named in the config, cannot be used.", why, "Correct the list.")

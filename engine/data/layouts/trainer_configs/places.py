@@ -19,9 +19,9 @@ def existing(config: Config, problems: list[Problem]) -> list[Subset]:
     good = [subset for subset in wanted if not subset.missing and not _unusable(subset)]
     if not good:
         raise UserError(
-            f"Nothing that {config.path.name} names can be read.",
+            f"None of the paths in {config.path.name} can be read.",
             _why_nothing(config, wanted),
-            f"Correct the paths, put the folders beside {config.path.name}, or choose the folder with your images.",
+            f"Correct the paths, put the folders next to {config.path.name}, or choose the folder with your images.",
         )
     for subset in wanted:
         if subset not in good:
@@ -30,7 +30,7 @@ def existing(config: Config, problems: list[Problem]) -> list[Subset]:
                     config.path,
                     f"{subset.title} in {config.path.name} was left out.",
                     _not_here(subset.missing) or _unusable(subset),
-                    "Correct the path, or put the folder beside the config, and read it again.",
+                    "Correct the path, or put the folder next to the config, and read it again.",
                 )
             )
     unread = [subset for subset in config.subsets if subset.why_not]
@@ -46,7 +46,7 @@ def _why_nothing(config: Config, wanted: list[Subset]) -> str:
 
 
 def _not_here(paths: Sequence[str]) -> str:
-    return f"Not here: {', '.join(dict.fromkeys(paths))}." if paths else ""
+    return f"Not found: {', '.join(dict.fromkeys(paths))}." if paths else ""
 
 
 def _unusable(subset: Subset) -> str:
@@ -54,7 +54,7 @@ def _unusable(subset: Subset) -> str:
     if subset.images is None:
         return "It names no folder of images."
     if files := [str(place) for place in subset.folders if not place.is_dir()]:
-        return f"{' and '.join(files)} is a file, no folder."
+        return f"{' and '.join(files)} is a file, not a folder."
     return f"It names {subset.images.name} for the images and for the maps." if subset.images == subset.maps else ""
 
 
@@ -74,8 +74,8 @@ def together(config: Config, subsets: list[Subset]) -> tuple[Path, list[Subset]]
         folders = " and ".join(map(str, subsets[0].folders))
         raise UserError(
             f"The images and maps of {config.path.name} cannot be read together.",
-            f"{folders} have no folder in common.",
-            "Move both into one folder and choose that, or choose the folder of images and make the maps here.",
+            f"{folders} have no parent folder in common.",
+            "Move both into one folder and choose that, or choose the folder of images and make the maps in this app.",
         )
     if left:
         config.notes.append(elsewhere(config, left))
@@ -85,8 +85,8 @@ def together(config: Config, subsets: list[Subset]) -> tuple[Path, list[Subset]]
 def elsewhere(config: Config, left: list[Subset]) -> str:
     places = ", ".join(str(subset.images or subset.title) for subset in left)
     return (
-        f"{places}: left out, since it has no folder in common with the rest of {config.path.name}. "
-        "Read it as another dataset."
+        f"{places}: left out, since it has no parent folder in common with the rest of {config.path.name}. Read "
+        "it as a separate dataset."
     )
 
 

@@ -46,8 +46,8 @@ def understand(path: Path, content: Any, lists: bool = True) -> Config | None:
 def refused(path: Path) -> UserError:
     """The error for a file that is no dataset config."""
     return UserError(
-        f"{path.name} is not a dataset config that is understood here.",
-        f"Understood are those of {UNDERSTOOD}.",
+        f"{path.name} is not a dataset config that this app understands.",
+        f"It understands those of {UNDERSTOOD}.",
         "Choose the folder with your images instead.",
     )
 
@@ -56,8 +56,8 @@ def _refer(path: Path, key: str, name: str) -> Config | None:
     there = Places(path).find(name)
     if there is None or there == path or not there.is_file():
         raise UserError(
-            f"The file {name} is not here.",
-            f"{path.name} is the config of a whole training, and names it as {key}.",
+            f"The file {name} was not found.",
+            f"{path.name} is the config of a training run, and names it as {key}.",
             "Choose that file, or the folder with your images.",
         )
     found = understand(there, load(there), lists=False)
@@ -69,11 +69,11 @@ def _refer(path: Path, key: str, name: str) -> Config | None:
 
 def _notes(config: Config) -> list[str]:
     name, notes = config.path.name, []
-    notes += [f"{written} is not here; {place} was used instead." for written, place in config.places.moved.items()]
+    notes += [f"{written} was not found; {place} was used instead." for written, place in config.places.moved.items()]
     if repeats := config.unused & _REPEATS:
         notes.append(
-            f"{', '.join(sorted(repeats))} in {name}: not used. Each image counts once here, whatever the number, so "
-            "folders are not balanced against one another."
+            f"{', '.join(sorted(repeats))} in {name}: not used. In this app each image counts once, so folders "
+            "are not balanced against each other."
         )
     if changes := config.unused & _CHANGES_CAPTIONS:
         notes.append(f"{', '.join(sorted(changes))} in {name}: not used. Captions > All at once can add such words.")

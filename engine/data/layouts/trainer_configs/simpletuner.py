@@ -37,7 +37,7 @@ def simpletuner(content: list[Any], config: Config) -> Iterator[Subset]:
             "parquet disabled disable",
         )
         if entry.get("conditioning"):
-            config.notes.append(f"{name}: SimpleTuner makes its maps itself. Make them on the Conditions tab here.")
+            config.notes.append(f"{name}: SimpleTuner makes its maps itself. Make them here on the Conditions tab.")
         wanted, *more = config.several(entry, "conditioning_data", name) or [maps_of.get(name, "")]
         of_maps = by_name.get(wanted, {})
         used.update((wanted, *more))
@@ -61,14 +61,14 @@ def simpletuner(content: list[Any], config: Config) -> Iterator[Subset]:
     for name, entry in by_name.items():
         if entry.get("dataset_type") == "conditioning" and name not in used:
             (images,), missing = config.folders(config.text(entry, "instance_data_dir"))
-            yield Subset(name, images, deep=True, why_not="holds maps that belong to none of its datasets")
+            yield Subset(name, images, deep=True, why_not="contains maps that belong to none of its datasets")
 
 
 def _why_not(entry: Mapping[str, Any], kind: str) -> str:
     if entry.get("disabled") or entry.get("disable"):
         return "is disabled"
     if kind == "video":
-        return "holds videos"
+        return "contains videos"
     place = entry.get("type") or "local"
     return "" if place == "local" else f"is not on this machine ({place})"
 
@@ -85,11 +85,11 @@ def _captions(entry: Mapping[str, Any], name: str, config: Config) -> dict[str, 
         (table,), missing = config.folders(config.text(about, "path"))
         if table is None:
             config.notes.append(
-                f"{name}: its table of captions, {', '.join(missing) or 'which has no path'}, is not here."
+                f"{name}: its table of captions, {', '.join(missing) or 'which has no path'}, was not found."
             )
             return {}
         rows = rows_of_table(table, config.text(about, "filename_column"), config.text(about, "caption_column"))
         return {"entries": tuple(rows), "lists": (table,)}
     if strategy != "textfile":
-        config.notes.append(f"{name}: captions by {strategy} are not read; those beside the images are.")
+        config.notes.append(f"{name}: captions made by {strategy} are not read; those next to the images are.")
     return {"extension": ".txt"}

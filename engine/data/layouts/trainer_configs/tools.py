@@ -22,7 +22,7 @@ _MAPS = "control_path control_path_1 control_path_2 control_path_3"
 _NO_MAPS = ("mask_path", "inpaint_path", "unconditional_path", "clip_image_path")
 """Entries of ai-toolkit that name folders of maps, and of other images that go with the images."""
 _LOOKED_AT = 200
-"""Entries of a list that tell where its images lie."""
+"""Entries of a list that say where its images are."""
 
 
 def _kohya(content: dict[str, Any], config: Config) -> Iterator[Subset]:
@@ -40,7 +40,7 @@ def _kohya(content: dict[str, Any], config: Config) -> Iterator[Subset]:
             entries = kohya_metadata(load(there)) if there else None
             if there and entries is None:
                 raise UserError(
-                    f"{there.name}, the metadata_file of {config.path.name}, holds no captions.",
+                    f"{there.name}, the metadata_file of {config.path.name}, contains no captions.",
                     "It should be {image: {caption, tags}}.",
                     "Correct it, or choose the folder with the images instead.",
                 )
@@ -54,7 +54,7 @@ def _kohya(content: dict[str, Any], config: Config) -> Iterator[Subset]:
                 only_listed=entries is not None,
                 deep=entries is not None,
                 lists=(there,) if there else (),
-                why_not="holds regularization images" if entry.get("is_reg") else "",
+                why_not="contains regularization images" if entry.get("is_reg") else "",
                 missing=missing,
             )
 
@@ -89,7 +89,7 @@ def _musubi(content: dict[str, Any], config: Config) -> Iterator[Subset]:
             only_listed=entries is not None,
             deep=entries is not None,
             lists=(there,) if there else (),
-            why_not="holds videos" if video and not directory and not listing else "",
+            why_not="contains videos" if video and not directory and not listing else "",
             missing=missing if directory or listing else (),
         )
 
@@ -131,7 +131,9 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
         kind = str(entry.get("type", "")).upper()
         lines = _lines(listing) if listing else ()
         if len(lines) > 1:
-            config.notes.append(f"{title}: the lines of {one_file} ({len(lines):,}) were given to its images in turn.")
+            config.notes.append(
+                f"{title}: the lines of {one_file} ({len(lines):,}) were assigned to its images in turn."
+            )
         yield Subset(
             title,
             images,
@@ -146,7 +148,7 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
             if entry.get("enabled") is False or entry.get("ignore_concept") is True
             else "is kept for validation"
             if entry.get("validation_concept") or kind == "VALIDATION"
-            else "holds regularization images"
+            else "contains regularization images"
             if kind == "PRIOR_PREDICTION"
             else "",
             missing=missing,
@@ -160,9 +162,9 @@ def _lines(path: Path) -> tuple[str, ...]:
         return tuple(line.strip() for line in read_text(path).text.split("\n") if line.strip())
     except OSError as error:
         raise UserError(
-            f"{path.name}, which holds the captions, cannot be read.",
+            f"{path.name}, which contains the captions, cannot be read.",
             f"The system says: {error.strerror or error}.",
-            "Check that it is a text file that you may open.",
+            "Check that it is a text file and that you have permission to open it.",
         ) from error
 
 
@@ -179,7 +181,7 @@ def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
             (images, maps), missing = config.folders(written, paths[0] if paths else "")
             further = [path for key in _NO_MAPS for path in texts_of(entry, key, config.path)]
             if entry.get("controls") and not paths:
-                config.notes.append(f"{title}: ai-toolkit makes its maps itself. Make them on the Conditions tab here.")
+                config.notes.append(f"{title}: ai-toolkit makes its maps itself. Make them here on the Conditions tab.")
             yield Subset(
                 title,
                 images,
@@ -188,7 +190,7 @@ def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
                 deep=True,
                 extension=_dotted(config.text(entry, "caption_ext") or config.text(entry, "caption_type")),
                 otherwise=config.text(entry, "default_caption"),
-                why_not="holds regularization images" if entry.get("is_reg") else "",
+                why_not="contains regularization images" if entry.get("is_reg") else "",
                 missing=missing,
             )
 
