@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.families.not_weights import what_instead
+from engine.machine.units import counted
 
 _NAME = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+?))?(?:-\d{5}-of-\d{5})?"
@@ -119,7 +120,11 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
                 path for path in folder.iterdir() if weight_name(path.name) == (variant, "bin")
             ]
             absent = absent_shards(folder, variant)
-            broken = (folder / absent[0], f"It is missing, one of {len(absent):,} missing files") if absent else None
+            broken = (
+                (folder / absent[0], f"It is missing, one of {counted(len(absent), 'missing file')}")
+                if absent
+                else None
+            )
             broken = broken or next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
             if broken is None:
                 continue

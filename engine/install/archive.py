@@ -44,12 +44,12 @@ def get(layout: Layout, console: Console, wanted: str) -> Path:
     if not source:
         raise InstallError(
             "This copy does not know where new versions are published.",
-            f"Download the archive of the new version yourself, then: {BAT_OR_SH} --update ARCHIVE.zip",
+            f"Download the archive of the new version yourself, then run: {BAT_OR_SH} --update ARCHIVE.zip",
         )
     if not re.match(r"https?://", source):
         path = Path(source)
         if not path.is_file():
-            raise InstallError(f"There is no file {path}.", "Give the path of the new version's zip file.")
+            raise InstallError(f"There is no file {path}.", "Enter the path of the new version's zip file.")
         beside = path.with_name(path.name + ".sha256")
         _compare(path, beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else "")
         return path
@@ -59,7 +59,7 @@ def get(layout: Layout, console: Console, wanted: str) -> Path:
     except OSError as error:
         raise _explain(error, source) from error
     except (http.client.HTTPException, ValueError) as error:
-        cause = f"{source} does not answer as it should: {error}. {NO_CHANGE}"
+        cause = f"{source} sent an invalid answer: {error}. {NO_CHANGE}"
         raise InstallError(cause, "Try again later.") from error
     return path
 
@@ -124,7 +124,10 @@ def unpack(layout: Layout, archive: Path) -> list[str]:
             files = _files(packed)
             size = sum(info.file_size for info in files.values())
             if size > LARGEST:
-                raise InstallError(f"The archive would unpack to {size / 2**30:.0f} GB. {NO_CHANGE}", "Is it the app?")
+                raise InstallError(
+                    f"The archive would unpack to {size / 2**30:.0f} GB. {NO_CHANGE}",
+                    "Check that it is the archive of the app.",
+                )
             _require_room(target, size)
             for name, info in files.items():
                 path = target / name
@@ -135,7 +138,7 @@ def unpack(layout: Layout, archive: Path) -> list[str]:
                     path.chmod(0o755)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InstallError(
-            f"The archive {archive.name} is damaged or no zip file: {error}. {NO_CHANGE}", "Download it again."
+            f"The archive {archive.name} is damaged or not a zip file: {error}. {NO_CHANGE}", "Download it again."
         ) from error
     except OSError as error:
         raise _explain(error, str(archive)) from error
@@ -154,12 +157,15 @@ def _files(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     found = {name.removeprefix(inside): info for name, info in infos.items()}
     missing = [name for name in NEEDED if name not in found]
     if missing:
-        cause = f"The archive is not ControlNet Studio: it has no {missing[0]}. {NO_CHANGE}"
-        raise InstallError(cause, "Take another.")
+        cause = f"The archive is not ControlNet Studio: it contains no {missing[0]}. {NO_CHANGE}"
+        raise InstallError(cause, "Use another archive.")
     for name, info in found.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or stat.S_ISLNK(info.external_attr >> 16):
-            raise InstallError(f"The archive has a path that leads elsewhere: {name}. {NO_CHANGE}", "Take another.")
+            raise InstallError(
+                f"The archive contains a path that leads outside the app's folder: {name}. {NO_CHANGE}",
+                "Use another archive.",
+            )
     # Windows takes "Workspace." for the folder workspace.
     return {name: info for name, info in found.items() if name.split("/")[0].lower().rstrip(". ") not in KEPT}
 
@@ -193,7 +199,7 @@ def _require_room(folder: Path, size: int) -> None:
 
 def _explain(error: OSError, source: str) -> InstallError:
     if isinstance(error, urllib.error.HTTPError):
-        fix = "Try again later, or download the archive yourself and name it after --update."
+        fix = "Try again later, or download the archive yourself and give its path after --update."
         return InstallError(f"{source}: the server says {error.code} {error.reason}. {NO_CHANGE}", fix)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InstallError(f"The disk is full. {NO_CHANGE}", "Free some space, then start the update again.")

@@ -42,7 +42,7 @@ def audit(layout: Layout, console: Console, environment: Mapping[str, str], limi
             check=False,
         )
     except subprocess.TimeoutExpired:
-        lines = not_checked(f"it did not answer within {limit:.0f} seconds")
+        lines = not_checked(f"it did not respond within {limit:.0f} seconds")
     except OSError as error:
         lines = not_checked(f"pip-audit could not be started: {error}")
     else:

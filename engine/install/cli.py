@@ -38,33 +38,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     task.add_argument("--demo", action="store_true", help="train the demo ControlNet without a window and score it")
     task.add_argument("--doctor", action="store_true", help="report what is installed, what is wrong and how to fix it")
     task.add_argument("--shortcut", action="store_true", help="put a shortcut on the desktop")
-    task.add_argument(INSTALL_ONLY, action="store_true", help="install what is needed, and do not start the app")
+    task.add_argument(INSTALL_ONLY, action="store_true", help="install what is needed without starting the app")
     task.add_argument(
         "--update",
         nargs="?",
         const="",
         metavar="ARCHIVE",
-        help="get the newest version (of a clone with git; else from its zip file, or the one that you name)",
+        help="get the newest version (with git if this is a clone; otherwise from its zip file, or from the one you "
+        "name)",
     )
-    parser.add_argument("--long", action="store_true", help="with --test: run the tests that take minutes instead")
-    parser.add_argument("--repair", action="store_true", help="delete the Python environment and make it again")
+    parser.add_argument("--long", action="store_true", help="with --test: run only the tests that take minutes")
+    parser.add_argument("--repair", action="store_true", help="delete the Python environment and create it again")
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, without doing it")
     window = parser.add_argument_group("the window")
     window.add_argument("--no-browser", action="store_true", help="do not open the browser")
     window.add_argument("--card", type=int, metavar="N", help="number of the graphics card, from 0")
     window.add_argument("--listen", action="store_true", help="let other computers connect (needs --password)")
     window.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="also answer under this name (repeatable)"
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also accept requests for this host name (repeatable)",
     )
     window.add_argument("--password", metavar="WORD", help="ask for this password")
     window.add_argument("--port", type=int, metavar="N", help="the port to answer on")
     window.add_argument("--workspace", metavar="DIR", help="folder of datasets, runs and models")
     options = parser.parse_args(own)
     if extra and not (options.test or options.demo):
-        parser.error("words after -- belong to --test or --demo")
+        parser.error("arguments after -- need --test or --demo")
     if options.long and not options.test:
-        parser.error("--long belongs to --test")
+        parser.error("--long needs --test")
     options.extra = extra
     if options.update and not options.update.startswith(("http://", "https://")):
         options.update = str(Path(os.environ.get(CALLED_FROM, "."), options.update).expanduser().absolute())

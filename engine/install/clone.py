@@ -63,8 +63,8 @@ class Clone:
         changed = [line[3:] for line in self._ask("status", "--porcelain", "--untracked-files=no").splitlines()]
         if changed:
             raise InstallError(
-                f"You have changed files of the app: {listed(changed)}. Nothing was touched.",
-                "Commit them on a branch of your own, or put them aside with `git stash`. Then start the update again.",
+                f"You have changed files of the app: {listed(changed)}. Nothing was changed.",
+                "Commit them on your own branch, or set them aside with `git stash`. Then start the update again.",
             )
         remote = self._run("config", f"branch.{BRANCH}.remote").output.strip() or "origin"
         merged = self._run("config", f"branch.{BRANCH}.merge").output.strip() or f"refs/heads/{BRANCH}"
@@ -76,7 +76,7 @@ class Clone:
             return None
         if self._run("merge-base", "--is-ancestor", old, new).code:
             raise InstallError(
-                "The clone has commits of its own, so it cannot be fast-forwarded. Nothing was changed.",
+                "The clone has its own commits, so it cannot be fast-forwarded. Nothing was changed.",
                 f"Rebase them yourself: git pull --rebase {remote} {BRANCH}",
             )
         self._require_free(old, new)
@@ -88,7 +88,8 @@ class Clone:
         there = [name for name in added if name and os.path.lexists(self._layout.root / name)]
         if there:
             raise InstallError(
-                f"Files of your own lie where the new version has files: {listed(there)}. Nothing was touched.",
+                f"Some of your own files have the same paths as files of the new version: {listed(there)}. Nothing "
+                "was changed.",
                 "Move them out of the app's folder, then start the update again.",
             )
 
@@ -143,7 +144,7 @@ def _explain(output: str, remote: str) -> InstallError:
         return InstallError(f"The server of {remote} asked for a password: {said}", "Try `git pull` in this folder.")
     if remote and NO_CONNECTION.search(output):
         return InstallError(
-            f"No connection to where the clone came from: {said}",
+            f"No connection to the server that the clone came from: {said}",
             "Check the internet connection and the proxy (`git remote -v` shows the address). Nothing was changed.",
         )
-    return InstallError(f"git says: {said[:300]}", "Look into the log, or try `git status` in this folder.")
+    return InstallError(f"git says: {said[:300]}", "See the log, or try `git status` in this folder.")

@@ -85,7 +85,7 @@ def report(root: Path) -> tuple[str, bool]:
     """Return the report as text, and whether everything is well."""
     findings = examine(Layout(root))
     wrong = [finding for finding in findings if finding.problem]
-    verdict = f"{len(wrong)} problem(s), see the lines with '!'." if wrong else "All is well."
+    verdict = f"{len(wrong)} problem(s), see the lines with '!'." if wrong else "No problems were found."
     return "\n".join([*map(str, findings), "", verdict]), not wrong
 
 
@@ -101,7 +101,7 @@ def _interrupted(layout: Layout) -> tuple[str, str]:
     """The problem and the fix if an update was killed."""
     if read_journal(layout) is None:
         return "", ""
-    return "An update was interrupted.", "Start install.sh or install.bat: the version from before comes back."
+    return "An update was interrupted.", "Start install.sh or install.bat: the previous version is restored."
 
 
 def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
@@ -110,7 +110,7 @@ def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
         return [Finding("NVIDIA card", "none found", report.problem, fix)]
     findings = [Finding("NVIDIA card", gpu.label) for gpu in report.gpus]
     if choice.build == "cpu" and not choice.forced:
-        findings.append(Finding("card's use", "not possible", choice.warnings[0], "See the line above."))
+        findings.append(Finding("use of the card", "not possible", choice.warnings[0], "See the line above."))
     return findings
 
 
@@ -121,14 +121,20 @@ def _environment(layout: Layout, choice: Choice) -> list[Finding]:
     torch, build = installed_torch(layout)
     findings = [Finding("environment", f"Python {version} in {layout.venv}")]
     if not torch:
-        findings.append(Finding("torch", "none", "PyTorch is missing or half installed.", "Start the installer again."))
+        findings.append(
+            Finding("torch", "none", "PyTorch is missing or only partly installed.", "Start the installer again.")
+        )
     elif not torch_suits(layout, choice, sys.platform):
-        wanted = f"PyTorch {torch} does not suit this machine; {choice.wanted} would."
-        findings.append(Finding("torch", torch, wanted, "Start the installer again; if it stays so, --repair."))
+        wanted = f"PyTorch {torch} does not suit this computer; {choice.wanted} would."
+        findings.append(
+            Finding("torch", torch, wanted, "Start the installer again; if the problem remains, use --repair.")
+        )
     else:
         findings.append(Finding("torch", f"{torch} ({build})"))
     if torch and not is_ready(layout, None):
-        findings.append(Finding("installation", "incomplete", "A step is missing.", "Start the installer again."))
+        findings.append(
+            Finding("installation", "incomplete", "An installation step is missing.", "Start the installer again.")
+        )
     return findings
 
 
@@ -146,7 +152,7 @@ def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
     if choice.build != "cpu" and (not card or card.startswith("!")):
         why = card.lstrip("!") or "torch.cuda.is_available() is False"
         fix = "Install the newest driver from nvidia.com/drivers and restart."
-        findings.append(Finding("torch on the card", "no", f"PyTorch does not reach the card: {why}", fix))
+        findings.append(Finding("torch on the card", "no", f"PyTorch cannot use the card: {why}", fix))
     elif card:
         findings.append(Finding("torch on the card", card))
     return findings
@@ -166,5 +172,5 @@ def _look(layout: Layout) -> dict[str, str]:
         )
         answer = json.loads(outcome.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return {name: f"!the environment's Python does not answer ({type(error).__name__})" for name in PACKAGES}
+        return {name: f"!the environment's Python does not respond ({type(error).__name__})" for name in PACKAGES}
     return answer

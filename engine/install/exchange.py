@@ -57,7 +57,7 @@ def read_journal(layout: Layout) -> dict[str, Any] | None:
     except ValueError as error:
         raise InstallError(
             f"An update was interrupted, and its notes cannot be read: {error}",
-            f"Unpack the version that you had over this folder, and delete {update_folder(layout)}.",
+            f"Unpack the version that you had into this folder, and delete {update_folder(layout)}.",
         ) from error
 
 

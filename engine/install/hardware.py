@@ -60,14 +60,14 @@ def detect_gpus(timeout: float = 15.0) -> GpuReport:
                 command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired:
-            return GpuReport(problem=f"nvidia-smi did not answer within {timeout:.0f} seconds")
+            return GpuReport(problem=f"nvidia-smi did not respond within {timeout:.0f} seconds")
         except OSError as error:
             return GpuReport(problem=f"nvidia-smi could not be started: {error}")
         report = parse_nvidia_smi(answer.stdout)
         if report.gpus:
             return report
         lines = (answer.stderr + "\n" + answer.stdout).strip().splitlines()
-        problem = f"nvidia-smi answered: {lines[-1].strip()[:200]}" if lines else "nvidia-smi answered nothing"
+        problem = f"nvidia-smi answered: {lines[-1].strip()[:200]}" if lines else "nvidia-smi printed nothing"
     return GpuReport(problem=problem)
 
 

@@ -58,8 +58,8 @@ def require_closed(layout: Layout, console: Console, environment: Mapping[str, s
     except (ValueError, IndexError):
         owners = None
     if owners is None:
-        raise InstallError("It could not be found out whether the app is open: its packages do not answer.", fix)
+        raise InstallError("Could not determine whether the app is open: its packages do not work.", fix)
     if owners:
         doing, address, pid, here, host = owners[0]
         who = f"{doing}{f' at {address}' if address else ''}, process {pid}{'' if here else f' on {host}'}"
-        raise InstallError(f"The app is open ({who}). Its files cannot be exchanged while it runs.", fix)
+        raise InstallError(f"The app is open ({who}). Its files cannot be replaced while it runs.", fix)

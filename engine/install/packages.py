@@ -14,6 +14,6 @@ PACKAGES = (
     "safetensors",
     "transformers",
 )
-"""Import names of what the app cannot do without, besides torch."""
+"""Import names of the packages that the app needs, in addition to torch."""
 OPTIONAL = {"bitsandbytes": "0.46", "xformers": "0.0.30"}
 """Memory savers for NVIDIA cards, with the oldest version that is of use. The app runs without them."""

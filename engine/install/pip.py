@@ -33,7 +33,7 @@ KNOWN_FAILURES = (
     ),
     (
         r"filename or extension is too long|File name too long|Errno 36|WinError 206",
-        "A path became too long.",
+        "A path is too long.",
         "Move the app's folder closer to the root of the drive, e.g. to C:\\ControlNetStudio, and start this again.",
     ),
     (
@@ -44,12 +44,13 @@ KNOWN_FAILURES = (
     ),
     (
         r"No matching distribution found|Could not find a version",
-        "A package is not available in a version for this computer.",
-        "Look at `pip config list`: an old or private package index (index-url) hides packages. Remove it, try again.",
+        "There is no version of a package for this computer.",
+        "Check `pip config list`: an old or private package index (index-url) may hide packages. Remove it and try "
+        "again.",
     ),
     (
         r"ResolutionImpossible|conflicting dependencies",
-        "The packages need versions of each other that do not fit together.",
+        "The packages need incompatible versions of each other.",
         "Start again with --repair. If that does not help, please report it with the log.",
     ),
 )
@@ -67,7 +68,7 @@ def explain(output: str, doing: str) -> InstallError:
             return InstallError(f"{doing} could not be installed. {cause}", fix)
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     last = (errors or output.strip().splitlines() or ["pip printed nothing"])[-1]
-    return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "Look into the log; or try --repair.")
+    return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "See the log, or try --repair.")
 
 
 def show_progress(line: str) -> str | None:

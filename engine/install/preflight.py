@@ -33,7 +33,8 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     free, memory = free_disk_gb(root), memory_gb()
     if fresh and free < LEAST_DISK[with_card]:
         raise InstallError(
-            f"Only {free:.1f} GB are free on the disk of {root}; the packages take {LEAST_DISK[with_card]:.0f} GB.",
+            f"Only {free:.1f} GB are free on the disk that holds {root}; the packages need "
+            f"{LEAST_DISK[with_card]:.0f} GB.",
             "Free some space, or move the app's folder to another drive.",
         )
     if free < COMFORTABLE_DISK[with_card]:
@@ -41,13 +42,15 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
         warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are recommended for training.")
     if memory and memory < COMFORTABLE_MEMORY[with_card]:
         need = COMFORTABLE_MEMORY[with_card]
-        warnings.append(f"{memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs.")
+        warnings.append(
+            f"This computer has {memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs."
+        )
     return warnings
 
 
 def summary(root: Path, choice: Choice) -> str:
     """Card, memory and disk in one line, for the step."""
-    device = choice.gpu.label if choice.gpu else "no card in use"
+    device = choice.gpu.label if choice.gpu else "no card used"
     return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
 
 
@@ -59,7 +62,8 @@ def check_path(root: Path) -> None:
         )
     if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not long_paths_enabled():
         raise InstallError(
-            f"The folder's path has {len(str(root))} characters; Windows allows the packages {LONGEST_ROOT}: {root}",
+            f"The folder's path has {len(str(root))} characters; with the packages, Windows allows at most "
+            f"{LONGEST_ROOT}: {root}",
             "Move the folder closer to the root of the drive, e.g. to C:\\ControlNetStudio.",
         )
 
@@ -84,6 +88,7 @@ def _check_writable(root: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InstallError(
-            f"The folder {root} cannot be written: {error.strerror or error}",
-            "Move it to a place of your own (your home folder, not C:\\Program Files), or unpack the archive first.",
+            f"Cannot write to the folder {root}: {error.strerror or error}",
+            "Move it to a folder of your own (such as your home folder, not C:\\Program Files), or unpack the archive "
+            "first.",
         ) from error

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc(file=sys.stdout)
         print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
         return 1
-    print(f"PyTorch computes on {name}, the app imports")
+    print(f"PyTorch computes on {name}, the app can be imported")
     return 0
 
 

@@ -38,7 +38,9 @@ def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
             write_atomically(path, desktop_entry(root))
             path.chmod(0o755)
         except OSError as error:
-            raise InstallError(f"The shortcut {path} could not be written: {error}", "Check the folder.") from error
+            raise InstallError(
+                f"The shortcut {path} could not be written: {error}", "Check that you may write to that folder."
+            ) from error
     return " and ".join(map(str, written))
 
 
@@ -85,7 +87,7 @@ def _windows_shortcut(root: Path, environment: Mapping[str, str]) -> str:
     )
     if answer.returncode:
         raise InstallError(
-            f"PowerShell could not make the shortcut: {answer.stderr.strip()[:200]}",
+            f"PowerShell could not create the shortcut: {answer.stderr.strip()[:200]}",
             "Right-click install.bat, then Send to > Desktop.",
         )
     return answer.stdout.strip()

@@ -50,7 +50,7 @@ def _make_venv(job: Job) -> str:
     outcome = job.console.run([job.base_python, "-m", "venv", job.layout.venv], environment, job.layout.root)
     if outcome.code or not job.layout.python.exists():
         raise InstallError(
-            f"The Python environment could not be made with {job.base_python}.",
+            f"The Python environment could not be created with {job.base_python}.",
             "On Debian and Ubuntu: sudo apt install python3-venv. Elsewhere: install Python 3.12 from python.org.",
         )
     if job.choice.forced:
@@ -68,7 +68,7 @@ def remove_venv(layout: Layout) -> None:
     """
     if Path(sys.prefix).resolve() == layout.venv.resolve():
         raise InstallError(
-            "The installer runs in the environment that it is about to replace.",
+            "The installer is running in the environment that it is about to replace.",
             "Start it with install.sh or install.bat.",
         )
     # Renamed first: deleting takes minutes on a slow disk, and a kill in between must not leave half of it in place.
@@ -125,7 +125,7 @@ def _install_torch(job: Job) -> str:
         pip.install("PyTorch", [f"torch=={choice.wanted}", *index])
     elif job.system.startswith("linux") and choice.build in ("cpu", "cu130"):
         # On Linux the default index has the CUDA 13.0 build, which runs without a card as well.
-        job.console.warn(f"{choice.index} could not be reached: installing the larger build of pip's default index.")
+        job.console.warn(f"{choice.index} could not be reached: installing the larger build from pip's default index.")
         pip.install("PyTorch", [f"torch=={TORCH}"])
     else:
         raise InstallError(
@@ -136,7 +136,7 @@ def _install_torch(job: Job) -> str:
     if not fits(build, choice, job.system) and not (choice.build == "cpu" and version):
         raise InstallError(
             f"PyTorch for {choice.build} was requested, but pip installed {version or 'nothing'}.",
-            "Look at `pip config list` for a private package index that offers another build, then use --repair.",
+            "Check `pip config list` for a private package index that offers another build, then use --repair.",
         )
     note(job.layout, torch=[version, choice.build])
     return f"{TORCH} for {build}"
@@ -236,7 +236,7 @@ def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) 
 
 APP_STEPS = (
     Step("This computer", lambda job: None, lambda job: "check memory, disk and path", _check_computer),
-    Step("Python environment", _venv_done, lambda job: f"make .venv with {job.base_python}", _make_venv),
+    Step("Python environment", _venv_done, lambda job: f"create .venv with {job.base_python}", _make_venv),
     Step("PyTorch", _torch_done, _plan_torch, _install_torch),
     Step(
         "Packages",
@@ -259,7 +259,7 @@ TEST_STEPS = (
     Step(
         "A browser for the tests",
         lambda job: find_browser(read_record(job.layout)),
-        lambda job: "look for Chromium, Chrome or Edge, else install Chromium",
+        lambda job: "look for Chromium, Chrome or Edge, otherwise install Chromium",
         lambda job: ensure_browser(job.layout, job.console, job.pip.environment, job.continuous_integration),
     ),
 )

@@ -73,8 +73,8 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
     if not report.gpus:
         warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
         banner = (
-            "No NVIDIA card was found: training will run on the processor, many times slower. Cards of AMD, Intel and "
-            "Apple are not used."
+            "No NVIDIA card was found: training will run on the processor, many times slower. AMD, Intel and Apple "
+            "cards are not used."
         )
         return Choice("cpu", "no NVIDIA card", tuple(filter(None, (warning, banner))))
     for build in BUILDS:
@@ -108,13 +108,13 @@ def _why_not(gpu: Gpu, system: str) -> str:
         return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver from nvidia.com/drivers."
     holding = [build for build in BUILDS if build.holds(gpu)]
     if any(build.runs_on(gpu, system) for build in holding):
-        return "no single build of PyTorch runs on all the cards of this machine."
+        return "no single build of PyTorch supports all cards of this computer."
     if not holding:
         return f"PyTorch {TORCH} no longer supports a card this old (compute capability {_dotted(gpu.capability)})."
     needed = min(build.driver_for(system) for build in holding)
     return (
-        f"its driver {_dotted(gpu.driver)} is too old, it needs {_dotted(needed)} or newer. "
-        "Install the newest driver from nvidia.com/drivers and start this again."
+        f"its driver {_dotted(gpu.driver)} is too old; {_dotted(needed)} or newer is needed. Install the newest "
+        "driver from nvidia.com/drivers and start this again."
     )
 
 

@@ -35,7 +35,7 @@ WITHIN_UPDATE = "STUDIO_WITHIN_UPDATE"
 """Tells the installer that an update runs it. It then leaves the journal alone."""
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 INSTALL_ONLY = "--install-only"
-NEWEST = "this is the newest version already"
+NEWEST = "this is already the newest version"
 
 
 class Change(ABC):
@@ -112,7 +112,9 @@ def update(layout: Layout, console: Console, environment: Mapping[str, str], wan
         InstallError: it was not updated; the old version is in place.
     """
     if wanted and is_clone(layout.root):
-        raise InstallError("This folder is a git clone, which takes no archive.", f"{BAT_OR_SH} --update")
+        raise InstallError(
+            "This folder is a git clone, which cannot be updated from an archive.", f"{BAT_OR_SH} --update"
+        )
     require_closed(layout, console, environment)
     before = edition(layout.root)
     with only_one(layout, UPDATING):
@@ -131,7 +133,7 @@ def update(layout: Layout, console: Console, environment: Mapping[str, str], wan
         try:
             with only_one(layout):
                 require_closed(layout, console, environment)  # the download may have taken long
-                console.begin(2, 3, "Exchange the files")
+                console.begin(2, 3, "Replace the files")
                 console.end(change.forward())
             console.begin(3, 3, "Packages and self-check")
             outcome = _install(layout, console, environment)
@@ -144,7 +146,7 @@ def update(layout: Layout, console: Console, environment: Mapping[str, str], wan
         change.keep()
     console.say(f"Updated from {before} to {edition(layout.root)}. Start the app as usual.")
     if previous_folder(layout).exists() and isinstance(change, FromArchive):
-        console.say(f"The files of the version before are kept in {previous_folder(layout)}.")
+        console.say(f"The files of the previous version are kept in {previous_folder(layout)}.")
     return 0
 
 
@@ -160,7 +162,7 @@ def _look(layout: Layout, console: Console, environment: Mapping[str, str], want
         return None
     own = archive.own_files(layout, names)
     if own:
-        console.warn(f"Not in the new version, so moved to {kept_folder(layout)}: {listed(own)}")
+        console.warn(f"Not in the new version and therefore moved to {kept_folder(layout)}: {listed(own)}")
     added = tuple(name for name in names if not os.path.lexists(layout.root / name))
     return FromArchive(layout, tuple(names), added, tuple(own))
 
@@ -185,20 +187,22 @@ def _go_back(layout: Layout, change: Change) -> None:
             change.back()
     except (InstallError, OSError) as error:
         raise InstallError(
-            f"The version from before could not be put back yet: {error}",
-            f"Close programs that show files of the app's folder, see that the disk has room, and start {BAT_OR_SH}: "
-            "it goes on.",
+            f"The previous version could not be restored yet: {error}",
+            "Close programs that have files of the app's folder open, check that the disk has free space, and start "
+            f"{BAT_OR_SH}: it continues.",
         ) from error
 
 
 def _stopped(error: BaseException) -> BaseException:
     """The error to report after everything is back: the same, or what it means."""
-    fix = "Start the update again when you like."
+    fix = "You can start the update again at any time."
     if isinstance(error, KeyboardInterrupt):
-        return InstallError("Stopped. The version from before is in place.", fix, code=130)
+        return InstallError("Stopped. The previous version is in place.", fix, code=130)
     if isinstance(error, OSError):
-        cause = f"The files could not be exchanged: {error}. The version from before is in place."
-        return InstallError(cause, "Close programs that show files of the app's folder; check that the disk has room.")
+        cause = f"The files could not be replaced: {error}. The previous version is in place."
+        return InstallError(
+            cause, "Close programs that have files of the app's folder open; check that the disk has free space."
+        )
     return error
 
 
@@ -210,15 +214,15 @@ def _give_up(
     lines = outcome.output.strip().splitlines()
     why = (causes or lines or ["it ended without output"])[-1].strip()[:300]
     _go_back(layout, change)
-    console.say("Going back to the version from before ...")
+    console.say("Going back to the previous version ...")
     again = _install(layout, console, environment)
     cause = f"The new version did not pass its check: {why}"
     if again.code:
         raise InstallError(
-            f"{cause}. The files of the version from before are back, but its packages are not complete.",
+            f"{cause}. The files of the previous version are back, but its packages are not complete.",
             f"Start {BAT_OR_SH} with an internet connection: it installs what is missing.",
         )
-    raise InstallError(f"{cause}. The version from before is back, and works.", "Please report it with the log.")
+    raise InstallError(f"{cause}. The previous version is back and works.", "Please report it with the log.")
 
 
 def repair(layout: Layout, console: Console, environment: Mapping[str, str]) -> None:
@@ -238,7 +242,7 @@ def repair(layout: Layout, console: Console, environment: Mapping[str, str]) -> 
         else:
             change = FromArchive(layout, tuple(journal["names"]), tuple(journal["added"]))
         _go_back(layout, change)
-    console.say("An update was interrupted. The version from before is back.")
+    console.say("An update was interrupted. The previous version is back.")
 
 
 def plan(layout: Layout, wanted: str) -> str:
@@ -246,4 +250,4 @@ def plan(layout: Layout, wanted: str) -> str:
     if is_clone(layout.root):
         return "would fetch the branch main with git, and fast-forward to it"
     source = wanted or archive.ADDRESS or "no address (none is known: name an archive)"
-    return f"would unpack {source} to {new_folder(layout)}, and exchange the app's files for it"
+    return f"would unpack {source} to {new_folder(layout)} and replace the app's files"

@@ -32,7 +32,7 @@ class Machine(Console):
         self.offered = {"": ["2.13.0+cpu", "2.13.0"]} if offered is None else offered
         self.plain_torch = ("2.13.0", "13.0")  # what pip's default index has for Linux
         self.packages_bring_torch: str | None = None
-        self.self_check = Outcome(0, "PyTorch computes on the processor, the app imports\n")
+        self.self_check = Outcome(0, "PyTorch computes on the processor, the app can be imported\n")
         self.broken_imports: set[str] = set()
         self.commands: list[str] = []
         self.kill_at: int | None = None

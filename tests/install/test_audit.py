@@ -83,7 +83,7 @@ def in_ci(root: Path, monkeypatch: pytest.MonkeyPatch, result: Any, ci: str) -> 
     [
         ((printed(FAULTY), ""), "VULNERABLE pillow 12.3.0: PYSEC-2030-1"),
         (("", "No module named pip_audit"), "NOT CHECKED"),
-        (subprocess.TimeoutExpired("pip_audit", 180), "did not answer within 180 seconds"),
+        (subprocess.TimeoutExpired("pip_audit", 180), "did not respond within 180 seconds"),
         (FileNotFoundError("no python"), "could not be started: no python"),
     ],
 )

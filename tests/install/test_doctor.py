@@ -65,17 +65,17 @@ def test_a_cpu_build_over_a_card_is_reported(installed: Layout, cards: dict[str,
     cards["report"] = CARD
     found = problems(installed)
     assert "2.13.0+cu130 would" in found["torch"].problem
-    assert "does not reach the card" in found["torch on the card"].problem
+    assert "cannot use the card" in found["torch on the card"].problem
 
 
 def test_an_old_driver_is_reported_with_the_fix(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = GpuReport((Gpu("RTX 5090", 32768, (570, 86), (12, 0)),))
-    assert "driver 570.86 is too old" in problems(installed)["card's use"].problem
+    assert "driver 570.86 is too old" in problems(installed)["use of the card"].problem
 
 
 def test_a_driver_that_does_not_answer_is_reported(installed: Layout, cards: dict[str, GpuReport]) -> None:
-    cards["report"] = GpuReport(problem="nvidia-smi did not answer within 15 seconds")
-    assert "did not answer" in problems(installed)["NVIDIA card"].problem
+    cards["report"] = GpuReport(problem="nvidia-smi did not respond within 15 seconds")
+    assert "did not respond" in problems(installed)["NVIDIA card"].problem
 
 
 @pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")

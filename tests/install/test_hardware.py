@@ -73,7 +73,7 @@ def test_a_driver_that_fails_is_a_problem_in_words(tmp_path: Path, monkeypatch: 
 @POSIX
 def test_a_driver_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_nvidia_smi(tmp_path, monkeypatch, "exec sleep 20")
-    assert "did not answer" in detect_gpus(timeout=0.2).problem
+    assert "did not respond" in detect_gpus(timeout=0.2).problem
 
 
 def test_disk_and_memory_are_numbers(tmp_path: Path) -> None:

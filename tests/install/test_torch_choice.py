@@ -61,11 +61,11 @@ def test_no_card_is_a_warning() -> None:
     choice = choose(GpuReport())
     assert choice.build == "cpu"
     assert "No NVIDIA card" in choice.warnings[-1]
-    assert "Cards of AMD, Intel and Apple are not used." in choice.warnings[-1]
+    assert "AMD, Intel and Apple cards are not used." in choice.warnings[-1]
 
 
 def test_a_driver_that_does_not_answer_is_reported() -> None:
-    assert "did not answer" in choose(GpuReport(problem="nvidia-smi did not answer")).warnings[0]
+    assert "did not respond" in choose(GpuReport(problem="nvidia-smi did not respond")).warnings[0]
 
 
 def test_cpu_is_taken_when_asked_for() -> None:

@@ -89,7 +89,7 @@ def test_the_newest_archive_replaces_the_files_and_nothing_else(
     assert not exchange.update_folder(Layout(app)).exists()
 
     assert update(app) == 0, "a second time there is nothing to do"
-    assert "this is the newest version already" in capsys.readouterr().out
+    assert "this is already the newest version" in capsys.readouterr().out
     assert ran(app) == ["0.2.0 --install-only"]
     assert update(app, str(make_zip(newer.with_name("third.zip"), files("0.4.0")))) == 0
     assert (kept / "presets/own.toml").is_file(), "no later update deletes what may be the person's own"
@@ -107,7 +107,7 @@ def test_a_version_that_fails_its_check_goes_back_by_itself(
     require_old(app)
     assert ran(app) == ["0.3.0 --install-only", "0.1.0 --install-only"], "the old packages come back, too"
     shown = capsys.readouterr().out
-    assert "did not pass its check: torch is broken. The version from before is back, and works." in shown
+    assert "did not pass its check: torch is broken. The previous version is back and works." in shown
 
 
 @pytest.mark.skipif(os.name == "nt", reason="fork and SIGKILL")
@@ -142,7 +142,7 @@ def test_after_a_repair_the_old_version_does_what_was_asked(
     assert "An update was interrupted." in capsys.readouterr().out
     assert cli.main(["--port", "8000"], app) == 7
     assert starts == [["-m", "engine.install", "--port", "8000"]]
-    assert "An update was interrupted. The version from before is back." in capsys.readouterr().out
+    assert "An update was interrupted. The previous version is back." in capsys.readouterr().out
     require_old(app)
 
 
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_the_old_version(
 
     monkeypatch.setattr(exchange, "move", interrupted)
     assert update(app, str(newer)) == 130
-    assert "Stopped. The version from before is in place." in capsys.readouterr().out
+    assert "Stopped. The previous version is in place." in capsys.readouterr().out
     require_old(app)
 
 
@@ -220,11 +220,11 @@ def test_archives_that_cannot_be_used_are_refused_in_words(
     shutil.copy(newer, tmp_path / "swapped.zip")
     (tmp_path / "swapped.zip.sha256").write_text("0" * 64, encoding="utf-8")
     expected = {
-        "cut.zip": "damaged or no zip file",
-        "bits.zip": "damaged or no zip file",
-        "page.zip": "damaged or no zip file",
+        "cut.zip": "damaged or not a zip file",
+        "bits.zip": "damaged or not a zip file",
+        "page.zip": "damaged or not a zip file",
         "other.zip": "is not ControlNet Studio",
-        "leads.zip": "leads elsewhere",
+        "leads.zip": "leads outside the app's folder",
         "swapped.zip": "its SHA-256 differs",
         "none.zip": "404",
     }
@@ -272,7 +272,7 @@ def test_no_update_while_the_app_or_an_update_is_open(
     answer = json.dumps([["its window", "http://127.0.0.1:7860", 77, True, "here"]])
     python = app / ".venv/bin/python"
     for script, words in ((f"echo '{answer}'", "The app is open (its window at http://127.0.0.1:7860, process 77)"),
-                          ("exit 1", "could not be found out")):  # fmt: skip
+                          ("exit 1", "Could not determine")):  # fmt: skip
         python.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         python.chmod(0o755)
         assert update(app, str(newer)) == 1
@@ -329,5 +329,5 @@ def test_an_update_stops_while_it_downloads(
 
     monkeypatch.setattr(urllib.request, "urlopen", interrupted)
     assert update(app, "http://localhost/new.zip") == 130
-    assert "Stopped. The version from before is in place." in capsys.readouterr().out
+    assert "Stopped. The previous version is in place." in capsys.readouterr().out
     require_old(app)

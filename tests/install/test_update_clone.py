@@ -40,7 +40,7 @@ def head(folder: Path) -> str:
 
 def test_a_clone_is_fast_forwarded(app: Path, origin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert update(app) == 0
-    assert "this is the newest version already" in capsys.readouterr().out
+    assert "this is already the newest version" in capsys.readouterr().out
     assert ran(app) == []
     new = commit(origin, NEW)
     (app / "notes.txt").write_text("mine", encoding="utf-8")
@@ -60,7 +60,7 @@ def test_a_commit_that_fails_its_check_is_left_again(
     assert update(app) == 1
     assert (head(app), app_files(app), git(app, "status", "--porcelain")) == (old, OLD, "")
     assert ran(app) == ["0.3.0 --install-only", "0.1.0 --install-only"]
-    assert "torch is broken. The version from before is back" in capsys.readouterr().out
+    assert "torch is broken. The previous version is back" in capsys.readouterr().out
 
 
 def test_nothing_is_touched_where_the_clone_is_the_persons_own(
@@ -75,11 +75,11 @@ def test_nothing_is_touched_where_the_clone_is_the_persons_own(
         assert (head(app), app_files(app)) == before
 
     (app / "app.py").write_text("changed", encoding="utf-8")
-    refused("You have changed files of the app: app.py. Nothing was touched.")
+    refused("You have changed files of the app: app.py. Nothing was changed.")
     git(app, "checkout", "-q", "app.py")
     (app / "ui").mkdir()
     (app / "ui/new.py").write_text("mine", encoding="utf-8")
-    refused("where the new version has files: ui/new.py")
+    refused("files of the new version: ui/new.py")
     (app / "ui/new.py").unlink()
     git(app, "switch", "-q", "-c", "mine")
     refused('The clone is on the branch "mine"; updates follow main.')
@@ -87,7 +87,7 @@ def test_nothing_is_touched_where_the_clone_is_the_persons_own(
     refused("a single commit")
     git(app, "switch", "-q", "main")
     git(app, "commit", "-q", "--allow-empty", "-m", "own")
-    refused("has commits of its own")
+    refused("has its own commits")
 
 
 def test_without_a_network_it_says_so(
@@ -96,9 +96,9 @@ def test_without_a_network_it_says_so(
     for address in ("http://127.0.0.1:9/none.git", str(app.parent / "gone")):
         git(app, "remote", "set-url", "origin", address)
         assert update(app) == 1
-        assert "No connection to where the clone came from" in capsys.readouterr().out
+        assert "No connection to the server that the clone came from" in capsys.readouterr().out
     assert update(app, "some.zip") == 1
-    assert "takes no archive" in capsys.readouterr().out
+    assert "cannot be updated from an archive" in capsys.readouterr().out
     monkeypatch.setenv("PATH", str(app))
     assert update(app) == 1
     assert "git is not installed" in capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_what_cannot_be_put_back_at_once_waits_for_the_next_start(
 
     monkeypatch.setattr(Clone, "back", in_use)
     assert update(app) == 1
-    assert "could not be put back yet: [Errno 13] in use: 'app.py'" in capsys.readouterr().out
+    assert "could not be restored yet: [Errno 13] in use: 'app.py'" in capsys.readouterr().out
     assert app_files(app) != OLD
     monkeypatch.setattr(Clone, "back", real)
     monkeypatch.setattr(cli, "hand_over", lambda *arguments: 0)
