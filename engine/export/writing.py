@@ -44,16 +44,14 @@ def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(
-            f"{target.name} exists already.",
-            f"{target.parent} holds it from an earlier export, and nothing is overwritten without your permission.",
+            f"{target.name} already exists.",
+            f"It is from an earlier export to {target.parent}, and nothing is overwritten without your permission.",
             "Choose another name, or allow overwriting.",
         )
     # Overwrite only what this app could have written, never a folder with other files.
     ours = target.is_file() if way.ending else (target / "config.json").is_file()
     if not ours:
-        raise UserError(
-            f"{target} cannot be overwritten.", "It is something else than an export.", "Choose another name."
-        )
+        raise UserError(f"{target} cannot be overwritten.", "It is not an export of this app.", "Choose another name.")
 
 
 def demand_space(target: Path, needed: int) -> None:
@@ -87,7 +85,7 @@ def write_or_explain(write: Callable[[], None], target: Path) -> None:
         if is_of_machine(error):
             raise
         if is_disk_full(as_os_error(error)):
-            raise _disk_full(target, "The disk filled up while it was written.") from error
+            raise _disk_full(target, "The disk filled up while it was being written.") from error
         raise UserError(
             f"{target.name} could not be written.", f"The system says: {error}.", "Choose another folder."
         ) from error
@@ -104,6 +102,6 @@ def not_named(target: Path, error: OSError) -> UserError:
         return UserError(what, why, "Choose another folder.")
     return UserError(
         what,
-        f"Another program has a file of that name open; ComfyUI keeps those that it has loaded. {why}",
+        f"Another program has a file of that name open; ComfyUI keeps files open that it has loaded. {why}",
         "Close that program, or choose another name.",
     )

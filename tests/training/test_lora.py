@@ -99,7 +99,7 @@ def test_the_file_of_a_checkpoint_changes_the_base_as_the_run_did(
         about, names = opened.metadata(), list(opened.keys())
     assert about["ss_output_name"] == made.path.stem and made.card is not None
     assert "rank (dim), alpha | 4" in (made.card / "README.md").read_text(encoding="utf-8")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export(run.checkpoints()[-1].folder, "single_file", run.exports, "style")
     with pytest.raises(UserError, match="A LoRA cannot be exported as"):
         export(run.checkpoints()[-1].folder, "ldm", run.exports, "other")
