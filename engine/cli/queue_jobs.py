@@ -97,7 +97,9 @@ def _check(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     data = RunConfig().data
     correct = tuple(named(name).name for name in options.finding)
     side = options.resolution or data.resolution
-    return Check(dataset=options.dataset, resolution=side, held_out=data.held_out, correct=correct)
+    return Check(
+        dataset=options.dataset, resolution=side, held_out=data.held_out, correct=correct, base=options.base or ""
+    )
 
 
 def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:

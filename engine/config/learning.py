@@ -48,6 +48,15 @@ class ObjectiveConfig(Section):
         le=30,
         advanced=True,
     )
+    hidden_captions: float = setting(
+        0.0,
+        "Captions hidden from the ControlNet",
+        "Share of captions that the ControlNet's own layers do not read, while the base still does. In ComfyUI they "
+        "never do, so this trains the net for it. Usual: 0.3. Only for Z-Image.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
     min_snr_gamma: float = setting(
         0.0,
         "Min-SNR gamma",

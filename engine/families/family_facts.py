@@ -13,6 +13,7 @@ from engine.families.drawing import SAMPLERS, ComfyNodes
 from engine.families.encoder_sizes import CountEncoders, count_clip
 from engine.families.latents import LatentSpace
 from engine.families.layers import UNET, Layers
+from engine.families.objective import not_for_flow
 from engine.families.sizes import Count
 from engine.families.unet_control_files import UNET_FILES
 
@@ -86,10 +87,14 @@ class FamilyFacts:
     """Name of ``text_width`` in the denoiser's config."""
     control_is_encoded: bool = False
     """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
+    flow_matching: bool = False
+    """Its bases are trained by flow matching."""
     bucket_step: int = 64
     """Sides of training images can be multiples of this, in pixels: a token, or what a UNet can halve three times."""
     t5_can_be_left_out: bool = False
     """Its denoiser reads zeros in place of T5's text where that is left out (``Family.without_optional_text``)."""
+    captions_can_be_hidden: bool = False
+    """Other programs give its ControlNets no captions (``Family.hidden_from_net``)."""
     guidance_embedded: bool = False
     """The denoiser reads the guidance scale as an input. No second, unconditional prediction is made in sampling."""
     usual_guidance: float = 7.5
@@ -136,8 +141,9 @@ class FamilyFacts:
             return ""
         return f"Guidance in training is for bases that read it as an input, and {self.title} does not; set 0."
 
-    def why_not_left_out(self, control: float, t5: float) -> list[str]:
-        """Why a run cannot leave out these shares of control images and of T5's text; each as a sentence."""
+    def why_not_left_out(self, control: float, t5: float, captions: float = 0.0) -> list[str]:
+        """Why a run cannot leave out these shares of control images, of T5's text, of captions for the net;
+        each as a sentence."""
         found = []
         if control and not self.control_is_encoded:
             found.append(
@@ -147,7 +153,18 @@ class FamilyFacts:
             found.append(
                 f"T5 dropout is for bases in which T5 is optional, which is not so for {self.title}; set it to 0."
             )
+        if captions and not self.captions_can_be_hidden:
+            found.append(f"Captions can be hidden from the ControlNet for Z-Image, not for {self.title}; set 0.")
         return found
+
+    def why_not_objective(self, sampling: str, min_snr_gamma: float, offset_noise: float) -> list[str]:
+        """Why its bases cannot be trained with these settings of the objective; each as a sentence."""
+        if not self.flow_matching:
+            return []
+        return [
+            f"{title} cannot be used with {self.title}, which is trained by flow matching: {why}; set {instead}."
+            for title, why, instead in not_for_flow(sampling, min_snr_gamma, offset_noise)
+        ]
 
     def why_not_step(self, step: int) -> str:
         """Why buckets cannot have sides in multiples of ``step`` pixels, as a sentence; "" if they can."""

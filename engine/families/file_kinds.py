@@ -19,7 +19,7 @@ OTHER_KINDS = (
     ("input_hint_block", "a ControlNet"),
     ("joint_blocks", "a Stable Diffusion 3 model"),
     ("double_blocks", "a Flux model"),
-    ("cap_embedder", "a transformer such as Z-Image's"),
+    ("cap_embedder", "a Z-Image or Lumina 2 model"),
     ("down_blocks", "the UNet of a base alone, without VAE and text encoders"),
     ("text_model.", "a text encoder alone"),
     ("decoder.conv_out", "a VAE alone"),

@@ -14,6 +14,7 @@ import torch
 
 from engine.errors import UserError
 from engine.families.noise import NoiseProcess
+from engine.families.objective import not_for_flow
 
 Shift = Callable[[int], float]
 """The resolution shift k for a number of image tokens; 1 is no shift."""
@@ -92,19 +93,9 @@ class FlowMatching(NoiseProcess):
         return torch.ones(timesteps.shape, device=timesteps.device)
 
     def check_objective(self, sampling: str, min_snr_gamma: float, offset_noise: float) -> None:
-        wrong = {
-            "Min-SNR gamma": (min_snr_gamma > 0, "the way its timesteps are drawn already weights the loss", "0"),
-            "Noise offset": (offset_noise > 0, "it can already learn dark and bright images", "0"),
-            "Timestep sampling": (
-                sampling == "cubic",
-                "cubic is made for noise schedules of 1,000 steps",
-                "logit_normal",
-            ),
-        }
-        for title, (found, why, instead) in wrong.items():
-            if found:
-                raise UserError(
-                    f"{title} cannot be used with this base.",
-                    f"The base is trained by flow matching: {why}.",
-                    f"Set {title} to {instead}.",
-                )
+        for title, why, instead in not_for_flow(sampling, min_snr_gamma, offset_noise):
+            raise UserError(
+                f"{title} cannot be used with this base.",
+                f"The base is trained by flow matching: {why}.",
+                f"Set {title} to {instead}.",
+            )

@@ -26,7 +26,7 @@ from engine.families.stable_diffusion import tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily, own_config, with_weights_of
-from engine.families.unsuitable import BaseParts
+from engine.families.unsuitable import BaseParts, other_latents, without_text
 
 TEXT_TO_IMAGE = 64
 """Channels of the tokens of a base that draws from text alone: 16 latent channels in squares of 2 x 2."""
@@ -76,7 +76,8 @@ class Flux(TransformerFamily):
                 "It has no input for the guidance scale, like FLUX.1 schnell: it was distilled to draw in 4 steps, "
                 "and training at other noise levels undoes that. Choose FLUX.1 dev or a fine-tune of it."
             )
-        return ""
+        encoders = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        return without_text(parts.index, encoders) or other_latents(parts.vae, self.latents.channels)
 
     def default_resolution(self, base: str) -> int:
         """From the VAE's config: the transformer's does not tell."""

@@ -16,6 +16,7 @@ from engine.disk.tensor_file import tensor_names, tensor_shapes
 from engine.errors import UserError
 from engine.families import single_file
 from engine.families.weight_files import variant_of
+from engine.hub.faults import Repository, explain
 from engine.machine.errors import is_of_machine
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -74,12 +75,29 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
             why,
             "Check that the folder is complete (model_index.json, unet, vae, text_encoder, tokenizer, scheduler).",
         )
+    if (told := _refused(base, error)) is not None:
+        return told
     return UserError(
         f"The model {base} could not be downloaded.",
         f"The download from the Hugging Face hub failed: {type(error).__name__}.",
         "Check the name and the connection. For a download that continues where it stopped, run: python -m "
         f"engine.cli bases get {base}. Or put its folder in the workspace's models folder and choose it.",
     )
+
+
+def _refused(base: str, error: BaseException | None) -> UserError | None:
+    """What to do if the hub wants a token, or that a base's terms are accepted; None: it has refused nothing.
+
+    The libraries' errors are wrapped in others.
+    """
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, GatedRepoError) or status in (401, 403, 429):
+            return explain(error, Repository(base), Path("models") / base.replace("/", "--"))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -> Any:

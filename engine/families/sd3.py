@@ -25,7 +25,7 @@ from engine.families.stable_diffusion import layer_output, tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily, with_weights_of
-from engine.families.unsuitable import BaseParts, is_left_out
+from engine.families.unsuitable import BaseParts, is_left_out, other_latents, without_text
 
 TIMESTEPS = 1000
 """The denoiser reads sigmas times this."""
@@ -56,12 +56,12 @@ class StableDiffusion3(TransformerFamily):
         lacking = [part for part in ("text_encoder", "text_encoder_2") if not present(parts.index, part)]
         if lacking:
             return f"Its text encoders {', '.join(lacking)} are missing; only text_encoder_3 (T5) is optional."
+        if present(parts.index, "text_encoder_3") and (why := without_text(parts.index, ["tokenizer_3"])):
+            return why
         channels = parts.denoiser.get("in_channels", self.latents.channels)
-        return (
-            ""
-            if channels == self.latents.channels
-            else (f"It reads an image in addition to the text ({channels} channels).")
-        )
+        if channels != self.latents.channels:
+            return f"It reads an image in addition to the text ({channels} channels)."
+        return other_latents(parts.vae, self.latents.channels)
 
     # Text
 

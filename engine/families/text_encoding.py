@@ -96,6 +96,14 @@ class TextEncoding(ABC):
         """
         return dict(text)
 
+    def hidden_from_net(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """An encoded text of which the control net reads nothing in some rows. Most nets read all: nothing changes.
+
+        Args:
+            rows: (B,), bool.
+        """
+        return dict(text)
+
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         """Inputs of the denoiser made from the images' sizes, by name; none by default.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,23 @@ def is_left_out(index: Mapping[str, Any], part: str) -> bool:
     """Whether model_index.json lists a part as null: the pipeline was saved without it."""
     entry = index.get(part)
     return isinstance(entry, list) and bool(entry) and entry[0] is None
+
+
+def without_text(index: Mapping[str, Any], parts: Sequence[str]) -> str:
+    """Why a base that lacks some of these parts of model_index.json cannot be trained for, as a sentence; "" if it has
+    them. A part that is null was left out when the base was saved."""
+    lacking = [part for part in parts if part not in index or is_left_out(index, part)]
+    if not lacking:
+        return ""
+    return f"It comes without {', '.join(lacking)}, and captions cannot be read without that."
+
+
+def other_latents(vae: Mapping[str, Any], channels: int) -> str:
+    """Why a VAE does not belong to a denoiser that reads latents of so many channels, as a sentence; "" if it does."""
+    own = int(vae.get("latent_channels") or 4)
+    if not vae or own == channels:
+        return ""
+    return f"Its VAE makes latents of {own} channels, and its transformer reads {channels}: the VAE is of another base."
 
 
 def _of_unet(config: Mapping[str, Any]) -> str:

@@ -25,11 +25,21 @@ from engine.families.residuals import Residuals
 from engine.families.stable_diffusion import layer_output
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily
-from engine.families.unsuitable import BaseParts
-from engine.families.zimage_net import MULTIPLE, Embedded, ZImageControlNetModel, denoise, embed
+from engine.families.unsuitable import BaseParts, other_latents, without_text
+from engine.families.zimage_net import (
+    MULTIPLE,
+    Embedded,
+    ZImageControlNetModel,
+    denoise,
+    embed,
+    only_image,
+    without_captions,
+)
 from engine.families.zimage_sizes import LAYOUTS, TEXT_TOKENS, control_places
 
 LARGE = 10**8
+HIDDEN = "hidden_from_net"
+"""In an encoded text, (B,): 1 where the control net reads no caption."""
 LARGEST_HALF = 65504.0
 
 
@@ -72,7 +82,9 @@ class ZImage(TransformerFamily):
     def unsuitable(self, parts: BaseParts) -> str:
         if parts.denoiser.get("siglip_feat_dim"):
             return "It is Z-Image Omni, which also reads images."
-        return ""
+        return without_text(parts.index, ("text_encoder", "tokenizer")) or other_latents(
+            parts.vae, self.latents.channels
+        )
 
     def default_resolution(self, base: str) -> int:
         """From the VAE's config: the transformer's does not tell."""
@@ -113,6 +125,9 @@ class ZImage(TransformerFamily):
     def text_length(self, text: Text) -> int:
         """The most that is read: captions of different lengths go together."""
         return TEXT_TOKENS
+
+    def hidden_from_net(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {**text, HIDDEN: rows.float()}
 
     # Denoiser and control net
 
@@ -175,12 +190,15 @@ class ZImage(TransformerFamily):
         control: torch.Tensor,
     ) -> Residuals:
         embedded = embed(denoiser, noisy.to(denoiser.dtype), 1 - timesteps, cut(text))
+        hidden = text[HIDDEN] > 0 if HIDDEN in text else None
+        if hidden is not None:
+            embedded = without_captions(embedded, hidden)
         outputs = net(control, embedded, denoiser.noise_refiner, denoiser.x_pad_token)[0]
         early = [one for one in outputs if one.shape[1] == embedded.image.shape[1]]
         behind: list[torch.Tensor | None] = [None] * len(denoiser.layers)
         late = outputs[len(early) :]
         for place, one in zip(control_places(len(behind), len(late)), late, strict=True):
-            behind[place] = one
+            behind[place] = one if hidden is None else only_image(one, embedded.image.shape[1], hidden)
         refiners = len(denoiser.noise_refiner)
         return [*early, *[None] * refiners][:refiners], behind
 

@@ -8,7 +8,7 @@ trained nor saved, and residuals are a list. tests/families/test_zimage.py compa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -180,6 +180,23 @@ def embed(denoiser: Any, noisy: torch.Tensor, time: torch.Tensor, captions: Sequ
         words = torch.where(mask[..., None], words, 0)
         mask = torch.cat([mask.new_ones(len(mask), images.shape[1]), mask], dim=1)
     return Embedded(images, image_places, words, caption_places, mask, time)
+
+
+def without_captions(embedded: Embedded, rows: torch.Tensor) -> Embedded:
+    """The same, with caption tokens that no other token reads in some rows (B,), as in ComfyUI's control layers."""
+    image = embedded.image.shape[1]
+    mask = embedded.mask
+    if mask is None:
+        mask = embedded.image.new_ones(len(rows), image + embedded.captions.shape[1], dtype=torch.bool)
+    mask = mask.clone()
+    mask[:, image:] &= ~rows.to(mask.device)[:, None]
+    return replace(embedded, mask=mask)
+
+
+def only_image(residual: torch.Tensor, image: int, rows: torch.Tensor) -> torch.Tensor:
+    """A residual (B, N + L, D) that is zero behind the N = ``image`` tokens of an image in some rows (B,)."""
+    kept = torch.cat([residual[:, :image], torch.zeros_like(residual[:, image:])], dim=1)
+    return torch.where(rows.to(residual.device)[:, None, None], kept, residual)
 
 
 def denoise(

@@ -96,6 +96,8 @@ class Check(QueuedJob):
     held_out: int = Field(16, ge=1)
     correct: tuple[str, ...] = ()
     """Findings (``Finding.name``) whose copies are corrected first."""
+    base: str = ""
+    """Whose VAE the control images are looked at through, if its ControlNets read latents. Empty: none."""
 
     @property
     def title(self) -> str:
@@ -103,14 +105,20 @@ class Check(QueuedJob):
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         dataset = Dataset.open(workspace.dataset_folder(self.dataset))
+        from engine.data.crop_plan import CropPlan
         from engine.data.doctor import fix
         from engine.data.doctor.catalogue import named
         from engine.data.doctor.check import check
+        from engine.data.doctor.lost_lines import look_through_vae
+        from engine.data.through_vae import LABEL as THROUGH_VAE
 
         corrected = 0
         for name in self.correct:
             corrected += fix.correct(dataset, named(name), token, progress_events(emit, "Copies written"))
         done = check(dataset, self.resolution, self.held_out, token, progress_events(emit, "Images checked"))
+        if self.base:
+            plan, progress = CropPlan(self.resolution), progress_events(emit, THROUGH_VAE)
+            look_through_vae(workspace, dataset, self.base, plan, token, progress)
         found = sum(1 for state in fix.states(dataset) if state.open)
         words = f"{counted(done.pictures, 'image')} checked, {counted(found, 'finding')}."
         if self.correct:

@@ -18,6 +18,7 @@ from engine.training.image_cautions import (
     dataset_check,
     demo_base,
     faulty_maps,
+    lost_lines,
     missing_captions,
     missing_maps,
     number_of_images,
@@ -194,6 +195,7 @@ RULES: tuple[Rule, ...] = (
     small_images,
     missing_maps,
     faulty_maps,
+    lost_lines,
     dataset_check,
     missing_captions,
     resolution,
@@ -205,7 +207,15 @@ RULES: tuple[Rule, ...] = (
     first_sign,
 )
 """In the order of the page."""
-ABOUT_CONTROL: tuple[Rule, ...] = (unknown_images, number_of_images, missing_maps, faulty_maps, too_short, first_sign)
+ABOUT_CONTROL: tuple[Rule, ...] = (
+    unknown_images,
+    number_of_images,
+    missing_maps,
+    faulty_maps,
+    lost_lines,
+    too_short,
+    first_sign,
+)
 """They apply to nets that learn to follow control images. Other runs are not judged by them."""
 
 

@@ -6,6 +6,7 @@ import math
 
 from engine.config import RunConfig
 from engine.data.doctor.catalogue import BY_NAME
+from engine.data.doctor.lost_lines import LINES_LOST
 from engine.evaluation.causes import FAULTS
 from engine.machine.units import counted, plural
 from engine.runs.known_bases import UNKNOWN, WORKS
@@ -24,7 +25,7 @@ EXPECT = (
 3 million better ones; the published nets had 80,000 to 3 million."""
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
-SAID_ELSEWHERE = frozenset({*FAULTS, "caption_missing", "too_small", "map_missing"})
+SAID_ELSEWHERE = frozenset({*FAULTS, LINES_LOST.name, "caption_missing", "too_small", "map_missing"})
 """Findings of the dataset check that other rules speak of."""
 MOST_NAMED = 3
 CHECKED = (
@@ -157,6 +158,20 @@ def faulty_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
     )
 
 
+def lost_lines(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The base's ControlNets read latents, and its VAE loses the lines of the control images."""
+    count = facts.found.get(LINES_LOST.name, 0)
+    if not count:
+        return None
+    return Caution(
+        "yellow",
+        f"The base's VAE loses thin lines: in {counted(count, 'control image')} of those looked at.",
+        "The ControlNet reads control images through it, and cannot learn to follow lines that it does not see.",
+        "Draw thicker lines, or train at a larger resolution.",
+        look="doctor",
+    )
+
+
 def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
     """What the dataset check found besides what other rules say: a caution if some of it is serious."""
     if facts.own_shapes:
@@ -173,7 +188,7 @@ def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
         name: count for name, count in facts.found.items() if count and name in BY_NAME and name not in SAID_ELSEWHERE
     }
     if not found:
-        return None if set(FAULTS) & set(facts.found) else Caution("note", *CHECKED)
+        return None if {*FAULTS, LINES_LOST.name} & set(facts.found) else Caution("note", *CHECKED)
     serious = [name for name in found if BY_NAME[name].severity == "serious"]
     named = serious or sorted(found, key=lambda name: -found[name])
     listed = ", ".join(f"{BY_NAME[name].title} ({found[name]:,})" for name in named[:MOST_NAMED])

@@ -25,18 +25,26 @@ class InputDropout:
     """Share of captions without the text of the encoder that is optional in a base, 0..1."""
     without_optional_text: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]]
     """``Family.without_optional_text``."""
+    captions: float = 0.0
+    """Share of captions that the control net does not read, 0..1."""
+    hidden_from_net: Callable[[Text, torch.Tensor], dict[str, torch.Tensor]] = lambda text, rows: dict(text)
+    """``Family.hidden_from_net``."""
 
-    def drawn(self, first: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """For images ``first`` to ``first + batch`` of the stream, whether control and text are left out: (B,) bool.
+    def drawn(self, first: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For images ``first`` to ``first + batch`` of the stream, whether control, optional text, and the caption for
+        the net are left out: (B,) bool each.
 
         They depend on the image's position alone, as those of ``batches.draw`` do.
         """
-        shares = torch.tensor([self.control, self.optional_text])
+        shares = torch.tensor([self.control, self.optional_text, self.captions])
         rows = []
         for position in range(first, first + batch):
-            rows.append(torch.rand(2, generator=generator_at(self.seed, position, "inputs")) < shares)
+            generator = generator_at(self.seed, position, "inputs")
+            # In two calls, so that the first two are as before there was a third.
+            drawn = torch.cat([torch.rand(2, generator=generator), torch.rand(1, generator=generator)])
+            rows.append(drawn < shares)
         left_out = torch.stack(rows)
-        return left_out[:, 0], left_out[:, 1]
+        return left_out[:, 0], left_out[:, 1], left_out[:, 2]
 
     def __call__(
         self, first: int, text: dict[str, torch.Tensor], maps: torch.Tensor | None
@@ -47,13 +55,14 @@ class InputDropout:
             text: encoded captions, B rows each.
             maps: (B, ...) as ``Batch.maps``; None: the run has none.
         """
-        if not self.control and not self.optional_text:
+        if not self.control and not self.optional_text and not self.captions:
             return text, maps
-        no_control, no_text = self.drawn(first, len(next(iter(text.values()))))
+        no_control, no_text, hidden = self.drawn(first, len(next(iter(text.values()))))
         if maps is not None:
             maps = maps.clone()
             maps[no_control] = 0
-        return self.without_optional_text(text, no_text), maps
+        text = self.without_optional_text(text, no_text)
+        return self.hidden_from_net(text, hidden) if self.captions else text, maps
 
 
 NOTHING_LEFT_OUT = InputDropout(0, 0.0, 0.0, lambda text, rows: dict(text))

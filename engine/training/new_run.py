@@ -83,13 +83,19 @@ def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
         ]
     wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP
-    special = (wanted, start, objective.control_dropout, objective.t5_dropout, objective.guidance)
-    if not any(special) and step == STEP:
+    asked = (
+        wanted or start or objective.control_dropout or objective.t5_dropout or objective.hidden_captions,
+        objective.guidance or objective.min_snr_gamma or objective.offset_noise,
+        step != STEP or objective.timestep_sampling == "cubic",
+    )
+    if not any(asked):
         return []
     base = configs_of(workspace, config.model.base)
     why = [base.facts.why_not_blocks(base.denoiser, wanted), base.facts.why_not_step(step)]
-    why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout)
+    why += base.facts.why_not_left_out(objective.control_dropout, objective.t5_dropout, objective.hidden_captions)
     why += [base.facts.why_not_guided(objective.guidance)]
+    noise = objective.timestep_sampling, objective.min_snr_gamma, objective.offset_noise
+    why += base.facts.why_not_objective(*noise)
     why += [why_not_in_mode(start, base.facts, config.model.union_mode)] if start else []
     return [sentence for sentence in why if sentence]
 

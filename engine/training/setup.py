@@ -188,7 +188,12 @@ def set_up(
         perturbed=objective.input_perturbation > 0,
         prompt_dropout=objective.prompt_dropout,
         inputs=InputDropout(
-            config.train.seed, objective.control_dropout, objective.t5_dropout, family.without_optional_text
+            config.train.seed,
+            objective.control_dropout,
+            objective.t5_dropout,
+            family.without_optional_text,
+            objective.hidden_captions,
+            family.hidden_from_net,
         ),
         maps=data.maps,
         with_maps=facts_of(config).needs_condition_maps,

@@ -10,12 +10,13 @@ from engine.config import RunConfig
 from engine.config.presets import flatten
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore, maps_of
+from engine.data.doctor.lost_lines import LINES_LOST
 from engine.demo.sets import demo_preset, is_of_demo_shapes
 from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
 from engine.estimate.memory import predict
 from engine.evaluation.recorded_runs import recorded_runs
-from engine.families.files import denoiser_parameters, lacks_optional_text, made_for
+from engine.families.files import configs_at, denoiser_parameters, lacks_optional_text, made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_error
 from engine.training.caution import StartFacts
@@ -35,6 +36,8 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     listed = dataset.count()
     needed = predict(workspace, config, listed, long_captions(config, workspace))
     found = _found(dataset)
+    if found and not configs_at(located).facts.control_is_encoded:
+        found = {name: count for name, count in found.items() if name != LINES_LOST.name}  # of another base
     seconds, measured = run_seconds(config, workspace, hardware)
     return StartFacts(
         listed=listed,

@@ -127,6 +127,9 @@ class LocalHub:
 
             def do_HEAD(self) -> None:
                 """What the hub's own library asks about a file before it reads it."""
+                for part, (status, headers) in hub.refuse.items():
+                    if part in self.path:
+                        return self._send(status, b"", headers)
                 name = self.path.split("?")[0].removeprefix(f"/{hub.prefix}{hub.base}/resolve/{COMMIT}/")
                 if name not in hub.files:
                     return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})

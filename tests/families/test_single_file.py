@@ -67,6 +67,7 @@ def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: d
         ({"cap_embedder.0.weight": (2560,), "layers.0.attention.qkv.weight": (3, 3)}, "folder in diffusers layout, as"),
         ({"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}, "a ControlNet"),
         ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "a Flux model"),
+        ({"layers.0.attention.qkv.weight": (4, 4), "cap_embedder.0.weight": (4,)}, "a Z-Image.*diffusers layout"),
         ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "a Stable Diffusion 3 model"),
         ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "folder in diffusers layout, as"),
         (OF_SD1 | {f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),

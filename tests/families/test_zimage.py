@@ -182,6 +182,28 @@ def test_residuals_and_gradients_are_those_of_diffusers(
         assert theirs is None or torch.allclose(weight.grad, theirs, atol=1e-4, rtol=1e-4), name
 
 
+def test_a_net_from_which_a_caption_is_hidden_does_not_read_it(
+    family: ZImage, denoiser: Any, texts: dict[str, torch.Tensor]
+) -> None:
+    """In the row that is chosen alone, and what it adds is zero behind the caption's tokens."""
+    ours, _ = pair(family, denoiser, {})
+    control = torch.randn(2, 16, 8, 8)
+    changed = {**texts, "hidden": texts["hidden"] + texts["real"][..., None]}
+    with torch.no_grad():
+        found = []
+        for text in (texts, changed):
+            hidden = family.hidden_from_net(text, torch.tensor([False, True]))
+            found.append(
+                [one for one in family.residuals(denoiser, ours, NOISY, SIGMAS, hidden, control)[1] if one is not None]
+            )
+        whole = [one for one in family.residuals(denoiser, ours, NOISY, SIGMAS, texts, control)[1] if one is not None]
+    for one, other, plain in zip(*found, whole, strict=True):
+        assert not one[1, 32:].any() and torch.allclose(one[1], other[1], atol=1e-6)
+        assert not torch.allclose(one[0], other[0], atol=1e-3)
+        assert torch.allclose(one[0, :32], plain[0, :32], atol=1e-5)
+        assert not torch.allclose(one[1, :32], plain[1, :32], atol=1e-3)
+
+
 def test_without_control_the_prediction_is_that_of_diffusers(
     family: ZImage, denoiser: Any, texts: dict[str, torch.Tensor]
 ) -> None:

@@ -16,6 +16,7 @@ from engine.config.presets import all_presets, resolve, unflatten
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
 from engine.data.doctor.check_store import CheckStore
+from engine.data.doctor.finding import Hit
 from engine.data.scan import scan_folder
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.estimate.trials import Measured, write
@@ -71,6 +72,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("missing_maps", {"images": 28_500}, {}, "yellow"),
     ("faulty_maps", {"found": {"too_small": 9, "map_lossy": 3}}, {}, ""),
     ("faulty_maps", {"found": {"map_blank": 1}}, {}, "yellow"),
+    ("lost_lines", {"found": {"map_shifted_all": 12}}, {}, ""),
+    ("lost_lines", {"found": {"map_lines_lost": 1}}, {}, "yellow"),
     ("dataset_check", {}, {}, "note"),
     ("dataset_check", {"checked": False}, {}, "note"),
     ("dataset_check", {"checked": False, "own_shapes": True}, {}, ""),
@@ -272,9 +275,26 @@ def test_a_dry_run_says_what_to_expect_and_creates_nothing(
 
 
 def test_a_run_that_trains_no_control_net_is_not_judged_as_one() -> None:
-    few = {"images": 10, "listed": 30, "base_error": 0.9, "found": {"map_blank": 3}, "seconds_per_image": 900.0}
+    few = {"images": 10, "listed": 30, "base_error": 0.9, "seconds_per_image": 900.0}
+    few |= {"found": {"map_blank": 3, "map_lines_lost": 9}}
     asked = {"train.steps": 5, "optim.learning_rate": 0.1}
     judged = found(few, **asked)
     assert {rule.__name__ for rule in ABOUT_CONTROL} <= judged.keys()
     with whole_denoiser.chosen():
         assert found(few, **asked).keys() == judged.keys() - {rule.__name__ for rule in ABOUT_CONTROL} != set()
+
+
+def test_lines_that_the_vae_loses_are_a_caution_where_the_nets_read_latents(
+    ready_workspace: Workspace, tiny_sd3: Path, tiny_base: Path
+) -> None:
+    dataset = Dataset.open(ready_workspace.dataset_folder("pairs"))
+    check(dataset, 64)
+    CheckStore(dataset.folder).replace_one("map_lines_lost", [Hit("map_lines_lost", "images/00.png")], {})
+    for base, wanted in ((tiny_sd3, True), (tiny_base, False)):
+        settings = config(model__base=str(base), data__dataset="pairs", data__resolution=64)
+        told = {one.rule: one for one in cautions(settings, start_facts(ready_workspace, settings, CARD))}
+        assert ("lost_lines" in told) is wanted, base
+    assert (
+        "in 1 control image of those"
+        in found({**GOOD, "checked": True, "found": {"map_lines_lost": 1}})["lost_lines"].what
+    )

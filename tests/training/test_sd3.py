@@ -195,6 +195,15 @@ def test_numbers_of_blocks_are_refused_before_the_run_and_against_the_net_to_sta
     dropped = {"model.base": str(tiny_base), "objective.control_dropout": 0.1, "objective.t5_dropout": 0.1}
     of_latents, of_t5 = missing(ready_workspace, make_config(**dropped))
     assert "Control dropout" in of_latents and "T5 dropout" in of_t5
+    noise = {"objective.min_snr_gamma": 5.0, "objective.offset_noise": 0.05, "objective.timestep_sampling": "cubic"}
+    assert missing(ready_workspace, make_config(**noise)) == []
+    of_snr, of_offset, of_cubic = missing(ready_workspace, make_config(**noise | {"model.base": str(tiny_sd3)}))
+    assert "Min-SNR gamma cannot be used with Stable Diffusion 3" in of_snr and "Noise offset" in of_offset
+    assert "set logit_normal" in of_cubic
+    (of_captions,) = missing(
+        ready_workspace, make_config(**{"model.base": str(tiny_sd3), "objective.hidden_captions": 1})
+    )
+    assert "Captions can be hidden" in of_captions
     assert missing(ready_workspace, make_config(**dropped | {"model.base": str(tiny_sd3)})) == []
     (guided,) = missing(ready_workspace, make_config(**{"model.base": str(tiny_sd3), "objective.guidance": 1.0}))
     assert "Guidance in training" in guided and FLUX.why_not_guided(1.0) == SD3.why_not_guided(0.0) == ""

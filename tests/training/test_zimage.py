@@ -77,6 +77,7 @@ def test_it_trains_resumes_and_draws(
 ) -> None:
     settings = SHORT | {"model.base": str(tiny_zimage), "optim.learning_rate": 1e-2}
     settings |= {"data.dataset": "mixed", "data.buckets": True, "data.bucket_step": 16}
+    settings |= {"objective.hidden_captions": 0.5, "objective.control_dropout": 0.5}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed" and trained.warnings == []

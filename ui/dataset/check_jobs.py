@@ -65,17 +65,26 @@ def correct(context: AppContext, name: str, finding: str) -> Work:
 
 def queued(context: AppContext, name: str, finding: str = "") -> Check:
     """Return the check as a job of the queue. ``finding``: what to correct first."""
-    data = context.config_of(context.draft)[0].data
-    correct = (finding,) if finding else ()
-    return Check(dataset=name, resolution=data.resolution, held_out=data.held_out, correct=correct)
+    config = context.config_of(context.draft)[0]
+    correct, base = (finding,) if finding else (), config.model.base
+    data = config.data
+    return Check(dataset=name, resolution=data.resolution, held_out=data.held_out, correct=correct, base=base)
 
 
 def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> None:
+    from engine.data.crop_plan import CropPlan
     from engine.data.doctor.check import check
+    from engine.data.doctor.lost_lines import look_through_vae
+    from engine.data.through_vae import LABEL
 
-    data = context.config_of(context.draft)[0].data
+    config = context.config_of(context.draft)[0]
+    data = config.data
     done = check(dataset, data.resolution, data.held_out, token, progress_events(emit, "Images checked"))
     emit(Message(f"{dataset.name}: {counted(done.pictures, 'image')} checked, {done.measured:,} of them read."))
+    progress = progress_events(emit, LABEL)
+    found = look_through_vae(context.workspace, dataset, config.model.base, CropPlan.of(data), token, progress)
+    if found is not None:
+        emit(Message(f"{found.words} {found.try_this}".strip()))
 
 
 def exclude(context: AppContext, name: str, finding: str) -> None:

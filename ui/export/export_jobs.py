@@ -108,6 +108,7 @@ def _write(
     context: AppContext, run: Run, checkpoint: Checkpoint, options: ExportOptions, origin: str, token: Token, emit: Emit
 ) -> None:
     from engine.export import export
+    from engine.export.model_card import NOTE
 
     made = export(
         checkpoint.folder,
@@ -125,7 +126,8 @@ def _write(
     facts = [("File", str(made.path)), ("Size", format_bytes(made.bytes))]
     facts += [("Checked", sentence.strip() + ".") for sentence in made.checked.rstrip(".").split(". ")]
     if made.card is not None and made.card != made.path:
-        facts.append(("Next to it", f"{made.card.name}: model card, ComfyUI workflow, note for AUTOMATIC1111"))
+        note = ", note for AUTOMATIC1111" if (made.card / NOTE).exists() else ""
+        facts.append(("Next to it", f"{made.card.name}: model card, ComfyUI workflow{note}"))
     facts.append(("From", origin))
     context.set_result(KIND, note="The export is ready.", facts=tuple(facts), where=str(made.path))
 

@@ -13,14 +13,13 @@ from typing import Any
 from engine.conditions import places, weights
 from engine.disk.in_use import rename
 from engine.errors import UserError
-from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.runner import Busy, JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.queue.job import QueuedJob
 from engine.queue.run_jobs import Resume, Train
 from engine.training.job import resume_training, start_training
 from engine.workspace.paths import Workspace
-from ui.page.auto_check import AutoCheck
+from ui.page.dataset_checks import DatasetChecks
 from ui.page.guide.state import Guide
 from ui.page.next_run import NextRun
 from ui.page.problems import Problems
@@ -31,7 +30,7 @@ from ui.page.view import Draft, Result, View
 from ui.server.shutdown import Shutdown
 
 
-class AppContext(Problems, NextRun, Queueing):
+class AppContext(Problems, DatasetChecks, Queueing):
     """The state of the app. There is one per process. Methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
@@ -48,7 +47,7 @@ class AppContext(Problems, NextRun, Queueing):
         """Runs of earlier sessions, offered until one is trained."""
         self.shutdown = Shutdown()
         self.results: dict[str, Result] = {}
-        self.auto_check = AutoCheck(lambda: self.runner.alive, self._check_dataset, self.files_changed)
+        DatasetChecks.__init__(self, lambda: self.runner.alive)
         self._try: Any = None
         self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
@@ -77,26 +76,6 @@ class AppContext(Problems, NextRun, Queueing):
             return replace(draft, changes={**draft.changes, "data": data}, number=draft.number + 1)
 
         self.edit_draft(choose)
-
-    def check_by_itself(self, dataset: str) -> None:
-        """Check a dataset with new images or maps in the background, while no job runs. Demo sets need no check."""
-        from engine.data.dataset import Dataset
-        from engine.demo.sets import is_of_demo_shapes
-
-        try:
-            source = Dataset.open(self.workspace.dataset_folder(dataset)).source
-        except UserError:
-            return  # it is gone: the job that was to make it tells why
-        if not is_of_demo_shapes(self.workspace, source):
-            self.auto_check.begin(dataset)
-
-    def _check_dataset(self, name: str, token: CancelToken, progress: OnProgress, workers: int) -> None:
-        from engine.data.dataset import Dataset
-        from engine.data.doctor.check import check
-
-        data = self.config_of(self.draft)[0].data
-        dataset = Dataset.open(self.workspace.dataset_folder(name))
-        check(dataset, data.resolution, data.held_out, token, progress, workers)
 
     def show_run(self, name: str) -> None:
         """Show a run on the Train tab. An empty name shows the form for a new one.

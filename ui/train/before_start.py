@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.config import DataConfig
+from engine.config import DataConfig, RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.machine.units import counted
@@ -21,6 +21,7 @@ from ui.page.view import View
 from ui.train.advice import short_table
 from ui.train.cautions import AFTER_BLUR, fill_form
 from ui.train.run_form import RunForm
+from ui.train.through_vae import DECODED, build_progress, decoded_of, words_of
 from ui.train.trial import build_trial
 
 PAIRS = 3
@@ -35,6 +36,7 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
         steps = gr.Button("Set the advised steps", elem_id="advised-steps", elem_classes="pressed-by-script")
         build_trial(context, live, form)
         pairs = gr.HTML(js_on_load=enlarge.ON_LOAD, elem_id="first-pairs")
+        build_progress(context, live)
     live.on(steps.click, lambda: take_steps(context))
     live.outputs(
         [forecast],
@@ -77,29 +79,33 @@ def _key(context: AppContext, view: View) -> Any:
     changes = view.draft.changes
     chosen = changes.get("data", {}), changes.get("model", {})
     name = str(chosen[0].get("dataset") or "")
-    return view.draft.preset, chosen, view.train.state, context.listing.stamp_of(name)
+    return view.draft.preset, chosen, view.train.state, context.listing.stamp_of(name), view.auto_check.ended
 
 
-def _data(context: AppContext) -> DataConfig | None:
-    """Return the next run's settings of its images; None while a value is out of bounds."""
+def _config(context: AppContext) -> RunConfig | None:
+    """Return the next run's settings; None while a value is out of bounds."""
     try:
-        return context.config_of(context.draft)[0].data
+        return context.config_of(context.draft)[0]
     except UserError:
         return None
 
 
 def _pairs(context: AppContext, view: View) -> str:
-    data = None if view.shown_run or view.train.active else _data(context)
-    if data is None or not data.dataset:
+    config = None if view.shown_run or view.train.active else _config(context)
+    if config is None or not config.data.dataset:
         return ""
     try:
-        return pairs_html(context.workspace, data)
+        context.look_through_vae()
+        return pairs_html(context.workspace, config.data, config.model.base)
     except UserError:
         return ""  # an image is gone or damaged; the tab says so where it is looked for
 
 
-def pairs_html(workspace: Workspace, data: DataConfig) -> str:
+def pairs_html(workspace: Workspace, data: DataConfig, base: str = "") -> str:
     """Return the first, a middle and the last pair, cropped as for training, with their captions.
+
+    Args:
+        base: what its VAE leaves of the control images is shown, if that is known and its nets read latents.
 
     Raises:
         UserError: the dataset or an image cannot be read.
@@ -112,22 +118,31 @@ def pairs_html(workspace: Workspace, data: DataConfig) -> str:
         return ""
     plan = CropPlan.of(data)
     places = dict.fromkeys(place * (total - 1) // max(1, PAIRS - 1) for place in range(PAIRS))
-    figures = []
+    figures, through_vae = [], False
     for sample in (dataset.samples(place, 1, ready=True)[0] for place in places):
-        path, size = pair_image(workspace, dataset, sample, plan)
+        decoded = decoded_of(workspace, dataset, sample, plan, base) if base else None
+        through_vae |= decoded is not None
+        path, size = pair_image(workspace, dataset, sample, plan, decoded)
         words = sample.caption or "no caption"
         figures.append(
             f"<figure>{enlarge.cell(path, f'{words} · {size[0]} x {size[1]} px')}"
             f"<figcaption>{escape(words)}</figcaption></figure>"
         )
-    head = "<h3>What the ControlNet will see</h3>" + note(
-        "Control images and images as cropped for training, with their captions."
-    )
-    return f"{head}<div class='strips pairs'>{''.join(figures)}</div>{enlarge.dialog('A pair of the dataset')}"
+    told = DECODED if through_vae else "Control images and images as cropped for training, with their captions."
+    head = "<h3>What the ControlNet will see</h3>" + note(told)
+    shown = f"<div class='strips pairs{' decoded' if through_vae else ''}'>{''.join(figures)}</div>"
+    measured = words_of(workspace, data, base) if base else ""
+    return f"{head}{shown}{measured}{enlarge.dialog('A pair of the dataset')}"
 
 
-def pair_image(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any) -> tuple[Any, tuple[int, int]]:
-    """Return the file of a pair's control image beside its image, made once, and the size that training uses, px."""
+def pair_image(
+    workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, decoded: Any = None
+) -> tuple[Any, tuple[int, int]]:
+    """Return the file of a pair's control image beside its image, made once, and the size that training uses, px.
+
+    Args:
+        decoded: the file of what the VAE leaves of the control image, to be shown between them.
+    """
     import hashlib
     import io
 
@@ -144,7 +159,9 @@ def pair_image(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any) -
     if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
         nearest = registry.get(dataset.condition.type).categorical
         parts.insert(0, apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest))
-    size = parts[0].size
+        if decoded is not None:
+            parts.insert(1, Image.open(decoded).convert("RGB"))
+    size = parts[-1].size
     for part in parts:
         part.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -31,6 +31,29 @@ def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Worksp
     assert {path.stat().st_mtime_ns for path in files} == made
 
 
+def test_control_images_are_shown_after_the_vae_of_a_base_whose_nets_read_latents(
+    ready_workspace: Workspace, tiny_sd3: Path, tiny_base: Path
+) -> None:
+    """By the automatic check, once; who cancels it is not asked again."""
+    context = AppContext(ready_workspace)
+    data = {"dataset": "pairs", "resolution": 64}
+    context.set_draft("cpu", {"data": data, "model": {"base": str(tiny_base)}})
+    context.look_through_vae()
+    assert not context.auto_check.state.alive and context.seen_through_vae == "", "its nets read pixels"
+    context.set_draft("cpu", {"data": data, "model": {"base": str(tiny_sd3)}})
+    context.look_through_vae()
+    assert context.auto_check.wait(60) and context.auto_check.state.failed == ""
+    assert context.seen_through_vae == "pairs" and context.auto_check.state.ended == 1
+    context.look_through_vae()
+    assert not context.auto_check.state.alive
+    text = pairs_html(ready_workspace, DataConfig(**data), str(tiny_sd3))
+    assert "this is what the net reads" in text and "Thin lines are lost" in text and "pairs decoded" in text
+    files = {Path(path) for path in re.findall(r"src='gradio_api/file=([^']+)'", text)}
+    assert all(Image.open(path).size == (192, 64) for path in files), "control image, after the VAE, image"
+    plain = pairs_html(ready_workspace, DataConfig(**data), str(tiny_base))
+    assert "decoded" not in plain and "Thin lines" not in plain
+
+
 def test_the_forecast_is_there_while_a_run_could_start(workspace: Workspace) -> None:
     view = AppContext(workspace).view()
     assert forecast_html(view) == ""

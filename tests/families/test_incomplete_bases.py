@@ -1,0 +1,69 @@
+"""Bases with a transformer that lack a part, or have one of another base: refused when they are chosen, with words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import UserError
+from engine.families.registry import detect
+from engine.workspace.paths import DEMO_BASE, Workspace
+from tests.bases.hub import serving, use
+
+GATED = "owner/gated-base"
+
+
+def changed(base: Path, folder: Path, **parts: Any) -> str:
+    """A copy of a base whose model_index.json lists these parts so."""
+    shutil.copytree(base, folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | parts), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "part"),
+    [
+        ("tiny_flux", "text_encoder_2"),  # T5
+        ("tiny_flux", "tokenizer"),
+        ("tiny_zimage", "text_encoder"),
+        ("tiny_sd3", "tokenizer_3"),  # of a T5 that is there
+    ],
+)
+def test_a_text_encoder_or_tokenizer_that_was_left_out_is_named(
+    base: str, part: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole = request.getfixturevalue(base)
+    detect(str(whole))
+    without = changed(whole, tmp_path / "base", **{part: [None, None]})
+    with pytest.raises(UserError, match=f"comes without {part}, and captions"):
+        detect(without)
+    shutil.rmtree(tmp_path / "base" / part)
+    shutil.copyfile(whole / "model_index.json", tmp_path / "base" / "model_index.json")
+    with pytest.raises(UserError, match=f"not complete.*{part}"):
+        detect(without)
+
+
+@pytest.mark.parametrize("base", ["tiny_flux", "tiny_zimage", "tiny_sd3"])
+def test_a_vae_of_another_base_is_named(base: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Control images would be latents of another kind than those that the net reads."""
+    mixed = changed(request.getfixturevalue(base), tmp_path / "base")
+    shutil.rmtree(tmp_path / "base" / "vae")
+    shutil.copytree(DEMO_BASE / "vae", tmp_path / "base" / "vae")
+    with pytest.raises(UserError, match="VAE makes latents of 4 channels, and its transformer reads 16"):
+        detect(mixed)
+
+
+def test_a_gated_base_without_a_token_says_where_to_accept_its_terms(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(GATED, {"model_index.json": b"{}"}) as hub:
+        hub.refuse[""] = (401, {"X-Error-Code": "GatedRepo"})
+        use(hub, tmp_path, monkeypatch)
+        with pytest.raises(UserError, match="terms") as refused:
+            detect(workspace.locate_base(GATED))
+    assert "hf auth login" in refused.value.try_this
