@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.evaluation.pairs import Models
 from engine.evaluation.previews import PreviewRequest, make_previews
 from engine.export import export
+from engine.families.files import family_of
 from engine.families.registry import detect
 from engine.jobs.control import OnProgress, Token
 from engine.jobs.events import PhaseChanged
@@ -71,6 +72,7 @@ def run_demo(
     say: Say,
     count: int = DEFAULT_COUNT,
     overrides: dict[str, Any] | None = None,
+    base: str = "",
 ) -> DemoResult:
     """Make the dataset, train, score 64 held-out pairs with and without control, and export.
 
@@ -79,16 +81,20 @@ def run_demo(
         report: called with the progress of everything else as (done, total, label).
         say: called with each line of the output.
         overrides: partial settings that replace the demo's own.
+        base: name of the base; "": the overrides', or the demo's first one.
 
     Raises:
         UserError, Cancelled.
     """
     preset = demo_preset()
-    resolve(("demo", preset.values), ("you", overrides or {}))  # wrong settings are an error before anything is drawn
+    asked = [("you", {"model": {"base": base}} if base else {}), ("you", overrides or {})]
+    base = resolve(*preset.layers(), *asked)[0].model.base
+    settings = preset.layers(family_of(workspace, base))
+    resolve(*settings, *asked)  # wrong settings are an error before anything is drawn
     say(f"1/4  Drawing {counted(count, 'pair')} of coloured circles")
     dataset = make_demo_set(workspace, "circles", count, report, token)
-    layers = [("demo", preset.values), ("dataset", {"name": "demo", "data": {"dataset": dataset.name}})]
-    config, origins = resolve(*layers, ("you", overrides or {}))
+    chosen = ("dataset", {"name": "demo", "data": {"dataset": dataset.name}})
+    config, origins = resolve(*settings, chosen, *asked)
     run = create_run(workspace, config, origins)
     say(f"2/4  Training {counted(config.train.steps, 'step')} of {counted(config.images_per_step, 'image')}")
     began = time.perf_counter()

@@ -61,7 +61,7 @@ from engine.machine import environment
 from engine.machine.cards import use_one
 from engine.machine.units import counted
 from engine.workspace.lock import WorkspaceLock, app_open
-from engine.workspace.paths import Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 from engine.workspace.remembered import CARD, remembered
 
 EXIT_FELL_SHORT, EXIT_PROBLEM = 1, 2
@@ -85,6 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "demo", help="make a dataset, train, score and export: proves that the installation works"
     )
     demo.add_argument("--count", type=int, default=None, help="pairs of the dataset")
+    demo.add_argument("--base", choices=tuple(bundled_bases()), default="", help="the bundled base to train for")
     add_settings(demo)
 
     add_images.add_parser(commands)
@@ -215,6 +216,7 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
         console.say,
         options.count or DEFAULT_COUNT,
         parse_settings(options.set),
+        options.base,
     )
     for sentence in result.shortfalls:
         console.say("Too low or too high: " + sentence)

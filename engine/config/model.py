@@ -19,7 +19,7 @@ class ModelConfig(Section):
         "Base model",
         "The model that the ControlNet is trained for: a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors, "
         ".ckpt), a folder in diffusers layout (also Stable Diffusion 3, FLUX.1, Z-Image), a Hugging Face id, or "
-        "'demo', the tiny base that comes with the app.",
+        "one of the tiny bases that come with the app, 'demo' and 'demo-transformer'.",
         affects_speed=True,
         why_fixed="The weights were trained for this base and do not fit another.",
     )
@@ -104,7 +104,8 @@ class ModelConfig(Section):
         "he",
         "Control encoder initialisation",
         "Initial weights of the layers that read the control image in a new ControlNet. he, the usual choice: scaled "
-        "(He et al. 2015) so that the image gets through from the first step, and the net follows it sooner. default: "
+        "(He et al. 2015) so that the image gets through from the first step, and the net follows it sooner; for "
+        "Stable Diffusion 3, a copy of the base's layer that reads the noisy image. default: "
         "as in the original training scripts.",
         advanced=True,
         why_fixed="It matters only at the start of a run.",

@@ -1,1 +1,1 @@
-"""The demo: coloured shapes, their exact score, the bundled tiny base and the scripts that trained and measured it."""
+"""The demo: coloured shapes, their exact score, the bundled bases and the scripts that trained and measured them."""

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
@@ -35,7 +34,7 @@ SEED = 30
 POOL = 12_288  # images that are encoded once and sampled from
 CROP = 64  # the autoencoder is convolutional
 EDGES = 2.5
-PEAK = 2e-3  # learning rate
+PEAK = 3e-3  # learning rate
 
 
 def outlines(first: int, count: int) -> torch.Tensor:
@@ -138,7 +137,9 @@ def train_transformer(work: Path, out: Path, vae: AutoencoderKL, steps: int, bat
     began, running = time.time(), 0.0
 
     def part(twin: Base, noisy: torch.Tensor, sigma: torch.Tensor, ids: torch.Tensor, target: torch.Tensor) -> float:
-        loss = F.mse_loss(twin(noisy, sigma, ids), target)
+        # sigma^2 times the error of the flow is the error of the image: it is the noisy end that decides the layout.
+        error = (twin(noisy, sigma, ids) - target).square().mean(dim=(1, 2, 3))
+        loss = (2 * sigma**2 * error).mean()
         (loss / workers).backward()
         return loss.item()
 

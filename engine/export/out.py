@@ -162,10 +162,10 @@ def _local_base(base: str, needed: bool) -> str:
         needed: accept a hub id, too: a run that trained with it has downloaded it before.
     """
     from engine.export.source import public_name
-    from engine.workspace.paths import DEMO_BASE
+    from engine.workspace.paths import bundled_bases
 
-    if base == "demo":
-        return str(DEMO_BASE)
+    if bundled := bundled_bases().get(base):
+        return str(bundled)
     on_the_hub = needed and "/" in base and public_name(base) == base
     return base if base and (on_the_hub or is_local(base)) else ""
 

@@ -171,7 +171,7 @@ def merged_words(ingredient: Mapping[str, Any]) -> str:
 
 
 def public_name(base: str) -> str:
-    """A hub id or "demo" unchanged; only the last part of a path on this computer."""
+    """A hub id or the name of a bundled base unchanged; only the last part of a path on this computer."""
     is_hub_id = base.count("/") == 1 and "\\" not in base and not base.startswith(("/", ".", "~"))
     if is_hub_id and not Path(base).exists():
         return base

@@ -188,11 +188,17 @@ def configs_at(located: str) -> BaseConfigs:
 
 
 def family_of(workspace: Workspace, base: str) -> str:
-    """The name of a base's family; "" if its sizes are those of no family, or it is not on this disk."""
+    """The name of a base's family; "" if its sizes are those of no family, or it is not on this disk.
+
+    A denoiser of other sizes still is of a family if no other has its class.
+    """
     try:
         folder = config_folder(workspace.locate_base(base))
-        facts = of_config(_denoiser_config(folder)) if folder else None
-        return facts.name if facts else ""
+        config = _denoiser_config(folder) if folder else {}
+        known, alike = of_config(config), of_class(config)
+        if folder and known is None and len(alike) == 1:
+            known = alike[0]
+        return known.name if folder and known else ""
     except (UserError, OSError, ValueError):
         return ""  # an incomplete base is reported when it is used
 

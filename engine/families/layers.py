@@ -32,6 +32,10 @@ class Layers:
     modulation: tuple[str, ...] = ()
     """Ends of the names of layers that turn timestep and pooled text into scale and shift of every token (adaLN)."""
 
+    control_embedder: tuple[str, str] | None = None
+    """The control net's layer that reads latents of the control image, and the denoiser's for noisy latents of the same
+    shape, as a copy of which it may start; None: there is no such pair."""
+
     def modulates(self, name: str) -> bool:
         """Whether a layer of the denoiser is one of ``modulation``."""
         return name.endswith(self.modulation)
@@ -73,6 +77,7 @@ JOINT_TRANSFORMER = Layers(
     outer_outputs=(),
     control_encoder="",
     modulation=(".norm1.linear", ".norm1_context.linear"),
+    control_embedder=("pos_embed_input.proj", "pos_embed.proj"),
 )
 """diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
 TWO_STREAM_TRANSFORMER = Layers(

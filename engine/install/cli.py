@@ -47,6 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="get the newest version (with git if this is a clone; otherwise from its zip file, or from the one you "
         "name)",
     )
+    parser.add_argument("--base", metavar="NAME", help="with --demo: demo (a UNet) or demo-transformer")
     parser.add_argument("--long", action="store_true", help="with --test: run only the tests that take minutes")
     parser.add_argument("--repair", action="store_true", help="delete the Python environment and create it again")
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
@@ -68,6 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(own)
     if extra and not (options.test or options.demo):
         parser.error("arguments after -- need --test or --demo")
+    if options.base and not options.demo:
+        parser.error("--base needs --demo")
     if options.long and not options.test:
         parser.error("--long needs --test")
     options.extra = extra
@@ -131,7 +134,8 @@ def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
     if options.demo:
         workspace = ["--workspace", options.workspace] if options.workspace else []
         card = ["--card", str(options.card)] if options.card is not None else []
-        return hand_over(layout, ["-m", "engine.cli", *workspace, *card, "demo", *options.extra], environment)
+        demo = ["demo", *(["--base", options.base] if options.base else []), *options.extra]
+        return hand_over(layout, ["-m", "engine.cli", *workspace, *card, *demo], environment)
     console.say("Starting. To stop it, close this window or press Ctrl-C.")
     return hand_over(layout, ["app.py", *_for_the_app(options)], environment)
 

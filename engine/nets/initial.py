@@ -22,6 +22,7 @@ from torch import nn
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.families.layers import Layers
 from engine.families.registry import Family
 from engine.nets.controlnet_files import read_config
 from engine.nets.lean_build import built_without, in_memory
@@ -83,8 +84,8 @@ def initial_controlnet(
         controlnet = built_without(new, shared) if shared else new()
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
-        if config.model.hint_start == "he" and family.layers.control_encoder:
-            he_initialization(controlnet.get_submodule(family.layers.control_encoder))
+        if config.model.hint_start == "he":
+            start_reading_control(controlnet, denoiser, family.layers)
     if rank:
         torch.manual_seed(config.train.seed + 1)
         if over_start:
@@ -144,6 +145,24 @@ def copy_weights(controlnet: Any, weights: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in controlnet.state_dict().items():
         if name in weights and not parameter.is_meta:
             parameter.copy_(weights[name])
+
+
+def start_reading_control(controlnet: Any, denoiser: Any, layers: Layers) -> None:
+    """Let the control image through from the first step, in place. The net's outputs stay zero.
+
+    A net that reads latents of it embeds them as the denoiser embeds noisy latents, so that the copied layers know what
+    they get. diffusers starts with zeros; on the demo's transformer a net then follows 50 to 100 steps later
+    (docs/demo.md).
+    """
+    if layers.control_encoder:
+        he_initialization(controlnet.get_submodule(layers.control_encoder))
+    elif layers.control_embedder:
+        own, of_base = (
+            net.get_submodule(name) for net, name in zip((controlnet, denoiser), layers.control_embedder, strict=True)
+        )
+        with torch.no_grad():
+            own.weight.copy_(of_base.weight)
+            own.bias.copy_(of_base.bias)
 
 
 def he_initialization(encoder: Any) -> None:

@@ -8,7 +8,7 @@ from importlib import metadata
 from engine.machine.hardware import detect
 from engine.machine.units import GIB, format_bytes, format_memory
 from engine.version import VERSION
-from engine.workspace.paths import DEMO_BASE, Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 
 PACKAGES = (
     "torch",
@@ -50,8 +50,11 @@ def problems(workspace: Workspace) -> list[str]:
         found.append(
             f"Only {format_bytes(workspace.free_bytes())} are free on the workspace's disk; training runs need more."
         )
-    if not (DEMO_BASE / "model_index.json").exists():
-        found.append(f"The demo base is missing from {DEMO_BASE}: reinstall the app.")
+    found += [
+        f"The demo base is missing from {folder}: reinstall the app."
+        for folder in bundled_bases().values()
+        if not (folder / "model_index.json").exists()
+    ]
     found += [
         f"{name} is not installed: run the installer again." for name in PACKAGES if versions()[name] == "not installed"
     ]

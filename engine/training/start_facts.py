@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from typing import Any
 
 from engine.config import RunConfig
-from engine.config.presets import flatten
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.data.doctor.lost_lines import LINES_LOST
@@ -16,12 +15,12 @@ from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
 from engine.estimate.memory import predict
 from engine.evaluation.recorded_runs import recorded_runs
-from engine.families.files import configs_at, denoiser_parameters, lacks_optional_text, made_for
+from engine.families.files import configs_at, denoiser_parameters, family_of, lacks_optional_text, made_for
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_error
 from engine.training.caution import StartFacts
 from engine.tuning.facts import facts_of
-from engine.workspace.paths import DEMO_BASE, Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 
 
 def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> StartFacts:
@@ -32,7 +31,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     """
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
     located = workspace.locate_base(config.model.base)
-    on_demo_base = located == str(DEMO_BASE)
+    on_demo_base = located in map(str, bundled_bases().values())
     listed = dataset.count()
     needed = predict(workspace, config, listed, long_captions(config, workspace))
     found = _found(dataset)
@@ -52,7 +51,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         base_side=made_for(located),
         lacks_optional_text=lacks_optional_text(located),
         base_error=_base_error(workspace, config, hardware),
-        demo_rate=_demo_rate() if on_demo_base else 0.0,
+        demo_rate=_demo_rate(family_of(workspace, config.model.base)) if on_demo_base else 0.0,
         disk_needed=checkpoint_bytes(config, needed) + needed.cache,
         disk_free=workspace.free_bytes(),
         seconds_per_image=seconds / (config.train.steps * config.images_per_step),
@@ -83,6 +82,5 @@ def _base_error(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     return trial.base_error if trial is not None and trial.dataset == config.data.dataset else None
 
 
-def _demo_rate() -> float:
-    values: dict[str, Any] = flatten(demo_preset().values)
-    return float(values["optim.learning_rate"])
+def _demo_rate(family: str) -> float:
+    return resolve(*demo_preset().layers(family))[0].optim.learning_rate

@@ -16,7 +16,13 @@ from engine.workspace.merged_bases import Recipe, recipe
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
 DEMO_BASE = APP_FOLDER / "engine" / "demo" / "base"
+DEMO_TRANSFORMER = APP_FOLDER / "engine" / "demo" / "transformer"
 RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+
+
+def bundled_bases() -> dict[str, Path]:
+    """Folders of the tiny bases that come with the app, by their names in the settings."""
+    return {"demo": DEMO_BASE, "demo-transformer": DEMO_TRANSFORMER}
 
 
 class Workspace:
@@ -141,7 +147,7 @@ class Workspace:
         return self.models / f".{hub_id.replace('/', '--')}.partial"
 
     def locate_base(self, base: str) -> str:
-        """The path of a base model: the demo base, a file or folder of the user's; or its Hugging Face id, unchanged.
+        """The path of a base model: a bundled one, a file or folder of the user's; or its Hugging Face id, unchanged.
 
         For a base with ingredients (``base_reference.py``): where the merged base is, once it has been made.
 
@@ -151,14 +157,14 @@ class Workspace:
         if (merged := self.merged_base(base)) is not None:
             return str(merged.folder)
         base = _typed_base(_split(base)[0])
-        if base == "demo":
-            if not (DEMO_BASE / "model_index.json").exists():
+        if bundled := bundled_bases().get(base):
+            if not (bundled / "model_index.json").exists():
                 raise UserError(
                     "The demo base is missing.",
-                    f"{DEMO_BASE} is not complete.",
+                    f"{bundled} is not complete.",
                     "Reinstall the app.",
                 )
-            return str(DEMO_BASE)
+            return str(bundled)
         for candidate in (Path(base).expanduser(), self.models / base):
             if base and candidate.exists():
                 return str(in_hub_cache(candidate).resolve())

@@ -75,11 +75,15 @@ def test_the_apps_options_are_handed_on(
 
 def test_the_demo_is_handed_over_to_the_engine(installed: Path, cards: dict[str, GpuReport]) -> None:
     with pytest.raises(Handed) as handed:
-        cli.main(["--demo", "--workspace", "my sets", "--", "--set", "train.steps=10"], installed)
+        cli.main(
+            ["--demo", "--base", "demo-transformer", "--workspace", "my sets", "--", "--set", "train.steps=10"],
+            installed,
+        )
     module, *words = handed.value.args[0][1:]
     assert module == "engine.cli"
     options = parse_arguments(words)  # the engine understands what it is told
     assert (options.command, options.workspace.name, options.set) == ("demo", "my sets", ["train.steps=10"])
+    assert options.base == "demo-transformer"
 
 
 def test_a_card_that_arrives_later_brings_its_pytorch(
@@ -161,7 +165,9 @@ def test_the_password_is_kept_out_of_the_log(
     assert "hush-hush" not in log
 
 
-@pytest.mark.parametrize("arguments", [["--test", "--demo"], ["--long"], ["--what"], ["--port", "x"], ["--", "words"]])
+@pytest.mark.parametrize(
+    "arguments", [["--test", "--demo"], ["--base", "demo"], ["--long"], ["--what"], ["--port", "x"], ["--", "words"]]
+)
 def test_wrong_options_are_refused(arguments: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments, root)

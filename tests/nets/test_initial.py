@@ -69,6 +69,22 @@ def test_two_text_encoders_add_layers_that_are_copied_too(tiny_sdxl: Path, tmp_p
     assert torch.equal(made.add_embedding.linear_1.weight, file["add_embedding.linear_1.weight"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_latents_of_the_control_image_are_read_as_the_base_reads_its_own(
+    tiny_sd3: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = str(tiny_sd3)
+    family = detect(base)
+    denoiser = family.load_denoiser(base, dtype)
+    net = initial_controlnet(tmp_path, RunConfig(), family, base, denoiser)
+    for name, weight in net.pos_embed_input.proj.named_parameters():
+        assert torch.equal(weight, denoiser.get_parameter(f"pos_embed.proj.{name}").float()), name
+    plain = initial_controlnet(tmp_path, parse({"model": {"hint_start": "default"}}), family, base, denoiser)
+    assert not plain.pos_embed_input.proj.weight.any(), "diffusers' way"
+    silent = (net.state_dict()[name] for name in net.state_dict() if name.startswith("controlnet_blocks"))
+    assert not any(weight.any() for weight in silent), "at the start the control adds nothing"
+
+
 def test_a_control_lora_keeps_what_it_trains_whole_exact_and_shares_the_rest(tiny_base: Path, tmp_path: Path) -> None:
     base = str(tiny_base)
     family = detect(base)

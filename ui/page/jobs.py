@@ -10,13 +10,15 @@ from typing import Any
 
 import gradio as gr
 
-from engine.config.presets import flatten, unflatten
+from engine.config.presets import flatten, resolve, unflatten
 from engine.demo.sets import demo_preset
+from engine.families.files import family_of
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import Outcome
 from engine.machine.units import counted
+from engine.workspace.paths import bundled_bases
 from ui.page.context import AppContext
 from ui.page.listing import is_demo_set
 from ui.page.live import Live
@@ -26,6 +28,9 @@ from ui.page.view import Draft, View
 
 DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
+"""On the first of the bundled bases."""
+DEMO_BASES = (("UNet (as SD 1.5)", "demo"), ("Transformer (as SD 3)", "demo-transformer"))
+"""Titles and names of the bases that come with the app."""
 
 
 def queue_button(live: Live, start: Any) -> Any:
@@ -92,15 +97,27 @@ def demo_set_job(context: AppContext, kind: str, count: int) -> Work:
     return work
 
 
-def choose_demo(context: AppContext, steps: int) -> None:
-    """Put the demo's settings into the form, with ``steps`` steps. Changes to the demo's own form stay."""
+def demo_steps(context: AppContext, base: str) -> int:
+    """Return the demo's training steps on a base."""
+    layers = demo_preset().layers(family_of(context.workspace, base))
+    return resolve(*layers)[0].train.steps
+
+
+def choose_demo(context: AppContext, steps: int, base: str = DEMO) -> None:
+    """Put the demo's settings into the form, with ``steps`` steps. Changes to the demo's own form stay.
+
+    Args:
+        base: name of a base that comes with the app.
+    """
     draft, datasets = context.draft, context.files()[0]
     on_demo = (draft.preset or context.suggested_preset) == DEMO
     changes = flatten(draft.changes) if on_demo else {}
     changes.pop("train.steps", None)  # the card's own number counts
     chosen = str(flatten(draft.changes).get("data.dataset", ""))
+    if base != DEMO or changes.get("model.base") in bundled_bases():
+        changes["model.base"] = base
     changes["data.dataset"] = chosen if is_demo_set(chosen) else next(filter(is_demo_set, datasets), "")
-    if steps != DEMO_STEPS:
+    if steps != demo_steps(context, base):
         changes["train.steps"] = steps
         if steps <= int(demo_preset().values["optim"].get("warmup_steps", 0)):
             changes["optim.warmup_steps"] = 0  # a warm-up as long as the run is refused

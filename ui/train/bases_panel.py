@@ -15,7 +15,7 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes, format_memory
 from engine.queue.download_jobs import GetBase
-from engine.workspace.paths import Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
 from ui.page.jobs import DEMO, job_controls, queue_button
@@ -107,7 +107,7 @@ def choose_base(context: AppContext, base: str) -> None:
 
     def choose(draft: Draft) -> Draft:
         model = {**draft.changes.get("model", {}), "base": base}
-        of_demo = base != DEMO and context.preset_of(draft).name == DEMO
+        of_demo = base not in bundled_bases() and context.preset_of(draft).name == DEMO
         preset = suggest(context.hardware.vram_gib).name if of_demo else draft.preset
         return Draft(preset, {**draft.changes, "model": model}, draft.number + 1)
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine import config
 from engine.bases.listed import listed_bases
-from engine.workspace.paths import Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
 from ui.page.live import Live
@@ -101,13 +101,13 @@ class RunForm:
 
 
 def base_names(workspace: Workspace) -> list[str]:
-    """Return the demo base and what is in the workspace's models. Downloaded bases go by their hub id."""
+    """Return the bundled bases and what is in the workspace's models. Downloaded bases go by their hub id."""
     try:
         names = [path.name for path in workspace.models.iterdir() if not path.name.startswith(".")]
     except OSError:
-        names = []  # the folder is gone, or its disk: the demo base is still there
+        names = []  # the folder is gone, or its disk: those of the app are still there
     ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
-    return ["demo", *sorted(ids.get(name, name) for name in names)]
+    return [*bundled_bases(), *sorted(ids.get(name, name) for name in names)]
 
 
 def _what_is_trained(value: str) -> Any:

@@ -12,7 +12,7 @@ from engine.jobs.snapshot import JobSnapshot
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.guide.demo_way import DemoWay, demo_states
-from ui.page.jobs import DEMO, DEMO_STEPS, choose_demo
+from ui.page.jobs import DEMO, DEMO_STEPS, choose_demo, demo_steps
 from ui.page.live import Live
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, View
@@ -30,15 +30,20 @@ def test_at_first_only_the_first_button_is_enabled(fresh: View) -> None:
     assert demo_states(fresh) == ("next", "", "")
 
 
-def test_numbers_that_were_typed_survive_a_reload(workspace: Workspace) -> None:
+def test_options_that_were_changed_survive_a_reload(workspace: Workspace) -> None:
     context = AppContext(workspace)
     with gr.Blocks() as page:
         live, way = Live(context, page), DemoWay()
         way.wire(context, live, gr.Tabs())
-    numbers = next(o for o in live.registered if [c.elem_id for c in o.components] == ["first-count", "first-steps"])
+    numbers = next(
+        o for o in live.registered if [c.elem_id for c in o.components] == ["first-count", "first-steps", "first-base"]
+    )
     assert numbers.render(context.view())[1] == DEMO_STEPS
-    next(f.fn for f in page.fns.values() if f.fn and f.fn.__qualname__.endswith("typed"))(60, 40)
-    assert numbers.render(context.view()) == [60, 40]
+    next(f.fn for f in page.fns.values() if f.fn and f.fn.__qualname__.endswith("typed"))(60, 40, "demo-transformer")
+    assert numbers.render(context.view()) == [60, 40, "demo-transformer"]
+    chosen = next(f.fn for f in page.fns.values() if f.fn and f.fn.__qualname__.endswith("base_chosen"))
+    chosen(60, "demo-transformer")
+    assert numbers.render(context.view()) == [60, demo_steps(context, "demo-transformer"), "demo-transformer"]
 
 
 def test_each_step_opens_the_next(fresh: View) -> None:
@@ -72,6 +77,18 @@ def test_choosing_the_demo_keeps_the_users_changes_to_its_settings(workspace: Wo
     assert config.optim.warmup_steps < 20
     choose_demo(context, DEMO_STEPS)
     assert context.draft.preset == DEMO
+
+
+def test_the_demo_on_the_transformer_has_settings_of_its_own(workspace: Workspace) -> None:
+    context = AppContext(workspace)
+    steps = demo_steps(context, "demo-transformer")
+    choose_demo(context, steps, "demo-transformer")
+    config, _ = context.config_of(context.draft)
+    assert config.train.steps == steps
+    assert config.model.base == "demo-transformer"
+    assert config.objective.timestep_sampling == "logit_normal" and config.objective.min_snr_gamma == 0
+    choose_demo(context, DEMO_STEPS)
+    assert context.config_of(context.draft)[0].model.base == "demo"
 
 
 def test_changes_to_another_preset_do_not_reach_the_demo(workspace: Workspace) -> None:

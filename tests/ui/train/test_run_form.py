@@ -129,6 +129,6 @@ def test_renderings_are_forgotten_after_many_others(form: DraftEdits) -> None:
 
 
 def test_a_models_folder_that_disappears_leaves_the_demo_base(form: DraftEdits) -> None:
-    assert base_names(form.context.workspace) == ["demo", "xl"]
+    assert base_names(form.context.workspace) == ["demo", "demo-transformer", "xl"]
     shutil.rmtree(form.context.workspace.models)
-    assert base_names(form.context.workspace) == ["demo"]
+    assert base_names(form.context.workspace) == ["demo", "demo-transformer"]

@@ -10,7 +10,7 @@ import gradio as gr
 from engine.demo.sets import DEFAULT_COUNT
 from engine.jobs.snapshot import JobKind
 from ui.page.context import AppContext
-from ui.page.jobs import DEMO_STEPS, choose_demo, demo_set_job
+from ui.page.jobs import DEMO, DEMO_BASES, DEMO_STEPS, choose_demo, demo_set_job, demo_steps
 from ui.page.listing import is_demo_set
 from ui.page.live import Live
 from ui.page.states import TrainTabState
@@ -34,7 +34,7 @@ class DemoWay:
     """The row of the three steps, and the options below it."""
 
     def __init__(self) -> None:
-        self._typed = (DEFAULT_COUNT, DEMO_STEPS)
+        self._typed = (DEFAULT_COUNT, DEMO_STEPS, DEMO)
         with gr.Column(elem_id="guide-demo-way", elem_classes="snug", visible=False) as self.column:
             with gr.Row(equal_height=True):
                 steps = [_step(place, title) for place, (title, _) in enumerate(STEPS)]
@@ -42,6 +42,7 @@ class DemoWay:
             with gr.Accordion("Options", open=False, elem_id="first-options"), gr.Row():
                 self._count = gr.Number(DEFAULT_COUNT, label="Demo images", precision=0, elem_id="first-count")
                 self._steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
+                self._base = gr.Dropdown(list(DEMO_BASES), value=DEMO, label="Tiny base model", elem_id="first-base")
 
     def wire(self, context: AppContext, live: Live, tabs: Any) -> None:
         """Wire the buttons."""
@@ -50,8 +51,8 @@ class DemoWay:
             context.start_job(JobKind.DATASET, "Making the demo set", demo_set_job(context, DEMO_SET, int(count or 0)))
             return gr.Tabs(selected="dataset")
 
-        def train(steps: float) -> Any:
-            choose_demo(context, int(steps or 0))
+        def train(steps: float, base: str) -> Any:
+            choose_demo(context, int(steps or 0), base)
             context.start_training()
             return gr.Tabs(selected="train")
 
@@ -59,14 +60,20 @@ class DemoWay:
             context.guide.choose("own", unfolded=False)  # one line about what comes next
             return gr.Tabs(selected="try")
 
-        def typed(count: float, steps: float) -> None:
-            self._typed = (int(count or 0), int(steps or 0))
+        def base_chosen(count: float, base: str) -> int:
+            steps = demo_steps(context, base)
+            typed(count, steps, base)
+            return steps
 
-        numbers = [self._count, self._steps]
-        live.on([number.input for number in numbers], typed, numbers, refresh=False)
-        live.outputs(numbers, lambda view: (), lambda view: list(self._typed))  # a page that is loaded again
+        def typed(count: float, steps: float, base: str) -> None:
+            self._typed = (int(count or 0), int(steps or 0), base)
+
+        options = [self._count, self._steps, self._base]
+        live.on([self._count.input, self._steps.input], typed, options, refresh=False)
+        live.on(self._base.input, base_chosen, [self._count, self._base], [self._steps])
+        live.outputs(options, lambda view: (), lambda view: list(self._typed))  # a page that is loaded again
         live.on(self._buttons[0].click, make_set, [self._count], [tabs], refresh=True)
-        live.on(self._buttons[1].click, train, [self._steps], [tabs], refresh=True)
+        live.on(self._buttons[1].click, train, [self._steps, self._base], [tabs], refresh=True)
         live.on(self._buttons[2].click, try_it, None, [tabs], refresh=True)
         live.outputs([*self._texts, *self._buttons], demo_states, _render)
 

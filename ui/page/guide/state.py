@@ -13,7 +13,7 @@ from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.runs.run import Run
-from engine.workspace.paths import DEMO_BASE, Workspace
+from engine.workspace.paths import Workspace, bundled_bases
 from engine.workspace.remembered import GUIDE, remember, remembered
 from ui.page.listing import LISTING_SECONDS, Listing, is_demo_set
 
@@ -34,7 +34,7 @@ class OwnFacts:
     obeys: str = ""
     """Title of the condition type of these."""
     base: str = ""
-    """The chosen base as people call it; empty: none but the demo's."""
+    """The chosen base as people call it; empty: none but one that comes with the app."""
     base_here: bool = False
     """It is on this computer."""
     base_fault: str = ""
@@ -137,15 +137,15 @@ def _is_own(workspace: Workspace, run: str) -> bool:
 
 
 def base_facts(workspace: Workspace, base: str) -> tuple[str, bool, str]:
-    """The base's name for people (empty for the demo's), whether it is here, and what is wrong with it."""
-    if base == "demo" or not base:
+    """The base's name for people (empty for a bundled one), whether it is here, and what is wrong with it."""
+    if base in bundled_bases() or not base:
         return "", False, ""
     title = next((one.title for one in listed_bases() if one.id == base), Path(base).name or base)
     try:
         located = Path(workspace.locate_base(base))
     except UserError as error:
         return title, False, error.what
-    if located == DEMO_BASE:
+    if located in bundled_bases().values():
         return "", False, ""
     here = located.exists() or (bool(HUB_ID.fullmatch(base)) and state_of(workspace, base).kind == "downloaded")
     return title, here, ""
