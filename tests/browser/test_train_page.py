@@ -98,7 +98,7 @@ def test_a_base_is_downloaded_and_chosen_and_a_caution_asks_once_more(page: Any,
     wait_for(page, "#bases-list", "Stable Diffusion 1.5: not downloaded")
     click(page, "#bases-download")
     wait_for(page, "#bases-message", "is downloaded and selected for the next run")
-    wait_for(page, "#bases-list", "Stable Diffusion 1.5: there")
+    wait_for(page, "#bases-list", "Stable Diffusion 1.5: downloaded")
     page.wait_for_function(f"document.querySelector('#set-model-base input').value === '{hub.base}'")
     wait_while(page, "#cautions", "coloured shapes")
     page.wait_for_selector("#train-anyway", state="hidden")

@@ -176,7 +176,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (ran,)
 
     torch.save({"state_dict": {"x": Evil()}}, tmp_path / "evil.ckpt")
-    with pytest.raises(UserError, match="does not run code from it"):
+    with pytest.raises(UserError, match="code in it will not be run"):
         detect(str(tmp_path / "evil.ckpt"))
     assert not ran.exists()
 
