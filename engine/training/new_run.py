@@ -118,7 +118,7 @@ def require_all(workspace: Workspace, run: Run) -> None:
     if any(checkpoint.resumable for checkpoint in run.checkpoints()):  # a file that it started from may be gone by now
         config = config.model_copy(update={"model": config.model.model_copy(update={"controlnet": ""})})
     if sentences := missing(workspace, config):
-        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Correct this, then resume the run.")
+        raise UserError(f"{run.name} cannot continue.", " ".join(sentences), "Correct this, then resume the run.")
 
 
 def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str], queue_entry: str = "") -> Run:
