@@ -57,7 +57,14 @@ def test_a_run_gives_the_defaults_of_its_previews() -> None:
     drawn = {"sampling_steps": 9, "guidance_scale": 4.0, "strength": 0.5}
     config = RunConfig.model_validate({"model": {"clip_skip": 2}, "data": {"resolution": 768}, "validation": drawn})
     size = {"width": 768, "height": 768}
-    assert run_defaults(config) == {"steps": 9, "guidance": 4.0, "strength": 0.5, "clip_skip": 2, **size}
+    assert run_defaults(config) == {
+        "steps": 9,
+        "guidance": 4.0,
+        "strength": 0.5,
+        "clip_skip": 2,
+        "ingredients": "",
+        **size,
+    }
 
 
 def test_what_is_sampled_and_what_is_requested_are_the_declared_settings() -> None:
