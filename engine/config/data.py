@@ -63,6 +63,7 @@ class DataConfig(Section):
         le=128,
         multiple_of=16,
         advanced=True,
+        only=("transformers",),
     )
     long_captions: Literal["whole", "cut"] = setting(
         "whole",
@@ -79,6 +80,7 @@ class DataConfig(Section):
         "by less than 1 %. auto, the usual choice: int8 if they would take more than 8 GB, as 2,000 different captions "
         "for FLUX.1 do, else half.",
         advanced=True,
+        only=("transformers",),
     )
     held_out: int = setting(
         16,

@@ -28,6 +28,7 @@ class ObjectiveConfig(Section):
         ge=0,
         le=1,
         advanced=True,
+        only=("transformers", "controlnet"),
     )
     t5_dropout: float = setting(
         0.0,
@@ -37,6 +38,7 @@ class ObjectiveConfig(Section):
         ge=0,
         le=1,
         advanced=True,
+        only=("transformers",),
     )
     guidance: float = setting(
         0.0,
@@ -47,6 +49,7 @@ class ObjectiveConfig(Section):
         ge=0,
         le=30,
         advanced=True,
+        only=("transformers",),
     )
     hidden_captions: float = setting(
         0.0,
@@ -56,6 +59,7 @@ class ObjectiveConfig(Section):
         ge=0,
         le=1,
         advanced=True,
+        only=("transformers",),
     )
     min_snr_gamma: float = setting(
         0.0,
@@ -120,6 +124,7 @@ class ObjectiveConfig(Section):
         advanced=True,
         affects_speed=True,
         why_fixed="It decides which weights are trained, and so what the checkpoints contain.",
+        only=("controlnet",),
     )
     only_mid_control: bool = setting(
         False,
@@ -128,6 +133,7 @@ class ObjectiveConfig(Section):
         "Useful for coarse control images.",
         advanced=True,
         affects_speed=True,
+        only=("controlnet",),
     )
 
 

@@ -53,6 +53,7 @@ class ModelConfig(Section):
         "another run.",
         advanced=True,
         why_fixed="It matters only at the start of a run.",
+        only=("controlnet",),
     )
     control_blocks: int = setting(
         0,
@@ -65,6 +66,7 @@ class ModelConfig(Section):
         ge=0,
         le=64,
         why_fixed="The trained weights are those of these blocks.",
+        only=("transformers", "controlnet"),
     )
     control_lora_rank: int = setting(
         0,
@@ -77,6 +79,7 @@ class ModelConfig(Section):
         ge=0,
         le=256,
         why_fixed="The shape of the trained weights depends on it.",
+        only=("controlnet",),
     )
     low_rank_over: Literal["auto", "base", "start"] = setting(
         "auto",
@@ -88,6 +91,7 @@ class ModelConfig(Section):
         "start for other bases.",
         advanced=True,
         why_fixed="The trained weights are on top of these layers.",
+        only=("controlnet",),
     )
     union_mode: int = setting(
         -1,
@@ -99,6 +103,7 @@ class ModelConfig(Section):
         ge=-1,
         le=63,
         why_fixed="The weights were trained for this mode.",
+        only=("transformers", "controlnet"),
     )
     hint_start: Literal["he", "default"] = setting(
         "he",
@@ -109,6 +114,7 @@ class ModelConfig(Section):
         "as in the original training scripts.",
         advanced=True,
         why_fixed="It matters only at the start of a run.",
+        only=("controlnet",),
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",

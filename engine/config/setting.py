@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MayChange = Literal["", "course", "memory"]
+Only = Literal["transformers", "controlnet", "lora"]
+"""Runs on a transformer base, runs that train a ControlNet, runs that train a LoRA."""
 WHY_FIXED = (
     "A run keeps it from its first step to its last, so that its figures, images and checkpoints can be compared."
 )
@@ -23,6 +26,7 @@ def setting(
     affects_speed: bool | Literal["on or off", "in fp32", "in half precision", "in few bits"] = False,
     may_change: MayChange = "",
     why_fixed: str = "",
+    only: Sequence[Only] = (),
     **bounds: Any,
 ) -> Any:
     """A pydantic field with what forms, docs and the command line show of it.
@@ -34,6 +38,7 @@ def setting(
             matters there only. Measurements of one run hold for another if these settings are the same.
         may_change: whether a run may be resumed with another value. "course": it changes how the training goes on.
             "memory": it changes what memory and time a step takes, and the images of a step stay the same.
+        only: the runs that it has a meaning for; the form hides it for others. (): all runs.
         why_fixed: for a setting that may not, a sentence that says why; empty: the usual one.
     """
     extra: dict[str, Any] = {
@@ -43,6 +48,7 @@ def setting(
         "affects_speed": affects_speed,
         "may_change": may_change,
         "why_fixed": why_fixed or WHY_FIXED,
+        "only": tuple(only),
     }
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
 

@@ -73,6 +73,7 @@ class TrainConfig(Section):
         advanced=True,
         affects_speed="in few bits",
         may_change="memory",
+        only=("transformers",),
     )
     base_products: Literal["same", "fp16_sums", "8bit"] = setting(
         "same",

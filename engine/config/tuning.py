@@ -27,6 +27,7 @@ class TuningConfig(Section):
         le=256,
         affects_speed=True,
         why_fixed="The trained weights have the shape of this rank.",
+        only=("lora",),
     )
     layers: Literal["attention", "linear", "all"] = setting(
         "all",
@@ -36,4 +37,5 @@ class TuningConfig(Section):
         "seen.",
         affects_speed=True,
         why_fixed="The trained weights are those of these layers.",
+        only=("lora",),
     )

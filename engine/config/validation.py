@@ -39,6 +39,7 @@ class ValidationConfig(Section):
         ge=0,
         le=2,
         advanced=True,
+        only=("controlnet",),
     )
     probes: int = setting(
         2,
@@ -49,6 +50,7 @@ class ValidationConfig(Section):
         unit="images each",
         ge=0,
         le=8,
+        only=("controlnet",),
     )
     probe_steps: int = setting(
         0,
@@ -59,6 +61,7 @@ class ValidationConfig(Section):
         ge=0,
         le=200,
         advanced=True,
+        only=("controlnet",),
     )
     time_share: float = setting(
         0.0,
@@ -128,6 +131,7 @@ class ValidationConfig(Section):
         unit="images",
         ge=100,
         advanced=True,
+        only=("controlnet",),
     )
     stop_when_flat: bool = setting(
         False,

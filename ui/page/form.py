@@ -61,7 +61,9 @@ def _bound(field: Any, *names: str) -> float | None:
 def widget(field: Any, value: Any, elem_id: str) -> Any:
     """Build the component of one field. The config checks the bounds, so that all problems are reported together."""
     about = describe(field)
+    classes = [f"only-{kind}" for kind in (field.json_schema_extra or {}).get("only", ())]
     common = {"label": about.label, "info": about.hint, "elem_id": elem_id, "interactive": True}
+    common["elem_classes"] = classes
     if about.kind == "choice":
         return gr.Dropdown(list(about.choices), value=value, **common)
     if about.kind == "switch":

@@ -9,6 +9,7 @@ import gradio as gr
 
 from engine import config
 from engine.bases.listed import listed_bases
+from engine.families.files import configs_of
 from engine.workspace.paths import Workspace, bundled_bases
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
@@ -16,7 +17,7 @@ from ui.page.live import Live
 from ui.page.view import View
 from ui.train.bases_panel import build_bases
 from ui.train.draft_edits import PRESET, DraftEdits
-from ui.train.settings_panel import build_settings, changes_html
+from ui.train.settings_panel import build_settings, changes_html, not_applicable_html
 
 WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"))
 """Choices of what is trained."""
@@ -46,8 +47,12 @@ class RunForm:
             info=f"Chosen for this computer: {context.hardware.sentence}.",
             elem_id="train-preset",
         )
-        self.settings = {
-            "tuning.what": _what_is_trained(str(values["tuning.what"])),
+        self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
+        with gr.Row():
+            for name in ("rank", "layers"):
+                field = config.fields("tuning")[name]
+                self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
+        self.settings |= {
             "data.dataset": self._dataset(),
             "model.base": self._base(str(values["model.base"])),
         }
@@ -58,6 +63,7 @@ class RunForm:
         with below or nullcontext():
             build_bases(context, live)
             made, self.changed = build_settings(values)
+            self.not_applicable = gr.HTML(elem_id="settings-not-applicable", elem_classes="pressed-by-script")
         self.settings |= made
         self.edits.names = tuple(self.settings)
         self.inputs = [self.stamp, self.preset, self.name, *self.settings.values()]
@@ -83,9 +89,14 @@ class RunForm:
             live.on(box.input, self.edits.remember, self.inputs)
         live.on(self.changed.click, self.edits.reset)
         live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._render, "form")
+        live.outputs([self.not_applicable], lambda view: (str(view.draft), view.draft.number), self._not_applicable)
         live.outputs(
             [self.changed], lambda view: str(view.draft), lambda view: [changes_html(self.edits.changed(view.draft))]
         )
+
+    def _not_applicable(self, _view: View) -> list[Any]:
+        run = self._context.config_of(self._context.draft)[0]
+        return [not_applicable_html(run, configs_of(self._context.workspace, run.model.base).facts)]
 
     def _presets(self) -> list[tuple[str, str]]:
         return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]

@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from engine import config
+from engine.families.family_facts import FamilyFacts
 from ui.page.form import describe, section_widgets, widget
 
 GROUPS = {
-    "tuning": "LoRA",
     "model": "Base model and ControlNet",
     "data": "Images and captions",
     "objective": "Loss, noise, dropout, what is trained",
@@ -21,7 +21,7 @@ GROUPS = {
     "train": "Batch, memory, speed, checkpoints",
     "validation": "Preview images, scores, loss checks",
 }
-"""The titles of the groups: one for each section of the settings."""
+"""The titles of the groups: one for each section of the settings but "tuning", which is at the top of the form."""
 OWN_TESTS = (
     "validation.prompts",
     "validation.pictures_folder",
@@ -29,7 +29,7 @@ OWN_TESTS = (
     "validation.probes",
 )
 """Settings of the user's own test images and prompts, in a group of their own."""
-FIRST = ("tuning.what", "data.dataset", "model.base", "train.steps")
+FIRST = ("tuning.what", "tuning.rank", "tuning.layers", "data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
 RESET_ALL = "all"
 """What the button that resets everything sends, in place of a setting's name."""
@@ -209,3 +209,15 @@ def shown(value: Any) -> str:
         return f"{value:g}"
     text = " ".join(str(value or "").split()) or "empty"
     return text if len(text) <= 24 else f"…{text[-23:]}"
+
+
+def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -> str:
+    """Return a style sheet that hides the settings without a meaning for a run (``setting(only=...)``).
+
+    Args:
+        facts: of the run's base.
+    """
+    lora = config_of_draft.tuning.what == "lora"
+    hidden = [] if facts.patch > 1 else ["transformers"]
+    hidden.append("controlnet" if lora else "lora")
+    return f"<style>{', '.join(f'.only-{kind}' for kind in hidden)} {{ display: none !important; }}</style>"

@@ -22,7 +22,7 @@ def form_of(workspace: Workspace) -> DraftEdits:
 
 
 def test_every_setting_is_in_one_group_and_is_found_by_its_words() -> None:
-    assert tuple(GROUPS) == config.SECTIONS
+    assert ("tuning", *GROUPS) == config.SECTIONS
     (found,) = re.findall(r"data-index='([^']*)'", search_html())
     index = json.loads(html.unescape(found))
     assert set(index) == {"own-tests", *(f"group-{section}" for section in GROUPS)}
