@@ -21,9 +21,7 @@ from ui.train.settings_panel import build_settings, changes_html, not_applicable
 
 WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"))
 """Choices of what is trained."""
-WHAT_HINT = (
-    "A ControlNet makes images follow condition maps. A LoRA teaches the base a style or a subject and needs no maps."
-)
+WHAT_HINT = "A LoRA teaches the base a style or subject, without condition maps."
 
 
 class RunForm:
@@ -40,15 +38,17 @@ class RunForm:
         values = self.edits.values(context.draft)
         stamp = self.edits.shown.add(context.draft.number, values)
         self.stamp = gr.Number(stamp, precision=0, elem_id="form-stamp", elem_classes="pressed-by-script")
-        self.preset = gr.Dropdown(
-            self._presets(),
-            value=values[PRESET],
-            label="Preset",
-            info=f"Chosen for this computer: {context.hardware.sentence}.",
-            elem_id="train-preset",
-        )
-        self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
-        with gr.Row():
+        with gr.Row(equal_height=True):
+            self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
+            self.preset = gr.Dropdown(
+                self._presets(),
+                value=values[PRESET],
+                label="Preset",
+                info=f"Chosen for this computer: {context.hardware.sentence}.",
+                elem_id="train-preset",
+                min_width=200,
+            )
+        with gr.Row(elem_classes="only-lora"):
             for name in ("rank", "layers"):
                 field = config.fields("tuning")[name]
                 self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
@@ -123,4 +123,4 @@ def base_names(workspace: Workspace) -> list[str]:
 
 def _what_is_trained(value: str) -> Any:
     about = describe(config.fields("tuning")["what"])
-    return gr.Radio(WHAT, value=value, label=about.label, info=WHAT_HINT, elem_id="set-tuning-what")
+    return gr.Radio(WHAT, value=value, label=about.label, info=WHAT_HINT, elem_id="set-tuning-what", min_width=200)
