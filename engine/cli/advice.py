@@ -7,7 +7,11 @@ import re
 COMMANDS = (
     (r"[Mm]ake the condition maps on the Conditions tab", "make the condition maps with extract NAME --type TYPE"),
     (
-        r"\(?Resume with other settings, on the Train tab(?:; or (python -m engine\.cli resume [^)]*))?\)?",
+        r"\(?Resume with other settings, on the Train tab; or python -m engine\.cli (resume [^)]*)\)?",
+        r"(\1)",
+    ),
+    (
+        r"\(?Resume with other settings, on the Train tab\)?",
         "(resume RUN --set NAME=VALUE)",
     ),
     (r"Press “Download the model” on the Conditions tab", "Add --download to extract"),

@@ -58,7 +58,13 @@ def add_settings(group: Any) -> None:
             group.add_argument(one.flag, action="store_true", default=None, help=_help(one))
         else:
             choices = [choice.name for choice in one.choices] or None
-            group.add_argument(one.flag, type=one.kind, choices=choices, metavar=one.metavar, help=_help(one))
+            group.add_argument(
+                one.flag,
+                type=path_of if one.kind is Path else one.kind,
+                choices=choices,
+                metavar=one.metavar,
+                help=_help(one),
+            )
 
 
 def _help(one: settings.Setting) -> str:

@@ -80,7 +80,7 @@ def resume(options: argparse.Namespace, workspace: Workspace, control: Control) 
     def prepare() -> str:
         run = Run(workspace.run_folder(options.run))
         require_all(workspace, run)
-        if changes or options.from_step is not None:
+        if changes or options.from_step is not None or run.completed:  # the last one says how to ask for more steps
             change_run(run, changes, options.from_step)
         return run.name
 

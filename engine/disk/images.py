@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from engine.disk.deep_grey import depth_in, is_deep, to_bytes
 from engine.disk.durable import atomic_write_bytes
 from engine.disk.image_formats import (
     EXTENSIONS,
@@ -59,6 +60,8 @@ class Inspected:
     mtime_ns: int
     ground: str = ""
     """What its transparent parts become, such as "black". "": it has none."""
+    depth: str = ""
+    """Of a map with more than 8 bits: which, and how it is brought to 8 bits. "": it has no more."""
 
 
 def load_rgb(path: Path | str, at_least: int | None = None, old_ground: bool = False) -> Image.Image:
@@ -104,35 +107,13 @@ def to_rgb(image: Image.Image, is_map: bool = False, old_ground: bool = False) -
     Transparent parts become white, or another grey where what is visible would be lost on white (transparency.py).
     ``old_ground``: only where all that is visible is nearly white, as in datasets of earlier versions.
 
-    Of grey with more than 8 bits:
-
-    - integers up to 255 stay, as labels do; others are divided by 257;
-    - floats up to 1 are multiplied by 255; others count as 0..255;
-    - ``is_map``: values in real units, which would come out almost black or white (integers that use less than half of
-      16 bits, floats that are no whole numbers up to 255), are scaled so that the largest becomes 255.
+    Grey with more than 8 bits is scaled as in ``deep_grey.rule``; ``is_map``: values in real units are stretched.
     """
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-        scaled = np.round(values * _grey_scale(values, image.mode == "F", is_map))
-        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
+    if is_deep(image):
+        return to_bytes(image, is_map).convert("RGB")
     if image.has_transparency_data:
         return on_ground(image, is_map, old_ground)
     return image.convert("RGB")
-
-
-def _grey_scale(values: np.ndarray, floats: bool, stretch: bool) -> float:
-    """Factor that brings grey values to 0..255: see ``to_rgb``."""
-    top = float(values.max(initial=0.0))
-    if floats:
-        if 0 < top <= 1:
-            return 255.0
-        in_units = top > 255 or not np.array_equal(values, np.round(values))
-        return 255 / top if stretch and top > 1 and in_units else 1.0
-    if top <= 255:
-        return 1.0
-    if top > 65_535 or (stretch and top <= 32_767):
-        return 255 / top
-    return 1 / 257
 
 
 def inspect(path: Path, min_side: int = MIN_SIDE, is_map: bool = False) -> Inspected:
@@ -145,9 +126,9 @@ def inspect(path: Path, min_side: int = MIN_SIDE, is_map: bool = False) -> Inspe
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # decodes JPEGs several times faster
         with _one_large if width * height > LARGE_PIXELS else nullcontext():
             image.load()
-            ground = ground_in(image, is_map)
+            ground, depth = ground_in(image, is_map), depth_in(image, True) if is_map else ""
         state = path.stat()
-        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns, ground)
+        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns, ground, depth)
 
 
 def has_more(path: Path) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from engine.disk.typed_path import typed_path
+
 Panel = Literal["main", "sampling", "control", "img2img", "second", "base"]
 """The part of the form to which a setting belongs."""
 
@@ -90,8 +92,8 @@ class Setting:
     def read(self, value: Any) -> Any:
         """Convert a widget's value to the setting's type."""
         if self.kind is Path:
-            text = str(value or "").strip().strip('"')
-            return Path(text).expanduser() if text else None
+            text = typed_path(str(value or ""))
+            return Path(text) if text else None
         if self.kind is float:
             return value
         return self.kind(value or self.kind())

@@ -136,11 +136,13 @@ class LoadedModels:
         denoiser: Any = family.load_denoiser(located, self._dtype)
         return store_as_trained(denoiser, about, family.layers, self._device)
 
-    def _second_net(self, path: Path) -> Any:
-        """Return the second ControlNet; load it if it is another than before."""
+    def _second_net(self, path: Path, notes: list[str]) -> Any:
+        """Return the second ControlNet; load it if it is another than before. ``notes``: gets what is to be told."""
         assert self._family is not None, "the first one is loaded before it"
         if (path / "run.json").is_file():  # a run stands for its newest checkpoint
-            path = choose_checkpoint(Run(path))[0].controlnet
+            newest, said = choose_checkpoint(Run(path))
+            notes += said
+            path = newest.controlnet
         folder, wanted = _version(path)
         if self._second is None or self._second[0] != wanted:
             self._second = None

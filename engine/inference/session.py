@@ -114,7 +114,7 @@ class TrySession(LoadedModels):
         assert family is not None and pipeline is not None, "load sets both"
         second = None
         if first.second:
-            net = self._second_net(first.second)
+            net = self._second_net(first.second, notes)
             maps = [fit_control(r.second_control or r.control, r.width, r.height, categorical) for r in batch]
             second = SecondControlNet(net, torch.stack(maps), first.second_strength)
         text, negative = self._encode_prompts(batch, notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.errors import UserError
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.run import Run
@@ -17,8 +19,7 @@ def choose_checkpoint(run: Run, step: int | None = None) -> tuple[Checkpoint, li
     broken = broken_checkpoints(run.folder)
     chosen = next((checkpoint for checkpoint in reversed(found) if step in (None, checkpoint.step)), None)
     if chosen is not None:
-        newer = [sentence for sentence in broken if _step(sentence) > chosen.step] if step is None else []
-        return chosen, [f"{sentence} Step {chosen.step:,} is used instead." for sentence in newer]
+        return chosen, left_out(run.folder, chosen) if step is None else []
     damaged = next((sentence for sentence in broken if step is not None and _step(sentence) == step), "")
     steps = ", ".join(f"{checkpoint.step:,}" for checkpoint in found) or "none"
     raise UserError(
@@ -26,6 +27,12 @@ def choose_checkpoint(run: Run, step: int | None = None) -> tuple[Checkpoint, li
         f"{damaged + ' ' if damaged else ''}Complete ones on the disk: {steps}.",
         "Choose one of these steps, or continue training until the next is saved.",
     )
+
+
+def left_out(folder: Path, newest: Checkpoint) -> list[str]:
+    """Sentences on checkpoints in a run's folder that are damaged and newer than ``newest``, which is used instead."""
+    newer = [sentence for sentence in broken_checkpoints(folder) if _step(sentence) > newest.step]
+    return [f"{sentence} Step {newest.step:,} is used instead." for sentence in newer]
 
 
 def require_controlnet(checkpoint: Checkpoint) -> None:

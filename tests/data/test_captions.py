@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from engine.data import captions
+from engine.data import captions, pattern_size
 from engine.errors import UserError
 
 
@@ -87,6 +87,17 @@ def test_a_search_cannot_hold_anything_up(pattern: str, harmless: bool) -> None:
     stop.set()
     thread.join()
     assert harmless or beside > 5, "other threads go on meanwhile"
+
+
+@pytest.mark.parametrize("pattern", ["((a{999}){999}){999}", "(?:ab){999999999}", "a|" * 600])
+def test_a_regular_expression_that_is_too_large_to_be_read_is_refused(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pattern_size, "COMPILE_SECONDS", 1.0)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"was stopped|too long") as refused:
+        captions.replace("a", pattern, "x", regex=True)
+    assert time.monotonic() - began < 5 and len(refused.value.what) < 200
 
 
 def test_search_and_replace() -> None:

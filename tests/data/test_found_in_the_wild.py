@@ -384,6 +384,40 @@ def test_names_that_are_captions_are_noticed(workspace: Workspace, tmp_path: Pat
     assert not any("file names" in note for note in import_source(workspace, str(tmp_path / "b")).notes)
 
 
+def test_maps_with_more_than_8_bits_are_told_with_the_rule_that_brings_them_to_8(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    maps = {
+        "millimetres.png": (ramp * 8000).astype(np.uint16),
+        "other.png": (ramp * 4000).astype(np.uint16),
+        "whole.png": (ramp * 65_535).astype(np.uint16),
+        "labels.png": (ramp * 60).astype(np.uint16),
+        "large.tif": (ramp * 1_000_000).astype(np.int32),
+        "metres.tif": (ramp * 9.5).astype(np.float32),
+        "share.tif": ramp.astype(np.float32),
+        "plain.png": (ramp * 255).astype(np.uint8),
+    }
+    (tmp_path / "set" / "depth").mkdir(parents=True)
+    for name, values in maps.items():
+        photo(tmp_path / "set" / "images" / Path(name).with_suffix(".png"))
+        Image.fromarray(values).save(tmp_path / "set" / "depth" / name)
+    largest = "each stretched so that its largest value becomes 255"
+    for result in (import_source(workspace, str(tmp_path / "set")), import_source(workspace, str(tmp_path / "set"))):
+        assert result.paired and "7 condition maps have more than 8 bits" in " ".join(result.account)
+        for line in (
+            f"2 in 16 bits, {largest}: depth/millimetres.png, depth/other.png.",
+            "1 in 16 bits, divided by 257 (65,535 becomes 255): depth/whole.png.",
+            "1 in 16 bits, values up to 255, which stay as they are: depth/labels.png.",
+            f"1 in 32 bits, {largest}: depth/large.tif.",
+            f"1 of floats, {largest}: depth/metres.tif.",
+            "1 of floats, multiplied by 255 since they are at most 1: depth/share.tif.",
+        ):
+            assert line in result.account, result.account
+    account = Dataset.open(result.folder).account
+    assert account is not None and sum(one.count for one in account.deep_maps) == 7, "kept in dataset.json"
+
+
 def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Path) -> None:
     for n in "12":
         photo(tmp_path / "set" / "cats" / f"{n}.png", tmp_path / "set" / "dogs" / f"{n}.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from engine.conditions import registry
+from engine.config import RunConfig
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.inference.control_image import at_side
+from engine.inference.control_image import at_side, map_of
 from engine.inference.request import TryRequest, prepare
 from engine.inference.sampling import draw_latents, fit_control
 from engine.inference.session import TrySession
@@ -242,3 +245,20 @@ def test_the_map_of_a_photo_is_made_at_the_size_of_the_trainings() -> None:
     photo = Image.new("RGB", (3000, 2000))
     assert at_side(photo, 512).size == (768, 512)
     assert at_side(photo, 0).size == at_side(photo, 4000).size == (3000, 2000)
+
+
+@pytest.mark.parametrize("kind", ["canny", "scribble", "lineart", "anime_lineart", "lines"])
+def test_lines_are_as_wide_of_a_photo_of_4000_px_as_of_one_of_512(kind: str, photos: dict[str, np.ndarray]) -> None:
+    small = Image.fromarray(photos["astronaut"])
+    condition = {"type": kind, "parameters": registry.resolve_parameters(kind, {}), "side": 512}
+    run: Any = SimpleNamespace(config=RunConfig(), name="r", condition=condition)
+
+    def width(image: Image.Image) -> float:
+        """Width of the map's lines as a share of its side: twice their area by the length of their edges."""
+        grey = np.asarray(map_of(run, image).convert("L")).astype(int)
+        drawn = np.abs(grey - np.bincount(grey.ravel()).argmax()) > 64
+        edges = sum(np.count_nonzero(np.diff(drawn, axis=axis)) for axis in (0, 1))
+        assert drawn.sum() > 500
+        return float(2 * drawn.sum() / edges / min(drawn.shape))
+
+    assert width(small.resize((4000, 4000))) == pytest.approx(width(small), rel=0.15)

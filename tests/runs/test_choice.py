@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.runs.choice import choose_checkpoint
+from engine.runs.choice import choose_checkpoint, left_out
 from engine.runs.run import Run
 from tests.checkpoint_folder import write_checkpoint
 
@@ -26,6 +26,7 @@ def test_a_damaged_newer_checkpoint_is_told(loud_controlnet: Path, tmp_path: Pat
     for file in (folder / "checkpoints" / "step-000008").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:5000])
     chosen, said = choose_checkpoint(run)
+    assert left_out(folder, chosen) == said and "Step 4 is used" in said[0]
     assert chosen.step == 4 and "step-000008 cannot be used" in said[0] and "Step 4 is used instead" in said[0]
     assert choose_checkpoint(run, 4)[1] == []
     with pytest.raises(UserError, match="shorter than it was written"):

@@ -85,6 +85,9 @@ def test_a_finished_run_goes_on_for_more_steps_from_the_command_line(
     start = ["--workspace", str(ready_workspace.root)]
     assert main([*start, "resume", short.name, "--set", "train.seed=1"]) == EXIT_PROBLEM
     assert "order of the images" in capsys.readouterr().err
+    assert main([*start, "resume", short.name]) == EXIT_PROBLEM
+    said = capsys.readouterr().err
+    assert "is complete" in said and f"(resume {short.name} --set train.steps=6)" in said, "how to ask for more steps"
     assert main([*start, "resume", short.name, "--set", "train.steps=5"]) == 0
     assert_same_run(long, Run(short.folder))
 

@@ -48,14 +48,20 @@ def export_options(kind: str, precision: str, weights: str, rank: int, name: str
     return ExportOptions(kind, precision, weights == "ema", int(rank or AS_TRAINED), name or "", bool(overwrite))
 
 
-def export_job(context: AppContext, run_name: str, checkpoint: Checkpoint, options: ExportOptions) -> Work:
-    """Return the job that writes a checkpoint into the run's exports folder and shows the result of the check."""
+def export_job(
+    context: AppContext, run_name: str, checkpoint: Checkpoint, options: ExportOptions, notes: Sequence[str] = ()
+) -> Work:
+    """Return the job that writes a checkpoint into the run's exports folder and shows the result of the check.
+
+    ``notes``: what there is to say about the choice of the checkpoint.
+    """
     context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         run = Run(context.workspace.runs / run_name)
         emit(Message(f"Exporting step {checkpoint.step:,} of {run_name}."))
-        _write(context, run, checkpoint, options, f"{run_name}, step {checkpoint.step:,}", token, emit)
+        origin = " ".join([f"{run_name}, step {checkpoint.step:,}{'.' if notes else ''}", *notes])
+        _write(context, run, checkpoint, options, origin, token, emit)
         return "completed"
 
     return work

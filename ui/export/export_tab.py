@@ -9,6 +9,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
+from engine.runs.choice import left_out
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
 from ui.page.choices import NEWEST, checkpoint_list, pick_checkpoint, run_list
@@ -43,8 +44,9 @@ def build(context: AppContext, live: Live) -> None:
         if not run:
             raise UserError("Nothing was exported.", "No run is selected.", "Select a run.")
         wanted = export_jobs.export_options(*raw)
-        job = export_jobs.export_job(context, run, chosen, wanted)
         newest = step in (NEWEST, None)
+        notes = left_out(context.workspace.runs / run, chosen) if newest else []
+        job = export_jobs.export_job(context, run, chosen, wanted, notes)
         queued = export_jobs.queued_export(run, "newest" if newest else chosen.step, wanted)
         context.start_job(KIND, "Exporting", job, queued)
 

@@ -136,7 +136,13 @@ class _Drawing:
         progress = progress_events(emit, label)
         (self._draw_on_bases if self.asked.bases_folder else self._draw_seeds)(session, token, progress)
         facts = f"{_net_title(self.asked.net)}, seed {self.first.seed}, {format_duration(time.monotonic() - began)}."
-        notes = [facts, *self.notes, *session.warnings, f"Saved in {self.context.workspace.outputs}."]
+        notes = [
+            facts,
+            *self.asked.net.notes,
+            *self.notes,
+            *session.warnings,
+            f"Saved in {self.context.workspace.outputs}.",
+        ]
         self.context.set_result(JobKind.TRY, images=tuple(self.images), note=" ".join(dict.fromkeys(notes)))
 
     def _draw_seeds(self, session: TrySession, token: CancelToken, progress: OnProgress) -> None:

@@ -12,6 +12,7 @@ from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
 from engine.machine.units import counted
+from engine.runs.choice import left_out
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -30,6 +31,8 @@ class Net:
     path: Path
     name: str
     live: bool = False
+    notes: tuple[str, ...] = ()
+    """What there is to say about the choice."""
 
 
 def training_run(snapshot: JobSnapshot) -> str:
@@ -111,4 +114,6 @@ def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -
             "There is no such export.", f"{chosen.removeprefix(EXPORT)} is gone.", "Choose from the list again."
         )
     checkpoint = pick_checkpoint(context, run, chosen)
-    return Net(checkpoint.controlnet, f"step-{checkpoint.step}")
+    newest = chosen in (NEWEST, None)
+    notes = left_out(context.workspace.runs / str(run), checkpoint) if newest else []
+    return Net(checkpoint.controlnet, f"step-{checkpoint.step}", notes=tuple(notes))

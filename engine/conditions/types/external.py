@@ -20,6 +20,7 @@ import numpy as np
 from engine.conditions import places
 from engine.conditions.declaration import ConditionType, Parameter
 from engine.disk.durable import atomic_write_text
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 
 EXTERNAL = ConditionType(
@@ -61,6 +62,7 @@ def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> l
 
     arguments = command_of(program)
     require(program)
+    program = _as_meant(program)
     with tempfile.TemporaryDirectory(prefix="maps-") as folder:
         pairs = [(Path(folder) / f"{n}-in.png", Path(folder) / f"{n}-out.png") for n in range(len(images))]
         for image, (source, _) in zip(images, pairs, strict=True):
@@ -77,6 +79,7 @@ def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> l
 
 def command_of(program: str) -> list[str] | None:
     """The arguments of a command, or None for a Python file. Raises UserError if it is neither."""
+    program = _as_meant(program)
     if not program:
         raise UserError(
             "No program was given.",
@@ -108,6 +111,12 @@ def command_of(program: str) -> list[str] | None:
     return [part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part for part in parts]
 
 
+def _as_meant(program: str) -> str:
+    """A pasted path of a Python file without the quotation marks or other marks around it; a command as it is."""
+    path = typed_path(program)
+    return path if path.lower().endswith(".py") and "{" not in program else program
+
+
 def allow(program: str) -> None:
     """Allows a program, or this content of a Python file, to run on this machine. Call it only if the user asks."""
     known = _allowed() | {_fingerprint(program)}
@@ -127,6 +136,7 @@ def require(program: str) -> None:
 
 def _fingerprint(program: str) -> str:
     """A hash of the command, and of the content of a Python file."""
+    program = _as_meant(program)
     path = Path(program).expanduser()
     content = path.read_bytes() if path.suffix.lower() == ".py" and path.is_file() else b""
     return hashlib.blake2b(program.encode() + b"\0" + content, digest_size=16).hexdigest()

@@ -66,6 +66,8 @@ class Reading:
     """Files that hold the caption of one image."""
     no_captions: set[Path] = field(default_factory=set)
     """Text and JSON files with the name of an image that hold no caption, but numbers or other data."""
+    deep_maps: dict[str, list[Path]] = field(default_factory=dict)
+    """Maps with more than 8 bits, by how they are brought to 8 bits."""
     left_out: dict[str, list[Path]] = field(default_factory=dict)
     """Reason -> images that the layout did not take."""
 

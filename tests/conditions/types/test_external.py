@@ -76,6 +76,13 @@ def test_errors_include_the_programs_output(tmp_path: Path, text: str, expected:
     assert expected in f"{caught.value.what} {caught.value.why}"
 
 
+def test_a_pasted_path_of_a_python_file_is_understood(tmp_path: Path) -> None:
+    program = script(tmp_path, "def extract(image): return image")
+    assert command_of(f'"{program}"') is None and command_of(f"\u202a{program} ") is None
+    allow(program)
+    external.require(f'"{program}"')
+
+
 def test_an_incomplete_command_raises_a_readable_error() -> None:
     for program, expected in (
         ("", "No program"),

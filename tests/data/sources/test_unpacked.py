@@ -473,10 +473,13 @@ def test_lists_beside_archives_are_used_and_other_files_told(
         "file,caption\n0000.png,a cup\n0001.png,two cups\n0002.png,three\n", encoding="utf-8"
     )
     (place / "phone.heic").write_bytes(b"x")
+    (place / "data" / "00000.parquet").write_bytes(b"x")
     result = import_source(workspace, str(place))
     assert [sample.caption for sample in Dataset.open(result.folder).samples()] == ["a cup", "two cups", "three"]
     assert result.account[1:] == [
-        "Beside what was unpacked or downloaded, 1 file left out:",
+        "Beside what was unpacked or downloaded, 2 files left out:",
+        "1 archives and tables, since the images were taken from .tar files: to use one of these, import the file by "
+        "itself: data/00000.parquet.",
         "1 HEIC files, which this app cannot read (save images as JPEG or PNG): phone.heic.",
     ]
 

@@ -12,6 +12,7 @@ from engine.runs.checkpoints import list_checkpoints
 from engine.workspace.paths import Workspace
 from ui.page.choices import NEWEST, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
+from ui.try_it.try_nets import pick_net
 
 
 def add_checkpoint(run: Path, step: int) -> None:
@@ -41,6 +42,19 @@ def test_a_run_that_has_just_started_is_found_with_its_checkpoints(context: AppC
     with pytest.raises(UserError, match="no such checkpoint") as gone:
         pick_checkpoint(context, "new", 7)
     assert "at step 7" in gone.value.why
+
+
+def test_try_it_says_which_damaged_checkpoint_it_leaves_out_and_which_it_uses(context: AppContext) -> None:
+    run = context.workspace.runs / "new"
+    run.mkdir()
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    for step in (5, 10):
+        add_checkpoint(run, step)
+    assert pick_net(context, "new", NEWEST).notes == ()
+    (run / "checkpoints" / "step-000010" / "controlnet" / "config.json").write_text("{", encoding="utf-8")
+    net = pick_net(context, "new", NEWEST)
+    assert net.name == "step-5" and pick_net(context, "new", 5).notes == ()
+    assert "step-000010 cannot be used" in net.notes[0] and "Step 5 is used instead." in net.notes[0]
 
 
 @pytest.mark.parametrize("name", [None, "", "nothing", "../runs/new", ".."])

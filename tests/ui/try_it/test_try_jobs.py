@@ -105,7 +105,9 @@ def draw(jobs: ModelJobs, **changes: Any) -> Any:
 
 
 def test_images_are_kept_with_their_settings_and_found_again(jobs: ModelJobs, context: AppContext) -> None:
-    result = draw(jobs, count=2)
+    net = replace(pick_net(context, context.files()[1][-1], NEWEST), notes=("step-000009 cannot be used.",))
+    result = draw(jobs, count=2, net=net)
+    assert "step-000009 cannot be used." in result.note
     assert [title for _, title in result.images] == ["Control image", "Seed 5", "Seed 6", "Without it"]
     assert PREVIEW not in context.results
     settings = read_settings(result.images[2][0])
