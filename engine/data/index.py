@@ -29,13 +29,13 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS read_files (
         path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, width INTEGER NOT NULL,
         height INTEGER NOT NULL, digest TEXT NOT NULL, ground TEXT NOT NULL DEFAULT '',
-        depth TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
+        bits TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
 )
 _ADDED = (
     ("samples", "source", "''"),
     ("samples", "status", "'ready'"),
     ("read_files", "ground", "''"),
-    ("read_files", "depth", "''"),
+    ("read_files", "bits", "''"),
 )
 """Columns that tables of earlier versions lack, with their values there."""
 _COLUMNS = "key, image, caption, condition, width, height, digest, condition_digest, bytes, mtime_ns, source, status"
@@ -188,7 +188,7 @@ class IndexWriter:
     def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None:
         """The facts about this file, if its size and date are unchanged."""
         row = self._connection.execute(
-            "SELECT width, height, digest, ground, depth FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
+            "SELECT width, height, digest, ground, bits FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
             (str(path.absolute()), size, mtime_ns),
         ).fetchone()
         return Inspected(row[0], row[1], row[2], size, mtime_ns, row[3], row[4]) if row else None

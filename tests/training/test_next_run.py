@@ -133,6 +133,7 @@ def test_the_command_line_says_it_at_the_end(
     run = ended(workspace)
     monkeypatch.setattr(Run, "last_step", 500)
     monkeypatch.setattr("engine.training.new_run.require_all", lambda workspace, run: None)
+    monkeypatch.setattr("engine.training.job.change_run", lambda run, changes, from_step: run)
     for outcome in ("paused", "stopped"):
         monkeypatch.setattr("engine.training.job.training_job", lambda *run, o=outcome: lambda token, emit: o)
         main(["--workspace", str(workspace.root), "resume", run.name])
