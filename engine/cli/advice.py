@@ -23,6 +23,7 @@ COMMANDS = (
     ),
     (r"[Ll]ook at it on the Conditions tab", "Look at it in the window"),
     (r"on the (?:Conditions|next) tab", "with the command extract"),
+    (r"On the Conditions tab", "With the command extract"),
     (r"on the Dataset tab", "with the command import"),
     (r"on the Train tab", "with the command train"),
     (r"on the Try it tab", "with the command sample"),
