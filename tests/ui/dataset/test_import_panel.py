@@ -61,7 +61,7 @@ def test_the_result_says_what_was_found_and_every_tab_shows_the_dataset(context:
     view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
     text = import_panel.render_result(view.results["dataset"])
-    assert "28 images" in text and "a folder of images" in text and "28 images are few" in text
+    assert "28 images" in text and "a folder of images" in text and "28 images are not many" in text
 
 
 def test_a_page_shows_images_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
