@@ -208,7 +208,7 @@ class _Merging:
         if self._token is not None:
             self._token.raise_if_cancelled()
         self._done += 1
-        self._progress(min(self._done, self._count), self._count, "Merging the base with its files")
+        self._progress(min(self._done, self._count), self._count, "Merging LoRA and embedding files into the base")
 
 
 def _shapes(family: Family, base: str, loaded: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

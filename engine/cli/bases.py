@@ -23,7 +23,10 @@ def add_command(commands: Any) -> None:
     """Add "bases" to the command line's parsers."""
     bases = commands.add_parser("bases", help="base models: list them, download one, find those of other programs")
     actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find")
-    actions.add_parser("list", help="the bases on offer, and which of them are on this computer; asks no server")
+    actions.add_parser(
+        "list",
+        help="bases to download, and which of them are already here; works offline",
+    )
     get = actions.add_parser("get", help="download a base into the workspace; continues where it stopped")
     get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
     find = actions.add_parser("find", help="bases of ComfyUI and other programs, to use where they are")

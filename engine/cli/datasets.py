@@ -20,7 +20,10 @@ def add_command(commands: Any) -> None:
     """Add "datasets" to the command line's parsers."""
     datasets = commands.add_parser("datasets", help="sets of images to download: list them, get one")
     actions = datasets.add_subparsers(dest="action", required=True, metavar="list|get")
-    actions.add_parser("list", help="the sets on offer, and which of them are on this computer; asks no server")
+    actions.add_parser(
+        "list",
+        help="sets to download, and which of them are already here; works offline",
+    )
     get = actions.add_parser("get", help="download a set and make a dataset of it; continues where it stopped")
     get.add_argument("name", help="a name from the list")
 

@@ -76,9 +76,9 @@ class DataConfig(Section):
     text_cache: Literal["auto", "half", "int8"] = setting(
         "auto",
         "Encoded captions",
-        "How encoded captions are kept on the disk. half: 16 bits. int8: 8 bits, about half the room; numbers change "
-        "by less than 1 %. auto, the usual choice: int8 if they would take more than 8 GB, as 2,000 different captions "
-        "for FLUX.1 do, else half.",
+        "How encoded captions are stored on disk. half: 16 bits. int8: 8 bits, about half the space; values change by "
+        "less than 1 %. auto, the usual choice: int8 if they would otherwise take more than 8 GB, as 2,000 different "
+        "captions for FLUX.1 do; if not, half.",
         advanced=True,
         only=("transformers",),
     )

@@ -43,9 +43,9 @@ class ObjectiveConfig(Section):
     guidance: float = setting(
         0.0,
         "Guidance in training",
-        "The guidance scale that a distilled base such as FLUX.1 reads as an input. 0, the usual choice: drawn from 1 "
-        "to 7 for each image, so that the net works at any. Else the same for all: 1 as some trainers have it, or the "
-        "scale at which you draw. Other bases read none.",
+        "The guidance scale that a distilled base such as FLUX.1 reads as an input. 0, the usual choice: picked at "
+        "random from 1 to 7 for each image, so that the net works at any scale. Otherwise the same for all images: 1, "
+        "as in some trainers, or the scale that you draw with. Other bases have no such input.",
         ge=0,
         le=30,
         advanced=True,
@@ -54,8 +54,8 @@ class ObjectiveConfig(Section):
     hidden_captions: float = setting(
         0.0,
         "Captions hidden from the ControlNet",
-        "Share of captions that the ControlNet's own layers do not read, while the base still does. In ComfyUI they "
-        "never do, so this trains the net for it. Usual: 0.3. Only for Z-Image.",
+        "Share of captions that only the base reads, not the ControlNet's own layers. In ComfyUI those layers never "
+        "read the prompt, and this prepares the net for that. Usual: 0.3. Only for Z-Image.",
         ge=0,
         le=1,
         advanced=True,
@@ -256,9 +256,9 @@ class OptimConfig(Section):
         False,
         "Update in one pass",
         "Compiles one kernel that clips, updates the weights with AdamW and rounds them for the next step, which "
-        "reads and writes a third less memory. Compiling takes up to minutes at the start. For adamw in fp16 or bf16 "
-        "with whole master weights on one card, without gradient accumulation; if it does not work, the log says so. "
-        "Usual: off. Not measured on cards yet: compare two trials.",
+        "reads and writes a third less memory. Compiling can take minutes at the start. Only for adamw in fp16 or bf16 "
+        "with whole master weights on one card, without gradient accumulation; if it cannot be used, the log says so. "
+        "Usual: off. Not measured on graphics cards yet: compare two trials.",
         advanced=True,
         affects_speed=True,
         may_change="memory",

@@ -67,8 +67,8 @@ class TrainConfig(Section):
     modulation_storage: Literal["same", "int8", "base"] = setting(
         "same",
         "Modulation layers",
-        "For a transformer base in 8 or 4 bits: how it keeps the layers that scale the inputs of all others by the "
-        "noise level. same, the usual choice: in the run's precision. int8: in 8 bits, for small cards, because "
+        "For a transformer base in 8 or 4 bits: how to store the layers that scale the inputs of all others according "
+        "to the noise level. same, the usual choice: in the run's precision. int8: in 8 bits, for small cards, because "
         "these layers are a third of SD 3.5 and a quarter of FLUX.1. base: like all other layers.",
         advanced=True,
         affects_speed="in few bits",
@@ -79,9 +79,9 @@ class TrainConfig(Section):
         "same",
         "Products of the base",
         "How the frozen base's linear layers multiply. same, the usual choice: in the run's precision. The others are "
-        "experimental, not measured on cards yet. fp16_sums: in fp16 runs, sums are fp16, too, which GeForce cards do "
-        "twice as fast; large sums may overflow. 8bit: in int8 or fp8, as the base is stored, for RTX 30 or RTX 40 "
-        "cards and newer; faster and less exact. If a card cannot do it, the log says so.",
+        "experimental and not measured on graphics cards yet. fp16_sums: in fp16 runs, products are also added up in "
+        "fp16, which GeForce cards do twice as fast; large sums may overflow. 8bit: in int8 (RTX 30 or newer) or fp8 "
+        "(RTX 40 or newer), as the base is stored; faster but less exact. If a card cannot do it, the log says so.",
         advanced=True,
         affects_speed=True,
         may_change="memory",

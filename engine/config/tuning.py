@@ -16,13 +16,13 @@ class TuningConfig(Section):
         "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
         "or a subject from images and captions; it needs no condition maps. Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
-        why_fixed="The weights that were trained belong to it.",
+        why_fixed="Weights that were trained for one do not fit the other.",
     )
     rank: int = setting(
         16,
         "LoRA rank",
-        "Size (dim) of a LoRA's matrices; alpha is the same, so that every program uses the file at full strength. 8 "
-        "to 32 is usual. For tiny bases such as 'demo': 8.",
+        "Rank (dim) of the LoRA's matrices. Alpha is set to the same number, so that every program uses the file at "
+        "full strength. Usual: 8 to 32. For tiny bases such as 'demo': 8.",
         ge=1,
         le=256,
         affects_speed=True,
@@ -32,10 +32,10 @@ class TuningConfig(Section):
     layers: Literal["attention", "linear", "all"] = setting(
         "all",
         "LoRA layers",
-        "attention: the smallest file; re-uses what the base can draw already. linear: all layers of the transformer "
-        "blocks, as most LoRA files. all: convolutions, too (LoCon, C3Lier); needed for shapes that the base has never "
-        "seen.",
+        "attention: the smallest file; reuses what the base can already draw. linear: all layers of the transformer "
+        "blocks, as in most LoRA files. all: convolutions as well (LoCon, C3Lier); needed for shapes that the base has "
+        "never seen.",
         affects_speed=True,
-        why_fixed="The trained weights are those of these layers.",
+        why_fixed="The trained weights belong to these layers.",
         only=("lora",),
     )

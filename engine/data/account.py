@@ -66,7 +66,10 @@ class Account:
             told += [f"{deep} more than 8 bits and will be read as 8 bits (0 to 255):", *map(_line, self.deep_maps)]
         if self.beside:
             beside = counted(sum(one.count for one in self.beside), "file")
-            told += [f"Beside what was unpacked or downloaded, {beside} left out:", *map(_line, self.beside)]
+            told += [
+                f"Besides what was unpacked or downloaded, {beside} {_were(beside)} left out:",
+                *map(_line, self.beside),
+            ]
         return told
 
     def as_dict(self) -> dict[str, Any]:
@@ -184,8 +187,50 @@ def _left(what: str, paths: Sequence[Path], root: Path) -> LeftOut:
     return LeftOut(what, len(paths), tuple(_relative(path, root) for path in paths[:EXAMPLES]))
 
 
+ONE = {
+    "images, which are treated as previews": "image, which is treated as a preview",
+    "text files": "text file",
+    "lists and JSON files": "list or JSON file",
+    "archives and tables": "archive or table",
+    "other files": "other file",
+    "text or JSON files named like images that contain numbers or other data, such as labels, instead of captions": (
+        "text or JSON file named like an image that contains numbers or other data, such as labels, instead of a "
+        "caption"
+    ),
+    "images and maps whose partner cannot be used": "image or map whose partner cannot be used",
+    "captions of such images": "caption of such an image",
+    "images without a partner": "image without a partner",
+    "files next to images whose caption or data came from elsewhere": (
+        "file next to an image whose caption or data came from elsewhere"
+    ),
+    "text files that do not belong to an image": "text file that does not belong to an image",
+    "lists and JSON files that were not used": "list or JSON file that was not used",
+    "archives that this app cannot unpack: unpack them yourself": (
+        "archive that this app cannot unpack: unpack it yourself"
+    ),
+    "archives, which are not unpacked when there are images next to them": (
+        "archive, which is not unpacked when there are images next to it"
+    ),
+}
+"""What was left out, and the same words for one file. Images with a reason and unread kinds: see ``_words``."""
+
+
+def _words(one: LeftOut) -> str:
+    """What the files are, in the singular for one."""
+    if one.count != 1:
+        return one.what
+    if one.what in ONE:
+        return ONE[one.what]
+    if one.what.startswith("archives and tables, since"):
+        return one.what.replace("archives and tables", "archive or table").replace("one of these", "it")
+    kind, unread, rest = one.what.partition(" files, which this app cannot read")
+    if unread:
+        return f"{kind} file, which this app cannot read{rest.replace('images', 'the image', 1)}"
+    return f"image {one.what.removeprefix('images ')}" if one.what.startswith("images ") else one.what
+
+
 def _line(one: LeftOut) -> str:
-    return f"{one.count:,} {one.what}: {_some(one.examples, one.count)}"
+    return f"{one.count:,} {_words(one)}: {_some(one.examples, one.count)}"
 
 
 def _unread(kind: str) -> str:

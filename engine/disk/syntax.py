@@ -14,55 +14,64 @@ _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 # The start of what the reader says, and what it means.
 _JSON = (
-    ("Expecting property name", "a name in double quotes should stand here"),
+    ("Expecting property name", "a name in double quotes is expected here"),
     ("Illegal trailing comma", "there is a comma after the last entry"),
     ("Expecting ':'", "a colon is missing after a name"),
     ("Expecting ','", "a comma is missing between two entries, or a quotation mark in a text has no \\ before it"),
-    ("Expecting value", "a value should stand here; texts need double quotes"),
-    ("Extra data", "the first value has ended, and more follows"),
-    ("Invalid control character", "a text goes on in the next line or holds a tab; write \\n or \\t in it"),
+    ("Expecting value", "a value is expected here; text needs double quotes"),
+    ("Extra data", "there is more after the end of the first value"),
+    ("Invalid control character", "a text contains a line break or a tab; write \\n or \\t in it"),
     ("Invalid \\", "a \\ has to be written twice"),
     ("Unterminated string", "the quotation mark at the end of a text is missing"),
 )
 _TOML = (
-    ("Cannot declare", "this section is there twice"),
-    ("Cannot overwrite", "this name has a value already"),
-    ("Cannot mutate", "this name has a value already"),
-    ("Duplicate", "this name is there twice"),
+    ("Cannot declare", "this section appears twice"),
+    ("Cannot overwrite", "this name already has a value"),
+    ("Cannot mutate", "this name already has a value"),
+    ("Duplicate", "this name appears twice"),
     ("Expected '='", "an = is missing after a name"),
     ("Expected ']", "a ] is missing"),
     ("Unclosed array", "a comma or a ] is missing in a list"),
     ("Unclosed inline table", "a comma or a } is missing"),
-    ("Unescaped '\\", "a \\ in double quotes means something else; use single quotes, or / in paths"),
-    ("Invalid hex", "a \\ in double quotes means something else; use single quotes, or / in paths"),
+    ("Unescaped '\\", "a \\ has a special meaning in double quotes; use single quotes, or / in paths"),
+    ("Invalid hex", "a \\ has a special meaning in double quotes; use single quotes, or / in paths"),
     ("Unterminated string", "the quotation mark at the end of a text is missing"),
-    ("Illegal character", "a text is not closed in its line, or holds a character that is not allowed"),
-    ("Found invalid character", "a text is not closed in its line, or holds a character that is not allowed"),
-    ("Expected newline", "one value has ended, and more follows in the same line"),
-    ("Invalid initial character", "a name should stand here"),
+    (
+        "Illegal character",
+        "a text is not closed in its line, or contains a character that is not allowed",
+    ),
+    (
+        "Found invalid character",
+        "a text is not closed in its line, or contains a character that is not allowed",
+    ),
+    ("Expected newline", "there is more in the line after the end of the value"),
+    ("Invalid initial character", "a name is expected here"),
     ("Invalid statement", "this is neither a name = value nor a [section]"),
-    ("Invalid value", "a value should stand here: a text in quotes, a number with a point, true, false or a list"),
-    ("Invalid date", "this is no date"),
+    (
+        "Invalid value",
+        "a value is expected here: text in quotes, a number (such as 0.5), true, false or a list",
+    ),
+    ("Invalid date", "this is not a valid date"),
     ("Expected", "a quotation mark or bracket is missing"),
 )
 _YAML = (
-    ("found character '\\t'", "it is indented by a tab; YAML wants spaces"),
+    ("found character '\\t'", "it is indented with a tab; YAML requires spaces"),
     ("found character '%'", "a text that begins with % needs quotes"),
     ("found character '@'", "a text that begins with @ needs quotes"),
     ("found character '`'", "a text that begins with ` needs quotes"),
     (
         "mapping values are not allowed",
-        "there is a colon too many, or the line is indented otherwise than its neighbours",
+        "there is one colon too many, or the line is indented differently from its neighbours",
     ),
     ("could not find expected ':'", "a colon is missing after a name"),
-    ("found unknown escape", "a \\ in double quotes means something else; use single quotes, or / in paths"),
-    ("expected escape sequence", "a \\ in double quotes means something else; use single quotes, or / in paths"),
-    ("found unexpected end of stream", "a text has no quotation mark at its end"),
-    ("found undefined alias", "a * stands before a text; put the text in quotes"),
-    ("could not determine a constructor", "it asks for an object of a program, which is not made"),
-    ("expected <block end>", "the line is indented otherwise than its neighbours"),
+    ("found unknown escape", "a \\ has a special meaning in double quotes; use single quotes, or / in paths"),
+    ("expected escape sequence", "a \\ has a special meaning in double quotes; use single quotes, or / in paths"),
+    ("found unexpected end of stream", "the quotation mark at the end of a text is missing"),
+    ("found undefined alias", "a text begins with *; put it in quotes"),
+    ("could not determine a constructor", "it asks for a program's object to be created, which is not allowed"),
+    ("expected <block end>", "the line is indented differently from its neighbours"),
     ("expected ',' or", "a comma or a closing bracket is missing"),
-    ("special characters are not allowed", "it holds characters that are no text"),
+    ("special characters are not allowed", "it contains characters that are not text"),
 )
 
 
@@ -88,11 +97,13 @@ def fault(error: Exception, text: str = "", several_lines: bool = True) -> str:
         return "its entries are nested too deeply"
     if isinstance(error, csv.Error):
         return (
-            "a cell begins with a quotation mark and has none at its end" if "limit" in str(error) else "it is not CSV"
+            "a cell has a quotation mark at its beginning but not at its end"
+            if "limit" in str(error)
+            else "it is not CSV"
         )
     if isinstance(error, UnicodeDecodeError):
         line = error.object[: error.start].count(b"\n") + 1
-        return f"line {line} holds bytes that are not {error.encoding.upper()} text"
+        return f"line {line} contains bytes that are not {error.encoding.upper()} text"
     return _of_yaml(error, text, several_lines)
 
 
@@ -108,7 +119,7 @@ def parquet_fault(path: Path) -> str:
     if not size:
         return "The file is empty (zero bytes)."
     if head != _PARQUET:
-        return "It does not begin like a parquet file: it is another kind of file under this name."
+        return "It does not begin like a parquet file: it is a different kind of file, whatever its name says."
     if tail != _PARQUET:
         return "Its end is missing: it was not downloaded or copied completely."
     return "It is damaged inside."

@@ -65,8 +65,8 @@ def export_lora(
     if way.name != "single_file":
         raise UserError(
             f"A LoRA cannot be exported as “{way.title}”.",
-            "There is one kind of file for it, which ComfyUI, AUTOMATIC1111, Forge and diffusers read.",
-            "Choose “One file (.safetensors)”; on the command line leave out --format.",
+            "A LoRA has only one file format, which ComfyUI, AUTOMATIC1111, Forge and diffusers read.",
+            "Choose “One file (.safetensors)”, or on the command line leave out --format.",
         )
     stage(0, "Reading the checkpoint")
     checkpoint = inspect_checkpoint(folder)
@@ -115,7 +115,7 @@ def _source(checkpoint: Checkpoint, weights: str | None, precision: str) -> dict
     """
     if precision not in DTYPES:
         raise UserError(
-            f"There is no precision {precision}.", f"Known are: {', '.join(DTYPES)}.", "Choose one of these."
+            f"There is no precision {precision}.", f"Available: {', '.join(DTYPES)}.", "Choose one of these."
         )
     weights = weights or ("ema" if checkpoint.has_ema else "plain")
     file = AVERAGED_LORA if weights == "ema" else LORA
@@ -177,12 +177,12 @@ def _card(file: str, facts: Mapping[str, str], checkpoint: Checkpoint, family: F
     story = story_of(checkpoint.folder)
     rows: list[tuple[str, Any]] = [
         ("trained on", facts["base"]),
-        ("merged into that base before", facts.get("merged_with", "")),
+        ("merged into the base before training", facts.get("merged_with", "")),
         ("family", family.title),
         ("rank (dim), alpha", facts["ss_network_dim"]),
         ("steps", checkpoint.step),
         ("images seen", checkpoint.images_seen),
-        ("images in the set", story.training_pictures or ""),
+        ("images in the dataset", story.training_pictures or ""),
         ("resolution, px", story.resolution or ""),
         ("precision", facts["precision"]),
     ]
@@ -202,7 +202,7 @@ def _card(file: str, facts: Mapping[str, str], checkpoint: Checkpoint, family: F
             *(f"| {words} | {value} |" for words, value in rows if value != ""),
             "",
             f"**ComfyUI, AUTOMATIC1111, Forge**: put `{file}` into `models/loras` (ComfyUI) or `models/Lora`. Weight 1 "
-            "is as trained.",
+            "is the strength it was trained at.",
             "",
             "**diffusers**:",
             "",

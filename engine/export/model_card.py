@@ -146,7 +146,7 @@ ROWS = (
     ("condition_type", "condition"),
     ("condition_parameters", "its settings"),
     ("base", "trained on"),
-    ("merged_with", "merged into that base before"),
+    ("merged_with", "merged into the base before training"),
     ("base_storage", "base stored while training"),
     ("family", "family"),
     ("steps", "steps"),

@@ -56,19 +56,20 @@ def why_unfit(path: Path, family: FamilyFacts) -> str:
     try:
         shapes = tensor_shapes(path)
     except (OSError, UserError):
-        return f"{path.name} cannot be read: it is no whole safetensors file. Download it again."
+        return f"{path.name} cannot be read: it is not a complete safetensors file. Download it again."
     names = list(shapes)
     for mark, what in WHOLE_MODELS:
         if any(mark in name for name in names) and not is_lora(names):
-            return f"{path.name} is {what}, not a LoRA or embedding file. Take it off the list."
+            return f"{path.name} is {what}, not a LoRA or embedding file. Remove it from the list."
     if method := other_method(names):
         return (
-            f"{path.name} is a {method} file; only plain LoRA files and embeddings can be merged. Take it off the list."
+            f"{path.name} is a {method} file; only plain LoRA files and embeddings can be merged. Remove it from the "
+            "list."
         )
     found = made_for(shapes) if is_lora(names) else None
     if found is not None and found.text_width != family.text_width:
         return (
-            f"{path.name} was made for {found.title}, and the base is {family.title}. Choose a file or a base of the "
+            f"{path.name} was made for {found.title}, and the base is {family.title}. Choose a file and a base of the "
             "same kind."
         )
     return ""

@@ -48,7 +48,7 @@ def vectors_of(file: AdapterFile, widths: Sequence[int], family: str) -> list[to
             f"{file.path.name} does not fit this base.",
             f"Its vectors are {has} numbers wide; the text encoders of this {family} base read "
             f"{' and '.join(map(str, widths))}.",
-            "Use an embedding that was made for the base's own kind.",
+            "Use an embedding that was made for this kind of base.",
         )
     return found
 
@@ -69,7 +69,7 @@ def word_of(path: Path) -> str:
     if not word or any(letter.isspace() for letter in word):
         raise UserError(
             f"{path.name} cannot be used.",
-            "An embedding's word is its file's name, and this name has a space.",
+            "The word that calls up an embedding is its file name, and this one contains a space.",
             "Rename the file to one word that you can type in prompts.",
         )
     return word
@@ -94,8 +94,8 @@ def add_word(tokenizer: Any, encoder: Any, word: str, vectors: torch.Tensor) -> 
     ):
         raise UserError(
             f"The embedding {word} cannot be used.",
-            f"The base's tokenizer knows {taken} as a word already, so the embedding would change what it means.",
-            f"Rename the file to a word that is no word of a language, such as {word}-v1.",
+            f"The base's tokenizer already knows {taken} as a word, so the embedding would change its meaning.",
+            f"Rename the file to something that is not an ordinary word, such as {word}-v1.",
         )
     tokenizer.add_tokens([AddedToken(one, single_word=True, normalized=True) for one in words])
     numbers = tokenizer.convert_tokens_to_ids(words)

@@ -177,7 +177,7 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
         raise UserError(
             f"{file.path.name} does not fit this base.",
             f"A {family.title} base has no layer for some of its tensors, such as {unknown[0]}.",
-            "Use a LoRA that was made for the base's own kind.",
+            "Use a LoRA that was made for this kind of base.",
         )
     return changes
 
@@ -291,5 +291,5 @@ def _other_family(file: AdapterFile, family: str, made_for: str) -> UserError:
         else (f"Its layers are not those of a {family} base.")
     )
     return UserError(
-        f"{file.path.name} does not fit this base.", why, "Use a file that was made for the base's own kind."
+        f"{file.path.name} does not fit this base.", why, "Use a file that was made for this kind of base."
     )

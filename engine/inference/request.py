@@ -47,7 +47,7 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
     """
     problems = [one.problem(getattr(request, name)) for name, one in declared().items()]
     if request.start >= request.end:
-        problems.append("Start percent must be below end percent.")
+        problems.append("Control start must be below control end.")
     if request.mask is not None and request.image is None:
         problems.append("A mask needs an image.")
     try:

@@ -72,8 +72,8 @@ class SamplingOptions:
     guidance_rescale: float = setting(
         0.0,
         "Guidance rescale",
-        "Takes back the contrast and colour that guidance adds: 0.7 for bases with zero terminal SNR, whose images "
-        "else come out too strong (Lin et al. 2023); 0, which is off, for all others.",
+        "Reduces the excess contrast and colour that guidance adds. 0.7 for bases with zero terminal SNR, whose images "
+        "are otherwise too strong (Lin et al. 2023); 0 (off) for all others.",
         ge=0,
         le=1,
         slider=(0, 1, 0.05),
@@ -100,8 +100,8 @@ class SamplingOptions:
     )
     start: float = setting(
         0.0,
-        "Start percent",
-        "As a fraction of the steps; 0: from the first step.",
+        "Control start",
+        "Control begins after this fraction of the steps. 0: at the first step.",
         ge=0,
         le=1,
         slider=(0, 0.95, 0.05),
@@ -110,8 +110,8 @@ class SamplingOptions:
     )
     end: float = setting(
         1.0,
-        "End percent",
-        "Below 1, the last steps follow the prompt alone.",
+        "Control end",
+        "Control ends after this fraction of the steps. Below 1, the last steps follow the prompt alone.",
         ge=0,
         le=1,
         slider=(0.05, 1, 0.05),
@@ -131,7 +131,8 @@ class SamplingOptions:
     guess: bool = setting(
         False,
         "Guess mode",
-        "The image is guessed from the control image alone: leave the prompt empty, guidance (CFG) scale 3 to 5.",
+        "Guesses the content from the control image alone. Leave the prompt empty and set the guidance (CFG) scale to "
+        "3 to 5.",
         panel="control",
     )
 
@@ -143,7 +144,7 @@ class DrawSettings(SamplingOptions, PromptSettings):
     clip_skip: int = setting(
         1,
         "Clip skip",
-        "Set it as in training: 1 uses the text encoder's last layer, 2 the second to last.",
+        "Use the value of the training. 1: the text encoder's last layer, 2: the second to last.",
         ge=1,
         le=12,
         slider=(1, 12, 1),
@@ -201,9 +202,9 @@ class DrawSettings(SamplingOptions, PromptSettings):
     ingredients: str = setting(
         "",
         "LoRA and embedding files",
-        "Merged into the base before drawing, one per line: a path or a name in models/loras or models/embeddings, and "
-        "a weight if it is not 1, as in style.safetensors:0.8. An embedding's word is its file's name. With an LCM or "
-        "Lightning LoRA, draw in 4 to 8 steps at guidance 1.",
+        "Files that are merged into the base before drawing, one per line: a path or a file name from models/loras or "
+        "models/embeddings, followed by a weight if it is not 1, as in style.safetensors:0.8. The word that calls up "
+        "an embedding is its file name. With an LCM or Lightning LoRA, draw in 4 to 8 steps at guidance 1.",
         panel="base",
         max_lines=8,
         lines=2,

@@ -86,6 +86,6 @@ def four_bits() -> Any:
     except Exception as error:  # loading it looks for CUDA, which fails in many ways
         raise UserError(
             "The base cannot be kept in 4 bits.",
-            f"The package bitsandbytes is not there or does not load ({type(error).__name__}).",
+            f"The package bitsandbytes is missing or does not load ({type(error).__name__}).",
             "Install it (pip install bitsandbytes), or set Base model precision to int8, which needs no package.",
         ) from error

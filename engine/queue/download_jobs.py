@@ -41,7 +41,7 @@ class GetBase(QueuedJob):
             wanted = ask(workspace, base, token)
             emit(Message(f"{base}: {counted(len(wanted.files), 'file')}, {format_bytes(wanted.bytes)}."))
             where = download(workspace, wanted, token, progress_events(emit))
-        return JobReport("completed", f"{base} is there: {where}", str(where))
+        return JobReport("completed", f"{base} is downloaded: {where}", str(where))
 
 
 class GetSet(QueuedJob):
@@ -59,7 +59,7 @@ class GetSet(QueuedJob):
         one = offered.set_named(self.name)
         folder = workspace.dataset_folder(one.name)
         if offered.state_of(workspace, one).kind == "downloaded":
-            return JobReport("completed", f"{one.name} is there already.", str(folder), dataset=one.name)
+            return JobReport("completed", f"{one.name} is already downloaded.", str(folder), dataset=one.name)
         made = offered.get_set(workspace, one, token, import_progress(emit))
         words = f"{made.name}: {counted(made.pictures, 'image')}, {counted(made.captioned, 'caption')}."
         return JobReport("completed", words, made.folder, dataset=made.name)

@@ -19,9 +19,7 @@ UPDATED_TOGETHER = 2**23
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
-LORA_NOT_DRAWN = (
-    "Its file is used in Try it, or under a ControlNet run: give it as one of the LoRA and embedding files there."
-)
+LORA_NOT_DRAWN = "Export it, then add the file to “LoRA and embedding files” in Try it or in a ControlNet run."
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
 

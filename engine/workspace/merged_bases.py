@@ -62,9 +62,9 @@ def recipe(cache: Path, models: Path, base: str, ingredients: Sequence[Ingredien
             return kept
         raise UserError(
             f"The file {missing[0]} was not found.",
-            "The base is to be merged with it. It is neither a file at this path, nor a name in "
+            "It is to be merged into the base, but it is neither the path of a file nor the name of one in "
             f"{models / 'loras'} or {models / 'embeddings'}.",
-            "Put it there, give its full path, or take it off the list of LoRA and embedding files.",
+            "Put it there, enter its full path, or remove it from the list of LoRA and embedding files.",
         )
     used = tuple((path, one.weight) for path, one in found if path is not None)
     key = key_of(base, [(sha256_of(path), weight) for path, weight in used])

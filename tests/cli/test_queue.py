@@ -75,7 +75,7 @@ def test_a_night_from_a_download_to_a_file(
     assert run.completed and run.config.model.base == BASE
     assert run.condition["parameters"]["low"] == 50
     said = " ".join(result.words for result in queue.results())
-    assert f"{BASE} is there" in said and "12 images checked, " in said and " s per step, " in said
+    assert f"{BASE} is downloaded" in said and "12 images checked, " in said and " s per step, " in said
     (averaged,) = run.exports.glob("mean-*.safetensors")
     assert f"The average of the steps 2, 3: {averaged}" in said
     assert len(list(run.exports.glob("mine*.safetensors"))) == 1

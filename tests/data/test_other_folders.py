@@ -210,7 +210,7 @@ def two_lists(root: Path) -> None:
         (unread(".exr"), "2 OpenEXR files have the same names as images"),
         (unread(".svg"), "2 SVG files have the same names as images"),
         (unread(".heic"), "HEIC files have the same names as images"),
-        (archive_beside, "1 archives, which are not unpacked when there are images next to them: more.zip"),
+        (archive_beside, "1 archive, which is not unpacked when there are images next to it: more.zip"),
         (other_names, "the images were read without maps"),
         (fewer_maps, "There is no file named 4 in depth"),
         (two_lists, "val.jsonl"),

@@ -25,24 +25,24 @@ TOOLS = ("Expecting", "delimiter", "char ", "column", "JSONDecode", "Error", "st
 JSON = (
     ('{"a": 1\n"b": 2}', "in line 2 a comma is missing between two entries"),
     ('{"a" 1}', "in line 1 a colon is missing"),
-    ('{"a": 1,\n\n}', "in line 3 a name in double quotes should stand here (at })"),
+    ('{"a": 1,\n\n}', "in line 3 a name in double quotes is expected here (at })"),
     ("{a: 1}", "in line 1 a name in double quotes"),
-    ('[{"a": ca}]', "in line 1 a value should stand here; texts need double quotes (at ca}])"),
+    ('[{"a": ca}]', "in line 1 a value is expected here; text needs double quotes (at ca}])"),
     ('{"a": [1,\n 2', "in line 2 it ends too early"),
     ('{"a": "C:\\x"}', "in line 1 a \\ has to be written twice"),
     ('{"a": "b\nc"}', "in line 1 a text goes on in the next line"),
     ('{"a": "b}', "in line 1 the quotation mark at the end of a text is missing"),
-    ("{} {}", "in line 1 the first value has ended, and more follows"),
+    ("{} {}", "in line 1 there is more after the end of the first value"),
     ("", "it ends too early"),
     ("[" * 100_000, "nested too deeply"),
 )
 TOML = (
-    ('a = "C:\\Users\\x"', "in line 1 a \\ in double quotes means something else"),
-    ("a = 0,5", "in line 1 one value has ended, and more follows in the same line"),
-    ("x = 1\na = b", "in line 2 a value should stand here"),
+    ('a = "C:\\Users\\x"', "in line 1 a \\ has a special meaning in double quotes"),
+    ("a = 0,5", "in line 1 there is more in the line after the end of the value"),
+    ("x = 1\na = b", "in line 2 a value is expected here"),
     ("[a\nb = 1", "in line 1 a ] is missing"),
-    ("a = 1\na = 2", "this name has a value already (at the end)"),
-    ("[a]\n[a]", "in line 2 this section is there twice"),
+    ("a = 1\na = 2", "this name already has a value (at the end)"),
+    ("[a]\n[a]", "in line 2 this section appears twice"),
     ("a = [1, 2", "a comma or a ] is missing in a list (at the end)"),
     ("hello there", "in line 1 an = is missing"),
     ('a = "x\ny"', "in line 1 a text is not closed"),
@@ -57,7 +57,7 @@ YAML = (
     ("a: !!python/object:os.system x", "in line 1 it asks for an object of a program"),
     ("a: 'b", "a text has no quotation mark at its end"),
     ("- a\nb: 1", "in line 2 the line is indented otherwise"),
-    ("a: \x01", "it holds characters that are no text"),
+    ("a: \x01", "it contains characters that are not text"),
 )
 
 
@@ -79,10 +79,10 @@ def test_a_mistake_is_told_with_its_line(read: object, text: str, words: str) ->
 def test_csv_and_encodings_are_told_in_words() -> None:
     with pytest.raises(csv.Error) as caught:
         list(csv.reader(['"' + "a" * 200_000]))
-    assert fault(caught.value) == "a cell begins with a quotation mark and has none at its end"
+    assert fault(caught.value) == "a cell has a quotation mark at its beginning but not at its end"
     with pytest.raises(UnicodeDecodeError) as wrong:
         b"a\nb\xff".decode("utf-8")
-    assert fault(wrong.value) == "line 2 holds bytes that are not UTF-8 text"
+    assert fault(wrong.value) == "line 2 contains bytes that are not UTF-8 text"
 
 
 LINES = '{"file_name": "images/1.png", "text": "a"}\n{"file_name" "images/2.png"}\n{"text": "b"}\n7\n'
@@ -95,9 +95,9 @@ def test_where_people_meet_them(tmp_path: Path) -> None:
     for name, content, words in (
         ("metadata.jsonl", LINES, (
             "Line 2 of metadata.jsonl cannot be used.", "It cannot be read: a colon is missing after a name",
-            "Its file_name is empty or not there", "It is no object with names and values")),
+            "Its file_name is empty or missing", "It is not an object with names and values")),
         ("metadata.json", '[{"file_name": "images/1.png", "text": "a"\n, {', ("in line 2 it ends too early",)),
-        ("condition.json", '{"type": canny}', ("a type and its parameters; in line 1 a value should stand here",)),
+        ("condition.json", '{"type": canny}', ("a type and its parameters; in line 1 a value is expected here",)),
         ("condition.json", '{"type": "nonsense"}', ("nonsense",)),
     ):  # fmt: skip
         path = tmp_path / "set" / name

@@ -141,7 +141,7 @@ def test_the_control_acts_between_start_and_end_only(session: TrySession, reques
         [request_, replace(request_, end=0.5), replace(request_, start=0.5), replace(request_, without_control=True)]
     )
     assert len({one.tobytes() for one in (whole, early, late, plain)}) == 4
-    with pytest.raises(UserError, match="Start percent must be below end percent"):
+    with pytest.raises(UserError, match="Control start must be below control end"):
         prepare(replace(request_, start=0.5, end=0.5))
 
 

@@ -45,7 +45,10 @@ def test_the_net_starts_from_the_merged_base_and_resumes_without_the_file(
     assert (used["file"], used["weight"]) == ("style.safetensors", 0.5)
     made = export(straight.checkpoints()[-1].folder, "single_file", tmp_path / "out", "net")
     card = next((tmp_path / "out").rglob("README.md")).read_text(encoding="utf-8")
-    assert "| merged into that base before | style.safetensors (weight 0.5, SHA-256 " in card and made.path.is_file()
+    assert (
+        "| merged into the base before training | style.safetensors (weight 0.5, SHA-256 " in card
+        and made.path.is_file()
+    )
 
 
 def test_try_it_draws_with_ingredients(

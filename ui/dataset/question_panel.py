@@ -102,7 +102,7 @@ class QuestionPanel:
             *([f"{counted(more, 'more part keeps its role', 'more parts keep their roles')}."] if more > 0 else []),
         ]
         text = "".join(f"<li>{escape(sentence)}</li>" for sentence in why)
-        ask = note("What is what in this folder?", "warning") + f"<ul class='problems'>{text}</ul>"
+        ask = note("Check the role of each part of this folder", "warning") + f"<ul class='problems'>{text}</ul>"
         return [
             gr.Column(visible=True),
             ask,

@@ -95,17 +95,20 @@ def _pairs(context: AppContext, view: View) -> str:
     if config is None or not config.data.dataset:
         return ""
     try:
+        if config.tuning.what == "lora":
+            return pairs_html(context.workspace, config.data, lora=True)
         context.look_through_vae()
         return pairs_html(context.workspace, config.data, config.model.base)
     except UserError:
         return ""  # an image is gone or damaged; the tab says so where it is looked for
 
 
-def pairs_html(workspace: Workspace, data: DataConfig, base: str = "") -> str:
+def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", lora: bool = False) -> str:
     """Return the first, a middle and the last pair, cropped as for training, with their captions.
 
     Args:
         base: what its VAE leaves of the control images is shown, if that is known and its nets read latents.
+        lora: images are shown without their control images, also those that have none.
 
     Raises:
         UserError: the dataset or an image cannot be read.
@@ -113,35 +116,39 @@ def pairs_html(workspace: Workspace, data: DataConfig, base: str = "") -> str:
     from engine.data.crop_plan import CropPlan
 
     dataset = Dataset.open(workspace.dataset_folder(data.dataset))
-    total = dataset.count(ready=True)
+    total = dataset.count(ready=not lora)
     if not total:
         return ""
     plan = CropPlan.of(data)
     places = dict.fromkeys(place * (total - 1) // max(1, PAIRS - 1) for place in range(PAIRS))
     figures, through_vae = [], False
-    for sample in (dataset.samples(place, 1, ready=True)[0] for place in places):
+    for sample in (dataset.samples(place, 1, ready=not lora)[0] for place in places):
         decoded = decoded_of(workspace, dataset, sample, plan, base) if base else None
         through_vae |= decoded is not None
-        path, size = pair_image(workspace, dataset, sample, plan, decoded)
+        path, size = pair_image(workspace, dataset, sample, plan, decoded, with_map=not lora)
         words = sample.caption or "no caption"
         figures.append(
             f"<figure>{enlarge.cell(path, f'{words} · {size[0]} x {size[1]} px')}"
             f"<figcaption>{escape(words)}</figcaption></figure>"
         )
     told = DECODED if through_vae else "Control images and images as cropped for training, with their captions."
-    head = "<h3>What the ControlNet will see</h3>" + note(told)
+    if lora:
+        told = "Images as cropped for training, with their captions."
+    head = f"<h3>What the {'LoRA' if lora else 'ControlNet'} will see</h3>" + note(told)
     shown = f"<div class='strips pairs{' decoded' if through_vae else ''}'>{''.join(figures)}</div>"
     measured = words_of(workspace, data, base) if base else ""
-    return f"{head}{shown}{measured}{enlarge.dialog('A pair of the dataset')}"
+    dialog = enlarge.dialog("An image of the dataset" if lora else "A pair of the dataset")
+    return f"{head}{shown}{measured}{dialog}"
 
 
 def pair_image(
-    workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, decoded: Any = None
+    workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, decoded: Any = None, with_map: bool = True
 ) -> tuple[Any, tuple[int, int]]:
     """Return the file of a pair's control image beside its image, made once, and the size that training uses, px.
 
     Args:
         decoded: the file of what the VAE leaves of the control image, to be shown between them.
+        with_map: False shows the image alone.
     """
     import hashlib
     import io
@@ -156,7 +163,7 @@ def pair_image(
 
     crop = plan.crop(sample)
     parts = [apply_crop(load_rgb(sample.image, old_ground=sample.old_ground), crop)]
-    if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
+    if with_map and dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
         nearest = registry.get(dataset.condition.type).categorical
         parts.insert(0, apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest))
         if decoded is not None:

@@ -88,7 +88,9 @@ def label(checkpoint: Checkpoint) -> str:
 
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
     """Return the disk usage of a run, and a warning for each checkpoint that cannot be used."""
-    text = f"This run uses {format_bytes(folder_bytes(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
+    text = (
+        f"This run uses {format_bytes(folder_bytes(folder))}; {format_bytes(free_bytes(folder))} of disk space is free."
+    )
     lines = [note(f"{counted(len(found), 'checkpoint')}. {text}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 

@@ -70,7 +70,7 @@ class RunForm:
         self._wire(live)
 
     def _dataset(self) -> Any:
-        hint = "Images with their condition maps."
+        hint = "Images with captions; a ControlNet also needs condition maps."
         return gr.Dropdown([], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset")
 
     def _base(self, value: str) -> Any:

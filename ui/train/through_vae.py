@@ -21,7 +21,8 @@ from ui.page.messages import note, progress_bar
 from ui.page.view import View
 
 DECODED = (
-    "Control image, what the base's VAE leaves of it (this is what the net reads), and image; as cropped for training."
+    "As cropped for training: the control image, what the base's VAE leaves of it (this is what the net reads), and "
+    "the image."
 )
 
 

@@ -31,5 +31,5 @@ def named(name: str) -> Finding:
         UserError: there is none.
     """
     if name not in BY_NAME:
-        raise UserError(f"There is no finding named {name}.", f"Known are: {', '.join(BY_NAME)}.", "Choose one.")
+        raise UserError(f"There is no finding named {name}.", f"Available: {', '.join(BY_NAME)}.", "Choose one.")
     return BY_NAME[name]

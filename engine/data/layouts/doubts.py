@@ -41,7 +41,7 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
         archive = reading.inventory.archives[0].relative_to(reading.root).as_posix()
         reading.doubts.append(
             f"All images, such as {called[0].relative_to(reading.root).as_posix()}, have names of condition maps, and "
-            f"{archive} was not unpacked: if it holds the images, unpack it beside them."
+            f"{archive} was not unpacked: if it contains the images, unpack it next to them."
         )
         return
     looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := looks_drawn(path)) is not None]

@@ -225,12 +225,12 @@ def _what_is_wrong(row: Any, image: str, error: Exception) -> str:
     if isinstance(row, ValueError):
         return f"It cannot be read: {row}"
     if not isinstance(row, dict):
-        return "It is no object with names and values"
+        return "It is not an object with names and values"
     if isinstance(error, KeyError):
-        return f"Its {image} is empty or not there"
+        return f"Its {image} is empty or missing"
     if isinstance(error, OSError):
         return f"The system says: {error.strerror or error}"
-    return f"Its {image} is no name of a file in the folder: {str(row.get(image))[:60]}"
+    return f"Its {image} does not name a file in the folder: {str(row.get(image))[:60]}"
 
 
 def _broken(listing: Path) -> str:

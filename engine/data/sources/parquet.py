@@ -197,7 +197,7 @@ def _rows(
             for number, row in enumerate(rows_of(path, table, names, _ROWS)):
                 yield name_for(f"{path.name}#{number}"), row
         except UserError as error:
-            fetched.notes.append(f"{error.what} {error.why} The rows before were read.")
+            fetched.notes.append(f"{error.what} {error.why} The rows before that were read.")
 
 
 PARQUET = ImageSource("parquet", "images in parquet files", fits, fetch)

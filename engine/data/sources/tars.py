@@ -86,7 +86,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
 
 
 def _incomplete(archive: Path, why: str) -> str:
-    return f"{archive.name} could not be read completely. {why}. What came before was kept."
+    return f"{archive.name} could not be read completely. {why}. What came before that was kept."
 
 
 def _is_cut(archive: Path) -> bool:
@@ -104,7 +104,7 @@ def _fault(archive: Path, error: Exception) -> str:
         return "Its end is missing: it was not downloaded or copied completely"
     with archive.open("rb") as file:
         named = file.read(262)[257:] == b"ustar"
-    return "It is damaged inside" if named or archive.suffix.lower() != ".tar" else "It is no tar archive, or damaged"
+    return "It is damaged inside" if named or archive.suffix.lower() != ".tar" else "It is damaged or no tar archive"
 
 
 class _Refused(tarfile.ReadError):

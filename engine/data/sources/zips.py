@@ -28,7 +28,7 @@ MOST_MEMBERS = 20_000_000
 RATIO, FREE_BYTES = 200, 256_000_000
 """The largest ratio of unpacked to packed size, of archives that unpack to more than so many bytes."""
 TEXT_BYTES = 1_000_000
-NO_MAXIMUM = "“At most” does not apply to zip archives: which files are maps and captions is not known before."
+NO_MAXIMUM = "“Maximum number” does not apply to zip archives: which files are maps and captions is not known before."
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UTF8 = 0x800  # the flag of names in UTF-8
 
@@ -183,7 +183,7 @@ def _broken(path: Path, error: Exception) -> UserError:
             f"{path.name} cannot be read.", "It is protected by a password.", "Unpack it and choose the folder."
         )
     if isinstance(error, NotImplementedError):
-        return UserError(f"{path.name} cannot be read.", "Its compression is not known here.", "Unpack it yourself.")
+        return UserError(f"{path.name} cannot be read.", "Its compression is not supported.", "Unpack it yourself.")
     return UserError(
         f"{path.name} cannot be read.",
         f"{_fault(path)} What was unpacked is kept.",
@@ -198,7 +198,7 @@ def _fault(path: Path) -> str:
     if not start:
         return "The file is empty (zero bytes)."
     if start[:2] != b"PK":
-        return "It does not begin like a zip archive: it is another kind of file under this name."
+        return "It does not begin like a zip archive: it is a different kind of file, whatever its name says."
     return "Its end is missing or damaged: it was not downloaded or copied completely."
 
 

@@ -436,9 +436,9 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     result = import_source(workspace, str(clone))
     assert (result.pictures, result.captioned) == (3, 3)
     assert result.account[1:] == [
-        "Beside what was unpacked or downloaded, 2 files left out:",
-        "1 images, which are treated as previews: preview.png.",
-        "1 other files: README.md.",
+        "Besides what was unpacked or downloaded, 2 files were left out:",
+        "1 image, which is treated as a preview: preview.png.",
+        "1 other file: README.md.",
     ]
     assert Dataset.open(result.folder).account is not None
 
@@ -477,10 +477,10 @@ def test_lists_beside_archives_are_used_and_other_files_told(
     result = import_source(workspace, str(place))
     assert [sample.caption for sample in Dataset.open(result.folder).samples()] == ["a cup", "two cups", "three"]
     assert result.account[1:] == [
-        "Beside what was unpacked or downloaded, 2 files left out:",
-        "1 archives and tables, since the images were taken from .tar files: to use one of these, import the file by "
-        "itself: data/00000.parquet.",
-        "1 HEIC files, which this app cannot read (save images as JPEG or PNG): phone.heic.",
+        "Besides what was unpacked or downloaded, 2 files were left out:",
+        "1 archive or table, since the images were taken from .tar files: to use it, import the file by itself: "
+        "data/00000.parquet.",
+        "1 HEIC file, which this app cannot read (save the image as JPEG or PNG): phone.heic.",
     ]
 
 
@@ -552,7 +552,7 @@ def test_of_a_damaged_archive_or_table_the_rest_is_read_and_told(
     assert made.pictures == 2 and "00000.tar could not be read completely. Its end is missing." in str(made.notes)
 
     for name, content, words in (
-        ("a.zip", b"", "empty"), ("b.zip", b"<html>", "another kind"), ("c.zip", bytes(packed_bytes[:99]), "end"),
+        ("a.zip", b"", "empty"), ("b.zip", b"<html>", "different kind"), ("c.zip", bytes(packed_bytes[:99]), "end"),
         ("a.tar", b"", "empty"), ("b.tar", b"x" * 2048, "no tar archive"), ("c.tar.gz", b"\x1f\x8b\x08\0", "damaged"),
     ):  # fmt: skip
         (tmp_path / name).write_bytes(content)
@@ -582,7 +582,7 @@ def test_a_set_in_the_hub_cache_is_read_once_and_images_beside_an_archive_are_as
         (tmp_path / "beside" / "canny" / f"{n}.png").write_bytes(png(photos["coffee"], (64, 64)))
     (tmp_path / "beside" / "images.zip").write_bytes(b"PK\3\4")
     made = import_source(workspace, str(tmp_path / "beside"))
-    assert "images.zip was not unpacked: if it holds the images, unpack it beside them" in made.doubts[0]
+    assert "images.zip was not unpacked: if it contains the images, unpack it next to them" in made.doubts[0]
 
 
 def test_a_tree_in_a_tar_keeps_its_lists(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:

@@ -29,6 +29,12 @@ def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Worksp
     made = {path.stat().st_mtime_ns for path in files}
     assert pairs_html(workspace, DataConfig(dataset=name, resolution=64)) == text
     assert {path.stat().st_mtime_ns for path in files} == made
+    assert "What the ControlNet will see" in text and "Control images" in text
+
+    lora = pairs_html(workspace, DataConfig(dataset=name, resolution=64), lora=True)
+    assert lora.count("<figure>") == 3 and "What the LoRA will see" in lora and "ontrol" not in lora
+    files = {Path(path) for path in re.findall(r"src='gradio_api/file=([^']+)'", lora)}
+    assert all(Image.open(path).size == (64, 64) for path in files), "the image alone"
 
 
 def test_control_images_are_shown_after_the_vae_of_a_base_whose_nets_read_latents(

@@ -33,7 +33,7 @@ def test_ticked_checkpoints_get_a_star_and_the_stamp_changes(run: Path) -> None:
 def test_unusable_checkpoints_are_named(run: Path) -> None:
     (run / "checkpoints" / "step-000010" / "controlnet" / "config.json").unlink()
     words = describe(run, list_checkpoints(run), broken_checkpoints(run))
-    assert "1 checkpoint." in words and "the disk has" in words
+    assert "1 checkpoint." in words and "Free disk space: " in words
     assert "step-000010 cannot be used: controlnet/config.json is missing" in words
 
 
