@@ -19,7 +19,7 @@ _JSON = (
     ("Expecting ':'", "a colon is missing after a name"),
     ("Expecting ','", "a comma is missing between two entries, or a quotation mark in a text has no \\ before it"),
     ("Expecting value", "a value is expected here; text needs double quotes"),
-    ("Extra data", "there is more after the end of the first value"),
+    ("Extra data", "there is more text after the end of the first value"),
     ("Invalid control character", "a text contains a line break or a tab; write \\n or \\t in it"),
     ("Invalid \\", "a \\ has to be written twice"),
     ("Unterminated string", "the quotation mark at the end of a text is missing"),
@@ -44,7 +44,7 @@ _TOML = (
         "Found invalid character",
         "a text is not closed in its line, or contains a character that is not allowed",
     ),
-    ("Expected newline", "there is more in the line after the end of the value"),
+    ("Expected newline", "there is more text after the end of the value"),
     ("Invalid initial character", "a name is expected here"),
     ("Invalid statement", "this is neither a name = value nor a [section]"),
     (

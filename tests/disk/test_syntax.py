@@ -30,15 +30,15 @@ JSON = (
     ('[{"a": ca}]', "in line 1 a value is expected here; text needs double quotes (at ca}])"),
     ('{"a": [1,\n 2', "in line 2 it ends too early"),
     ('{"a": "C:\\x"}', "in line 1 a \\ has to be written twice"),
-    ('{"a": "b\nc"}', "in line 1 a text goes on in the next line"),
+    ('{"a": "b\nc"}', "in line 1 a text contains a line break"),
     ('{"a": "b}', "in line 1 the quotation mark at the end of a text is missing"),
-    ("{} {}", "in line 1 there is more after the end of the first value"),
+    ("{} {}", "in line 1 there is more text after the end of the first value"),
     ("", "it ends too early"),
     ("[" * 100_000, "nested too deeply"),
 )
 TOML = (
     ('a = "C:\\Users\\x"', "in line 1 a \\ has a special meaning in double quotes"),
-    ("a = 0,5", "in line 1 there is more in the line after the end of the value"),
+    ("a = 0,5", "in line 1 there is more text after the end of the value"),
     ("x = 1\na = b", "in line 2 a value is expected here"),
     ("[a\nb = 1", "in line 1 a ] is missing"),
     ("a = 1\na = 2", "this name already has a value (at the end)"),
@@ -49,14 +49,14 @@ TOML = (
     ("= 3", "in line 1 this is neither a name = value nor a [section]"),
 )
 YAML = (
-    ("a: b: c", "in line 1 there is a colon too many"),
-    ("a:\n\tb: 1", "in line 2 it is indented by a tab"),
-    ('a: "C:\\models"', "in line 1 a \\ in double quotes"),
-    ("a: 1\n  b: 2", "in line 2 there is a colon too many, or the line is indented otherwise"),
-    ("a: *x", "in line 1 a * stands before a text"),
-    ("a: !!python/object:os.system x", "in line 1 it asks for an object of a program"),
-    ("a: 'b", "a text has no quotation mark at its end"),
-    ("- a\nb: 1", "in line 2 the line is indented otherwise"),
+    ("a: b: c", "in line 1 there is one colon too many"),
+    ("a:\n\tb: 1", "in line 2 it is indented with a tab"),
+    ('a: "C:\\models"', "in line 1 a \\ has a special meaning"),
+    ("a: 1\n  b: 2", "in line 2 there is one colon too many, or the line is indented differently"),
+    ("a: *x", "in line 1 a text begins with *"),
+    ("a: !!python/object:os.system x", "in line 1 it asks for a program's object"),
+    ("a: 'b", "the quotation mark at the end of a text is missing"),
+    ("- a\nb: 1", "in line 2 the line is indented differently"),
     ("a: \x01", "it contains characters that are not text"),
 )
 
@@ -117,7 +117,7 @@ def test_where_people_meet_them(tmp_path: Path) -> None:
     (tmp_path / "set" / "pairs.json").write_text(f"[ // mine\n{lines},\n]", encoding="utf-8")
     report = scan_folder(tmp_path / "set")  # one object a line, and yet an array
     assert report.samples[0].caption == "a" and not any(one.path.name == "pairs.json" for one in report.problems)
-    with pytest.raises(UserError, match="in line 1 one value has ended") as caught:
+    with pytest.raises(UserError, match="in line 1 there is more text after the end of the value") as caught:
         preset = tmp_path / "mine.toml"
         preset.write_text("learning_rate = 0,00001", encoding="utf-8")
         read_toml(preset)
@@ -132,5 +132,5 @@ def test_where_people_meet_them(tmp_path: Path) -> None:
         assert words in caught.value.why, caught.value
     config = tmp_path / "dataset.yaml"
     config.write_text("folder_path: a: b", encoding="utf-8")
-    with pytest.raises(UserError, match="Its YAML is broken: in line 1 there is a colon too many"):
+    with pytest.raises(UserError, match="Its YAML is broken: in line 1 there is one colon too many"):
         import_source(Workspace(tmp_path / "w"), str(config), "x")

@@ -88,9 +88,7 @@ def label(checkpoint: Checkpoint) -> str:
 
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
     """Return the disk usage of a run, and a warning for each checkpoint that cannot be used."""
-    text = (
-        f"This run uses {format_bytes(folder_bytes(folder))}; {format_bytes(free_bytes(folder))} of disk space is free."
-    )
+    text = f"This run uses {format_bytes(folder_bytes(folder))}. Free disk space: {format_bytes(free_bytes(folder))}."
     lines = [note(f"{counted(len(found), 'checkpoint')}. {text}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 
