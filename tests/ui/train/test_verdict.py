@@ -60,7 +60,7 @@ def test_the_verdict_suggests_the_dataset_check_and_then_names_its_findings(work
 
     before = verdict_of(history, workspace.datasets)
     assert before is not None and before.kind == "ignored"
-    assert "16 training pairs are few" in before.causes[0].text, "they are; the recorded run had more"
+    assert "16 training pairs are not many" in before.causes[0].text, "they are; the recorded run had more"
     assert "blank, inverted, or belong to other images: check the dataset" in before.causes[1].text
     assert "dataset-check-button" in verdict_html(before)
     check_set(dataset, config["data"]["resolution"])
