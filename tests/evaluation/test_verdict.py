@@ -171,7 +171,7 @@ def test_a_net_that_never_follows_its_map_becomes_a_fault(circles: Curve) -> Non
     ("facts", "words"),
     [
         (replace(LONG, learning_rate=1e-7), "very low"),
-        (replace(LONG, training_pairs=60), "60 training pairs are few"),
+        (replace(LONG, training_pairs=60), "60 training pairs are not many"),
         (LONG, "inverted"),
     ],
 )
