@@ -60,7 +60,9 @@ class DemoWay:
             context.guide.choose("own", unfolded=False)  # one line about what comes next
             return gr.Tabs(selected="try")
 
-        def base_chosen(count: float, base: str) -> int:
+        def base_chosen(count: float, base: str) -> Any:
+            if base == self._typed[2]:
+                return gr.skip()  # the list was only filled: the typed number of steps stays
             steps = demo_steps(context, base)
             typed(count, steps, base)
             return steps
