@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from engine.bases.merged_tensors import text_tensors, write_denoiser
 from engine.disk.durable import atomic_write_text
+from engine.disk.in_use import clear, rename
 from engine.disk.space import require_space
 from engine.errors import UserError
 from engine.families.base import Family
@@ -63,16 +64,16 @@ def merge(recipe: Recipe, token: CancelToken | None, progress: OnProgress) -> No
     family = detect(recipe.base)
     source = _folder_or_file(recipe.base)
     partial = recipe.folder.with_name(f".{recipe.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    clear(partial)
     partial.mkdir(parents=True)
     try:
         size = sum(file.stat().st_size for file in denoiser_files(str(source)))
         require_space(partial, 2 * size if source.is_file() else size, "The merged base")
         _Merging(family, source, partial, recipe, token, progress).write()
         atomic_write_text(partial / RECIPE, json.dumps(recipe.described(), indent=1))
-        partial.rename(recipe.folder)
+        rename(partial, recipe.folder)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        clear(partial)
         raise
 
 

@@ -322,7 +322,7 @@ def test_a_config_of_a_whole_training_leads_to_its_dataset(tmp_path: Path) -> No
     report = scan_folder(tmp_path / "train.toml")
     assert len(report.samples) == 2 and "train.toml names dataset.toml" in said(report)
     config.unlink()
-    assert "dataset.toml is not here" in wrong(tmp_path / "train.toml")
+    assert "dataset.toml was not found" in wrong(tmp_path / "train.toml")
 
 
 def test_it_imports_as_a_dataset(workspace: Workspace, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_paths_of_another_machine_are_looked_for_beside_the_config(tmp_path: Pat
     write(tmp_path / "dataset.toml", KOHYA.format(dogs=r"D:\train\data\dogs", maps="/home/me/maps", reg="/gone/reg"))
     report = scan_folder(tmp_path / "dataset.toml")
     assert len(report.samples) == 2 and report.paired and adds_up(report)
-    assert r"D:\train\data\dogs is not here" in said(report)
+    assert r"D:\train\data\dogs was not found; " in said(report)
 
 
 def test_links_lead_to_the_folders(tmp_path: Path) -> None:

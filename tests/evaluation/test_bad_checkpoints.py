@@ -138,5 +138,5 @@ def test_out_of_memory_reduces_the_batch_then_raises_an_error(
     assert ["tiles" in drawing.notes[0], "computer's memory" in drawing.notes[1]] == [True, True]
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(plain, spared, strict=True))
     needed[0] = OFFLOADED + 1
-    with pytest.raises(UserError, match="memory is not enough"):
+    with pytest.raises(UserError, match="not enough memory"):
         drawn()

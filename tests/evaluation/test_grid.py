@@ -204,7 +204,7 @@ def test_an_unusable_checkpoint_does_not_affect_the_others(workspace: Workspace,
         ({"pictures": ()}, "no control image"),
         ({"pictures": (5,)}, "no held-out image 6"),
         ({"strengths": (11.0,)}, "must be between 0 and 10"),
-        ({"seeds": tuple(range(200))}, "at most 600"),
+        ({"seeds": tuple(range(200))}, "the limit is 600"),
         ({"live": True}, "not in progress"),
     ],
 )

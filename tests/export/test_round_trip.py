@@ -84,7 +84,7 @@ def test_a_training_starts_from_a_file(
     train(ready_workspace, run, at_step={1: "pause"})
     assert run.last_step == 1
     made.path.unlink()  # a resume needs it no more
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="was not found"):
         new_run(**overrides)
     train(ready_workspace, run)
     assert run.completed

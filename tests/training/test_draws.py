@@ -48,7 +48,7 @@ def test_what_is_left_out_depends_on_the_position_alone() -> None:
         return {"left out": rows, **text}
 
     leave_out = InputDropout(3, 0.3, 0.6, keep)
-    control, t5 = leave_out.drawn(10, 400)
+    control, t5, _ = leave_out.drawn(10, 400)
     assert torch.equal(control[7:9], leave_out.drawn(17, 2)[0]) and torch.equal(t5[7:9], leave_out.drawn(17, 2)[1])
     assert float(control.float().mean()) == pytest.approx(0.3, abs=0.07)
     assert float(t5.float().mean()) == pytest.approx(0.6, abs=0.07)

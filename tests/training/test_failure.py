@@ -192,7 +192,7 @@ def test_a_map_that_was_deleted_under_way_is_named(
             path.unlink()
 
     _, error = spoiled_run(workspace, make_config, monkeypatch, delete)
-    assert ".png" in error.what and "is gone" in error.what and "Conditions tab" in error.try_this
+    assert ".png" in error.what and "is missing" in error.what and "Conditions tab" in error.try_this
 
 
 def test_a_map_that_was_broken_under_way_is_named(

@@ -15,7 +15,6 @@ from PIL import Image
 from engine.data import caption_edits
 from engine.data.dataset import Dataset
 from engine.evaluation.loaded import load_models
-from engine.families.text import TextOptions
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.inference.settings import run_defaults
@@ -144,7 +143,8 @@ def test_previews_are_drawn_with_long_captions_and_other_prompts(
 
     # What draws afterwards reads prompts in the same way: the evaluation always, Try it as its form says.
     checkpoint, base = run.checkpoints()[-1], run.config.model.base
-    assert load_models(ready_workspace, run, checkpoint).text == TextOptions(clip_skip=2, whole=True)
+    read = load_models(ready_workspace, run, checkpoint).text
+    assert (read.clip_skip, read.whole) == (2, True)
     asked = {**run_defaults(run.config), "steps": 1, "base": base, "controlnet": checkpoint.folder, "control": edges}
     assert asked["clip_skip"] == 2
     session = TrySession(ready_workspace, device="cpu")

@@ -126,7 +126,7 @@ def assert_told_that_it_has_no_controlnet(workspace: Workspace, run: Run, saved:
     for ask in asks:
         with pytest.raises(UserError, match="has no ControlNet") as refused:
             ask()
-        assert "has trained the whole base" in refused.value.why and "whole base" not in refused.value.try_this
+        assert "trained the whole base" in refused.value.why and "whole base" not in refused.value.try_this
     assert not (workspace.root / "out").exists()
 
 

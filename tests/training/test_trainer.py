@@ -266,7 +266,7 @@ def test_a_run_with_a_lost_map_says_which(
     Dataset.create(ready_workspace, "copy", scan_folder(copy))
     run = new_run(**{"data.dataset": "copy"})
     shutil.rmtree(copy / "conditions")
-    with pytest.raises(UserError, match="condition map of .* is gone"):
+    with pytest.raises(UserError, match="condition map of .* is missing"):
         train(ready_workspace, run)
 
 

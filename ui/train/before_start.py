@@ -167,7 +167,7 @@ def pair_image(
         nearest = registry.get(dataset.condition.type).categorical
         parts.insert(0, apply_crop(load_map(path, sample.old_ground), crop, nearest=nearest))
         if decoded is not None:
-            parts.insert(1, Image.open(decoded).convert("RGB"))
+            parts.insert(1, load_rgb(decoded))
     size = parts[-1].size
     for part in parts:
         part.thumbnail((SIDE, SIDE))

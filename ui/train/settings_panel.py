@@ -212,7 +212,7 @@ def shown(value: Any) -> str:
 
 
 def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -> str:
-    """Return a style sheet that hides the settings without a meaning for a run (``setting(only=...)``).
+    """Return the names of settings without a meaning for a run (``setting(only=...)``), which style.css hides.
 
     Args:
         facts: of the run's base.
@@ -220,4 +220,4 @@ def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -
     lora = config_of_draft.tuning.what == "lora"
     hidden = [] if facts.patch > 1 else ["transformers"]
     hidden.append("controlnet" if lora else "lora")
-    return f"<style>{', '.join(f'.only-{kind}' for kind in hidden)} {{ display: none !important; }}</style>"
+    return f"<span data-hides='{' '.join(hidden)}'></span>"
