@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+ONE_AT_A_TIME = threading.RLock()
+"""Held while layers of this thread are followed: two threads would give them back in the wrong order."""
 NO_OP = ".*copying from a non-meta parameter"
 """What torch warns of when weights are loaded that a net is built without."""
 
@@ -27,8 +28,14 @@ def built_without(make: Callable[[], Any], left_out: Callable[[str, Any], bool])
         make: builds the net, the same each time; called twice.
         left_out: whether to leave out the weight of a layer, given its name and the layer.
     """
+    with ONE_AT_A_TIME:
+        return _built_without(make, left_out)
+
+
+def _built_without(make: Callable[[], Any], left_out: Callable[[str, Any], bool]) -> Any:
     layers: list[Any] = []
-    with init_empty_weights(), _initialized(layers.append), warnings.catch_warnings():
+    # The device counts for this thread alone. accelerate's ``init_empty_weights`` would change every thread's nets.
+    with torch.device("meta"), _initialized(layers.append), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=NO_OP)
         names = {id(layer): name for name, layer in make().named_modules()}
     wanted = [id(one) in names and left_out(names[id(one)], one) for one in layers]

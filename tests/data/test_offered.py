@@ -97,7 +97,7 @@ def test_images_in_parquet_files_are_read_with_the_column_of_the_list(
         use(running, tmp_path, monkeypatch)
         report = job.do(workspace, "", Control().token, lambda event: None)
     assert report.words == f"{BUTTERFLIES.name}: 3 images, 3 captions."
-    assert "there already" in job.do(workspace, "", Control().token, lambda event: None).words
+    assert "already downloaded" in job.do(workspace, "", Control().token, lambda event: None).words
     dataset = Dataset.open(Path(report.where))
     assert dataset.condition is None
     captions = {sample.caption for sample in dataset.samples()}
