@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from engine.families.base import Family
 from engine.families.embedding_files import add_word, is_embedding, vectors_of, word_of
 from engine.families.files import denoiser_files
 from engine.families.lora_files import AdapterFile, Change, lora_changes, open_adapter
-from engine.families.parts import file_tensors, read_component_config
+from engine.families.parts import FileTensors, file_tensors, read_component_config
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.merged_bases import RECIPE, Recipe
@@ -131,19 +132,16 @@ class _Merging:
         """Write all parts."""
         index = read_component_config(self._base, "", "model_index.json")
         denoiser = self._family.facts.denoiser
-        tensors = file_tensors(self._base, denoiser, ("",))
-        loaded: Mapping[str, torch.Tensor] = (
-            tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float32).state_dict()
-        )
-        changes = self._changes({denoiser: _shapes(self._family, self._base, loaded)})
-        self._count = max(1, len(loaded) * bool(changes.get(denoiser)) + sum(map(len, changes.values())))
+        changes = self._changes(denoiser)
+        rewritten = self._source.is_file() or denoiser in changes
+        self._count = max(1, len(self._weights) * rewritten + sum(map(len, changes.values())))
         atomic_write_text(self._target / "model_index.json", json.dumps(index, indent=2))
         for name, kind in index.items():
             if not isinstance(kind, list) or None in kind:
                 continue
-            if name == denoiser and changes.get(name):
+            if name == denoiser and rewritten:
                 config = self._family.denoiser_config(self._base)
-                write_denoiser(self._target / name, config, loaded, changes[name], self._step)
+                write_denoiser(self._target / name, config, self._weights, changes.get(name, {}), self._step)
             elif name in self._encoders and (changes.get(name) or self._new_words or self._source.is_file()):
                 self._write_encoder(name, changes.get(name, {}))
             elif name in self._tokenizers and (self._new_words or self._source.is_file()):
@@ -151,9 +149,20 @@ class _Merging:
             else:
                 self._take_over(name)
 
-    def _changes(self, denoiser: dict[str, dict[str, torch.Size]]) -> Weighted:
+    @cached_property
+    def _weights(self) -> Mapping[str, torch.Tensor]:
+        """The denoiser's tensors: each read from its file when it is needed, where the kind of file allows that."""
+        tensors = file_tensors(self._base, self._family.facts.denoiser, ("",))
+        return tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float32).state_dict()
+
+    def _changes(self, denoiser: str) -> Weighted:
         """What all LoRA files change. Words of embeddings are given to tokenizers and text encoders on the way."""
-        shapes: dict[str, Mapping[str, torch.Size]] = dict(denoiser)
+        weights = self._weights
+        shapes: dict[str, Mapping[str, torch.Size]] = {
+            denoiser: weights.shapes()
+            if isinstance(weights, FileTensors)
+            else {name: tensor.shape for name, tensor in weights.items()}
+        }
         for name, encoder in self._encoders.items():
             shapes[name] = {key: tensor.shape for key, tensor in text_tensors(encoder).items()}
         found: Weighted = {}
@@ -197,28 +206,12 @@ class _Merging:
             config = read_component_config(self._base, name, "scheduler_config.json")
             (self._target / name).mkdir()
             atomic_write_text(self._target / name / "scheduler_config.json", json.dumps(config, indent=2))
-        elif name == self._family.facts.denoiser:
-            config = self._family.denoiser_config(self._base)
-            tensors = file_tensors(self._base, name, ("",))
-            whole = (
-                tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float16).state_dict()
-            )
-            write_denoiser(self._target / name, config, whole, {}, self._step)
 
     def _step(self, tensor: str) -> None:
         if self._token is not None:
             self._token.raise_if_cancelled()
         self._done += 1
         self._progress(min(self._done, self._count), self._count, "Merging LoRA and embedding files into the base")
-
-
-def _shapes(family: Family, base: str, loaded: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    """Shapes of a denoiser's tensors, without reading their values where a file can tell."""
-    from engine.families.parts import FileTensors
-
-    if isinstance(loaded, FileTensors):
-        return loaded.shapes()
-    return {name: tensor.shape for name, tensor in loaded.items()}
 
 
 def link_tree(source: Path, target: Path) -> None:

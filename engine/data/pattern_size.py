@@ -23,7 +23,7 @@ try:
     regex.compile(sys.stdin.buffer.read().decode("utf-8", "surrogatepass"), int(sys.argv[1]))
 except MemoryError:
     sys.exit(3)
-except Exception:
+except regex.error:
     pass  # an invalid expression: the app says so itself
 """
 

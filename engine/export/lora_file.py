@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.disk.durable import atomic_write_text, move_into_place
+from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export import model_card
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.naming import export_stem
-from engine.export.source import merged_words, public_name
+from engine.export.source import complete_checkpoint, merged_words, public_name
 from engine.export.story import story_of
 from engine.export.writing import (
     CARD_ENDING,
-    STAGES,
     TEMPORARY,
     demand_free_name,
     demand_space,
+    give_names,
     give_ordinary_permissions,
-    not_named,
     write_or_explain,
 )
 from engine.families.family_facts import FamilyFacts
 from engine.families.lora_files import lora_changes, open_adapter
 from engine.families.parts import file_tensors
 from engine.families.registry import Family, by_name
-from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.precision import DTYPES
-from engine.runs.checkpoints import AVERAGED_LORA, LORA, Checkpoint, inspect_checkpoint, require_intact
+from engine.runs.checkpoints import AVERAGED_LORA, LORA, Checkpoint, require_intact
 from engine.version import VERSION
 
 
@@ -42,26 +40,21 @@ def export_lora(
     way: ExportFormat,
     out_folder: Path,
     name: str,
-    precision: str = "fp16",
-    weights: str | None = None,
-    overwrite: bool = False,
-    token: CancelToken | None = None,
-    progress: OnProgress | None = None,
-    base: str = "",
+    precision: str,
+    weights: str | None,
+    overwrite: bool,
+    stage: Callable[[int, str], None],
+    base: str,
 ) -> ExportResult:
     """Write the LoRA of a checkpoint and check it before it gets its name. See ``engine.export.out.export``.
+
+    Args:
+        stage: see ``writing.stages``.
 
     Raises:
         UserError: the checkpoint is incomplete, the name is taken, the disk is full, or the check failed. Nothing is
             left behind. Cancelled: the token is cancelled. Nothing is left behind.
     """
-
-    def stage(done: int, label: str) -> None:
-        if token:
-            token.raise_if_cancelled()
-        if progress:
-            progress(done, STAGES, label)
-
     if way.name != "single_file":
         raise UserError(
             f"A LoRA cannot be exported as “{way.title}”.",
@@ -69,23 +62,19 @@ def export_lora(
             "Choose “One file (.safetensors)”, or on the command line leave out --format.",
         )
     stage(0, "Reading the checkpoint")
-    checkpoint = inspect_checkpoint(folder)
-    if not isinstance(checkpoint, Checkpoint):
-        raise UserError(
-            f"The checkpoint {folder.name} cannot be exported.",
-            f"It is missing or incomplete: {checkpoint}.",
-            "Choose another checkpoint of the run.",
-        )
+    checkpoint = complete_checkpoint(folder)
     family = by_name(str(checkpoint.about.get("family")))
     source = _source(checkpoint, weights, precision)
     stem = export_stem(name or f"lora_{folder.name}", family.facts)
     target = Path(out_folder) / f"{stem}.safetensors"
     card = target.with_name(f"{stem}{CARD_ENDING}")
     demand_free_name(target, way, overwrite)
+    model_card.require_ours(card)
     demand_space(target, sum(tensor.nbytes for tensor in source.values()))
     facts = _facts(checkpoint, family.facts, stem, precision)
-    temporary = target.with_name(f"{TEMPORARY}{target.name}")
+    temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     remove(temporary)
+    remove(temporary_card)
     try:
         stage(1, "Writing")
         write_or_explain(lambda: save_file(source, temporary, facts), target)
@@ -93,17 +82,15 @@ def export_lora(
         stage(2, "Checking")
         checked = _check(temporary, source, family, base, target.name)
         stage(4, "Writing the model card")
-        card.mkdir(exist_ok=True)
+        temporary_card.mkdir()
         text = _card(target.name, facts, checkpoint, family.facts)
-        write_or_explain(lambda: atomic_write_text(card / model_card.README, text), target)
+        write_or_explain(lambda: atomic_write_text(temporary_card / model_card.README, text), target)
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
-        try:
-            move_into_place(temporary, target)
-        except OSError as error:
-            raise not_named(target, error) from error
+        give_names(temporary, target, temporary_card, card)
     finally:
         clear(temporary)
+        clear(temporary_card)
     return ExportResult(target, target.stat().st_size, checked, card)
 
 
@@ -111,12 +98,8 @@ def _source(checkpoint: Checkpoint, weights: str | None, precision: str) -> dict
     """The tensors in the file's precision; each alpha stays fp32.
 
     Raises:
-        UserError: there are no such weights or precision, or they are not finite.
+        UserError: there are no such weights, or they are not finite.
     """
-    if precision not in DTYPES:
-        raise UserError(
-            f"There is no precision {precision}.", f"Available: {', '.join(DTYPES)}.", "Choose one of these."
-        )
     weights = weights or ("ema" if checkpoint.has_ema else "plain")
     file = AVERAGED_LORA if weights == "ema" else LORA
     if not (checkpoint.folder / file).is_file():

@@ -31,6 +31,16 @@ def is_ours(folder: Path) -> bool:
     return readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace")
 
 
+def require_ours(folder: Path) -> None:
+    """Refuse to replace a folder that is no model card of this app.
+
+    Raises:
+        UserError: names it.
+    """
+    if folder.exists() and not is_ours(folder):
+        raise UserError(f"{folder.name} is in the way.", "It is not a model card.", "Choose another name.")
+
+
 def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> None:
     """Write all of them into an existing folder.
 

@@ -6,18 +6,17 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.disk.durable import move_into_place, replace_folder
 from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportResult, Precision, Weights, get
 from engine.export.writing import (
     CARD_ENDING,
-    STAGES,
     TEMPORARY,
     demand_free_name,
     demand_space,
+    give_names,
     give_ordinary_permissions,
-    not_named,
+    stages,
     write_or_explain,
 )
 from engine.families.files import is_local
@@ -67,21 +66,15 @@ def export(
     from engine.families.registry import by_name
     from engine.machine.precision import DTYPES
 
-    def stage(done: int, label: str) -> None:
-        if token:
-            token.raise_if_cancelled()
-        if progress:
-            progress(done, STAGES, label)
-
-    way = get(format)
-    if (checkpoint / LORA).is_file():
-        from engine.export.lora_file import export_lora
-
-        return export_lora(checkpoint, way, out_folder, name, precision, weights, overwrite, token, progress, base)
+    stage, way = stages(token, progress), get(format)
     if precision not in DTYPES:
         raise UserError(
             f"There is no precision {precision}.", f"The precisions are: {', '.join(DTYPES)}.", "Choose one of these."
         )
+    if (checkpoint / LORA).is_file():
+        from engine.export.lora_file import export_lora
+
+        return export_lora(checkpoint, way, out_folder, name, precision, weights, overwrite, stage, base)
     stage(0, "Reading the checkpoint")
     whole = whole_checkpoint(checkpoint)
     family = by_name(str(whole.about.get("family")))
@@ -95,8 +88,8 @@ def export(
     target = Path(out_folder) / f"{stem}{way.ending}"
     card = target.with_name(f"{stem}{CARD_ENDING}")
     demand_free_name(target, way, overwrite)
-    if way.ending and card.exists() and not model_card.is_ours(card):
-        raise UserError(f"{card.name} is in the way.", "It is not a model card.", "Choose another name.")
+    if way.ending:
+        model_card.require_ours(card)
     if not base and not whole.about.get("ingredients"):  # a merged base is not found by its name
         base = _local_base(str(whole.about.get("base", "")), bool(way.ranks))
     weights = weights or ("ema" if whole.has_ema else "plain")
@@ -129,14 +122,7 @@ def export(
         )
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
-        try:
-            if way.ending:
-                replace_folder(temporary_card, card, card.with_name(f"{TEMPORARY}old-{card.name}"))
-                move_into_place(temporary, target)
-            else:
-                replace_folder(temporary, target, target.with_name(f"{TEMPORARY}old-{target.name}"))
-        except OSError as error:
-            raise not_named(target, error) from error
+        give_names(temporary, target, temporary_card if way.ending else None, card)
     finally:
         clear(temporary)
         clear(temporary_card)

@@ -66,10 +66,16 @@ class Source:
 
 
 def whole_checkpoint(folder: Path) -> Checkpoint:
+    """Read the folder of a ControlNet's checkpoint. Raises UserError if it is none, or incomplete."""
+    found = complete_checkpoint(folder)
+    require_controlnet(found)
+    return found
+
+
+def complete_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint's folder. Raises UserError if it is no checkpoint or incomplete."""
     found = inspect_checkpoint(folder)
     if isinstance(found, Checkpoint):
-        require_controlnet(found)
         return found
     raise UserError(
         f"The checkpoint {folder.name} cannot be exported.",

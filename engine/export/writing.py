@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.disk.durable import move_into_place, replace_folder
 from engine.disk.in_use import is_in_use
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import ExportFormat
+from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error, is_disk_full, is_of_machine
 from engine.machine.units import format_bytes
 
@@ -105,3 +107,34 @@ def not_named(target: Path, error: OSError) -> UserError:
         f"Another program has a file of that name open; ComfyUI keeps files open that it has loaded. {why}",
         "Close that program, or choose another name.",
     )
+
+
+def give_names(temporary: Path, target: Path, temporary_card: Path | None, card: Path) -> None:
+    """Give a finished export and its model card their names. Older ones of that name are replaced.
+
+    Args:
+        temporary_card: None: the export is a folder, with the card inside.
+
+    Raises:
+        UserError: the system refuses it.
+    """
+    try:
+        if temporary_card is None:
+            replace_folder(temporary, target, target.with_name(f"{TEMPORARY}old-{target.name}"))
+        else:
+            replace_folder(temporary_card, card, card.with_name(f"{TEMPORARY}old-{card.name}"))
+            move_into_place(temporary, target)
+    except OSError as error:
+        raise not_named(target, error) from error
+
+
+def stages(token: CancelToken | None, progress: OnProgress | None) -> Callable[[int, str], None]:
+    """Called as (stages done, label) before each stage of an export: cancels it, or tells how far it is."""
+
+    def stage(done: int, label: str) -> None:
+        if token:
+            token.raise_if_cancelled()
+        if progress:
+            progress(done, STAGES, label)
+
+    return stage

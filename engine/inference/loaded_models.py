@@ -12,6 +12,7 @@ import torch
 from engine.bases.merging import ready_base
 from engine.families.registry import Family, detect
 from engine.inference.memory_saving import MemorySaving
+from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
@@ -60,16 +61,23 @@ class LoadedModels:
     def loaded(self) -> bool:
         return self.pipeline is not None
 
-    def load(self, base: str, controlnet: Path) -> None:
+    def load(
+        self,
+        base: str,
+        controlnet: Path,
+        token: CancelToken | None = None,
+        progress: OnProgress = lambda done, total, label: None,
+    ) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
 
-        A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been.
+        A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been: this is
+        what ``token`` can cancel, and what ``progress`` tells.
 
         Raises:
             UserError: one is missing or broken, or they do not fit each other.
         """
         with self._lock:
-            located = ready_base(self._workspace, base)
+            located = ready_base(self._workspace, base, token, progress)
             folder, wanted = _version(Path(controlnet))
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
                 return

@@ -86,6 +86,7 @@ class TrySession(LoadedModels):
                     on_step=on_step,
                     on_preview=on_preview,
                     notes=notes,
+                    merging=progress or (lambda done, total, label: None),
                 )
                 drawn = none_if_out_of_memory(draw)
                 if drawn is None:  # out of memory: again, one by one and at the next level
@@ -107,9 +108,10 @@ class TrySession(LoadedModels):
         on_step: Callable[[int], None],
         on_preview: Callable[[Image.Image], None] | None,
         notes: list[str],
+        merging: OnProgress,
     ) -> list[Image.Image]:
         first, saving = batch[0], self.memory_saving
-        self.load(join(first.base, first.ingredients), first.controlnet)
+        self.load(join(first.base, first.ingredients), first.controlnet, token, merging)
         family, pipeline = self._family, self.pipeline
         assert family is not None and pipeline is not None, "load sets both"
         second = None

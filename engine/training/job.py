@@ -16,8 +16,8 @@ from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
-from engine.jobs.events import Message, Progress
-from engine.jobs.runner import Emit, JobRunner, Work
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, JobRunner, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.hardware import detect
 from engine.machine.units import counted
@@ -189,9 +189,6 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
 
-    def merging(done: int, total: int, label: str) -> None:
-        emit(Progress(done, total, label))
-
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     held_out = group.current().broadcast(lambda: _held_out(run, dataset, token))
     warn_of_changes(run, dataset, emit)
@@ -199,7 +196,9 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     return Trainer(
         run.folder,
         run.config,
-        group.current().broadcast(lambda: ready_base(workspace, run.config.model.whole_base, token, merging)),
+        group.current().broadcast(
+            lambda: ready_base(workspace, run.config.model.whole_base, token, progress_events(emit))
+        ),
         dataset,
         workspace.cache,
         token,

@@ -17,7 +17,7 @@ from engine.families.registry import Family
 from engine.inference.memory_saving import TILED, MemorySaving
 from engine.inference.request import LIVE
 from engine.inference.session import TrySession
-from engine.jobs.control import BorrowRequest, Cancelled, CancelToken
+from engine.jobs.control import BorrowRequest, Cancelled, CancelToken, OnProgress
 from engine.jobs.events import PhaseChanged
 from engine.machine.memory import free_memory
 from engine.nets.controlnet_files import check_finite
@@ -43,7 +43,13 @@ class BorrowedSession(TrySession):
         """The step of the live weights."""
         return self._state.step
 
-    def load(self, base: str, controlnet: Path) -> None:
+    def load(
+        self,
+        base: str,
+        controlnet: Path,
+        token: CancelToken | None = None,
+        progress: OnProgress = lambda done, total, label: None,
+    ) -> None:
         """Use the live weights (``LIVE``), or a checkpoint or file for the same base.
 
         Raises:
@@ -64,7 +70,7 @@ class BorrowedSession(TrySession):
                     why,
                     "Try the live weights, or pause the training.",
                 )
-            super().load(base, controlnet)
+            super().load(base, controlnet, token, progress)
             return
         if why := facts_of(state.config).why_not_drawn:
             raise UserError(

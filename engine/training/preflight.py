@@ -19,7 +19,7 @@ from engine.estimate.memory import images_drawn_at_once
 from engine.estimate.trials import Measured, write
 from engine.jobs.control import Token
 from engine.jobs.events import Event, Message, Progress
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import Outcome
 from engine.machine.hardware import Hardware
 from engine.machine.memory import free_memory
@@ -97,10 +97,7 @@ def _build(
         if isinstance(event, Progress | Message):  # a trial opens no run and shows no curve
             emit(event)
 
-    def merging(done: int, total: int, label: str) -> None:
-        emit(Progress(done, total, label))
-
-    base = ready_base(workspace, config.model.whole_base, token, merging)
+    base = ready_base(workspace, config.model.whole_base, token, progress_events(emit))
     return Trainer(folder, config, base, dataset, workspace.cache, token, quiet, preview_during_training)
 
 
