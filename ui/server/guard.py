@@ -8,9 +8,7 @@ files, the size.
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import socket
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -21,12 +19,12 @@ from urllib.parse import urlsplit
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
+from engine.machine.host_names import LOOPBACK_NAMES, host_allowed, name_of, origin_allowed
 from ui.server.files import file_allowed, has_forged_file, remove_old_uploads
 from ui.server.routes import API, FILE, find_route
 
 MAX_BODY = 32 * 2**20  # bytes of a request that is not an upload; the layers of a drawing are the largest
 LOGIN_ATTEMPTS, LOGIN_SECONDS = 10, 60.0
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 # The page may load from this app only, whatever a gradio component would fetch from elsewhere.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -38,51 +36,6 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-
-
-def machine_names() -> frozenset[str]:
-    """Return the names of this computer in its own network."""
-    name = socket.gethostname().lower()
-    return frozenset({name, f"{name.split('.')[0]}.local"}) if name else frozenset()
-
-
-def host_allowed(host: str, names: Iterable[str], any_address: bool) -> bool:
-    """Return whether a Host header, ``name`` or ``name:port``, is one of ours.
-
-    ``any_address``: accept every plain IP address too. Unlike a name, nobody can point an address elsewhere.
-    """
-    name = _name_of(f"//{host}")
-    if name is None:
-        return False
-    if name in names:
-        return True
-    if not any_address:
-        return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def origin_allowed(origin: str, host: str) -> bool:
-    """Return whether an Origin header names this very server (``host``: the Host header, already checked)."""
-    try:
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
-    except ValueError:
-        return False
-
-
-def _name_of(address: str) -> str | None:
-    try:
-        parts = urlsplit(address)
-        _ = parts.port  # raises ValueError if the port is not a number
-        if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
-            return None
-        return parts.hostname
-    except ValueError:
-        return None
 
 
 class Refused(Exception):
@@ -158,7 +111,7 @@ class LocalGuard:
 
     def _why(self, hosts: list[str]) -> str:
         why = "this app answers only to its own page on this computer."
-        name = _name_of(f"//{hosts[0]}") if len(hosts) == 1 else None
+        name = name_of(f"//{hosts[0]}") if len(hosts) == 1 else None
         if name is None or name in self.names or not self.any_address:
             return why
         return f"{why} If {name} is another name of this computer, start the app with --allow-host {name}."

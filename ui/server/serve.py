@@ -12,10 +12,11 @@ from typing import Any
 from anyio import to_thread
 
 from engine.errors import UserError
+from engine.machine.host_names import LOOPBACK_NAMES, machine_names
 from engine.workspace.paths import Workspace
 from ui.server import gradio_patches
 from ui.server.files import remove_old_uploads
-from ui.server.guard import LOOPBACK_NAMES, LocalGuard, RequestFilter, machine_names
+from ui.server.guard import LocalGuard, RequestFilter
 from ui.server.list_script import MendedLists
 from ui.server.routes import POLL, PROGRESS
 
