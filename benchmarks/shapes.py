@@ -132,7 +132,7 @@ def _batch(state: TrainState) -> Batch:
     maps = None
     if facts_of(state.config).needs_condition_maps:
         maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
-    return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6))
+    return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6), torch.ones(count))
 
 
 def _text(state: TrainState, count: int) -> dict[str, torch.Tensor]:

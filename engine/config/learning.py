@@ -114,6 +114,13 @@ class ObjectiveConfig(Section):
         le=10,
         advanced=True,
     )
+    image_weights: bool = setting(
+        True,
+        "Loss weights of images",
+        "On, the usual choice: where the dataset's list has a column loss_weight, each image's loss is multiplied by "
+        "its number; 2 makes the image count twice, 0.5 half. Without such a column, all images count alike.",
+        advanced=True,
+    )
     sd_locked: bool = setting(
         True,
         "Keep the base frozen",

@@ -61,6 +61,7 @@ DEFAULTS_BEFORE = {
     "data.text_cache": "half",
     "train.allow_tf32": False,
     "optim.half_gradients": False,
+    "objective.image_weights": False,
     "train.modulation_storage": "base",
     "model.low_rank_over": "base",
 }

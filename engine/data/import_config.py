@@ -62,7 +62,8 @@ class ImportConfig(Section):
         "",
         "Roles",
         "For folders: what a subfolder, a column of a list or an ending of file names contains, as NAME=ROLE, "
-        "separated by commas. Roles: image, map, caption, ignored. Empty: recognized by names and contents.",
+        "separated by commas. Roles: image, map, caption, weight (of an image's loss; for columns), ignored. Empty: "
+        "recognized by names and contents.",
         advanced=True,
     )
     image_column: str = setting("", "Image column", "Empty: recognized by its name and content.", advanced=True)

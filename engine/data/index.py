@@ -13,12 +13,12 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import Inspected
 from engine.disk.sqlite import connect
 
-VERSION = 2  # of the tables, in SQLite's user_version; 0 and 1 lacked source, status and read_files
+VERSION = 3  # of the tables, in SQLite's user_version; 0 and 1 lacked source, status and read_files, 2 weight
 _SAMPLES = """
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, image TEXT NOT NULL, caption TEXT NOT NULL,
     condition TEXT, width INTEGER NOT NULL, height INTEGER NOT NULL, digest TEXT NOT NULL,
     condition_digest TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    source TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ready'"""
+    source TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ready', weight REAL NOT NULL DEFAULT 1"""
 _PROBLEMS = """
     position INTEGER PRIMARY KEY, path TEXT NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL, try_this TEXT NOT NULL"""
 _SCHEMA = (
@@ -32,14 +32,17 @@ _SCHEMA = (
         bits TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
 )
 _ADDED = (
-    ("samples", "source", "''"),
-    ("samples", "status", "'ready'"),
-    ("read_files", "ground", "''"),
-    ("read_files", "bits", "''"),
+    ("samples", "source", "TEXT NOT NULL DEFAULT ''"),
+    ("samples", "status", "TEXT NOT NULL DEFAULT 'ready'"),
+    ("samples", "weight", "REAL NOT NULL DEFAULT 1"),
+    ("read_files", "ground", "TEXT NOT NULL DEFAULT ''"),
+    ("read_files", "bits", "TEXT NOT NULL DEFAULT ''"),
 )
-"""Columns that tables of earlier versions lack, with their values there."""
-_COLUMNS = "key, image, caption, condition, width, height, digest, condition_digest, bytes, mtime_ns, source, status"
-_INSERT = f"INSERT INTO {{}}samples (position, {_COLUMNS}) VALUES ({', '.join('?' * 13)})"
+"""Columns that tables of earlier versions lack, with their types and their values there."""
+_COLUMNS = (
+    "key, image, caption, condition, width, height, digest, condition_digest, bytes, mtime_ns, source, status, weight"
+)
+_INSERT = f"INSERT INTO {{}}samples (position, {_COLUMNS}) VALUES ({', '.join('?' * 14)})"
 
 EVERY = ("", ())
 NONE = ("WHERE 0", ())
@@ -87,9 +90,9 @@ class Index:
         with connect(self.path) as connection:
             for statement in _SCHEMA:
                 connection.execute(statement)
-            for table, name, words in _ADDED:
+            for table, name, type in _ADDED:
                 if name not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
-                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT NOT NULL DEFAULT {words}")
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {type}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def count(self, where: tuple[str, tuple[Any, ...]] = EVERY) -> int:
@@ -263,4 +266,5 @@ def _row(position: int, sample: Sample) -> tuple[Any, ...]:
         sample.mtime_ns,
         sample.source,
         sample.status,
+        sample.weight,
     )

@@ -226,6 +226,7 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
             bytes=image.bytes,
             mtime_ns=image.mtime_ns,
             source=item.source,
+            weight=item.weight,
         )
     )
     return result

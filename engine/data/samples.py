@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST_WEIGHT = 100.0
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,6 +34,8 @@ class Sample:
     """Where the image was fetched from (a URL, or a row of a published dataset). Empty for the user's own files."""
     status: str = "ready"
     """``ready`` for training. Anything else is listed but not used."""
+    weight: float = 1.0
+    """Its loss is multiplied by this in training, 0 to ``MOST_WEIGHT``."""
     old_ground: bool = False
     """Transparent parts are read as earlier versions did, see ``to_rgb``: so of datasets that these have read."""
 
@@ -77,5 +81,8 @@ def by_hash(samples: Iterable[Sample], seed: int) -> list[Sample]:
 
 
 def add_to_fingerprint(state: Any, sample: Sample) -> None:
-    """Adds everything that training depends on to a hash: the key, the contents of both files, the caption."""
-    state.update(json.dumps([sample.key, sample.digest, sample.condition_digest, sample.caption]).encode())
+    """Adds all that training depends on to a hash: the key, the contents of both files, the caption, the weight."""
+    parts: list[Any] = [sample.key, sample.digest, sample.condition_digest, sample.caption]
+    if sample.weight != 1:  # the fingerprints of datasets without weights stay as they were
+        parts.append(sample.weight)
+    state.update(json.dumps(parts).encode())

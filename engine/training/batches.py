@@ -57,6 +57,8 @@ class Batch:
     draws: Draws
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
+    weights: torch.Tensor
+    """(B,) fp32: each image's loss is multiplied by this."""
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device; a card copies while the processor continues."""
@@ -70,7 +72,9 @@ class Batch:
         draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
         text = {name: change(rows) for name, rows in self.text.items()}
         maps = change(self.maps) if self.maps is not None else None
-        return Batch(change(self.mean), change(self.logvar), text, maps, draws, change(self.sizes))
+        return Batch(
+            change(self.mean), change(self.logvar), text, maps, draws, change(self.sizes), change(self.weights)
+        )
 
 
 class BatchOrder:
@@ -126,6 +130,7 @@ class Batches:
         num_train_timesteps: int,
         prompt_dropout: float,
         perturbed: bool = False,
+        weighted: bool = True,
         inputs: InputDropout = NOTHING_LEFT_OUT,
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
@@ -136,6 +141,7 @@ class Batches:
         """
         Args:
             perturbed: the run has input perturbation.
+            weighted: images have the loss weights of their dataset; False: all count alike.
             inputs: leaves out control images and parts of captions.
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
@@ -154,7 +160,7 @@ class Batches:
         """Which images are in which batch, of all processes."""
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._steps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
-        self._inputs, self._rank, self.world, self._count = inputs, rank, world, 1
+        self._weighted, self._inputs, self._rank, self.world, self._count = weighted, inputs, rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") if read_ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
@@ -224,7 +230,8 @@ class Batches:
             ) from error
         text, maps = self._inputs(position, text, maps)
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
-        batch = Batch(mean, logvar, text, maps, draws, sizes)
+        weights = torch.tensor([sample.weight if self._weighted else 1.0 for sample in samples])
+        batch = Batch(mean, logvar, text, maps, draws, sizes, weights)
         return batch.pinned() if torch.cuda.is_available() else batch
 
     def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:

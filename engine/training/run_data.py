@@ -82,6 +82,8 @@ def prepare_data(
             "held out for the score).",
             "Add images, or make their condition maps on the Conditions tab.",
         )
+    if (told := _about_weights(split.train)) and config.objective.image_weights:
+        emit(Message(told))
     plan, progress = CropPlan.of(config.data, config.train.seed), progress_events(emit)
     at_once = images_encoded_together(config.data.resolution)
 
@@ -120,6 +122,18 @@ def prepare_data(
         if maps is None:
             warn("There is no disk space for prepared condition maps; their files are read instead.")
     return RunData(samples, split.held_out, plan, cache, maps)
+
+
+def _about_weights(trained: Sequence[Sample]) -> str:
+    """A sentence about the images' loss weights for the run's log; empty if all are 1."""
+    weights = [sample.weight for sample in trained]
+    others = sum(weight != 1 for weight in weights)
+    if not others:
+        return ""
+    return (
+        f"{counted(others, 'image has', 'images have')} a loss weight other than 1 (from {min(weights):g} to "
+        f"{max(weights):g}, {sum(weights) / len(weights):.3g} on average)."
+    )
 
 
 def _wait_for_disk(retry: DiskRetry, build: Callable[[], T]) -> T:

@@ -186,6 +186,7 @@ def set_up(
         batch_size=batch_size,
         num_train_timesteps=state.noise_process.num_train_timesteps,
         perturbed=objective.input_perturbation > 0,
+        weighted=objective.image_weights,
         prompt_dropout=objective.prompt_dropout,
         inputs=InputDropout(
             config.train.seed,

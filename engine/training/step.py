@@ -58,7 +58,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
 
         # Target of the prediction, and the weight of each image's loss.
         target = noise_process.target(latents, noise, timesteps)
-        loss_weights = noise_process.loss_weights(timesteps, objective.min_snr_gamma)
+        loss_weights = noise_process.loss_weights(timesteps, objective.min_snr_gamma) * batch.weights
 
         with state.parallel.micro_batch(last=micro + 1 == state.micro_batches):
             # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.

@@ -133,13 +133,16 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
 
 
 def _table(samples: list[Any]) -> str:
-    """Return a table with one row for each image of the page."""
+    """Return a table with one row for each image of the page; with their loss weights, if they have any."""
+    weighted = any(s.weight != 1 for s in samples)
     rows = [
         f"<tr><td>{escape(s.key)}</td><td class='number'>{s.width} × {s.height}</td>"
         f"<td>{escape(s.caption) or '<i>no caption</i>'}</td><td>{escape(s.source or 'your file')}</td>"
-        f"<td><code>{escape(s.digest[:6])}</code></td><td>{escape(s.status)}</td></tr>"
+        f"<td><code>{escape(s.digest[:6])}</code></td><td>{escape(s.status)}</td>"
+        + (f"<td class='number'>{s.weight:g}</td></tr>" if weighted else "</tr>")
         for s in samples
     ]
-    head = "".join(f"<th>{title}</th>" for title in ("File", "Size", "Caption", "Source", "Hash", "Status"))
+    titles = ["File", "Size", "Caption", "Source", "Hash", "Status", *(["Loss weight"] if weighted else [])]
+    head = "".join(f"<th>{title}</th>" for title in titles)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f"<div class='wide'><table class='list'>{body}</table></div>"

@@ -23,6 +23,7 @@ MOST = 12
 PAIRS = 3
 SIDE = 256
 ROLES = [("Image", "image"), ("Condition map", "map"), ("Caption", "caption"), ("Ignored", "ignored")]
+COLUMN_ROLES = [*ROLES[:3], ("Loss weight", "weight"), ROLES[3]]
 COUNTED = {"column": "rows", "captions": "texts"}
 KINDS = {
     "folder": "Folder",
@@ -153,4 +154,5 @@ def _dropdown(part: Part | None) -> Any:
     example = re.split(r"[/\\\\]", part.examples[0])[-1] if part.examples else ""
     example = f": {example[:39]}…" if len(example) > 40 else f": {example}" if example else ""
     here = "The folder itself" if part.name == "." else f"{KINDS[part.kind]} {part.name}"
-    return gr.Dropdown(visible=True, label=here, info=f"{count}{example}", value=part.role)
+    roles = COLUMN_ROLES if part.kind == "column" else ROLES
+    return gr.Dropdown(roles, visible=True, label=here, info=f"{count}{example}", value=part.role)

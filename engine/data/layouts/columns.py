@@ -17,10 +17,13 @@ from engine.data.layouts.words import (
     IMAGE_COLUMNS,
     MAP,
     MAP_COLUMNS,
+    WEIGHT,
+    WEIGHT_COLUMNS,
     is_clear_map,
     is_mask,
     role_of,
 )
+from engine.data.samples import MOST_WEIGHT
 from engine.disk.image_formats import is_image_name
 
 SAMPLE = 50
@@ -80,6 +83,8 @@ def roles_of(
     taken = {*given, *([image] if image else [])}
     map = _given(given, MAP) or _first(columns, MAP_COLUMNS, taken, _names_files) or _other_map(columns, taken)
     taken |= {map} if map else set()
+    weight = _given(given, WEIGHT) or _first(columns, WEIGHT_COLUMNS, taken, _has_values)
+    taken |= {weight} if weight else set()
     caption = _given(given, CAPTION) or _first(columns, CAPTION_COLUMNS, taken, _has_text)
     doubts = []
     if not caption:
@@ -97,7 +102,7 @@ def roles_of(
     if map and map not in given and not is_clear_map(map):
         doubts.append(f"The column {map} was used for the condition maps.")
     roles = dict.fromkeys(columns, IGNORED)
-    for name, role in ((image, IMAGE), (map, MAP), (caption, CAPTION)):
+    for name, role in ((image, IMAGE), (map, MAP), (caption, CAPTION), (weight, WEIGHT)):
         if name:
             roles[name] = role
     roles |= {name: role for name, role in given.items() if role == IGNORED}
@@ -105,6 +110,23 @@ def roles_of(
     if left:
         doubts.append(f"Other columns also name images: {', '.join(left)}.")
     return roles, doubts
+
+
+class NoWeight(ValueError):
+    """The text of a cell that should be a loss weight."""
+
+
+def weight_in(value: Any) -> float:
+    """The loss weight in a cell, 1 for an empty one. Raises NoWeight."""
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(str(value).strip().replace(",", "."))
+    except ValueError as error:
+        raise NoWeight(value) from error
+    if not 0 <= weight <= MOST_WEIGHT:  # NaN is neither
+        raise NoWeight(value)
+    return weight
 
 
 def _given(given: Mapping[str, str], role: str) -> str | None:
@@ -132,6 +154,10 @@ def _may_name_an_image(column: Column) -> bool:
 
 def _names_files(column: Column) -> bool:
     return column.named >= 0.3 or column.files >= 0.3
+
+
+def _has_values(column: Column) -> bool:
+    return column.count > 0
 
 
 def _has_text(column: Column) -> bool:

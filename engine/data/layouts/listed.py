@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.columns import SAMPLE, columns_of, roles_of
+from engine.data.layouts.columns import SAMPLE, NoWeight, columns_of, roles_of, weight_in
 from engine.data.layouts.folders import find_pairs
 from engine.data.layouts.inventory import check_search
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
@@ -21,11 +22,12 @@ from engine.data.layouts.words import (
     IMAGE,
     IMAGE_COLUMNS,
     MAP,
+    WEIGHT,
     role_in,
     role_of,
     validation_names,
 )
-from engine.data.samples import Problem
+from engine.data.samples import MOST_WEIGHT, Problem
 from engine.machine.units import counted
 
 METADATA = "metadata.jsonl"
@@ -129,8 +131,7 @@ def _images(
 
     If two rows name the same image, the later one counts.
     """
-    image, map, caption = (_column(roles, role) for role in (IMAGE, MAP, CAPTION))
-    assert image is not None  # checked by the caller
+    by_role = {role: name for name, role in reversed(roles.items()) if role != IGNORED}  # the first of a role
     found: dict[str, FoundImage] = {}
     lines: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
@@ -139,11 +140,11 @@ def _images(
         if number % 1000 == 0:
             check_search()
         try:
-            name, item = _item(row, image, map, caption, folder, files, reading)
+            name, item = _item(row, by_role, folder, files, reading)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            bad.append((number, _what_is_wrong(row, image, error)))
+            bad.append((number, _what_is_wrong(row, by_role, error)))
             continue
-        several += isinstance(value := row.get(caption or ""), list) and len(value) > 1
+        several += isinstance(value := row.get(by_role.get(CAPTION, "")), list) and len(value) > 1
         before = found.get(name)
         if before is not None and before.condition != item.condition:
             reading.problems.append(_named_twice(listing, lines[name], number, before))
@@ -159,7 +160,7 @@ def _images(
             f"{counted(again, 'row')} of {listing.name} whose image also has another row: the last caption is used."
         )
     items = list(found.values())
-    if map is None:
+    if MAP not in by_role:
         items = _maps_from_folders(folder, items, reading)
     named = {item.image for item in items} | {item.condition for item in items}
     rest = [path for path in reading.inventory.images_below(folder) if path not in named]
@@ -173,11 +174,16 @@ def _images(
 
 
 def _item(
-    row: Any, image: str, map: str | None, caption: str | None, folder: Path, files: NamedFiles, reading: Reading
+    row: Any, by_role: Mapping[str, str], folder: Path, files: NamedFiles, reading: Reading
 ) -> tuple[str, FoundImage]:
-    """The image of a row. Raises one of several errors for a row that names none."""
+    """The image of a row. Raises one of several errors for a row that names none, or gives no proper weight.
+
+    Args:
+        by_role: the columns.
+    """
     if isinstance(row, ValueError):
         raise row
+    image, map, caption = by_role[IMAGE], by_role.get(MAP), by_role.get(CAPTION)
     name = row.get(image) or next((row[other] for other in IMAGE_COLUMNS if row.get(other)), None)
     if not name:
         raise KeyError(image)
@@ -188,8 +194,9 @@ def _item(
     address = row.get("url")
     texts = (caption_of(row.get(column)) for column in ([caption, *CAPTION_COLUMNS] if caption else ()))
     text = next((text for text in texts if text), None)
+    found = FoundImage(relative, reading.root / relative, text or "", condition=condition)
     source = address if isinstance(address, str) else ""
-    return relative, FoundImage(relative, reading.root / relative, text or "", None, condition, source)
+    return relative, replace(found, source=source, weight=weight_in(row.get(by_role.get(WEIGHT))))
 
 
 def _maps_from_folders(folder: Path, items: list[FoundImage], reading: Reading) -> list[FoundImage]:
@@ -201,7 +208,7 @@ def _maps_from_folders(folder: Path, items: list[FoundImage], reading: Reading) 
     reading.doubts += attempt.doubts
     for part in attempt.parts.values():
         reading.add(part)
-    return [FoundImage(item.key, item.image, item.caption, None, pairs.get(item.image), item.source) for item in items]
+    return [replace(item, condition=pairs.get(item.image)) for item in items]
 
 
 def _all_or_none(items: list[FoundImage], listing: Path, reading: Reading) -> list[FoundImage]:
@@ -220,10 +227,13 @@ def _all_or_none(items: list[FoundImage], listing: Path, reading: Reading) -> li
     return [item for item in items if item.condition is not None]
 
 
-def _what_is_wrong(row: Any, image: str, error: Exception) -> str:
-    """Why a row names no image, as a sentence without its full stop."""
+def _what_is_wrong(row: Any, by_role: Mapping[str, str], error: Exception) -> str:
+    """Why a row cannot be used, as a sentence without its full stop."""
+    image = by_role[IMAGE]
     if isinstance(row, ValueError):
         return f"It cannot be read: {row}"
+    if isinstance(error, NoWeight):
+        return f"Its {by_role[WEIGHT]} is not a number from 0 to {MOST_WEIGHT:g}: {str(error)[:60]}"
     if not isinstance(row, dict):
         return "It is not an object with names and values"
     if isinstance(error, KeyError):

@@ -27,6 +27,8 @@ class FoundImage:
     """The caption if no file holds one."""
     halves: tuple[str, ...] = ()
     """Roles of its left and its right half, if these are to be cut apart. Empty: the image is read whole."""
+    weight: float = 1.0
+    """Loss weight; ``Sample.weight``."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import PurePath
 
 from engine.disk.image_formats import EXTENSIONS
 
-IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
-ROLES = (IMAGE, MAP, CAPTION, IGNORED)
-"""What a folder, a column or an ending can be."""
+IMAGE, MAP, CAPTION, WEIGHT, IGNORED = "image", "map", "caption", "weight", "ignored"
+ROLES = (IMAGE, MAP, CAPTION, WEIGHT, IGNORED)
+"""What a folder, a column or an ending can be; only a column can be the images' loss weights."""
 
 IMAGE_COLUMNS = (
     "file_name", "image_file_name", "edited_image", "output_image", "ground_truth_image", "image_path", "image_file",
@@ -31,6 +31,9 @@ CAPTION_COLUMNS = (
 )  # fmt: skip
 """Usual names of the columns of lists and tables, in lower case, the most likely first. An edited image comes before
 "image", which is what it was made of. Masks are not listed: one is a map only where there is no other (``is_mask``)."""
+
+WEIGHT_COLUMNS = ("loss_weight",)
+"""Names of columns with a loss weight for each image. "weight" alone may be that of what the image shows."""
 
 LABEL_COLUMNS = ("label", "labels", "annotation", "annotations", "label_map", "labelmap")
 """Columns that are maps where they hold images, as those of segmentation do. Elsewhere they hold numbers or words."""

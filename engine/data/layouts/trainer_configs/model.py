@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.trainer_configs.files import Places, as_tables, text_of, texts_of
+from engine.data.layouts.columns import NoWeight, weight_in
+from engine.data.layouts.trainer_configs.files import Places, as_tables, text_of, texts_of, wrong_type
 from engine.data.layouts.trainer_configs.lists import Entry
+from engine.data.samples import MOST_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Subset:
     """Captions for images in turn."""
     otherwise: str = ""
     """The caption of an image that has none in a file."""
+    weight: float = 1.0
+    """Loss weight of its images."""
     from_names: Callable[[str], str] | None = None
     """Makes the caption from the name of the image's file."""
     entries: tuple[Entry, ...] | None = None
@@ -66,6 +70,13 @@ class Config:
 
     def text(self, entry: Mapping[str, Any], key: str) -> str:
         return text_of(entry, key, self.path)
+
+    def weight(self, entry: Mapping[str, Any], key: str) -> float:
+        """The loss weight of an entry, 1 if there is none. Raises UserError for anything else than a weight."""
+        try:
+            return weight_in(entry.get(key))
+        except NoWeight as error:
+            raise wrong_type(self.path, key, entry.get(key), f"a number from 0 to {MOST_WEIGHT:g}") from error
 
     def tables(self, entry: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
         return as_tables(entry.get(key), key, self.path)

@@ -36,7 +36,7 @@ def images_of(subset: Subset, subsets: Sequence[Subset], reading: Reading) -> li
             caption = subset.captions[number % len(subset.captions)]
         name, beside = key(path, reading.root), None if caption else file
         for map in dict.fromkeys(maps.of(path, entry) for entry in listed or (None,)):
-            found.append(FoundImage(name, path, caption, beside, map, otherwise=subset.otherwise))
+            found.append(FoundImage(name, path, caption, beside, map, otherwise=subset.otherwise, weight=subset.weight))
     return found
 
 

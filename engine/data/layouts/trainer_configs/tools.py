@@ -123,7 +123,7 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
         prompts = entry.get("text") if isinstance(entry.get("text"), dict) else {}
         looks = entry.get("image") if isinstance(entry.get("image"), dict) else {}
         assert isinstance(prompts, dict) and isinstance(looks, dict)
-        config.not_used(entry, "path enabled include_subdirectories validation_concept balancing_strategy")
+        config.not_used(entry, "path enabled include_subdirectories validation_concept balancing_strategy loss_weight")
         config.unused |= {key for key, value in {**looks, **prompts}.items() if value is True}
         source = config.text(prompts, "prompt_source") or "sample"
         one_file = config.text(prompts, "prompt_path") if source == "concept" else ""
@@ -142,6 +142,7 @@ def _onetrainer(content: Any, config: Config) -> Iterator[Subset]:
             mask_ending="-masklabel",
             extension=".txt" if source == "sample" else "",
             captions=lines,
+            weight=config.weight(entry, "loss_weight"),
             from_names=str if source == "filename" else None,
             lists=(listing,) if listing else (),
             why_not="is disabled"
@@ -174,7 +175,8 @@ def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
             config.unused.add("trigger_word")
         for number, entry in enumerate(config.tables(process, "datasets"), 1):
             key = "folder_path" if entry.get("folder_path") else "dataset_path"
-            config.not_used(entry, f"folder_path dataset_path caption_ext caption_type default_caption is_reg {_MAPS}")
+            used = f"folder_path dataset_path caption_ext caption_type default_caption is_reg loss_multiplier {_MAPS}"
+            config.not_used(entry, used)
             written = config.text(entry, key)
             title = written or f"dataset {number}"
             paths = config.several(entry, _MAPS, title)
@@ -190,6 +192,7 @@ def _ai_toolkit(content: dict[str, Any], config: Config) -> Iterator[Subset]:
                 deep=True,
                 extension=_dotted(config.text(entry, "caption_ext") or config.text(entry, "caption_type")),
                 otherwise=config.text(entry, "default_caption"),
+                weight=config.weight(entry, "loss_multiplier"),
                 why_not="contains regularization images" if entry.get("is_reg") else "",
                 missing=missing,
             )
