@@ -66,12 +66,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _a_lora_is_trained_alone(self) -> RunConfig:
-        model, objective = self.model, self.objective
-        if self.tuning.what == "lora" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
+    def _a_base_is_taught_without_a_controlnet(self) -> RunConfig:
+        model, objective, what = self.model, self.objective, self.tuning.what
+        if what != "controlnet" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
+            trained = {"lora": "a LoRA", "base": "a whole base"}[what]
             raise ValueError(
-                "a LoRA is trained without a ControlNet: leave model.controlnet empty, set model.control_lora_rank to "
-                "0 and switch objective.sd_locked on"
+                f"{trained} is trained without a ControlNet: leave model.controlnet empty, set "
+                "model.control_lora_rank to 0 and switch objective.sd_locked on"
             )
         return self
 
@@ -87,7 +88,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _few_bits_need_a_frozen_base(self) -> RunConfig:
         kind = self.train.base_storage
-        if kind != "same" and not self.objective.sd_locked:
+        if kind != "same" and (self.tuning.what == "base" or not self.objective.sd_locked):
             raise ValueError(f"a base that is being trained cannot be kept in {kind}: set train.base_storage to same")
         return self
 

@@ -10,11 +10,12 @@ from engine.config.setting import Section, setting
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora"] = setting(
+    what: Literal["controlnet", "lora", "base"] = setting(
         "controlnet",
         "What is trained",
         "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
-        "or a subject from images and captions; it needs no condition maps. Stable Diffusion 1.x, 2.x and XL.",
+        "or a subject from images and captions; it needs no condition maps. base: the base itself learns from such "
+        "images, every weight of its denoiser; needs the most memory. Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )

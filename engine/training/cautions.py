@@ -28,8 +28,9 @@ from engine.training.image_cautions import (
 )
 from engine.tuning.facts import facts_of
 
-USUAL_RATE, UNLOCKED_RATE = 1e-5, 2e-6
-"""Of a whole ControlNet (Zhang et al. 2023), and with the base's decoder trained, too (the original code's advice)."""
+USUAL_RATE, UNLOCKED_RATE, WHOLE_BASE_RATE = 1e-5, 2e-6, 5e-6
+"""Of a whole ControlNet (Zhang et al. 2023); with the base's decoder trained, too (the original code's advice); of a
+whole base (between the 1e-6 and 1e-5 of diffusers' examples for Stable Diffusion XL and 1.x)."""
 TOO_LOW, TOO_HIGH, FAR_TOO_HIGH = LOW_RATE / USUAL_RATE, 10, 100
 """Times the usual learning rate. The lower bound is the verdict's ``LOW_RATE``, a fifth of the usual one."""
 DISK_SHARE = 0.8
@@ -69,7 +70,7 @@ def usual_rate(config: RunConfig, facts: StartFacts) -> float:
         return 0.0
     trained = facts_of(config)
     if not trained.base_is_frozen:
-        return UNLOCKED_RATE
+        return UNLOCKED_RATE if trained.learned.control else WHOLE_BASE_RATE
     return LOW_RANK_RATE if trained.rank else USUAL_RATE
 
 

@@ -76,10 +76,11 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
     facts = configs_of(workspace, config.model.base).facts
-    if facts_of(config).learned.base == "factors" and not facts.layers.adapted:
+    if not facts_of(config).learned.control and not facts.layers.adapted:
+        trained = facts_of(config).trains.removeprefix("a ")
         return [
-            f"No LoRA can be trained for {facts.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. Choose "
-            "such a base, or train a ControlNet."
+            f"No {trained} can be trained for {facts.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
+            "Choose such a base, or train a ControlNet."
         ]
     wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP

@@ -18,6 +18,7 @@ from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControl
 from engine.tuning.facts import TrainableFacts, facts_of, is_over_start
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.unlocked import UnlockedDecoder
+from engine.tuning.whole_base import WholeBase
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _lora(inputs: Inputs, net: Any) -> Trainable:
 
 BUILDERS = {
     "lora": Builder(_lora),
+    "whole_base": Builder(lambda inputs, net: WholeBase(inputs.denoiser, inputs.place)),
     "controlnet": Builder(_whole, _controlnet),
     "control_lora": Builder(_low_rank, _controlnet),
     "unlocked_decoder": Builder(_unlocked, _controlnet),

@@ -19,7 +19,9 @@ UPDATED_TOGETHER = 2**23
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
+BASE_IS_NOT_SHARDED = "the whole base, which is trained without a ControlNet"
 LORA_NOT_DRAWN = "Export it, then add the file to “LoRA and embedding files” in Try it or in a ControlNet run."
+BASE_NOT_DRAWN = "Export it, then choose the folder or file as base model, in Try it or for a ControlNet run."
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
 
@@ -149,6 +151,23 @@ def lora(config: RunConfig) -> TrainableFacts | None:
     )
 
 
+def whole_base(config: RunConfig) -> TrainableFacts | None:
+    """Every weight of the base's denoiser."""
+    tuning = config.tuning
+    if tuning.what != "base":
+        return None
+    return TrainableFacts(
+        "whole_base",
+        Learned(control=False, base="everything"),
+        averages_base=True,
+        needs_condition_maps=False,
+        not_sharded=(BASE_IS_NOT_SHARDED,),
+        trains="the whole base",
+        not_drawn=BASE_NOT_DRAWN,
+        drawn_by_prompt=True,
+    )
+
+
 def controlnet(config: RunConfig) -> TrainableFacts | None:
     """A whole ControlNet: what a run trains if its settings ask for nothing else."""
     return TrainableFacts("controlnet", Learned(blocks=config.model.control_blocks))
@@ -195,7 +214,13 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
     )
 
 
-CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [lora, unlocked_decoder, control_lora, controlnet]
+CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [
+    lora,
+    whole_base,
+    unlocked_decoder,
+    control_lora,
+    controlnet,
+]
 """Each returns the facts of its trainable if the settings ask for it. The first that does counts."""
 
 

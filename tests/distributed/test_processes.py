@@ -28,6 +28,7 @@ from engine.nets.frozen_layers import store
 from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
 from engine.training.new_run import create_run
+from engine.tuning.whole_base import DENOISER
 from engine.workspace.paths import Workspace
 from tests import whole_denoiser
 from tests.conditions import tiny_models
@@ -150,7 +151,7 @@ def test_the_whole_denoiser_can_be_shared(two: Two, monkeypatch: pytest.MonkeyPa
 
 
 def whole_weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.checkpoints()[-1].folder / whole_denoiser.FILE)
+    return load_file(run.checkpoints()[-1].folder / DENOISER)
 
 
 @pytest.mark.long

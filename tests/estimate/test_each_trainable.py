@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from engine.training.setup import build_nets
 from engine.tuning.build import BUILDERS
 from engine.tuning.facts import CASES, TrainableFacts, facts_of
 from engine.tuning.trainable import Placement, Trainable
-from tests import whole_denoiser
 
 CPU = torch.device("cpu")
 HEADERS = 64 * 1024
@@ -30,18 +27,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"tuning": {"what": "lora", "rank": 4}},
     "lora of attention": {"tuning": {"what": "lora", "rank": 4, "layers": "attention"}},
     "lora of linear layers": {"tuning": {"what": "lora", "rank": 4, "layers": "linear"}},
-    "whole_denoiser": {},
+    "whole_base": {"tuning": {"what": "base"}},
 }
 
 
 @pytest.fixture(params=KINDS)
-def config(request: pytest.FixtureRequest) -> Iterator[RunConfig]:
+def config(request: pytest.FixtureRequest) -> RunConfig:
     """Settings that ask for the trainable, in bf16 with gradient checkpointing of what is trained."""
     train = {"precision": "bf16", "gradient_checkpointing": "controlnet"}
-    with whole_denoiser.chosen() if request.param == "whole_denoiser" else nullcontext():
-        asked = parse({**KINDS[request.param], "train": train})
-        assert facts_of(asked).kind == request.param.split()[0]
-        yield asked
+    asked = parse({**KINDS[request.param], "train": train})
+    assert facts_of(asked).kind == request.param.split()[0]
+    return asked
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from engine.nets.ema import build_ema
 from engine.training.optim import build_optimizer
 from engine.tuning.facts import facts_of
 from engine.tuning.trainable import Placement
+from engine.tuning.whole_base import WholeBase
 from tests import whole_denoiser
 
 
@@ -50,7 +51,7 @@ def test_weights_gradients_moments_and_files_to_the_byte(any_base: Path, tmp_pat
     """A run in bf16 holds the denoiser twice: fp32 master weights, and the copy that computes."""
     base, denoiser = of_base(any_base)
     run = settings(train={"precision": "bf16", "accumulation": 4}, optim={"optimizer": optimizer, "ema_decay": 0.9})
-    trainable = whole_denoiser.WholeDenoiser(denoiser, Placement(torch.device("cpu"), torch.bfloat16))
+    trainable = WholeBase(denoiser, Placement(torch.device("cpu"), torch.bfloat16))
     master = trainable.parameters()
     rule = build_optimizer(trainable.master, run.optim)
     for parameter in master:

@@ -41,6 +41,7 @@ from engine.runs.run import Run
 from engine.training.job import build_trainer
 from engine.training.lending import borrowing
 from engine.training.new_run import create_run
+from engine.tuning.whole_base import DENOISER
 from engine.workspace.paths import Workspace
 from tests import whole_denoiser
 from tests.compare_runs import assert_same_run, losses
@@ -102,7 +103,7 @@ def test_it_trains_and_saves_and_says_that_it_draws_nothing(
 
     (saved,) = run.checkpoints()
     before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
-    after = load_file(saved.folder / whole_denoiser.FILE)
+    after = load_file(saved.folder / DENOISER)
     assert after.keys() == before.keys() and not any(torch.equal(after[name], before[name]) for name in before)
     assert_told_that_it_has_no_controlnet(images_only, run, saved)
 

@@ -11,6 +11,7 @@ from engine.config import DataConfig, RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.machine.units import counted
+from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 from ui.page import enlarge
 from ui.page.context import AppContext
@@ -95,20 +96,20 @@ def _pairs(context: AppContext, view: View) -> str:
     if config is None or not config.data.dataset:
         return ""
     try:
-        if config.tuning.what == "lora":
-            return pairs_html(context.workspace, config.data, lora=True)
+        if not facts_of(config).needs_condition_maps:
+            return pairs_html(context.workspace, config.data, images_only=True)
         context.look_through_vae()
         return pairs_html(context.workspace, config.data, config.model.base)
     except UserError:
         return ""  # an image is gone or damaged; the tab says so where it is looked for
 
 
-def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", lora: bool = False) -> str:
+def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", images_only: bool = False) -> str:
     """Return the first, a middle and the last pair, cropped as for training, with their captions.
 
     Args:
         base: what its VAE leaves of the control images is shown, if that is known and its nets read latents.
-        lora: images are shown without their control images, also those that have none.
+        images_only: images are shown without their control images, also those that have none.
 
     Raises:
         UserError: the dataset or an image cannot be read.
@@ -116,28 +117,28 @@ def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", lora: boo
     from engine.data.crop_plan import CropPlan
 
     dataset = Dataset.open(workspace.dataset_folder(data.dataset))
-    total = dataset.count(ready=not lora)
+    total = dataset.count(ready=not images_only)
     if not total:
         return ""
     plan = CropPlan.of(data)
     places = dict.fromkeys(place * (total - 1) // max(1, PAIRS - 1) for place in range(PAIRS))
     figures, through_vae = [], False
-    for sample in (dataset.samples(place, 1, ready=not lora)[0] for place in places):
+    for sample in (dataset.samples(place, 1, ready=not images_only)[0] for place in places):
         decoded = decoded_of(workspace, dataset, sample, plan, base) if base else None
         through_vae |= decoded is not None
-        path, size = pair_image(workspace, dataset, sample, plan, decoded, with_map=not lora)
+        path, size = pair_image(workspace, dataset, sample, plan, decoded, with_map=not images_only)
         words = sample.caption or "no caption"
         figures.append(
             f"<figure>{enlarge.cell(path, f'{words} · {size[0]} x {size[1]} px')}"
             f"<figcaption>{escape(words)}</figcaption></figure>"
         )
     told = DECODED if through_vae else "Control images and images as cropped for training, with their captions."
-    if lora:
+    if images_only:
         told = "Images as cropped for training, with their captions."
-    head = f"<h3>What the {'LoRA' if lora else 'ControlNet'} will see</h3>" + note(told)
+    head = f"<h3>What the {'base' if images_only else 'ControlNet'} will see</h3>" + note(told)
     shown = f"<div class='strips pairs{' decoded' if through_vae else ''}'>{''.join(figures)}</div>"
     measured = words_of(workspace, data, base) if base else ""
-    dialog = enlarge.dialog("An image of the dataset" if lora else "A pair of the dataset")
+    dialog = enlarge.dialog("An image of the dataset" if images_only else "A pair of the dataset")
     return f"{head}{shown}{measured}{dialog}"
 
 

@@ -19,9 +19,9 @@ from ui.train.bases_panel import build_bases
 from ui.train.draft_edits import PRESET, DraftEdits
 from ui.train.settings_panel import build_settings, changes_html, not_applicable_html
 
-WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"))
+WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"), ("Whole base", "base"))
 """Choices of what is trained."""
-WHAT_HINT = "A LoRA teaches the base a style or subject, without condition maps."
+WHAT_HINT = "A LoRA or a whole base learns a style or subject, without condition maps."
 
 
 class RunForm:

@@ -217,7 +217,6 @@ def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -
     Args:
         facts: of the run's base.
     """
-    lora = config_of_draft.tuning.what == "lora"
     hidden = [] if facts.patch > 1 else ["transformers"]
-    hidden.append("controlnet" if lora else "lora")
+    hidden += [kind for kind in ("controlnet", "lora") if kind != config_of_draft.tuning.what]
     return f"<span data-hides='{' '.join(hidden)}'></span>"

@@ -31,8 +31,8 @@ def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Worksp
     assert {path.stat().st_mtime_ns for path in files} == made
     assert "What the ControlNet will see" in text and "Control images" in text
 
-    lora = pairs_html(workspace, DataConfig(dataset=name, resolution=64), lora=True)
-    assert lora.count("<figure>") == 3 and "What the LoRA will see" in lora and "ontrol" not in lora
+    lora = pairs_html(workspace, DataConfig(dataset=name, resolution=64), images_only=True)
+    assert lora.count("<figure>") == 3 and "What the base will see" in lora and "ontrol" not in lora
     files = {Path(path) for path in re.findall(r"src='gradio_api/file=([^']+)'", lora)}
     assert all(Image.open(path).size == (64, 64) for path in files), "the image alone"
 
