@@ -5,6 +5,7 @@
 The autoencoder gets 16 channels, as Stable Diffusion 3 has, and starts from that of the first base; so do the text
 encoders. All random numbers depend on (seed, step). Both stages (the autoencoder, then transformer and text encoders
 together) are resumed from the work folder if the command is started again. About an hour on two CPU cores.
+With ``--start`` it continues from the weights of a base that was exported; the autoencoder stays as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,12 @@ def outlines(first: int, count: int) -> torch.Tensor:
     scenes = [random_scene(np.random.default_rng([SEED, i])) for i in range(first, first + count)]
     stack = np.stack([outline(scene, SIZE) for scene in scenes])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def exported_vae(base: Path) -> AutoencoderKL:
+    """The VAE of an exported base, frozen."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32)
+    return vae.eval().requires_grad_(False)
 
 
 def train_vae(work: Path, steps: int) -> AutoencoderKL:
@@ -105,11 +113,29 @@ def encode_pool(vae: AutoencoderKL, work: Path) -> tuple[torch.Tensor, list[str]
     return pool, captions
 
 
-def train_transformer(work: Path, out: Path, vae: AutoencoderKL, steps: int, batch: int, workers: int) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """How transformer and text encoders are trained."""
+
+    steps: int
+    batch: int
+    workers: int
+    """Threads, each of which computes a part of the batch."""
+    peak: float
+    """Learning rate."""
+    seed: int
+    start: Path | None
+    """An exported base whose weights the training starts from."""
+
+
+def train_transformer(work: Path, out: Path, vae: AutoencoderKL, plan: Plan) -> None:
     """Train transformer and text encoders, or continue from ``work``, and export the base to ``out``."""
+    steps, batch, workers = plan.steps, plan.batch, plan.workers
     tokenizer = CLIPTokenizer.from_pretrained(DEMO_BASE, subfolder="tokenizer")
-    torch.manual_seed(SEED + 1)
+    torch.manual_seed(plan.seed + 1)
     model = Base(tokenizer)
+    if plan.start is not None:
+        model.start_from(plan.start)
     average = copy.deepcopy(model).requires_grad_(False)
     in_blocks = {
         name: parameter
@@ -119,7 +145,7 @@ def train_transformer(work: Path, out: Path, vae: AutoencoderKL, steps: int, bat
     chosen = {id(parameter) for parameter in in_blocks.values()}
     muon = Muon(list(in_blocks.values()))
     rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    adam = torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
+    adam = torch.optim.AdamW(rest, lr=plan.peak, betas=(0.9, 0.99), weight_decay=0.0)
     path, start = work / "transformer.pt", 0
     if path.exists():
         state = torch.load(path, weights_only=True)
@@ -145,7 +171,7 @@ def train_transformer(work: Path, out: Path, vae: AutoencoderKL, steps: int, bat
 
     executor = ThreadPoolExecutor(workers)
     for step in range(start, steps):
-        generator = torch.Generator().manual_seed(SEED * 7_000_003 + step)
+        generator = torch.Generator().manual_seed(plan.seed * 7_000_003 + step)
         rows = torch.multinomial(weights, batch, replacement=True, generator=generator)
         latents, ids = (pool[rows].float() - vae.config.shift_factor) * vae.config.scaling_factor, tokens[rows].clone()
         ids[torch.rand(batch, generator=generator) < 0.1] = empty
@@ -162,7 +188,7 @@ def train_transformer(work: Path, out: Path, vae: AutoencoderKL, steps: int, bat
                     mine.grad += theirs.grad
             twin.zero_grad(set_to_none=True)
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        rate = cosine_lr(step, steps, PEAK)
+        rate = cosine_lr(step, steps, plan.peak)
         adam.param_groups[0]["lr"] = rate
         adam.step()
         muon.step(rate)
@@ -214,13 +240,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", type=float, default=PEAK, help="learning rate")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--start", type=Path, help="exported base to continue from")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    vae = train_vae(options.work, options.vae_steps)
+    vae = exported_vae(options.start) if options.start else train_vae(options.work, options.vae_steps)
     encode_pool(vae, options.work)
     torch.set_num_threads(1)
-    train_transformer(options.work, options.out, vae, options.steps, options.batch, options.threads)
+    plan = Plan(options.steps, options.batch, options.threads, options.peak, options.seed, options.start)
+    train_transformer(options.work, options.out, vae, plan)
 
 
 if __name__ == "__main__":

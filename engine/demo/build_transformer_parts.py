@@ -13,13 +13,12 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.demo.build_base import SIZE
+from engine.families.sd3 import StableDiffusion3
 from engine.workspace.paths import DEMO_BASE
 
 CHANNELS = 16
 SHIFT = 3.0
 """Of the timesteps, as Stable Diffusion 3 has it: colours and layout are decided at the noisy end."""
-ABSENT_TOKENS = 256
-"""Zeros in place of T5's text."""
 TEXT_WIDTH = 128
 SLOW_WAVES = 8
 """Of those of diffusers' positions, on each axis."""
@@ -64,31 +63,6 @@ def build_vae() -> AutoencoderKL:
         weights[f"{outer}.bias"] = old.state_dict()[f"{outer}.bias"]
     vae.load_state_dict(weights)
     return vae
-
-
-class CountedTokens:
-    """Joint attention in which the last token of the text stands for ABSENT_TOKENS equal ones.
-
-    Text tokens have no positions, so equal ones stay equal in every block: one of them, whose attention logit is larger
-    by ln(count), gives the same output at a quarter of the work.
-    """
-
-    def __call__(
-        self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        image, text = hidden_states, encoder_hidden_states
-
-        def heads(tokens: torch.Tensor) -> torch.Tensor:
-            return tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-        query = torch.cat([attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))], 2)
-        key = torch.cat([attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))], 2)
-        value = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
-        counts = torch.zeros(key.shape[2])
-        counts[-1] = math.log(ABSENT_TOKENS)
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=counts[None, None, None])
-        of_image, of_text = found.transpose(1, 2).flatten(2).split([image.shape[1], text.shape[1]], 1)
-        return attn.to_out[0](of_image), of_text if attn.context_pre_only else attn.to_add_out(of_text)
 
 
 def positions(table: torch.Tensor) -> torch.Tensor:
@@ -154,7 +128,6 @@ class Base(torch.nn.Module):
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.transformer = build_transformer()
-        self.transformer.set_attn_processor(CountedTokens())
         self.first, self.second = build_text_encoders(tokenizer)
 
     def forward(self, noisy: torch.Tensor, sigma: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -162,8 +135,15 @@ class Base(torch.nn.Module):
         read = [encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second)]
         hidden = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
         hidden = F.pad(hidden, (0, TEXT_WIDTH - hidden.shape[-1], 0, 1))  # the token that stands for T5's
-        pooled = torch.cat([one.text_embeds for one in read], dim=-1)
-        return self.transformer(noisy, hidden, pooled, 1000 * sigma, return_dict=False)[0]
+        text = {"hidden": hidden, "pooled": torch.cat([one.text_embeds for one in read], dim=-1)}
+        return StableDiffusion3().denoise(self.transformer, noisy, sigma, text, None)
+
+    def start_from(self, base: Path) -> None:
+        """Take the weights of an exported base."""
+        parts = {"transformer": self.transformer, "text_encoder": self.first, "text_encoder_2": self.second}
+        for name, part in parts.items():
+            exported: Any = type(part).from_pretrained(base, subfolder=name, torch_dtype=torch.float32)
+            part.load_state_dict(exported.state_dict())
 
 
 class Muon:

@@ -59,9 +59,10 @@ def count_clip(
 def count_three(
     vae: Mapping[str, Any], text_encoders: Sequence[Mapping[str, Any]], side: int, decoded_side: int
 ) -> EncoderSizes:
-    """Both CLIPs, and T5 where the base has it: the denoiser reads the tokens of CLIP and of T5."""
+    """Both CLIPs, and T5 where the base has it: the denoiser reads the tokens of both, or one in place of T5's."""
     found = _with_t5(vae, text_encoders, side, decoded_side, T5_TOKENS)
-    return replace(found, tokens=found.tokens + T5_TOKENS)
+    has_t5 = any("d_model" in config for config in text_encoders)
+    return replace(found, tokens=found.tokens + (T5_TOKENS if has_t5 else 1))
 
 
 def count_clip_and_t5(

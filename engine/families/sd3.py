@@ -15,6 +15,7 @@ import torch
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5TokenizerFast
 
+from engine.families.absent_t5 import is_without_t5, text_for
 from engine.families.encoder_sizes import T5_TOKENS
 from engine.families.facts import SD3
 from engine.families.joint_sizes import control_blocks
@@ -38,12 +39,6 @@ class ThreeTextEncoders(TwoTextEncoders):
         """``width``: of the text that the denoiser reads."""
         super().__init__(first, second)
         self.third, self.width = third, width
-
-    def read_t5(self, tokens: torch.Tensor) -> torch.Tensor:
-        """T5's hidden states (B, length, width) of token numbers (B, length); zeros where the base has no T5."""
-        if self.third is None:
-            return torch.zeros(*tokens.shape, self.width, device=self.device)
-        return self.third.read(tokens, self.device)
 
 
 class StableDiffusion3(TransformerFamily):
@@ -82,7 +77,8 @@ class StableDiffusion3(TransformerFamily):
     ) -> dict[str, torch.Tensor]:
         """The hidden states of both CLIPs side by side, padded with zeros to T5's width, then T5's; and pooled text.
 
-        Without T5 its tokens are zeros. (B, 77 + 256, 4096) and (B, 2048) for the real base.
+        (B, 77 + 256, 4096) and (B, 2048) for the real base. Without T5 one token of zeros stands for all of its
+        (absent_t5.py), (B, 77 + 1, 4096).
         """
         device, skipped = text_encoder.device, self.skipped_layers(clip_skip)
         read = [
@@ -91,14 +87,15 @@ class StableDiffusion3(TransformerFamily):
         ]
         hidden = torch.cat([layer_output(self.facts, one.hidden_states, 2, skipped) for one in read], dim=-1)
         hidden = torch.nn.functional.pad(hidden, (0, text_encoder.width - hidden.shape[-1]))
-        tokens = torch.zeros(len(captions), T5_TOKENS, dtype=torch.long)
-        if len(tokenizer) > 2:
-            tokens = t5_tokens(tokenizer[2], captions, T5_TOKENS)
-        t5 = text_encoder.read_t5(tokens)
+        t5 = hidden.new_zeros(len(captions), 1, text_encoder.width)
+        if text_encoder.third is not None:
+            t5 = text_encoder.third.read(t5_tokens(tokenizer[2], captions, T5_TOKENS), device)
         pooled = torch.cat([one.text_embeds for one in read], dim=-1)
         return {"hidden": torch.cat([hidden, t5.to(hidden.dtype)], dim=1), "pooled": pooled}
 
     def without_optional_text(self, text: Text, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        if is_without_t5(text["hidden"]):
+            return dict(text)
         hidden = text["hidden"].clone()
         hidden[rows, -T5_TOKENS:] = 0
         return {**text, "hidden": hidden}
@@ -145,7 +142,7 @@ class StableDiffusion3(TransformerFamily):
         return net(
             hidden_states=noisy,
             controlnet_cond=control,
-            encoder_hidden_states=text["hidden"],
+            encoder_hidden_states=text_for(net, text["hidden"]),
             pooled_projections=torch.zeros_like(text["pooled"]),
             timestep=TIMESTEPS * timesteps,
             return_dict=False,
@@ -161,7 +158,7 @@ class StableDiffusion3(TransformerFamily):
     ) -> torch.Tensor:
         return denoiser(
             hidden_states=noisy,
-            encoder_hidden_states=text["hidden"],
+            encoder_hidden_states=text_for(denoiser, text["hidden"]),
             pooled_projections=text["pooled"],
             timestep=TIMESTEPS * timesteps,
             block_controlnet_hidden_states=residuals[0] if residuals else None,

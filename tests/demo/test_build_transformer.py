@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import JointAttnProcessor2_0
 from transformers import CLIPTokenizer
 
 from engine.demo.build_base import tokenize
-from engine.demo.build_transformer_parts import ABSENT_TOKENS, CHANNELS, TEXT_WIDTH, Base, Muon, build_vae
+from engine.demo.build_transformer_parts import CHANNELS, Base, Muon, build_vae
 from engine.families.sd3 import StableDiffusion3
-from engine.workspace.paths import DEMO_BASE
+from engine.workspace.paths import DEMO_BASE, DEMO_TRANSFORMER
 
 
-def test_in_training_one_token_stands_for_all_that_t5_leaves_out() -> None:
-    """The script that trained it computes them once; the pipeline computes all of them."""
-    torch.manual_seed(0)
+def test_it_continues_from_an_exported_base_and_computes_what_the_app_computes() -> None:
+    base, family = str(DEMO_TRANSFORMER), StableDiffusion3()
     tokenizer = CLIPTokenizer.from_pretrained(DEMO_BASE, subfolder="tokenizer")
     trained = Base(tokenizer).eval()
-    for name, weight in trained.transformer.named_parameters():  # diffusers starts modulations at zero
-        if "norm" in name and weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.05)
+    trained.start_from(DEMO_TRANSFORMER)
     noisy, sigmas = torch.randn(1, 16, 16, 16), torch.tensor([0.7])
-    ids = tokenize(tokenizer, ["red circle with teal background"])
+    caption = "red circle with teal background"
     with torch.no_grad():
-        read = [encoder(ids, output_hidden_states=True) for encoder in (trained.first, trained.second)]
-        hidden = torch.cat([one.hidden_states[-2] for one in read], dim=-1)
-        hidden = torch.nn.functional.pad(hidden, (0, TEXT_WIDTH - hidden.shape[-1], 0, ABSENT_TOKENS))
-        text = {"hidden": hidden, "pooled": torch.cat([one.text_embeds for one in read], dim=-1)}
-        counted = trained(noisy, sigmas, ids)
-        trained.transformer.set_attn_processor(JointAttnProcessor2_0())
-        torch.testing.assert_close(counted, StableDiffusion3().denoise(trained.transformer, noisy, sigmas, text, None))
+        encoder = family.load_text_encoder(base, torch.float32)
+        text = family.encode_text(family.load_tokenizer(base), encoder, [caption])
+        expected = family.predict(family.load_denoiser(base, torch.float32), None, noisy, sigmas, text, None)
+        torch.testing.assert_close(trained(noisy, sigmas, tokenize(tokenizer, [caption])), expected)
 
 
 def test_a_step_of_muon_turns_the_gradient_into_an_orthogonal_matrix_of_adams_size() -> None:
