@@ -111,7 +111,7 @@ def main() -> None:
 
 def app_with_a_card(arguments: list[str]) -> int:
     """The app, to which a card of 12 GB is named."""
-    from engine.families import files
+    from engine.families import files, registry
     from engine.families.facts import FACTS
     from engine.machine import hardware
 
@@ -119,6 +119,7 @@ def app_with_a_card(arguments: list[str]) -> int:
     card = replace(here, device="cuda", name="NVIDIA GeForce RTX 3060", vram_gib=12.0, banner="")
     hardware.detect = functools.lru_cache(lambda: card)  # type: ignore[assignment]
     files.denoiser_parameters = lambda workspace, base: FACTS[0].parameters  # the demo base's weights are fewer
+    registry.misfit = lambda base, index, parts: ""  # and do not match the configs of Stable Diffusion 1.5
     from ui import launch
 
     return launch.main(arguments)
