@@ -53,7 +53,7 @@ class GetSet(QueuedJob):
 
     @property
     def title(self) -> str:
-        return f"Getting {self.name}"
+        return f"Downloading {self.name}"
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         one = offered.set_named(self.name)

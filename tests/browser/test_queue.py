@@ -41,7 +41,7 @@ def test_the_next_run_waits_in_the_queue(page: Any, demo: DemoRun) -> None:
     click(page, "#queue-button")
     page.get_by_role("button", name=re.compile("^Pause: ")).click()
     wait_for(page, "#queue-button", "1 on hold")
-    wait_for(page, "#queue-held", "The queue holds")
+    wait_for(page, "#queue-held", "The queue is on hold")
     page.get_by_role("button", name=re.compile("^Remove from the queue: ")).click()
     wait_for(page, "#queue-jobs", "The queue is empty")
     wait_for(page, "#queue-button", "Queue")

@@ -186,7 +186,7 @@ class CheckPanel:
         from engine.data.doctor import fix
 
         dataset = open_dataset(self._context, name)
-        found = selected in {state.finding.name for state in fix.states(dataset)}  # another dataset may not have it
+        found = selected in {state.finding.name for state in fix.states(dataset)}  # another dataset may lack it
         hits = check_jobs.hits_to_show(dataset, check_jobs.finding_named(str(selected))) if found else None
         plan = CropPlan.of(self._context.config_of(self._context.draft)[0].data)
         image, text, number = check_jobs.image_seen(dataset, hits, number, plan)

@@ -63,7 +63,7 @@ def ask_folder(timeout: float = TIMEOUT_SECONDS) -> str:
         try:
             done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, check=False)
         except subprocess.TimeoutExpired:
-            return ""  # nobody answered
+            return ""  # no answer
         except OSError:
             continue
         reports_cancel = command[0] != sys.executable and "-c" not in command

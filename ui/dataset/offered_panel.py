@@ -39,7 +39,7 @@ def build(context: AppContext, live: Live) -> None:
 
     def start(name: str) -> None:
         one = set_named(name)
-        context.start_job(KIND, f"Getting {one.name}", get_job(context, one), GetSet(name=one.name))
+        context.start_job(KIND, f"Downloading {one.name}", get_job(context, one), GetSet(name=one.name))
 
     described = {one.name: about_set(one) for one in offered}
     live.on(chosen.change, lambda name: described[name], [chosen], [about])

@@ -130,7 +130,7 @@ class QuestionPanel:
                     try:
                         small = thumbnail(path, self._context.workspace.thumbnails, SIDE)
                     except UserError:
-                        continue  # the reading tells why
+                        continue  # reading the folder reports why
                     shown += [(image, f"{number}. {said}"[:120]) for image, said in _parts(small, said, item.halves)]
         return shown
 

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.jobs.control import Cancelled, CancelToken, OnProgress
 
 PAUSE_SECONDS = 0.5
-"""Between two looks at whether a job is running."""
+"""Time between two checks for a running job."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class AutoCheck:
             try:
                 failed = self._failure_of(name, over)
             except Cancelled:
-                continue  # given up, or another dataset comes first, or a job has begun: then once more after it
+                continue  # cancelled, overtaken by another dataset, or a job has begun: it is checked again after that
             with self._lock:
                 if not over.is_set():
                     done = self.state

@@ -52,7 +52,7 @@ def _key(view: View) -> Any:
         job.title,
         job.waiting,
         len(view.queue.waiting),
-    )  # not its step, which would refresh this with each one
+    )  # without the step, which would redraw this after every step
 
 
 def render_close_button(view: View) -> list[Any]:

@@ -85,7 +85,7 @@ class AppContext(Problems, DatasetChecks, Queueing):
         snapshot = self.runner.snapshot
         live = snapshot.run_folder.name if snapshot.is_training and snapshot.run_folder else None
         self._chosen_run = None if name == live else name
-        self._started = (0.0, None)  # whoever asks for the form and presses Start there means it
+        self._started = (0.0, None)  # a Start on the form that was just asked for is no double click
 
     def set_result(self, kind: str, **what: Any) -> None:
         """Show what a job of this kind has made, until the next one."""
@@ -107,7 +107,7 @@ class AppContext(Problems, DatasetChecks, Queueing):
                     self.files_changed()
                 self._training = snapshot
             elif self._training is not None and self._training.alive:
-                self._training = None  # nobody saw its end; the files say how it ended
+                self._training = None  # it ended unseen; the files say how
             datasets, runs = self.listing.names()
             shown = self._shown_run(runs)
             training = self._training

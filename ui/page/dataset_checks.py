@@ -37,7 +37,7 @@ class DatasetChecks(NextRun):
         try:
             source = Dataset.open(self.workspace.dataset_folder(dataset)).source
         except UserError:
-            return  # it is gone: the job that was to make it tells why
+            return  # it does not exist: the job that should have made it reports why
         if not is_of_demo_shapes(self.workspace, source):
             self.auto_check.begin(dataset)
 
@@ -59,7 +59,7 @@ class DatasetChecks(NextRun):
     def look_through_vae(self) -> None:
         """Look at the next run's control images through the base's VAE in the background, if its nets read latents.
 
-        Once for each base, dataset and crops: who cancels it is not asked again.
+        This happens once for each base, dataset and crop settings: after a cancel it does not start again.
         """
         from engine.data.crop_plan import CropPlan
         from engine.data.dataset import Dataset

@@ -1,7 +1,7 @@
 """Keeps every open page up to date and sends only what changed.
 
 gradio's own timer is too expensive here: at the start and end of every event the browser records progress for each
-output and input of all events that there ever were, and searches the whole page for each of them. Instead, the page
+output and input of all earlier events, and searches the whole page for each of them. Instead, the page
 polls an address of our own (ui/server/serve.py) that says whether an update group has changed, and only then presses a
 hidden button (ui/page/poll.js) whose event fetches the new values. That event has no inputs: what each page has seen is
 kept here, by its session. Events without a progress overlay record their progress at one hidden button.
@@ -172,7 +172,7 @@ class Live:
     def versions(self) -> list[int]:
         """Return a number for each group, which grows when something in the group changes. The same for all pages."""
         with self._lock:
-            view = self.context.view()  # taken under the lock, so that no thread compares an older view after a newer
+            view = self.context.view()  # under the lock: no thread may compare an older view after a newer one
             for group in GROUPS:
                 keys = [self._key(outputs, view) for outputs in self._group(group)]
                 if keys != self._keys.get(group):
@@ -205,7 +205,7 @@ class Live:
         return [outputs for outputs in self.registered if outputs.group == group]
 
     def _seen_by(self, session: str | None) -> dict[UpdateGroup, dict[int, Hashable]]:
-        """Return the keys that a page has seen. The pages that have not refreshed for longest are forgotten."""
+        """Return the keys that a page has seen. The pages that refreshed longest ago are forgotten."""
         with self._lock:
             seen = self._seen.setdefault(str(session), {group: {} for group in GROUPS})
             self._seen.move_to_end(str(session))

@@ -65,7 +65,7 @@ class Queueing(ABC):
 
     @property
     def must_queue(self) -> bool:
-        """Whether a job that is started now has to wait, because another one is running or comes first."""
+        """Whether a job that is started now has to wait, because another one is running or is ahead of it."""
         return self._queue_runner.alive or self.queue.next_is_due
 
     def add_to_queue(self, job: QueuedJob) -> None:

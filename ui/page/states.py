@@ -68,7 +68,7 @@ class Readiness:
     summary: str = ""
     """What the run will take."""
     cautions: tuple[Caution, ...] = ()
-    """What speaks against it."""
+    """Warnings about it."""
     advice: Advice | None = None
     """What to expect of it, and what to set."""
 
@@ -90,7 +90,7 @@ class TrainView:
     hint: str
     buttons: dict[Action, ButtonView]
     cautions: tuple[Caution, ...] = ()
-    """What speaks against the new run, while one is set up."""
+    """Warnings about the new run, while one is set up."""
     advice: Advice | None = None
     """What to expect of the new run, while one is set up."""
 

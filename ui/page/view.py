@@ -48,7 +48,7 @@ class QueueView:
     results: tuple[QueueResult, ...] = ()
     """Newest first."""
     held: bool = False
-    """The waiting ones begin only when somebody says so."""
+    """The waiting ones start only when the user asks for it."""
 
     @property
     def waiting(self) -> tuple[Entry, ...]:

@@ -14,7 +14,7 @@ from ui.page.queueing import percent_of
 from ui.page.view import View
 from ui.queue.queue_html import ON_LOAD, badge, list_html, results_html
 
-HELD = "The queue holds: these jobs are left from an earlier session, or a job was paused."
+HELD = "The queue is on hold: these jobs are left from an earlier session, or a job was paused."
 NOTIFY = (
     "<div class='queue-notify'><button type='button' onclick='studioNotify()'>Notify me when all jobs are "
     "done</button> <span class='hint' role='status'></span></div>"

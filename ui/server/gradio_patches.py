@@ -49,7 +49,7 @@ def _replace_stub_writer(module: ModuleType) -> None:
 
 
 def trust_the_first_answer() -> None:
-    """Take the server for reachable once it has answered (blocks.py, launch; networking.py, url_ok).
+    """Treat the server as reachable once it has answered (blocks.py, launch; networking.py, url_ok).
 
     gradio asks its own server twice when it starts: without a time limit, and then again for 3 seconds. Where a busy
     computer needs longer, it ends the app with an error about share links and proxies.

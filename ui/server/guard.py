@@ -99,7 +99,7 @@ class LocalGuard:
             if not answered:
                 await _refuse(scope, receive, send, refusal)
         except ClientDisconnect:
-            return  # a page was closed, or an upload broken off: nobody waits for an answer
+            return  # a page was closed, or an upload broke off: no one is waiting for an answer
 
     def _is_allowed_name(self, origin: str) -> bool:
         """Whether an Origin is one of the names that the user allowed: a reverse proxy may send another Host."""

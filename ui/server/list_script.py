@@ -1,4 +1,4 @@
-"""Serves gradio's script for dropdowns with a fault mended: a list that lost entries while it was open broke the page.
+"""Serves gradio's script for dropdowns with a bug fixed: a list that lost entries while it was open broke the page.
 
 gradio 6.31 (js/dropdown/shared/DropdownOptions.svelte) draws the entries by positions that it has kept, and reads
 ``choices[position][0]``. When the app sends fewer choices while the list is open, for example because old checkpoints
@@ -27,7 +27,7 @@ def assets_folder() -> Path:
 
 @lru_cache(maxsize=256)
 def mended(name: str) -> bytes | None:
-    """The script of this name with the fault mended. None: it has none, or there is no such script."""
+    """The script of this name with the bug fixed. None: it does not have the bug, or there is no such script."""
     path = assets_folder() / name
     if path.parent != assets_folder() or path.suffix != ".js" or not path.is_file():
         return None

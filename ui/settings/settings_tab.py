@@ -37,7 +37,7 @@ HELP = """
 - **Control image** (condition map, or map): the image that tells the ControlNet *where* things are: edges, depth, a
   pose, … Training needs one for each image.
 - **Step**: one optimizer step, that is, one update of the weights from one batch of images.
-- **Queue**: jobs that wait for their turn. A job that you start while another one is running is added to it; the
+- **Queue**: jobs waiting for their turn. A job that you start while another one is running is added to it; the
   button in the header shows the queue.
 - **Checkpoint**: the ControlNet as it was after one step, saved on disk.
 - **Loss**: how far the prediction was off. It stays noisy: watch the preview images and the score instead.

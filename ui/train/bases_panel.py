@@ -103,7 +103,8 @@ def about_base(base: ListedBase) -> str:
 
 
 def choose_base(context: AppContext, base: str) -> None:
-    """Put a base into the form of the next run. The demo's settings, which suit no real base, give way to a card's."""
+    """Put a base into the form of the next run. The demo's settings do not suit a real base: the preset for this card
+    replaces them."""
 
     def choose(draft: Draft) -> Draft:
         model = {**draft.changes.get("model", {}), "base": base}

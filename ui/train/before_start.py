@@ -101,7 +101,7 @@ def _pairs(context: AppContext, view: View) -> str:
         context.look_through_vae()
         return pairs_html(context.workspace, config.data, config.model.base)
     except UserError:
-        return ""  # an image is gone or damaged; the tab says so where it is looked for
+        return ""  # an image is gone or damaged; other parts of the tab report it
 
 
 def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", images_only: bool = False) -> str:

@@ -23,8 +23,8 @@ from ui.train.run_form import RunForm
 SIGNS: dict[Level, tuple[str, str]] = {"red": ("!", "Serious"), "yellow": ("!", "Caution"), "note": ("i", "Note")}
 """The sign of a line, and what a screen reader says for it."""
 AFTER_BLUR = 300
-"""Milliseconds from the click to its remedy: a box of the form that loses the focus by this click may still send what
-was typed into it, which must not come after it."""
+"""Milliseconds between the click and its effect: a box of the form that loses the focus by this click may still send
+what was typed into it, and that has to arrive first."""
 NOT_STARTED = "Training has not started. Read the line marked in red, then decide:"
 
 

@@ -116,7 +116,7 @@ def base_names(workspace: Workspace) -> list[str]:
     try:
         names = [path.name for path in workspace.models.iterdir() if not path.name.startswith(".")]
     except OSError:
-        names = []  # the folder is gone, or its disk: those of the app are still there
+        names = []  # the folder or its disk is gone; the app's own bases are still there
     ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
     return [*bundled_bases(), *sorted(ids.get(name, name) for name in names)]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PAGES = 200
-"""Renderings that are remembered. A page whose own is forgotten is older than that many redraws."""
+"""Renderings that are remembered. A page whose rendering was dropped is older than that many redraws."""
 
 
 @dataclass

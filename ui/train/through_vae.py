@@ -91,5 +91,5 @@ def decoded_of(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, b
     try:
         found = known(workspace.cache, located, dataset, sample, plan)
     except UserError:
-        return None  # the image is gone, which is said where it is looked for
+        return None  # the image is gone; other parts of the tab report it
     return found.picture if found is not None and found.picture.exists() else None

@@ -1,4 +1,4 @@
-"""Jobs that draw with a run's models: a job of the window, or one that borrows the models of a training in progress."""
+"""Jobs that draw with a run's models: the window's own job, or one that borrows the models of a run in progress."""
 
 from __future__ import annotations
 
@@ -149,5 +149,5 @@ class ModelJobs:
                     raise
             if token.cancelled:
                 request.cancel()
-                if not begun:  # the training may take long to its next step; it will then drop the request
+                if not begun:  # the next training step may be a long time away; the run then drops the request
                     raise Cancelled

@@ -70,9 +70,7 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
 
     def refreshed(run: str | None, chosen: Any) -> Any:
         found = entries(context, run)
-        if (
-            chosen == LIVE_NET and LIVE_ENTRY not in found
-        ):  # the training has ended: its last checkpoint has these weights
+        if chosen == LIVE_NET and LIVE_ENTRY not in found:  # the run has ended: its last checkpoint has these weights
             return gr.Dropdown(found, value=NEWEST)
         return gr.Dropdown(found)
 

@@ -1,4 +1,4 @@
-"""The demo in three clicks: a set, a training, an image, with the tiny base that comes along."""
+"""The demo in three clicks: make a dataset, train, draw an image, with the tiny base that comes with the app."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class OwnFacts:
     obeys: str = ""
     """Title of the condition type of these."""
     base: str = ""
-    """The chosen base as people call it; empty: none but one that comes with the app."""
+    """The chosen base by its usual name; empty: none was chosen but one that comes with the app."""
     base_here: bool = False
     """It is on this computer."""
     base_fault: str = ""
@@ -72,7 +72,7 @@ class Guide:
         done = [run.config.data.dataset for run in runs if run.completed]
         kept = remembered(workspace).get(GUIDE, "")
         hidden = kept == HIDDEN or (kept != SHOWN and any(not is_demo_set(name) for name in done))
-        # Who has done the demo only gets one line about what comes next.
+        # Someone who has only done the demo gets one line about what comes next.
         self.state = GuideState("own", hidden, False) if done else GuideState(hidden=hidden)
         self._dataset: tuple[Any, OwnFacts] = (None, OwnFacts())
         self._run: tuple[str, bool] = ("", False)

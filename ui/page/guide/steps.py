@@ -43,7 +43,7 @@ class Step:
 
     @property
     def html_button(self) -> str:
-        last = self.name == "start" and self.state == "done"  # what follows it is worth a real button
+        last = self.name == "start" and self.state == "done"  # the step that comes next gets a prominent button
         css = "next" if last else self.state
         return go_button(self.button, self.tabs, focus_on(self.focus, self.unfold, self.press), f"go {css}")
 
