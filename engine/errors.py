@@ -44,7 +44,7 @@ class UserError(Exception):
         self.why = why
         self.try_this = try_this
         self.offers = offers
-        """Ways to resume the run that has failed, the likeliest to help first."""
+        """Ways to resume the run that has failed, the most promising first."""
 
 
 def choose_from(known: Iterable[str], typed: str = "", limit: int = 20) -> str:

@@ -44,7 +44,7 @@ def download(
 
     Args:
         wanted: from ``ask``.
-        token: a cancel keeps what has been fetched.
+        token: cancels the download; what has been fetched is kept.
         progress: called as progress(megabytes done, in all, label).
 
     Returns:

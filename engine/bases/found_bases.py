@@ -1,4 +1,4 @@
-"""Finds the base models that are on this computer, for other programs or of the user's own. No torch.
+"""Finds the base models on this computer, whether other programs or the user put them there. No torch.
 
 Of a file only the header is read, of a folder only the configs. Nothing is copied or changed: a base is used where it
 is.
@@ -28,9 +28,9 @@ from engine.machine.clock import active_time
 from engine.workspace.paths import Workspace, in_hub_cache
 
 SECONDS = 20.0
-"""Of a search. A disk that does not answer then ends it, too."""
+"""Time limit of a search, also for a disk that does not answer."""
 DEPTH = 6
-"""Folders below a place that are looked into."""
+"""How many folders below a place are searched."""
 SMALLEST_CKPT = 500_000_000
 """Bytes. A smaller .ckpt is a VAE or another part; larger ones are read only when they are chosen, since that takes
 torch."""
@@ -41,9 +41,9 @@ class FoundBase:
     """A base on this computer."""
 
     path: Path
-    """The file, or the folder in diffusers layout. It is what the setting *Base model* takes."""
+    """The file, or the folder in diffusers layout: a valid value of the setting *Base model*."""
     family: str
-    """A name of ``FamilyFacts``; empty for a .ckpt, which is read only when it is chosen, and for sizes of its own."""
+    """A name of ``FamilyFacts``; empty for a .ckpt, which is read only when it is chosen, and for unusual sizes."""
     whose: str
     """The program it was found with."""
     bytes: int
@@ -61,7 +61,7 @@ class Search:
 
     bases: list[FoundBase] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)
-    """Models that are no bases to train on: what they are, and how many."""
+    """Models that cannot be trained on: what they are, and how many."""
     missing: list[Path] = field(default_factory=list)
     """Folders that the user named and that are not there now."""
     ended: Literal["complete", "time is up"] = "complete"
@@ -163,7 +163,7 @@ def _walk(folder: Path, place: Place, depth: int, search: Search, seen: set[str]
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        return  # it belongs to somebody else, or is gone
+        return  # no permission, or it is gone
     for entry in entries:
         check()
         path = Path(entry.path)
@@ -182,7 +182,7 @@ def _add_folder(folder: Path, place: Place, search: Search) -> None:
     denoiser = next((found for part in DENOISERS if (found := _json(folder / part / "config.json"))), {})
     if not denoiser or not of_class(denoiser):
         return _count(search, "models of other kinds")
-    facts = of_config(denoiser)  # None: a base with sizes of its own, such as the demo base
+    facts = of_config(denoiser)  # None: a base of unusual size, such as the demo base
     if not is_complete(folder):
         return _count(search, "incomplete bases")
     if why_not(BaseParts(index, denoiser, scheduler, vae)):

@@ -21,7 +21,7 @@ from engine.workspace.paths import Workspace, in_hub_cache
 INDEX = "model_index.json"
 DENOISERS = tuple(sorted({facts.denoiser for facts in FACTS}))
 WITH_WEIGHTS = (*DENOISERS, "vae", *TEXT_ENCODERS)
-"""Folders of a base that hold weights."""
+"""The folders of a base that contain weights."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 

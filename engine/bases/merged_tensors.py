@@ -25,7 +25,7 @@ def text_tensors(encoder: Any) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in encoder.state_dict().items():
         if name.endswith("position_ids"):
-            continue  # a count that transformers makes anew
+            continue  # a counter that transformers creates itself
         clip = type(encoder).__name__.startswith("CLIP") and name.startswith(INSIDE)
         found[OLD_PREFIX + name if clip else name] = tensor
     return found

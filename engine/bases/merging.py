@@ -156,7 +156,7 @@ class _Merging:
         return tensors if tensors is not None else self._family.load_denoiser(self._base, torch.float32).state_dict()
 
     def _changes(self, denoiser: str) -> Weighted:
-        """What all LoRA files change. Words of embeddings are given to tokenizers and text encoders on the way."""
+        """What all LoRA files change. The words of embeddings are added to tokenizers and text encoders meanwhile."""
         weights = self._weights
         shapes: dict[str, Mapping[str, torch.Size]] = {
             denoiser: weights.shapes()

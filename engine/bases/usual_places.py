@@ -17,7 +17,7 @@ from engine.workspace.remembered import BASES_FOLDERS, remember, remembered
 LEVELS = 2
 """How deep below a usual place a program's folder is looked for: ~/ComfyUI, and ~/AI/ComfyUI."""
 NOT_ENTERED = frozenset({"node_modules", "site-packages", "venv", "__pycache__", "windows", "program files", "proc"})
-"""Folders, in lower case, in which nobody keeps models. Hidden ones are not entered either."""
+"""Folders, in lower case, that hold no models. Hidden ones are not searched either."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def forget_folder(workspace: Workspace, folder: Path) -> None:
 
 
 def entered(name: str) -> bool:
-    """Whether a folder of this name is looked into."""
+    """Whether a folder of this name is searched."""
     return not name.startswith((".", "$")) and name.lower() not in NOT_ENTERED
 
 
@@ -129,7 +129,7 @@ def _programs_below(folder: Path, levels: int, check: Callable[[], None]) -> Ite
     try:
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entered(entry.name))
     except OSError:
-        return  # it is not there, or belongs to somebody else
+        return  # it does not exist, or there is no permission
     for name in inside:
         program = program_of(name)
         if program is not None:
@@ -147,7 +147,7 @@ def _comfyui_elsewhere(folder: Path) -> list[Path]:
         try:
             sections: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
-            continue  # most people have none; a damaged one is ComfyUI's affair
+            continue  # most people have none, and reporting a damaged one is up to ComfyUI
         for section in sections.values() if isinstance(sections, dict) else ():
             if isinstance(section, dict):
                 base = Path(str(section.get("base_path") or path.parent)).expanduser()

@@ -3,7 +3,7 @@
 python -m engine.cli bases list
 python -m engine.cli bases get sd15        (or any Hugging Face id: bases get owner/name)
 python -m engine.cli bases find            (in the folders of other programs, and those named before)
-python -m engine.cli bases find ~/models   (in a folder of one's own, which is remembered)
+python -m engine.cli bases find ~/models   (in a folder of your own, which is remembered)
 """
 
 from __future__ import annotations

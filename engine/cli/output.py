@@ -1,4 +1,4 @@
-"""Output of the command line: a status line that is rewritten on a terminal, or a line now and then in a log."""
+"""Output of the command line: a status line that is rewritten on a terminal, or an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class EventPrinter:
             self._open_line = False
 
     def _print(self, text: str, end: str = "\n") -> None:
-        """Print. A terminal that was closed must not end the work."""
+        """Print. A closed terminal must not end the work."""
         try:
             print(text, end=end, flush=True, file=self._stream)
         except OSError:

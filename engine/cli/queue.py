@@ -8,7 +8,7 @@ python -m engine.cli queue list
 python -m engine.cli queue move 3 1                             (job 3 of the list becomes the next)
 python -m engine.cli queue remove 2
 python -m engine.cli queue run                                  (until it is empty; Ctrl-C saves and ends)
-python -m engine.cli queue clear                                (forget the results)
+python -m engine.cli queue clear                                (delete the results)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def add_command(commands: Any) -> None:
     for parser in (remove, move):
         parser.add_argument("job", help="its number in the list, or its id")
     move.add_argument("place", type=int, help="its new place among the waiting jobs; 1 is next")
-    actions.add_parser("run", help="run the waiting jobs until none is left; goes on after a failure")
+    actions.add_parser("run", help="run the waiting jobs until none is left; continues after a failure")
     actions.add_parser("clear", help="clear the results of earlier jobs; their files stay")
 
 
@@ -98,7 +98,7 @@ def _run(queue: QueueFolder, workspace: Workspace, control: Control) -> int:
                 console.say(f"     {report.words}")
             except Cancelled:
                 break
-            except Exception as error:  # its reason is kept with the results; the next one begins
+            except Exception as error:  # the reason is kept with the results; the next one starts
                 failure = describe_crash(error)
                 words = str(error) if isinstance(error, UserError) else f"{failure.what} {failure.why}"
                 console.say(f"     Failed: {words}")

@@ -70,7 +70,7 @@ def _bases(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.download_jobs import GetBase
 
     _only(options, "get")
-    return GetBase(base=hub_id(options.name, listed_bases()))  # a name that is neither is said now
+    return GetBase(base=hub_id(options.name, listed_bases()))  # an unknown name is reported now
 
 
 def _datasets(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
@@ -108,7 +108,7 @@ def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
     _refuse(options, "processes")
     given = parse_settings(options.set)
-    registry.resolve_parameters(registry.get(options.type).name, given)  # a wrong one is said now, not at night
+    registry.resolve_parameters(registry.get(options.type).name, given)  # reports wrong values now, not at night
     return Maps(
         dataset=options.dataset,
         type=options.type,

@@ -118,7 +118,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
 
 
 def _foretell(config: RunConfig, workspace: Workspace) -> None:
-    """Say what a run would take, what speaks against it, and what to expect.
+    """Print what a run would take, the warnings about it, and what to expect.
 
     Raises:
         UserError: something is missing, so that it could not start.
@@ -134,7 +134,7 @@ def _foretell(config: RunConfig, workspace: Workspace) -> None:
 
 
 def _warn_and_advise(config: RunConfig, workspace: Workspace, say_unknown: bool = True) -> None:
-    """Say what speaks against a run, and what to expect of it. ``say_unknown``: also that nothing is known."""
+    """Print the warnings about a run, and what to expect of it. ``say_unknown``: also that nothing is known."""
     from engine.machine.hardware import detect
     from engine.training.advisor import advice_for
     from engine.training.cautions import cautions
@@ -206,7 +206,7 @@ def _train_run(name: str, workspace: Workspace, control: Control) -> int:
 
 
 def _tell_next(workspace: Workspace, name: str) -> None:
-    """Say what to try after a run that has ended, with its command."""
+    """Print what to try after a run that has ended, with its command."""
     from engine.machine.hardware import detect
     from engine.training.next_run import after
 

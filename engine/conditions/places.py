@@ -1,4 +1,4 @@
-"""The current workspace for the condition types: where their weights lie, and which programs are allowed.
+"""The current workspace for the condition types: where their weights are, and which programs are allowed.
 
 A global of the process, since extractors are called with an image and its parameters only.
 """

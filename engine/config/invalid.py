@@ -67,7 +67,7 @@ def _number(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as people wrote it. Empty for several values, such as a section: its settings are named."""
+    """A value as the user wrote it. Empty for several values, such as a section: its settings are named."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -71,7 +71,8 @@ DEFAULTS_BEFORE = {
 def of_a_run(values: Values) -> Values:
     """The settings in a run's run.json, with those that it does not know as they were when it began.
 
-    run.json holds all settings that its app had. So one that is missing came later; and the run goes on as it began.
+    run.json holds all settings that its app had. So one that is missing was added later, and the run continues as it
+    began.
     """
     updated = copy.deepcopy(values)
     for dotted, before in DEFAULTS_BEFORE.items():

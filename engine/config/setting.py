@@ -36,7 +36,7 @@ def setting(
         affects_speed: whether a step takes another time, or other memory, with another value; "on or off" if it only
             matters whether the value is zero, "in fp32", "in half precision" and "in few bits" (of the base) if it
             matters there only. Measurements of one run hold for another if these settings are the same.
-        may_change: whether a run may be resumed with another value. "course": it changes how the training goes on.
+        may_change: whether a run may be resumed with another value. "course": it changes the rest of the training.
             "memory": it changes what memory and time a step takes, and the images of a step stay the same.
         only: the runs that it has a meaning for; the form hides it for others. (): all runs.
         why_fixed: for a setting that may not, a sentence that says why; empty: the usual one.

@@ -41,7 +41,7 @@ _one_large = threading.Lock()
 # Applies to every image opened in this process, also by gradio. Pillow raises an error at twice this size.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns from this size on
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged metadata, which nobody needs
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged metadata, which is not needed
 _JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write data after the end marker
 _JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # scale divisor, flag of cv2.IMREAD_REDUCED_COLOR_8, _4, _2
 _MAY_HOLD_SEVERAL = frozenset({".gif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff"})
@@ -139,7 +139,7 @@ def has_more(path: Path) -> bool:
         with open_image(path) as image:
             return bool(getattr(image, "is_animated", False))
     except (*_DAMAGED, Image.DecompressionBombError):
-        return False  # reading the image tells the cause
+        return False  # reading the image reports the cause
 
 
 def check_side(path: Path, width: int, height: int, min_side: int) -> None:

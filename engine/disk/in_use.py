@@ -86,7 +86,7 @@ def remove(path: Path) -> None:
 
 
 def clear(path: Path) -> bool:
-    """Like `remove`, for what is of no use any more: what cannot be removed stays. Returns whether all is gone."""
+    """Like `remove`, for files that are no longer needed: what cannot be removed stays. Returns whether all is gone."""
     try:
         remove(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Retrying what the disk refuses. The run stands still meanwhile, so that nothing that is in memory is lost.
+"""Retrying what the disk refuses. The run pauses meanwhile, so that nothing in memory is lost.
 
 The page shows why, and the run continues by itself when there is space or the disk answers again. Pause ends the run as
 soon as it could be saved; Stop tries once more and ends it at once.

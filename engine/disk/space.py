@@ -24,7 +24,7 @@ class DiskFull(UserError):
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk that holds a folder, or will hold it once the folder is made."""
+    """Free bytes on the disk of a folder, which may not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free

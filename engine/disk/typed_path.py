@@ -1,4 +1,4 @@
-"""Paths as people paste them: with quotation marks, invisible marks, file://, variables, Windows' long form."""
+"""Pasted and typed paths: with quotation marks, invisible characters, file://, variables, Windows' long form."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Several processes for one training: process group, DDP, FSDP, DeepSpeed."""
+"""One run in several processes: process group, DDP, FSDP, DeepSpeed."""

@@ -53,7 +53,7 @@ class DeepSpeed(FSDP):
         """Give the optimizer the state that a checkpoint gave the full one.
 
         DeepSpeed's functions for single weights reach the optimizer's state after a first step only, and with two
-        parameter groups not even then all of it. So each moment takes the weights' place for a while, here and below.
+        parameter groups not even then all of it. So each moment temporarily takes the weights' place, here and below.
         """
         pairs = zip(self._run.trainable.parameters(), self.net.module.parameters(), strict=True)
         self._shards = {whole: shard for whole, shard in pairs if whole.requires_grad}

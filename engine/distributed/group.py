@@ -1,10 +1,10 @@
-"""The processes of one training, one per card, on one machine or several.
+"""The processes of one run, one per card, on one machine or several.
 
 ``accelerate launch`` (or ``torchrun``) starts them all with the same command; each finds out here which one it is. The
 first, called main, is the only one that writes, prints and answers. Tensors are exchanged by accelerate and torch's
 DistributedDataParallel (ddp.py).
 
-One thing accelerate does not have: before each collective, all processes exchange a small status over a separate gloo
+Accelerate lacks one thing: before each collective, all processes exchange a small status over a separate gloo
 group. Its time-out is hours, not minutes (main may be drawing images), it returns early where a process ends, and it
 works while NCCL is blocked. So a failure in one process ends all of them, at the same place and with its message, and
 a killed process is noticed at once.
@@ -31,7 +31,7 @@ T = TypeVar("T")
 STATUS_TIMEOUT = timedelta(hours=12)
 """How long the others wait for main, which may be drawing images or encoding captions."""
 ABORT_TIMEOUT = timedelta(seconds=30)
-"""How long a failed process waits for the others to be told."""
+"""How long a failed process waits until the others know."""
 CONNECTION_ERRORS = ("gloo", "NCCL", "Timed out", "Connection closed", "Connection reset")
 
 OK, OUT_OF_MEMORY, CANCELLED, FAILED = range(4)
@@ -75,7 +75,7 @@ class ProcessGroup:
 
     @property
     def alone(self) -> bool:
-        """There is no other process, so this one may wait and repeat work as it likes: none has to agree."""
+        """There is no other process, so this one may wait and repeat work: no other has to agree."""
         return self.world_size == 1
 
     def broadcast(self, make: Callable[[], T]) -> T:
@@ -124,7 +124,7 @@ class ProcessGroup:
         """Wait until all processes are here, and check that none ran out of memory.
 
         Args:
-            out_of_memory: this process's error; empty: it is well.
+            out_of_memory: this process's error; empty: none.
 
         Raises:
             SharedOutOfMemory: memory ran out in one of them; raised in all.
@@ -208,7 +208,7 @@ class ProcessGroup:
         """Wraps a collective: a broken connection raises an error that says what happened in the other processes.
 
         Args:
-            status: it is the exchange of status messages itself, so that there is nobody left to ask.
+            status: it is the exchange of status messages itself, so no other channel is left.
 
         Raises:
             ProcessLost, FailedElsewhere, Cancelled: instead of torch's own errors.

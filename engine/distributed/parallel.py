@@ -56,7 +56,7 @@ class Parallel:
     sharded = False
     """Whether each process holds only a part of the master weights."""
     card = "cuda"
-    """torch's type of the devices whose work nobody waits for."""
+    """torch's type of the devices that compute asynchronously."""
     not_compiled = ""
     """Why nets are not compiled, as a clause; empty: they can be."""
     updated_before_skipping = ""
@@ -118,7 +118,8 @@ class Parallel:
 
     @property
     def card_skips(self) -> bool:
-        """Whether the optimizer's kernel itself skips a step that is not finite, so that nobody waits for the card.
+        """Whether the optimizer's kernel itself skips a step that is not finite, so that the processor need not wait
+        for the card.
 
         torch's fused Adam does, where it has all weights whole. fp16 tries the same batch again at a smaller loss
         scale, which has to be known before the next batch; and several processes have to agree.
@@ -140,7 +141,7 @@ class Parallel:
         or skips, and ``loss``, which is read later, becomes -inf in place if it is finite and a gradient is not.
 
         Otherwise this is the only place in a step that waits, and mostly there is nothing to multiply. All processes
-        find the same, since a step that only one of them skips would part their weights.
+        find the same, since their weights would differ if only one of them skipped a step.
         """
         weights, parameters = self._run.trainable.weights, self.parameters()
         scaled_norm = self._whole_norm(weights.gradient_norm(parameters)).to(loss.device, torch.float32)

@@ -18,7 +18,7 @@ functional" (authors), and the loss of the recorded runs was lowest after 6 time
 MOST_PASSES = 1_000
 """The most times that each image is shown. A rule of thumb."""
 CLOSE = 0.1
-"""Numbers of steps that differ by less than this share are as good as equal."""
+"""Numbers of steps that differ by less than this share count as equal."""
 LENGTH, BATCH = "Train", "Images per step"
 NO_FIGURES = "No figures are published for runs like this one, and there is none in this workspace."
 
@@ -146,7 +146,7 @@ def _how_long(plan: RunPlan, steps: int, now: Progress, pace: float) -> str:
 
 
 def rounded(steps: float) -> int:
-    """A number of steps with two digits that count, at least 1: 18,330 -> 18,000; 4,583 -> 4,600."""
+    """A number of steps with two significant digits, at least 1: 18,330 -> 18,000; 4,583 -> 4,600."""
     whole = max(1, round(steps))
     return int(round(whole, 2 - len(str(whole)))) if whole >= 100 else whole
 

@@ -45,8 +45,8 @@ EMA_IN_RAM = 1.5
 OFFLOAD = 4.0
 """For each step: gradients and weights over PCIe, and the optimizer on the processor."""
 RESET_COST = 10.0
-"""In per cent of a step's time: what another optimizer counts as. Its averages have to form again, and it trains a
-little less steadily than AdamW in 32 bits."""
+"""In per cent of a step's time: what another optimizer counts as. Its averages start from zero, and it trains a little
+less steadily than AdamW in 32 bits."""
 
 FOUR_BITS_COST = 15.0
 """In per cent of a step's time: what a base in 4 bits counts as. Its weights lose 9 %, and the net learns beside it."""
@@ -74,7 +74,7 @@ class Machine:
     in_backward: bool = False
     """The run in progress may update its weights in the backward pass."""
     loads_base: bool = False
-    """The base is loaded anew, so that one in few bits may be stored in fewer."""
+    """The base is loaded again, so that one in few bits may be stored in fewer."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def choose(found: Sequence[Fallback], now: Prediction, shortage: Shortage) -> Fa
     best = min((missing(one) for one in found), default=math.inf)
     if needed + shortage.resident - best < least:
         return None
-    allowed = best + (least if best > 0 else 0)  # if all is not enough anyway, the last percent is not worth a change
+    allowed = best + (least if best > 0 else 0)  # if nothing is enough anyway, the last percent is not worth a change
     return min((one for one in found if missing(one) <= allowed), key=lambda one: one.cost)
 
 
@@ -158,7 +158,7 @@ def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fall
         try:
             changed = with_settings(config, settings)
         except UserError:
-            continue  # these do not go with the run's other settings
+            continue  # these contradict the run's other settings
         then = predict_from(changed, base, processes=machine.processes)
         if then.ram - now.ram > machine.free_ram:
             continue

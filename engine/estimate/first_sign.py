@@ -81,7 +81,7 @@ class Span:
 
 
 def expected_span(plan: RunPlan) -> Span | None:
-    """When a run like this begins, before it has measured anything. None: nothing is known."""
+    """When a run like this begins to follow, before it has measured anything. None: nothing is known."""
     alike = [run for run in plan.recorded if run.same_images]
     others = [run for run in plan.recorded if not run.same_images]
     published = _published(plan.images_per_step) if plan.published else None

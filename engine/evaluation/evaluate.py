@@ -157,7 +157,7 @@ def _draw(
     token: CancelToken | None,
     progress: OnProgress | None,
 ) -> _Drawn:
-    """Draws everything that the evaluation needs in one go, so that the models are loaded once."""
+    """Draws everything that the evaluation needs in one pass, so that the models are loaded once."""
     settings, seed = run.config.validation, run.config.train.seed
     models = load_models(workspace, run, checkpoint)
     detailed = pairs[:DETAILED_PAIRS]

@@ -1,4 +1,4 @@
-"""Cache of drawn images. An image is found again by everything that it depends on; the least recently used go first."""
+"""Cache of drawn images, keyed by everything that an image depends on. The least recently used are removed first."""
 
 from __future__ import annotations
 

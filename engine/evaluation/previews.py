@@ -173,7 +173,7 @@ def _draw(
                 if pair.sample.key not in cache.best:
                     cache.best[pair.sample.key] = metric.score(pair, round_trip(models, vae, pair.original))
         finally:
-            cache.vae.to("cpu").disable_tiling()  # which it may have needed for lack of memory
+            cache.vae.to("cpu").disable_tiling()  # on if memory was short
     count, end = len(own), len(own) + len(without)
     best = [cache.best[pair.sample.key] for pair in pairs]
     return _Drawn(pairs, own, images[:count], images[count:end], probes, images[end:], best)

@@ -55,7 +55,7 @@ def make_prompt_previews(
         try:
             images = to_images(models, cache.vae.to(models.denoiser.device), latents, token)
         finally:
-            cache.vae.to("cpu").disable_tiling()  # which it may have needed for lack of memory
+            cache.vae.to("cpu").disable_tiling()  # on if memory was short
     target = request.out_folder / f"step-{request.step:06d}"
     with watch(f"Writing the images of step {request.step:,}"):
         write_folder(target, lambda folder: _write(folder, request, wanted, own, images, originals))

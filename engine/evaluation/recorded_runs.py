@@ -1,4 +1,4 @@
-"""Runs in this workspace that tell when a run like theirs begins to follow its control images. Imports no torch."""
+"""Runs in this workspace that show when a similar run begins to follow its control images. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recorded_runs(
 ) -> tuple[Recorded, ...]:
     """Those with the same base, control type and kind of trainable, a similar learning rate, and a net that follows.
 
-    A run that ended without following says little: its control images may be at fault. It does not count.
+    A run that ended without following does not count: its control images may be at fault.
 
     Args:
         condition: name of the control type.

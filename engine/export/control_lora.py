@@ -1,4 +1,4 @@
-"""Control-LoRA: a small file with only the difference to the base, as low-rank factors. Of use only with that base.
+"""Control-LoRA: a small file with only the difference to the base, as low-rank factors. It only works with that base.
 
 Names are those of LDM, with ``.up`` and ``.down`` in place of ``.weight`` where the factors are smaller, and the marker
 tensor ``lora_controlnet``. The control encoder, the zero convolutions, all biases and all norms are stored whole:

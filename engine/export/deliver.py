@@ -62,7 +62,7 @@ NESTED = (
     "ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge", "app", "server/ComfyUI",
     "ComfyUI_windows_portable/ComfyUI",
 )  # fmt: skip
-"""Portable packages, Pinokio and Krita's plugin hold the program in a folder with one of these names."""
+"""Portable packages, Pinokio and Krita's plugin hold the program in a subfolder with one of these names."""
 
 SHARED = ("Data/Models", "Models", "SwarmUI/Models", "")
 """Folders of models that several programs share, in Stability Matrix, SwarmUI and similar shells; "": such a folder
@@ -101,7 +101,7 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
             found = next((path for path in (folder / place).iterdir() if path.name.casefold() == _NETS), None)
             if found is not None and found.is_dir():
                 return found
-            if place and _exists_exactly(folder / place, "Stable-Diffusion"):  # SwarmUI, which has none yet
+            if place and _exists_exactly(folder / place, "Stable-Diffusion"):  # SwarmUI, before it has any
                 return folder / place / _NETS
     itself = folder.resolve()
     if itself.name.casefold() == "controlnet" and itself.parent.name.casefold() == "models":

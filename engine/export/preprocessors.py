@@ -83,7 +83,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     "light_dark": NOTHING,  # theirs have two levels, ours two to many
     "qr_like": NOTHING,
     "luminance": NOTHING,  # theirs keep every line, ours only where it is light
-    "inpaint": NOTHING,  # they paint the hole by hand, each in a colour of its own
+    "inpaint": NOTHING,  # there the hole is painted by hand, in any colour
     "own": NOTHING,
     "external": NOTHING,
 }

@@ -181,7 +181,7 @@ def public_name(base: str) -> str:
     is_hub_id = base.count("/") == 1 and "\\" not in base and not base.startswith(("/", ".", "~"))
     if is_hub_id and not Path(base).exists():
         return base
-    return PureWindowsPath(base).name  # splits at both kinds of slash
+    return PureWindowsPath(base).name  # splits at both slashes
 
 
 def _not_finite(checkpoint: str, name: str, original: torch.Tensor, precision: str) -> tuple[str, str, str]:

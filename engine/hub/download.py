@@ -1,8 +1,8 @@
 """Downloads files of a repository on the Hugging Face hub: resumable, and checked by the hub's hashes.
 
-Requests, redirects, retries, proxies and the token are huggingface_hub's. Its own ``hf_hub_download`` throws a file
-away when it is interrupted, and its cache is another program's folder; so each file is fetched with its ``http_get``,
-which goes on at any byte, and renamed once its hash is right.
+Requests, redirects, retries, proxies and the token are huggingface_hub's. Its own ``hf_hub_download`` discards a file
+when it is interrupted, and its cache is another program's folder; so each file is fetched with its ``http_get``, which
+can continue at any byte, and renamed once its hash is right.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def alone(partial: Path, repository: Repository) -> Iterator[None]:
 def _cancellable(work: Callable[[Check], T], token: CancelToken | None, repository: Repository, target: Path) -> T:
     """Do the work in a thread, so that Cancel ends the wait for a server that does not answer.
 
-    A thread that was left ends at its next byte, without writing it: its ``Check`` tells it.
+    An abandoned thread ends at its next byte, without writing it, because its ``Check`` raises.
     """
     result: list[T] = []
     failure: list[BaseException] = []
@@ -185,7 +185,7 @@ def _cancellable(work: Callable[[Check], T], token: CancelToken | None, reposito
                 token.raise_if_cancelled()
     except BaseException:
         stop.set()
-        over.wait(1.0)  # most often it ends by itself, and its file is closed
+        over.wait(1.0)  # it usually ends by itself, and closes its file
         raise
     if failure:
         explained = faults.explain(failure[0], repository, target)

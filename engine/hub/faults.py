@@ -45,7 +45,7 @@ def explain(error: BaseException, there: Repository, target: Path) -> UserError 
     """The error for people; None if neither the hub, the connection nor the disk is the cause.
 
     Args:
-        target: the folder where the app looks for a base, for those who bring it by other means.
+        target: the folder where the app looks for a base, for people who copy it there themselves.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 

@@ -1,4 +1,4 @@
-"""Fetches one file from the hub: it goes on at any byte, and is renamed once its hash is right."""
+"""Fetches one file from the hub: a download continues at any byte; the file is renamed once its hash is right."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fetch_file(
     path, target = part_of(partial, file), partial / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     url = hf_hub_url(repository.id, file.name, repo_type=repository.kind, revision=revision, endpoint=endpoint)
-    # Compressed on the way, a file could not be gone on with at a byte of it.
+    # A file that is compressed in transit could not be continued at one of its own bytes.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     while True:
         resumed = size_of(path)

@@ -67,7 +67,7 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
 
 
 def at_side(image: Image.Image, side: int) -> Image.Image:
-    """An image scaled down to a shorter side of ``side`` pixels, 0 for none: lines are as wide as in the training."""
+    """An image scaled down to a shorter side of ``side`` pixels, 0 for none: lines are as wide as in training."""
     if not side or min(image.size) <= side:
         return image
     scale = side / min(image.size)

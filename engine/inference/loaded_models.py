@@ -70,8 +70,8 @@ class LoadedModels:
     ) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
 
-        A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been: this is
-        what ``token`` can cancel, and what ``progress`` tells.
+        A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been: ``token``
+        can cancel this, and ``progress`` reports it.
 
         Raises:
             UserError: one is missing or broken, or they do not fit each other.
@@ -145,7 +145,8 @@ class LoadedModels:
         return store_as_trained(denoiser, about, family.layers, self._device)
 
     def _second_net(self, path: Path, notes: list[str]) -> Any:
-        """Return the second ControlNet; load it if it is another than before. ``notes``: gets what is to be told."""
+        """Return the second ControlNet; load it if it is another than before. ``notes``: gets sentences for the
+        user."""
         assert self._family is not None, "the first one is loaded before it"
         if (path / "run.json").is_file():  # a run stands for its newest checkpoint
             newest, said = choose_checkpoint(Run(path))

@@ -37,7 +37,7 @@ class TrySession(LoadedModels):
 
     @property
     def step(self) -> int | None:
-        """The step of the live weights, in a session that borrows the models of a training; else None."""
+        """The step of the live weights, in a session that borrows the models of a run in progress; else None."""
         return None
 
     def generate(

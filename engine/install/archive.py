@@ -21,7 +21,7 @@ from engine.install.exchange import KEPT, new_folder, update_folder
 from engine.install.layout import Layout
 
 ADDRESS = ""
-"""Address of the newest release's zip file, which whoever publishes the app enters here. A file beside it, with
+"""Address of the newest release's zip file, entered here by the app's publisher. A file beside it, with
 ``.sha256`` appended to its address, may hold its checksum as sha256sum writes it. Nothing else names this address."""
 NEEDED = ("app.py", "install.sh", "install.bat", "requirements.txt", "engine/version.py", "engine/install/__main__.py")
 TIMEOUT_SECONDS = 30

@@ -83,7 +83,7 @@ class Clone:
         return old, new
 
     def _require_free(self, old: str, new: str) -> None:
-        """Raise InstallError if files of the user's lie where new files belong. `back` relies on it."""
+        """Raise InstallError if the user's own files are where new files belong. `back` relies on it."""
         added = self._ask("diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", old, new).split("\0")
         there = [name for name in added if name and os.path.lexists(self._layout.root / name)]
         if there:

@@ -69,7 +69,7 @@ class FromGit(Change):
         return "1 commit" if count == 1 else f"{count} commits"
 
     def back(self) -> None:
-        if self.clone.is_between(self.old, self.new):  # else the person has gone on with git since
+        if self.clone.is_between(self.old, self.new):  # otherwise the user has worked with git since then
             self.clone.back(self.old, self.new)
         clear(self.layout)
 

@@ -137,7 +137,7 @@ class Control:
             self._preview = True
 
     def send(self, request: BorrowRequest) -> bool:
-        """Have something done between two steps. Returns False if the job has ended, so that nobody will do it."""
+        """Have something done between two steps. Returns False if the job has ended and it cannot be done."""
         with self._lock:
             if not self._ended:
                 self._borrow_requests.append(request)

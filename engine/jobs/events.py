@@ -49,7 +49,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class SettingsChanged:
-    """From this step on the run goes on with other settings, for example with less memory."""
+    """From this step on the run uses other settings, for example with less memory."""
 
     step: int
     words: str

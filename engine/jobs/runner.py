@@ -179,7 +179,7 @@ class JobRunner:
     def send(self, request: BorrowRequest) -> bool:
         """Have the running job do something between two of its steps. Returns False if nothing is running.
 
-        The caller has to know that the job handles borrow requests: a training does.
+        The caller has to know that the job handles borrow requests; a training run does.
         """
         with self._lock:
             control = self._control

@@ -127,7 +127,7 @@ class JobSnapshot:
     preview: PreviewMade | None = None
     checkpoint: CheckpointSaved | None = None
     checks: tuple[Checked, ...] = ()
-    """At most CHECKS loss checks, always with the first and the newest."""
+    """At most CHECKS loss checks, always including the first and the newest."""
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class JobSnapshot:
 
     @property
     def is_training(self) -> bool:
-        """Whether a training is running now."""
+        """Whether a run is training now."""
         return self.alive and self.kind == JobKind.TRAIN
 
     @property
@@ -158,7 +158,7 @@ class JobSnapshot:
     def seconds_left(self) -> float | None:
         """Estimated seconds to the end: from the median of the last steps while training, else from the pace so far.
 
-        None while it is not known, and while the run waits: nobody knows how long.
+        None while it is not known, and while the run waits for the disk.
         """
         if self.phase == "waiting":
             return None

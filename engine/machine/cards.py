@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ORDER, VISIBLE = "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"  # CUDA C++ Programming Guide, "CUDA Environment Variables"
 HIP_VISIBLE = "HIP_VISIBLE_DEVICES"
-"""With a ROCm build: whoever sets it has chosen a card already."""
+"""With a ROCm build: if it is set, the user has chosen a card already."""
 PART = "MIG-"
 """Begins the name of a part of a card, which CUDA_VISIBLE_DEVICES may hold. It counts as chosen, too."""
 SMI_SECONDS, TORCH_SECONDS = 10, 60

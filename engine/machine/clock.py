@@ -11,7 +11,7 @@ NOTICED_SECONDS = 1.0
 
 
 def _unbiased() -> Callable[[], float] | None:
-    """Windows' clock of active time in seconds. None elsewhere: there Python's own clock stands still during sleep."""
+    """Windows' clock of active time in seconds. None elsewhere: there Python's own clock stops during sleep."""
     if sys.platform != "win32":
         return None
     import ctypes
@@ -26,7 +26,7 @@ def _unbiased() -> Callable[[], float] | None:
 
 
 class ActiveClock:
-    """A monotonic clock that stands still while the machine sleeps.
+    """A monotonic clock that stops while the machine sleeps.
 
     Args:
         fine: a fine clock that may continue during sleep.

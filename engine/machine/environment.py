@@ -15,7 +15,7 @@ from engine.machine.proxies import prepare_proxies
 CUBLAS, CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 """Without it cuBLAS may sum in another order each time, even where ``train.deterministic`` asks for one order (cuBLAS'
 manual, "Results Reproducibility"). Read once, when CUDA starts. It takes 24 MB more of graphics memory for each thread
-that computes; a training has two."""
+that computes; a training run has two."""
 ALLOCATOR, FORMER_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
 EXPANDABLE = "expandable_segments:True"
 """Blocks of memory that grow: batches of several shapes (buckets) leave fewer gaps. Windows has no such blocks."""

@@ -5,9 +5,9 @@ freed again, but small blocks that live on cut it up, and the next allocation fi
 process grows by a megabyte or two each time although it holds no more than before. So after such work glibc is asked to
 return whole pages.
 
-glibc also has many heaps (arenas), up to eight for each core, and every new thread takes another one: each training
-that is resumed, and each of the server's threads. What the last training left free in its arena is of no use to the
-next one. So the app limits itself to two arenas.
+glibc also has many heaps (arenas), up to eight for each core, and every new thread takes another one: each resumed run,
+and each of the server's threads. The next run cannot use what the last one left free in its arena. So the app limits
+itself to two arenas.
 """
 
 from __future__ import annotations

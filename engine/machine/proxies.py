@@ -1,4 +1,4 @@
-"""Proxies of the environment: this computer is never reached through one, and what httpx cannot read is told.
+"""Proxies of the environment: this computer is never reached through one; values that httpx cannot read are reported.
 
 gradio and huggingface_hub make HTTP clients while they are imported, and httpx, which they use, raises errors for
 proxies and exceptions that other programs understand. So this has to run before they are imported.

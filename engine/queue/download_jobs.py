@@ -20,7 +20,7 @@ from engine.workspace.paths import Workspace
 
 
 class GetBase(QueuedJob):
-    """Download a base model, or go on with its download."""
+    """Download a base model, or continue its download."""
 
     kind = "bases"
     job_kind = JobKind.BASES

@@ -12,7 +12,7 @@ EntryOutcome = Literal["completed", "stopped", "cancelled", "failed"]
 OUTCOMES: dict[str, str] = {"completed": "done", "stopped": "stopped", "cancelled": "cancelled", "failed": "failed"}
 """The outcomes as words for people."""
 UNREADABLE = "unreadable"
-"""The kind of an entry whose file is damaged. It fails in its turn, and the queue goes on."""
+"""The kind of an entry whose file is damaged. It fails when its turn comes, and the queue continues."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Result:
     words: str
     """What was made, or why it failed."""
     seconds: float
-    """How long it took, since it was last begun."""
+    """How long it took, since it was last started."""
     ended: str
     """Local time."""
 

@@ -2,7 +2,7 @@
 
     queue/000002000-3fa9c1.json            a waiting job: its place, and its id
     queue/running-000001000-7be004.json    the one that runs now, or ran when its process was killed
-    queue/results/20260501-221040-....json what became of a job; the last KEPT
+    queue/results/20260501-221040-....json the result of a job; the last KEPT
 
 Every change is one rename or one atomic write, so that a second process may add, move and remove at any time. Only the
 process that holds the workspace's lock takes jobs out.
@@ -188,7 +188,7 @@ class QueueFolder:
 
     def put_back(self, entry: Entry) -> None:
         """Let a taken entry wait again, at its old place."""
-        with suppress(FileNotFoundError):  # somebody has deleted the file: then it is not wanted
+        with suppress(FileNotFoundError):  # a deleted file means that it is not wanted
             rename(self._path(entry), self._path(replace(entry, state="waiting")))
 
     def finish(self, entry: Entry, outcome: EntryOutcome, words: str, seconds: float) -> Result:

@@ -1,7 +1,7 @@
 """The abstract class of a job that can wait in the queue, and the report of what it has made.
 
-The large libraries are imported when a job runs. Whether a dataset, a run or a checkpoint is there is decided in the
-job's turn, since an earlier job of the queue may make it.
+The large libraries are imported when a job runs. Whether a dataset, a run or a checkpoint exists is checked when the
+job's turn comes, since an earlier job may make it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class QueuedJob(Section, ABC):
         """
 
     def begun(self, workspace: Workspace, mark: str) -> JobSnapshot | None:
-        """What pages show before the first event: the curves of a run that goes on."""
+        """What pages show before the first event: the curves of a resumed run."""
         return None
 
     def expected_seconds(self, workspace: Workspace) -> float:

@@ -24,8 +24,8 @@ After = Callable[[QueuedJob, JobReport], None]
 class QueueLoop:
     """The queue of a workspace that this process has locked. Methods may be called from any thread.
 
-    It goes on after a job that failed, was stopped or was cancelled, and holds after one that was paused: whoever
-    pauses wants the machine. What an earlier session has left over waits until ``go_on``.
+    It continues after a job that failed, was stopped or was cancelled, and holds after one that was paused: the user
+    wants the machine. What an earlier session has left over waits until ``go_on``.
 
     Args:
         before: called in the loop's thread before an entry's job starts, for example to free memory.
@@ -125,7 +125,7 @@ class QueueLoop:
                 return entry
 
     def _begin(self, entry: Entry) -> None:
-        """Start the entry's job. If somebody has started one in between, the entry comes after that."""
+        """Start the entry's job. If the user has started another one meanwhile, the entry runs after that."""
 
         def work(token: Token, emit: Emit) -> Outcome:
             outcome: str = "failed"

@@ -29,7 +29,8 @@ from engine.training.new_run import create_run, require_all
 from engine.workspace.paths import Workspace, safe_name
 
 CheckpointChoice = int | Literal["newest", "best"]
-"""A step, or what is chosen in the job's turn. "best": by the verdict; the newest where it names none."""
+"""A step, or a rule that chooses one when the job's turn comes. "best": by the verdict; the newest where it names
+none."""
 
 
 class Train(QueuedJob):
@@ -243,7 +244,7 @@ def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobRepor
 
 
 def choose(run: Run, wanted: CheckpointChoice, emit: Emit) -> Checkpoint:
-    """The checkpoint that a job uses, in its turn. What there is to say about the choice goes into the log.
+    """The checkpoint that a job uses when its turn comes. Notes on the choice go into the log.
 
     Raises:
         UserError: the run has none.

@@ -174,7 +174,7 @@ def _why_fixed(dotted: str) -> str:
 
 
 def record_changes(run_folder: Path, done: int, now: RunConfig, changed: Mapping[str, Any]) -> None:
-    """Note in run.json that a run goes on with other settings.
+    """Note in run.json that a run continues with other settings.
 
     Changes of the same setting at the same step become one: nothing was trained between them.
 

@@ -239,7 +239,7 @@ def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
 
 
 def go_back(run_folder: Path, step: int) -> None:
-    """Set all checkpoints of later steps aside, so that the run goes on from this one. Nothing is deleted.
+    """Set all checkpoints of later steps aside, so that the run continues from this one. Nothing is deleted.
 
     So are their preview images and evaluations: they are made again with other weights.
 

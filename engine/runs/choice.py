@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant, and what has to be said about it."""
+"""Which checkpoint of a run is meant, and notes on it for the user."""
 
 from __future__ import annotations
 

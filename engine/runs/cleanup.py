@@ -116,7 +116,7 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
         removed += sorted((run_folder / "previews").glob(".drawing-*"))
         removed += sorted(run_folder.glob("*.tmp"))
     for path in removed:
-        clear(path)  # what a program keeps open is removed at a later start
+        clear(path)  # what a program keeps open is removed the next time
     return removed
 
 

@@ -35,7 +35,7 @@ def known_schedule(workspace: Workspace, base: str) -> dict[str, Any]:
 
 
 def known_error(workspace: Workspace, base: str, dataset: str, resolution: int) -> float | None:
-    """The base's own error on images of a dataset, as its newest run measured it; None: no run tells.
+    """The base's own error on images of a dataset, as its newest run measured it; None: no run has measured it.
 
     Args:
         base: as in the settings, or where it is.
