@@ -30,7 +30,7 @@ from engine.workspace.paths import Workspace, in_hub_cache
 SECONDS = 20.0
 """Time limit of a search, also for a disk that does not answer."""
 DEPTH = 6
-"""How many folders below a place are searched."""
+"""How many levels of folders below a place are searched."""
 SMALLEST_CKPT = 500_000_000
 """Bytes. A smaller .ckpt is a VAE or another part; larger ones are read only when they are chosen, since that takes
 torch."""

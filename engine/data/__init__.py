@@ -1,1 +1,1 @@
-"""Datasets: from any folder to samples, captions, crops, condition maps and the cache of a training."""
+"""Datasets: from any folder to samples, captions, crops, condition maps and the cache of a run."""

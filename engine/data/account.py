@@ -18,7 +18,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files of which one thing is told, such as the reason why they were not used."""
+    """Files with the same note, such as the reason why they were not used."""
 
     what: str
     """What they are and why, as words after a number: "HEIC files, which are not read"."""
@@ -105,7 +105,7 @@ def left_beside(folder: Path, used: Iterable[Path]) -> tuple[LeftOut, ...]:
 
 @dataclass
 class Bookkeeper:
-    """Notes what became of each file while a folder is read."""
+    """Notes how each file was used while a folder is read."""
 
     reading: Reading
     found: list[FoundImage]

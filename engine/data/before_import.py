@@ -1,4 +1,4 @@
-"""What is said and asked before a source is imported: its kind, a name for it, and what its parts are."""
+"""What the user is told and asked before a source is imported: its kind, a name for it, and the roles of its parts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def question(place: str, config: ImportConfig | None = None) -> Reading | None:
         with _for_a_few_seconds():
             reading = recognize_folder(place, (config or ImportConfig()).asked).reading
     except _TooLarge:
-        return None  # it is read as far as names tell, and the result says what was guessed
+        return None  # it is read by names alone, and the result says what was guessed
     return reading if reading.doubts else None
 
 
@@ -96,7 +96,7 @@ def _in_hub_cache(place: str) -> str:
             folder = inside[0]
         return str(in_hub_cache(folder)) if (folder / "blobs").is_dir() else place
     except OSError:
-        return place  # reading the folder tells the cause
+        return place  # reading the folder reports the cause
 
 
 def refuse_archive(place: str) -> None:

@@ -1,6 +1,6 @@
 """What is left of control images once the VAE has encoded them: decoded again, and compared line by line.
 
-A net that reads latents sees a control image in cells of 8 x 8 pixels. Lines of a pixel or two may come out of the
+A net that reads latents sees a control image in cells of 8 x 8 pixels. Lines one or two pixels wide may come out of the
 VAE pale or not at all, and what is lost there cannot be learned.
 """
 

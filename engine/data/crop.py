@@ -64,7 +64,7 @@ def shared_crop(
 def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
     """Height and width of the image, top and left of the crop after resizing, height and width of the result.
 
-    What a base is told of them, if anything, is its family's: ``Family.size_conditions``.
+    Which of them a base is given, if any, is up to its family: ``Family.size_conditions``.
     """
     left, top, right, bottom = crop.box
     width, height = crop.size

@@ -1,4 +1,4 @@
-"""A dataset on disk: dataset.json describes it, index.sqlite has a row for each image, the app's maps lie beside."""
+"""A dataset on disk: dataset.json describes it, index.sqlite has a row for each image, its folder the app maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the pairs that are held out of the training: diverse ones, so that they represent the dataset."""
+"""Chooses the pairs that are held out of training: diverse ones, so that they represent the dataset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
         try:
             features.append(describe(dataset, sample))
         except (UserError, OSError):
-            continue  # the preparation of the training reports it
+            continue  # preparing the run reports it
         pool.append(sample.key)
     if len(pool) < wanted:
         return [sample.key for sample in ranked[:wanted]]

@@ -38,7 +38,7 @@ class ImportResult:
     parts: list[Part] = field(default_factory=list)
     """The parts of the folder and what they were taken for."""
     account: list[str] = field(default_factory=list)
-    """What became of every file, as sentences."""
+    """How every file was used, as sentences."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -46,7 +46,7 @@ class ImportResult:
 
 
 def advice_on_names(found: Sequence[FoundImage], captioned: int) -> list[str]:
-    """A word on file names that look like captions, where there are no others."""
+    """A note on file names that look like captions, if there are no others."""
     names = [item.image.stem for item in found[:20]]
     if captioned or not names or sum(bool(_SENTENCE.search(name)) for name in names) < 0.6 * len(names):
         return []
@@ -57,7 +57,7 @@ def advice_on_names(found: Sequence[FoundImage], captioned: int) -> list[str]:
 
 
 def advice_on_size(count: int) -> list[str]:
-    """A word on datasets that are too small to train a ControlNet."""
+    """A note on datasets that are too small to train a ControlNet."""
     if count == 1:
         return ["One image is enough to try the app, but not for training: a ControlNet needs thousands of pairs."]
     if count < FEW:

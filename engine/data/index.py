@@ -172,7 +172,7 @@ class Index:
 
 
 class IndexWriter:
-    """Collects new rows besides the old ones, which ``finish`` replaces.
+    """Collects new rows next to the old ones, which ``finish`` replaces.
 
     Facts about files are saved as they come, so that a cancelled scan continues where it stopped.
     """
@@ -243,7 +243,7 @@ class IndexWriter:
         run("DELETE FROM main.problems")
         run(f"INSERT INTO main.samples (position, {_COLUMNS}) SELECT position, {_COLUMNS} FROM temp.new_samples")
         run("INSERT INTO main.problems SELECT * FROM temp.new_problems")
-        # Without this, rows of deleted files would pile up. Unusable files are read again anyway.
+        # Without this, rows of deleted files would accumulate. Unusable files are read again anyway.
         run(
             "DELETE FROM read_files WHERE path NOT IN (SELECT image FROM main.samples) AND path NOT IN "
             "(SELECT condition FROM main.samples WHERE condition IS NOT NULL)"

@@ -5,7 +5,7 @@
 
 KEY is that of the latents, with which the maps share their crops. MAPS is a hash: for maps that came with the images,
 of their content; for maps made by the app, of what they depend on (the image's content, type and parameters) and of
-their files' size and time, so that a map painted over by hand is read again. A file stores one channel if all three are
+their files' size and time, so that a map edited by hand is read again. A file stores one channel if all three are
 equal, and one bit per pixel if all is black or white: a Canny map of 512 px takes 32 KiB, depth 256, colour 768.
 """
 

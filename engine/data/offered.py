@@ -67,7 +67,7 @@ def offered_sets(path: Path = PRESETS_FOLDER / DATASETS_FILE) -> list[OfferedSet
 
 
 def set_named(name: str) -> OfferedSet:
-    """The set that a person means, by its name, title or id. Raises UserError if there is none."""
+    """The set with this name, title or id. Raises UserError if there is none."""
     typed, sets = name.strip().lower(), offered_sets()
     for one in sets:
         if typed in (one.name, one.title.lower(), one.id.lower()):
@@ -81,7 +81,7 @@ def set_named(name: str) -> OfferedSet:
 
 
 def state_of(workspace: Workspace, one: OfferedSet) -> SetState:
-    """Whether a set is a dataset already, or its download was begun. Asks no server."""
+    """Whether a set is a dataset already, or its download was started. Asks no server."""
     folder = workspace.dataset_folder(one.name)
     if (folder / DESCRIPTION).exists() and read_description(folder).get("origin") == on_hub(one.id):
         return SetState("downloaded")

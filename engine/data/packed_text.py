@@ -1,4 +1,4 @@
-"""Encoded captions of the cache in half the room: 8-bit integers in blocks of 64 neighbours.
+"""Encoded captions of the cache in half the space: 8-bit integers in blocks of 64 neighbours.
 
 A block has a scale in fp16, and its largest number as it was, in fp16, with its place: single channels of a language
 model's states are a hundred times as large as the others, which would be rounded to zero beside them. Numbers that are
@@ -31,7 +31,7 @@ def pack(tables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         whole = found[name] = torch.empty(table.shape, dtype=torch.int8)
         scale = found[name + SCALE] = torch.empty(blocks.shape[:-1], dtype=torch.float16)
         largest, place = torch.empty_like(scale), torch.empty(blocks.shape[:-1], dtype=torch.uint8)
-        for row, block in enumerate(blocks):  # one caption at a time, since fp32 takes four times the room
+        for row, block in enumerate(blocks):  # one caption at a time, since fp32 takes four times the space
             at = block.abs().argmax(dim=-1, keepdim=True)
             largest[row], place[row] = block.gather(-1, at)[..., 0], at[..., 0].to(torch.uint8)
             rest = block.float().scatter(-1, at, 0.0)

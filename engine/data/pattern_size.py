@@ -1,4 +1,4 @@
-"""Keeps a regular expression of the user's from filling the memory, or holding the app, while it is read."""
+"""Keeps a user's regular expression from filling the memory, or blocking the app, while it is compiled."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ except regex.error:
 
 @lru_cache(maxsize=32)
 def check_size(search: str, pattern: str, flags: int) -> None:
-    """Raises UserError for a regular expression that is too long, or whose reading takes too much time or memory.
+    """Raises UserError for a regular expression that is too long, or whose compilation takes too much time or memory.
 
-    (a{999}){999} is short and fills the memory. Reading one cannot be interrupted, so it is tried in a process of
-    its own first.
+    (a{999}){999} is short and fills the memory. Compiling one cannot be interrupted, so it is tried in a separate
+    process first.
     """
     if len(search) > PATTERN_LENGTH:
         raise UserError(

@@ -6,8 +6,8 @@
                                       them, in how many chunks, size and checksum of the shard
 
 A shard is never changed. Captions that no shard has are encoded into new ones, so an edited caption costs one encoding
-and a killed process loses less than one shard. A shard that is mostly of no use any more is replaced by one with the
-rows that are. Older versions wrote the same two files with all captions in one shard; it is used like any other.
+and a killed process loses less than one shard. A shard whose rows are mostly unused is replaced by one with the rows
+that are in use. Older versions wrote the same two files with all captions in one shard; it is used like any other.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class _Encoder:
 
 
 def _sort_out(run: RunCaptions, token: CancelToken, progress: OnProgress) -> tuple[list[Shard], list[Shard]]:
-    """The whole shards to keep, and those to replace: more than half of their rows are of no use.
+    """The whole shards to keep, and those to replace: more than half of their rows are no longer needed.
 
     Everything else is removed: broken shards, those of other encoders, and what a killed process left behind.
     """

@@ -1,4 +1,4 @@
-"""Shows what the net sees of a pair: image and map after the training's crop, and the map over the image."""
+"""Shows what the net sees of a pair: image and map as cropped for training, and the map over the image."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _hashes(
             try:
                 found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE, sample.old_ground))
             except (UserError, OSError):
-                continue  # the preparation of the training reports it
+                continue  # preparing the run reports it
             keys.append(sample.key)
             hashes.append(found)
         if keys:

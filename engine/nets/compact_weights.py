@@ -267,7 +267,7 @@ class CompactMasterWeights(MasterWeightSync):
             self._restore(copy, master)
             master.data = master.data.to(device)
         self._kind, self._gradients_stay[0] = "whole", False
-        self._dtype = torch.float32  # what is in RAM cannot be split
+        self._dtype = torch.float32  # weights in RAM cannot be split
 
     @torch.no_grad()
     def _store(self, copy: nn.Parameter, master: nn.Parameter, place: tuple[int, int] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Matrix products of the frozen base in fewer bits (``train.base_products``). Experimental: not measured on cards yet.
 
 8bit: a linear layer of the base multiplies weights that are stored in int8 or fp8 (``few_bits.py``) by inputs in the
-same type. Weights have a scale for each output channel, inputs one for each row (pixel or token), found anew each time
+same type. Weights have a scale for each output channel, inputs one for each row (pixel or token), computed each time
 (Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339; Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv
 2209.05433). The backward pass multiplies gradients, which have a larger range, by the widened weight in the run's
 precision: the gradient is exactly that of a layer with the widened weight.

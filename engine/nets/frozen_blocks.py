@@ -2,8 +2,8 @@
 
 Gradients pass through the base's decoder on their way to the ControlNet. Of a group norm and the SiLU behind it torch
 keeps the inputs of both, of GEGLU the projection and the activated gate. The second of each is computed again here, by
-the same kernels: a few per cent of the block's time for half, or a third, of what it kept. Weights that are trained
-need more of that, so blocks with any stay as they are.
+the same kernels: a few per cent of the block's time for half, or a third, of what it kept. Trained weights need more
+than that, so blocks that have any stay as they are.
 """
 
 from __future__ import annotations

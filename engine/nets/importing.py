@@ -109,7 +109,7 @@ def expected_config(family: Family, denoiser: Mapping[str, Any]) -> dict[str, An
 
 
 def copied_weights(family: Family, base: str) -> Mapping[str, torch.Tensor]:
-    """The base's weights that a control net begins as a copy of: fp32, by the net's names, as its file has them.
+    """The base's weights that a new control net copies: fp32, by the net's names, as its file has them.
 
     Each is read when it is asked for. A base in .ckpt or .bin files is loaded whole instead, in fp32.
     """

@@ -2,8 +2,8 @@
 
 The encoder of the control image is the only part that is not copied from the base. With PyTorch's default
 initialization, what depends on the control image shrinks at each of its seven layers while the random biases stay: at
-its end, on the demo's outlines, images differ by a thousandth of what all of them have in common, and the net has to
-climb out of that before it follows the control image. With He initialization (He et al. 2015, arXiv 1502.01852) and
+its end, on the demo's outlines, the differences between images are a thousandth of what they all share, and the net has
+to amplify them before it can follow the control image. With He initialization (He et al. 2015, arXiv 1502.01852) and
 zero biases the control image comes through: the demo follows it after about 100 steps instead of 150 to 400
 (benchmarks/hint_start.py, docs/demo.md). The last layer stays zero, as in the ControlNet paper (Zhang et al. 2023,
 arXiv 2302.05543): training starts from exactly what the base draws.

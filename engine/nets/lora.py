@@ -1,6 +1,6 @@
 """Control-LoRA: the layers that a ControlNet copies from its base stay the base's, and low-rank factors are trained.
 
-Or the layers of a ControlNet that a run goes on from stay as they are, and factors are trained beside those.
+Or the layers of the ControlNet that a run starts from stay as they are, and factors are trained beside those.
 
 A layer adds ``up @ down`` to the base's own output (Hu et al. 2021, arXiv 2106.09685), in the shapes and at the scale
 (1) of the file format: what is exported is what was trained. The base's weights are the UNet's own tensors, so there is

@@ -1,6 +1,6 @@
 """Removes private data from a text: folders, file names, captions, names of datasets, addresses.
 
-In doubt too much is removed: strangers read the report.
+When in doubt, too much is removed: strangers read the report.
 """
 
 from __future__ import annotations

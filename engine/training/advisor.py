@@ -18,7 +18,7 @@ from engine.workspace.paths import Workspace
 
 
 def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
-    """What the advice needs of a run that could start. None: it trains nothing that control images steer."""
+    """What the advice needs of a run that could start. None: what it trains does not read control images."""
     if not facts_of(config).needs_condition_maps:
         return None
     return RunPlan(

@@ -2,7 +2,7 @@
 
 The base alone, without control, denoises a few pairs at three noise levels. Its error is compared under each prediction
 type: under the right one it is a small part of what remains without any knowledge of images, under a wrong one it is as
-large or larger. What is found decides over the base's config, and a setting over both.
+large or larger. The result overrides the base's config, and a setting overrides both.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _recorded_or_measured(state: TrainState, new: bool) -> dict[str, Any]:
 def judge(
     process: NoiseProcess, check: BaseCheck | None, setting: str, steers: bool = True
 ) -> tuple[NoiseProcess, list[str]]:
-    """The noise process to train with, and a sentence for people about each thing that is doubtful.
+    """The noise process to train with, and a sentence for the user about everything doubtful.
 
     Args:
         process: as the settings and the base's config say.

@@ -146,7 +146,8 @@ class Batches:
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
             read_ahead: a second thread reads the next batch while the card computes. Without a card it costs time: once
-                it has used torch, OpenMP counts more threads than cores, and the training's sleep between operations.
+                it has used torch, OpenMP counts more threads than cores, and the training threads sleep between
+                operations.
         """
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"

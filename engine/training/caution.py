@@ -12,8 +12,8 @@ from engine.estimate.first_sign import Recorded
 
 Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")
-"""red: the run would be pointless, so Start asks for confirmation. yellow: it would be worse than necessary. note: what
-to expect."""
+"""red: the run would be pointless, so Start asks for confirmation. yellow: the result would be worse than necessary.
+note: what to expect."""
 Place = Literal["", "base", "dataset", "captions", "doctor", "conditions"]
 
 SMALL_NET = 100_000_000
@@ -22,7 +22,7 @@ SMALL_NET = 100_000_000
 
 @dataclass(frozen=True)
 class StartFacts:
-    """Facts, besides the settings, that the rules use."""
+    """Facts, other than the settings, that the rules use."""
 
     listed: int = 0
     """Images in the dataset."""
@@ -86,7 +86,7 @@ class Caution:
     look: Place = ""
     """Where the user can do something about it."""
     anyway: str = ""
-    """Text of the button that starts the run all the same. Only of red ones."""
+    """Text of the button that starts the run anyway. Only red ones have it."""
     rule: str = ""
     """Name of the rule, which ``cautions`` fills in."""
 

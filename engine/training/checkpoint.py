@@ -204,7 +204,7 @@ def write_files(
 
 
 def check_finite(trainable: Trainable, step: int) -> None:
-    """Raises UserError if a trained weight is NaN or infinite: such a state is of no use."""
+    """Raises UserError if a trained weight is NaN or infinite: such a state is useless."""
     trained, read = [p for p in trainable.parameters() if p.requires_grad], trainable.weights.read
     # A sum is read ten times as fast as each number is tested, and is finite only if all are (but it may overflow).
     sums = torch.stack([read([p])[0].sum() for p in trained])

@@ -199,7 +199,7 @@ class Checkpointer:
         )
 
     def _remove_old(self) -> None:
-        """Remove old checkpoints. If the disk does not let go of one, the run continues."""
+        """Remove old checkpoints. If one cannot be removed, the run continues."""
         state, train = self._state, self._state.config.train
         best = self._best()
         try:

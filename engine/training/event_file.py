@@ -1,7 +1,7 @@
 """Writes scalars in TensorBoard's file format.
 
 Why no library: if a log fails, training must neither block nor hide the failure. tensorboardX passes values to a thread
-through a queue of ten. The thread dies at the first failed write, and training blocks for ever once the queue is full
+through a queue of ten. The thread dies at the first failed write, and training blocks forever once the queue is full
 (tried with 2.6.5 and a disk that fills up). tensorboard's own writer also uses a thread, so it raises only at a later
 call; besides, it brings a web server and gRPC, about 50 MB that only a reader of the files needs. Here a failed write
 raises at once; engine/training/loggers.py reports it and drops the log.

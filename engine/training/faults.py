@@ -25,7 +25,7 @@ NAMED = 16
 
 
 def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped | None:
-    """Take one optimizer step, whatever happens in it.
+    """Take one optimizer step, and handle its errors.
 
     Args:
         where: in which part of the work, for people.
@@ -58,7 +58,7 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped 
         return None
     if no_kernel:
         state.go_on_without_strictness(message)
-    oom.clear(state)  # what the compiler, or the failed operation, left
+    oom.clear(state)  # gradients left by the compiler or the failed operation
     return take_step(state, where)
 
 

@@ -1,4 +1,4 @@
-"""What a run has to know of its course: figures for the verdict, images of skipped steps. Of earlier sessions, too."""
+"""What a run has to remember: figures for the verdict, images of skipped steps, also from earlier sessions."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ EXPECT = (
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
 SAID_ELSEWHERE = frozenset({*FAULTS, LINES_LOST.name, "caption_missing", "too_small", "map_missing"})
-"""Findings of the dataset check that other rules speak of."""
+"""Findings of the dataset check that other rules cover."""
 MOST_NAMED = 3
 CHECKED = (
     "The dataset check found no problems.",
@@ -173,7 +173,7 @@ def lost_lines(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 
 def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """What the dataset check found besides what other rules say: a caution if some of it is serious."""
+    """What the dataset check found that other rules do not cover: a caution if some of it is serious."""
     if facts.own_shapes:
         return None
     if not facts.checked:

@@ -59,8 +59,8 @@ def resume_training(
     """Go on from the newest checkpoint of a run, in the background. ``changes``, ``from_step``: see ``change_run``.
 
     Raises:
-        UserError: the run is complete, its dataset is gone, or it cannot go on with these settings. Busy: another job
-            is running (nothing was changed).
+        UserError: the run is complete, its dataset is gone, or it cannot continue with these settings. Busy: another
+            job is running (nothing was changed).
     """
     if runner.alive:
         runner.start(JobKind.TRAIN, "Training", lambda token, emit: "failed")  # says who is busy
@@ -72,7 +72,7 @@ def resume_training(
 
 
 def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = None) -> Run:
-    """Prepare a run to be resumed with other settings, and record them. Returns the run as it goes on.
+    """Prepare a run to be resumed with other settings, and record them. Returns the run as it will continue.
 
     Args:
         changes: values by dotted name; those that are as now are ignored.

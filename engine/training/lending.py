@@ -1,7 +1,7 @@
 """Try it while a run trains: images are drawn between two steps with the run's models, so nothing is loaded twice.
 
 The denoiser and the live weights are the training's own; text encoder and VAE, which training does not hold, are loaded
-for the drawing and freed after it. Training continues as if nothing had happened.
+for the drawing and freed after it. Training then continues unchanged.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def lend_models(state: TrainState) -> None:
 
 
 def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], Any]) -> BorrowRequest:
-    """A request to a training: ``draw(session, token)`` with its models, between two of its steps."""
+    """A request to a run in progress: ``draw(session, token)`` with its models, between two of its steps."""
 
     def work(state: TrainState, request: BorrowRequest) -> Any:
         devices = [state.device] if state.on_card else []

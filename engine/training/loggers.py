@@ -61,7 +61,7 @@ class Loggers:
             try:
                 with self._slow.watch(f"Writing {name}", small=True) if self._slow else nullcontext():
                     log(values, step)
-            except Exception as error:  # another package may raise anything, and a log is no reason to end a run
+            except Exception as error:  # another package may raise anything, and a failing log must not end a run
                 del self._logs[name]
                 self._drop(name, error)
 

@@ -67,13 +67,13 @@ class LossChecks:
         """The run's settings ask to end it when it no longer improves, which is now the case."""
 
     def verdict(self, checkpoints: Sequence[int] = (), since: int = 0) -> Verdict:
-        """The verdict on the figures from step ``since`` on. If judging fails, "too early" and a warning."""
+        """The verdict on the figures from step ``since`` on. If it cannot be computed: "too early", and a warning."""
         state, history = self._state, self._state.history
         try:
             facts = causes.verdict_facts(state.config, state.trained_samples)
             checks = [check for check in history.checks if check.step >= since]
             return judge(checks, facts, history.scores, checkpoints, history.figures)
-        except Exception as error:  # a sentence above the charts is not worth a run
+        except Exception as error:  # a run must not end because of a sentence above the charts
             state.emit(Message(f"No verdict: {type(error).__name__}: {error}", "warning"))
             return Verdict("too_early", "")
 

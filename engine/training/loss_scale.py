@@ -102,7 +102,7 @@ class LossScale:
         return step - self._in_a_row(step)
 
     def forget_skipped(self) -> None:
-        """Count skipped steps anew: the run ends, and a resume begins with other settings."""
+        """Reset the count of skipped steps: the run ends, and a resume begins with other settings."""
         self.skipped_steps = []
 
     def _in_a_row(self, step: int) -> int:
@@ -129,7 +129,7 @@ class LossScale:
         """Restore the state from a checkpoint. None changes nothing.
 
         Checkpoints of earlier versions may hold a scale that one bad batch has crushed (6e-5), and do not say which one
-        held. So the search begins anew at START, or above if the scale is: that costs a few tries of one batch.
+        held. So the search restarts at START, or above if the scale is: that costs a few tries of one batch.
         """
         if not state:
             return

@@ -40,7 +40,7 @@ class NextRun:
     settings: Mapping[str, Any]
     """New values by dotted name; the others are those of the run that has ended."""
     resumes: bool = False
-    """The run that has ended goes on with them, instead of a new one."""
+    """The run that has ended continues with them, instead of a new one."""
 
     def arguments(self, run: str) -> list[str]:
         """Arguments of ``python -m engine.cli`` that do the same. ``run``: name of the one that has ended."""
@@ -67,7 +67,7 @@ def next_run(verdict: Verdict, config: RunConfig, advice: Advice, facts: StartFa
     try:
         with_settings(config, found.settings)
     except UserError:
-        return None  # they do not go with the others, such as accumulation with updates in the backward pass
+        return None  # they contradict the others, such as accumulation with updates in the backward pass
     return found
 
 
@@ -123,7 +123,7 @@ def _more_images(config: RunConfig, facts: StartFacts, wanted: int, why: str) ->
 
 
 def _against_overfitting(verdict: Verdict, config: RunConfig, facts: StartFacts) -> NextRun | None:
-    """Fewer weights for few images, else a run that ends where this one turned."""
+    """Fewer weights for few images, else a run that ends where this one began to get worse."""
     few = number_of_images(config, facts)
     if few is not None and few.offer is not None:
         words = f"{few.what} {few.try_this}"

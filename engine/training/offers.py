@@ -21,7 +21,7 @@ from engine.runs.run import Run
 FINER = {"fp16": ("bf16", "fp32"), "bf16": ("fp32",), "fp32": ()}
 """Precisions in which a run that broke may go on, the fastest first."""
 WANTED_SAVING = 0.2
-"""Share of a step's memory that *Resume with less memory* saves, if that much can be saved."""
+"""Share of a step's memory that *Resume with less memory* saves, if possible."""
 
 
 def with_offers(error: BaseException, run: Run) -> UserError | None:
@@ -80,7 +80,7 @@ def after_shortage(run: Run, on_card: bool) -> Iterator[Offer]:
     """The cheapest changes that save a good part of the memory and keep the run's result but for rounding."""
     config, base = run.config, configs_at(run.config.model.base)
     now = predict_from(config, base)
-    allowed = {*changeable(), "train.accumulation"} - {"optim.optimizer"}  # another optimizer begins anew
+    allowed = {*changeable(), "train.accumulation"} - {"optim.optimizer"}  # another optimizer starts without its state
     kept = [one for one in options(config, base, Machine(on_card, eight_bit=False)) if allowed.issuperset(one.settings)]
     found = choose(kept, now, Shortage(WANTED_SAVING * now.step))
     if found is not None:

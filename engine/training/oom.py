@@ -3,7 +3,7 @@
 First memory is freed and the step tried once more with the same settings. Then the cheapest change that saves what is
 missing is taken (engine/estimate/fallbacks.py); here it is applied. Each fallback is shown in the window and noted in
 run.json, so that a resumed run starts with it. accelerate's ``find_executable_batch_size`` restarts the whole function;
-here a single step is repeated. Only where the nets do not fit are they built anew.
+here a single step is repeated. Only where the nets do not fit are they built again.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def build_that_fits(
             if state is not None:
                 return state
         except SharedOutOfMemory:
-            state = None  # another process has to build anew, so all do
+            state = None  # another process has to build again, so all do
         free_memory()
         cap_allocator(device)
         if not tried_again:

@@ -94,7 +94,7 @@ class DrawPreviews:
                     probes=self._probes,
                 ),
                 cache=self._cache,
-                # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
+                # The last images are drawn even if a pause was requested: a finished run is not resumed to draw them.
                 token=None if step == state.config.train.steps else state.token,
                 progress=lambda done, total, label: state.emit(Progress(done, total, label)),
                 watch=state.watchdog.watch,

@@ -70,7 +70,7 @@ def _found(dataset: Dataset) -> Mapping[str, int] | None:
         now = maps_of(dataset)
         current = about.get("fingerprint") == dataset.fingerprint and about.get("maps", now) == now
         return store.counts() if current else None
-    except sqlite3.Error:  # only a cache: the next check writes it anew, and says so if it cannot
+    except sqlite3.Error:  # only a cache: the next check writes it again, and reports if it cannot
         return None
 
 

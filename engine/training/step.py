@@ -28,7 +28,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     Returns:
         The mean loss, a scalar on the device (reading it waits for the card). Where the card itself skips steps
         (``Parallel.card_skips``), one that is not finite stands for a skipped step (``losses.py``). Or ``Skipped``: the
-        loss or a gradient is not finite, and the run goes on with the next step. Or None: the step has to be tried
+        loss or a gradient is not finite, and the run continues with the next step. Or None: the step has to be tried
         again, at a smaller loss scale. No weight has changed in these two cases, in any process.
 
     Raises:

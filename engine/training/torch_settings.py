@@ -1,6 +1,6 @@
 """Settings of torch for the time of a run: one order of additions, TF32, and cuDNN's search for fast convolutions.
 
-torch has them for the whole process. So they are put back when the run ends: Try it and the next run find their own.
+torch has them for the whole process. So they are restored when the run ends: Try it and the next run set their own.
 """
 
 from __future__ import annotations

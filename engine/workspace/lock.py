@@ -214,13 +214,13 @@ def app_open(doing: str) -> Iterator[None]:
 
 
 def write_open_app(owner: Owner) -> None:
-    """Write the note about an open app. The app goes on without it: a folder that is not writable gets no update."""
+    """Write the note about an open app. The app continues without it: a folder that is not writable gets no update."""
     try:
         OPEN_APPS.mkdir(parents=True, exist_ok=True)
         atomic_write_text(OPEN_APPS / f"{owner.mark}.json", json.dumps(asdict(owner), ensure_ascii=False))
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return  # an installation that belongs to somebody else
+            return  # an installation without write permission
         print(f"{OPEN_APPS} could not be written: {error.strerror or error}", file=sys.stderr)
 
 
@@ -263,7 +263,7 @@ def process_start(pid: int) -> str | None:
     except psutil.NoSuchProcess:
         return None
     except (psutil.AccessDenied, OSError, IndexError):
-        return ""  # it exists, and that is all that is known
+        return ""  # it exists; nothing more is known
 
 
 def same_start(now: str, recorded: str) -> bool:

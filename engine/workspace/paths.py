@@ -84,7 +84,7 @@ class Workspace:
         return self.datasets / safe_name(name)
 
     def partial_dataset(self, name: str) -> Path:
-        """Folder of the files that are downloaded for a dataset, until it is made of them. It may not exist."""
+        """Folder of the files that are downloaded for a dataset, until the dataset is made. It may not exist."""
         return self.datasets / f".{safe_name(name)}.partial"
 
     def dataset_names(self) -> list[str]:
@@ -208,7 +208,7 @@ def _split(reference: str) -> tuple[str, tuple[Ingredient, ...]]:
 
 
 def _typed_base(base: str) -> str:
-    """The path or Hugging Face id that a person means, also by an address on the hub.
+    """The path or Hugging Face id that was entered, perhaps as an address on the hub.
 
     Raises:
         UserError: it is an address of something else.

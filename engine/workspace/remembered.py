@@ -24,7 +24,7 @@ def remembered(workspace: Workspace) -> dict[str, str]:
     try:
         found: Any = json.loads((workspace.root / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # not worth an error: the user types it again
+        return {}  # not worth an error: the user can type it again
     return {key: str(found[key]) for key in KEYS if key in found} if isinstance(found, dict) else {}
 
 

@@ -56,7 +56,7 @@ def check(
     """Measures what is new or has changed, then judges everything. Needs some hundred bytes of memory per image.
 
     Args:
-        resolution: of the training, in pixels.
+        resolution: of the run, in pixels.
         held_out: number of pairs that will be held out.
 
     Raises:

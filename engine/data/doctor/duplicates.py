@@ -133,7 +133,7 @@ def hits(
     held_out: frozenset[str],
     value: Callable[[str], tuple[float, ...]],
 ) -> Iterator[Hit]:
-    """The images to exclude from each group of copies. The one with the highest ``value(key)`` is kept."""
+    """The images to exclude from each group of duplicates. The one with the highest ``value(key)`` is kept."""
     for keys in groups:
         held = sorted(key for key in keys if key in held_out)
         trained = sorted(key for key in keys if key not in held_out)

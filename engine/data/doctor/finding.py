@@ -19,7 +19,7 @@ class Finding:
     name: str
     title: str
     why: str
-    """Why it matters for the training, in a sentence or two."""
+    """Why it matters for training, in a sentence or two."""
     what_to_do: str
     severity: Severity
     """serious: spoils the training or its scores; warning: lowers the quality; note: good to know."""
@@ -62,7 +62,7 @@ class Rules:
     """Settings that the findings depend on besides the images."""
 
     resolution: int = 512
-    """Resolution of the training, in pixels."""
+    """Resolution of the run, in pixels."""
     held_out: frozenset[str] = frozenset()
     """Keys of the held-out samples."""
 

@@ -66,7 +66,7 @@ def look_through_vae(
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
 ) -> ThroughVae | None:
-    """Encode and decode some control images, and record the finding. What is known from before is not done again.
+    """Encode and decode some control images, and record the finding. Earlier results are reused.
 
     Args:
         base: as in the settings.
@@ -113,7 +113,7 @@ def thicker_lines(dataset: Dataset, resolution: int) -> str:
     """How to draw thicker lines, by the settings of the dataset's own condition.
 
     Args:
-        resolution: of the training, in pixels.
+        resolution: of the run, in pixels.
     """
     spec = dataset.condition
     kind = registry.get(spec.type) if spec else None

@@ -79,7 +79,7 @@ def _asked_or_wide(images: Sequence[FoundImage], reading: Reading) -> bool:
     try:
         return all(is_wide(item.image) for item in evenly(images, _LOOKED_AT))
     except UserError:
-        return False  # the reading tells of it
+        return False  # reading the folder reports it
 
 
 def _guess(paths: Sequence[Path]) -> tuple[str, str] | None:

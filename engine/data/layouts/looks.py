@@ -25,7 +25,7 @@ def looks_drawn(path: Path) -> bool | None:
     try:
         pixels = np.asarray(load_rgb(path, at_least=64).resize((64, 64), resample=0)).astype(np.int16)
     except UserError:
-        return None  # the import tells of it
+        return None  # the import reports it
     return drawn_pixels(pixels)
 
 

@@ -1,4 +1,4 @@
-"""Reads the rows of lists: JSON in every form that people write, CSV in every dialect."""
+"""Reads the rows of lists: JSON in its many forms, CSV in every dialect."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _value(text: str) -> Any:
 
 
 def _as_json(text: str) -> str:
-    """JSON5 as JSON: without comments and commas too many, with names and texts in double quotes."""
+    """JSON5 as JSON: without comments and trailing commas, with names and texts in double quotes."""
 
     def plain(found: re.Match[str]) -> str:
         part = found[0]

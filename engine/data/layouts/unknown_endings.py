@@ -15,7 +15,7 @@ from engine.data.layouts.looks import evenly, look_drawn, same_shapes
 from engine.data.layouts.words import same_name
 
 _MOST = 4
-"""Kinds of images that belong together. In a folder with more, names are of another sort."""
+"""The most kinds of images that may belong together. In a folder with more, the names mean something else."""
 _STRAY = 16
 """Kinds that are counted, among them those of single files."""
 _LOOKED_AT = 500

@@ -90,7 +90,7 @@ def _incomplete(archive: Path, why: str) -> str:
 
 
 def _is_cut(archive: Path) -> bool:
-    """Whether an archive without compression ends within a block: a stream tells of nothing then."""
+    """Whether an archive without compression ends within a block, which a stream does not report."""
     return archive.suffix.lower() == ".tar" and archive.stat().st_size % _BLOCK != 0
 
 

@@ -1,4 +1,4 @@
-"""Zip archives with images, their captions and lists, as people pack them and as some sets on the Hub are kept.
+"""Zip archives with images, their captions and lists, made by hand or downloaded from the Hub.
 
 Files are extracted one at a time into the dataset's own folder: only regular files with names that stay inside it.
 """

@@ -87,7 +87,7 @@ _OF_JSON = re.compile(r'("(?:[^"\\\n]|\\.)*")|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])',
 
 
 def _without_comments(text: str) -> str:
-    """JSON as people write it by hand, without comments and commas too many."""
+    """Hand-written JSON without its comments and trailing commas."""
     for _ in range(2):  # a comment may stand between the comma and the bracket
         text = _OF_JSON.sub(lambda match: match[1] or "", text)
     return text

@@ -1,4 +1,4 @@
-"""What a dataset config of another trainer says, before anything is looked at but the config itself."""
+"""What a dataset config of another trainer says, before any other file is read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Subset:
     only_listed: bool = False
     """Whether images that ``entries`` does not name do not belong to it."""
     lists: tuple[Path, ...] = ()
-    """Files besides the config that were read."""
+    """Files other than the config that were read."""
     why_not: str = ""
     """Why it is left out, as words after "in dogs, which": "is disabled". Empty: it is read."""
     missing: tuple[str, ...] = ()

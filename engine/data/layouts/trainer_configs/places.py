@@ -106,7 +106,7 @@ def folder_in_common(folders: list[Path]) -> Path | None:
 def inside(subset: Subset, root: Path) -> Subset | None:
     """The subset with its folders as paths below a root, also if links lead there. None if they lie elsewhere.
 
-    Nor may its lists, since the config may have come with the folder from somebody else.
+    Nor may its lists, since config and folder may come from someone else.
     """
     try:
         lists = tuple(root / listing.resolve().relative_to(root.resolve()) for listing in subset.lists)
@@ -123,7 +123,7 @@ def inside(subset: Subset, root: Path) -> Subset | None:
 def _holds_home(root: Path) -> bool:
     try:
         home = Path.home()
-    except RuntimeError:  # a user without a name and a folder
+    except RuntimeError:  # a user without a name or a home folder
         return False
     return root == home or root in home.parents
 
@@ -131,7 +131,7 @@ def _holds_home(root: Path) -> bool:
 def inventory_of(root: Path, named: list[Path], config: Config, problems: list[Problem]) -> Inventory:
     """The files of the root, if the config lies in it or above it; otherwise only those of the folders it names.
 
-    A root that happens to be the parent of these folders may hold anything, such as all of somebody's datasets.
+    A root that happens to be the parent of these folders may hold anything, such as all of the user's datasets.
     """
     place = config.path.parent
     if (place == root or place in root.parents) and not _holds_home(root):

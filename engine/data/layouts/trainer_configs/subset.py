@@ -69,7 +69,7 @@ class _Entries:
 
 
 class _Finder:
-    """Finds an image by its path as somebody wrote it, perhaps on another machine, perhaps without its ending."""
+    """Finds an image by a path that may be from another machine, and may lack the ending."""
 
     def __init__(self, paths: Sequence[Path], folder: Path) -> None:
         self._folder = folder
