@@ -1,4 +1,4 @@
-"""A dataset on disk: dataset.json describes it, index.sqlite has a row for each image, its folder the app maps."""
+"""A dataset on disk: dataset.json describes it, index.sqlite has a row for each image. The maps are in its folder."""
 
 from __future__ import annotations
 
