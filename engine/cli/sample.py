@@ -11,7 +11,7 @@ from typing import Any
 from engine.disk.typed_path import path_of
 from engine.errors import UserError
 from engine.inference import settings
-from engine.jobs.control import Control
+from engine.jobs.control import CancelToken, Control
 from engine.workspace.paths import Workspace
 
 
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     places.use(workspace)
     trained = Run(workspace.run_folder(options.run))
     categorical = condition_type(trained).categorical
-    request, name, notes = _request(options, workspace, trained)
+    request, name, notes = _request(options, workspace, trained, control.token)
     session = TrySession(workspace)
     results: list[Transferred]
     if options.bases:
@@ -128,7 +128,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     return 0
 
 
-def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
+def _request(
+    options: argparse.Namespace, workspace: Workspace, trained: Any, token: CancelToken
+) -> tuple[Any, str, list[str]]:
     """Return the request, the ControlNet's name, and notes about the control image."""
     from engine.disk.images import load_map, load_rgb
     from engine.inference.control_image import held_out_maps, look_warning, map_of
@@ -136,7 +138,7 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
 
     caption, notes = "", []
     if options.photo:
-        control = map_of(trained, load_rgb(options.photo))
+        control = map_of(trained, load_rgb(options.photo), token)
     elif options.control:
         control = load_map(options.control)
         notes = [sentence] if (sentence := look_warning(workspace, trained, control)) else []

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.jobs.control import CancelToken
 
 Kind = Literal["int", "float", "bool", "choice", "text"]
 Value = int | float | bool | str
@@ -108,7 +113,8 @@ class ConditionType:
         extract(image: uint8 RGB (h, w, 3), *, PARAMETERS) -> uint8 RGB (h, w, 3)
         metric(wanted: uint8 RGB map, got_image: uint8 RGB image, *, PARAMETERS) -> float, 1 for a perfect match
 
-    Modules with declarations import cv2 and torch inside their functions.
+    A type with a ``program`` also takes ``token: CancelToken | None = None``. Modules with declarations import cv2 and
+    torch inside their functions.
     """
 
     name: str
@@ -145,6 +151,24 @@ class ConditionType:
         if self.extract is None:
             raise ValueError(f"{self.name} has no extractor: its maps come with the images")
         return function_at(self.extract)
+
+    def map_of(self, image: np.ndarray, values: Mapping[str, Any], token: CancelToken | None = None) -> np.ndarray:
+        """The map of an image, RGB uint8 (h, w, 3) in and out. A cancel of the token stops a running program.
+
+        Raises:
+            ValueError: the type makes no maps. Cancelled: the token was cancelled.
+        """
+        return self.extractor(image, **values, **self._stopped_by(token))  # type: ignore[no-any-return]
+
+    def maps_of(
+        self, images: Sequence[np.ndarray], values: Mapping[str, Any], token: CancelToken | None = None
+    ) -> Sequence[np.ndarray]:
+        """``map_of`` for many images in one call, for a type that has ``batch``."""
+        assert self.batcher is not None
+        return self.batcher(images, **values, **self._stopped_by(token))  # type: ignore[no-any-return]
+
+    def _stopped_by(self, token: CancelToken | None) -> dict[str, Any]:
+        return {"token": token} if self.program else {}
 
     @property
     def scorer(self) -> Callable[..., float] | None:
@@ -211,6 +235,10 @@ class ConditionType:
         if [p.kind for p in taken[:leading]] != [inspect.Parameter.POSITIONAL_OR_KEYWORD] * leading:
             raise ValueError(f"{self.name}: {place} should take {leading} array(s) first")
         settings = taken[leading:]
+        if self.program and place != self.metric:
+            if not settings or settings[-1].name != "token" or settings[-1].default is not None:
+                raise ValueError(f"{self.name}: {place} should take token=None last, so that a program can be stopped")
+            settings.pop()
         if any(p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty for p in settings):
             raise ValueError(f"{self.name}: {place} should take its parameters by keyword, without default values")
         declared = [(p.name, _ANNOTATIONS[p.kind]) for p in self.parameters]

@@ -18,6 +18,9 @@ EXAMPLES = 5
 SEARCH_SECONDS = 60.0
 """Longest time that all searches of one operation may take."""
 
+REPORT_SECONDS = 0.5
+"""Interval of progress reports."""
+
 Change = Callable[[Sample], str]
 """Returns the new caption of a sample that has its current caption."""
 
@@ -99,13 +102,12 @@ def preview(
     """Tries a change on all captions without writing anything."""
     total = changed = 0
     examples: list[tuple[str, str, str]] = []
-    for page in _pages(dataset, token, progress, "Captions searched"):
-        for _, sample in page:
-            total += 1
-            if (new := change(sample)) != sample.caption:
-                changed += 1
-                if len(examples) < EXAMPLES:
-                    examples.append((sample.key, sample.caption, new))
+    for _, sample in _captions(dataset, token, progress, "Captions searched"):
+        total += 1
+        if (new := change(sample)) != sample.caption:
+            changed += 1
+            if len(examples) < EXAMPLES:
+                examples.append((sample.key, sample.caption, new))
     return EditPreview(total, changed, examples)
 
 
@@ -116,11 +118,9 @@ def apply(
 
     Returns how many changed. If it is cancelled, nothing changes.
     """
-    total = 0
     with dataset.captions.operation(what) as writing:
-        for page in _pages(dataset, token, progress, "Captions changed"):
-            total += writing.put((sample.key, original, change(sample)) for original, sample in page)
-    return total
+        scanned = _captions(dataset, token, progress, "Captions changed")
+        return writing.put((sample.key, original, change(sample)) for original, sample in scanned)
 
 
 def set_captions(dataset: Dataset, captions_by_key: Mapping[str, str]) -> int:
@@ -140,18 +140,17 @@ def empty(dataset: Dataset) -> EmptyCount:
     return EmptyCount(store.count(index, "empty"), store.count(index))
 
 
-def _pages(
+def _captions(
     dataset: Dataset, token: CancelToken | None, progress: OnProgress | None, label: str
-) -> Iterator[list[tuple[str, Sample]]]:
-    """Pages of (scanned caption, sample with its current caption)."""
-    total, offset = dataset.count(), 0
-    while True:
-        if token:
-            token.raise_if_cancelled()
-        scanned = dataset.index.samples(offset, PAGE)
-        if not scanned:
-            return
-        yield list(zip((s.caption for s in scanned), dataset.captions.overlay(scanned), strict=True))
-        offset += len(scanned)
-        if progress:
-            progress(min(offset, total), total, label)
+) -> Iterator[tuple[str, Sample]]:
+    """All scanned captions, each with its sample, which has its current caption. One page is in memory at a time."""
+    total, done, reported = dataset.count(), 0, time.monotonic()
+    while scanned := dataset.index.samples(done, PAGE):
+        for one, sample in zip(scanned, dataset.captions.overlay(scanned), strict=True):
+            if token:
+                token.raise_if_cancelled()
+            yield one.caption, sample
+            done += 1
+            if progress and (done == total or time.monotonic() - reported > REPORT_SECONDS):
+                progress(min(done, total), total, label)
+                reported = time.monotonic()

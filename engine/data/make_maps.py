@@ -96,7 +96,7 @@ def make_all(
     failures: list[Problem] = []
     warnings: list[Problem] = []
     made = kept = done = 0
-    work = _Worker(dataset, condition, spec)
+    work = _Worker(dataset, condition, spec, token)
     workers = workers or os.cpu_count() or 1
     finished: list[tuple[str, str, str]] = []
     saved = time.monotonic()
@@ -161,8 +161,10 @@ def _merge(reports: Sequence[BatchReport]) -> BatchReport:
 class _Worker:
     """Makes and writes the maps of a batch of samples. Called from several threads at once."""
 
-    def __init__(self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec) -> None:
-        self._dataset, self._condition, self._spec = dataset, condition, spec
+    def __init__(
+        self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec, token: CancelToken | None
+    ) -> None:
+        self._dataset, self._condition, self._spec, self._token = dataset, condition, spec, token
         self._states = dataset.index.map_states()
         self._batch = AdaptiveBatch(BATCH, smallest=2)  # single images go through the extractor
         self._model = threading.Lock()  # one batch at a time; meanwhile other threads read and write files
@@ -202,14 +204,14 @@ class _Worker:
             yield from ((sample, content, map) for map in made)
 
     def _extract_batch(self, images: Sequence[tuple[Sample, str, np.ndarray]]) -> Sequence[np.ndarray]:
-        return self._call(self._condition.batcher, [image for _, _, image in images], self._spec.parameters)
+        return self._call(self._condition.maps_of, [image for _, _, image in images], self._spec.parameters)
 
     def _extract_one(self, image: np.ndarray, values: Mapping[str, Any], into: list[np.ndarray]) -> None:
-        into.append(self._call(self._condition.extractor, image, values))
+        into.append(self._call(self._condition.map_of, image, values))
 
     def _call(self, function: Any, images: Any, values: Mapping[str, Any]) -> Any:
         with self._model if self._condition.models else contextlib.nullcontext():
-            return function(images, **values)
+            return function(images, values, self._token)
 
     def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
         values = variation.varied(self._condition, self._spec.parameters, self._spec.varied, sample.key)

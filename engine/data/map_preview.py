@@ -18,6 +18,7 @@ from engine.data.make_maps import read_image
 from engine.data.samples import Sample
 from engine.disk.images import load_map
 from engine.errors import UserError
+from engine.jobs.control import CancelToken
 
 SHEET = 12
 
@@ -34,15 +35,30 @@ class MapPreview:
     """The parameters that were used. With several strengths, they are the image's own."""
 
 
-def preview(condition: ConditionType, image: np.ndarray, values: Mapping[str, Any], name: str = "") -> MapPreview:
-    """Makes the map of one image, RGB uint8 (h, w, 3). Raises UserError if weights or a program are missing."""
-    made = condition.extractor(image, **values)
+def preview(
+    condition: ConditionType,
+    image: np.ndarray,
+    values: Mapping[str, Any],
+    name: str = "",
+    token: CancelToken | None = None,
+) -> MapPreview:
+    """Makes the map of one image, RGB uint8 (h, w, 3).
+
+    Raises UserError if weights or a program are missing; Cancelled, as do the functions below, if the token was.
+    """
+    made = condition.map_of(image, values, token)
     return MapPreview(name, image, made, coverage(made), dict(values))
 
 
-def of_file(condition: ConditionType, path: Path, values: Mapping[str, Any], side: int | None) -> MapPreview:
+def of_file(
+    condition: ConditionType,
+    path: Path,
+    values: Mapping[str, Any],
+    side: int | None,
+    token: CancelToken | None = None,
+) -> MapPreview:
     """Makes the map of an image file, at the size of the dataset's maps."""
-    return preview(condition, read_image(path, side), values, path.name)
+    return preview(condition, read_image(path, side), values, path.name, token)
 
 
 def of_sample(
@@ -52,6 +68,7 @@ def of_sample(
     values: Mapping[str, Any],
     side: int | None = None,
     varied: int | None = None,
+    token: CancelToken | None = None,
 ) -> MapPreview:
     """Makes the same map of a sample as ``make_all``, or reads the one that came with it. UserError if it has none."""
     if condition.extract is None:
@@ -65,7 +82,7 @@ def of_sample(
         made = np.asarray(load_map(sample.condition, sample.old_ground).resize(image.shape[1::-1]))
         return MapPreview(sample.key, image, made, coverage(made), {})
     own = variation.varied(condition, values, varied, sample.key)
-    return preview(condition, read_image(sample.image, side, sample.old_ground), own, sample.key)
+    return preview(condition, read_image(sample.image, side, sample.old_ground), own, sample.key, token)
 
 
 def sheet(
@@ -75,6 +92,7 @@ def sheet(
     side: int | None = None,
     varied: int | None = None,
     seed: int = 0,
+    token: CancelToken | None = None,
 ) -> list[MapPreview]:
     """Twelve random images, or fewer in a small dataset, with their maps. Skips images that cannot be read."""
     total = dataset.count()
@@ -82,7 +100,9 @@ def sheet(
     for place in sorted(random.Random(seed).sample(range(total), min(SHEET, total))):
         for sample in dataset.samples(place, 1):
             try:
-                found.append(of_sample(dataset, sample, condition, values, side, varied))
+                if token:
+                    token.raise_if_cancelled()
+                found.append(of_sample(dataset, sample, condition, values, side, varied, token))
             except UserError:
                 if condition.models or condition.program or condition.extract is None:
                     raise  # a problem of the type, which would occur for every image

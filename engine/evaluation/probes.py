@@ -27,6 +27,7 @@ from engine.disk.text import read_text
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.evaluation.pairs import Pair
+from engine.jobs.control import CancelToken
 
 Kind = Literal["empty", "contradicting", "own"]
 TITLES: dict[Kind, str] = {
@@ -76,13 +77,20 @@ def _words(caption: str) -> set[str]:
     return set(re.findall(r"\w+", caption.lower()))
 
 
-def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Sequence[Pair]) -> list[Probe]:
+def own(
+    settings: ValidationConfig,
+    dataset: Dataset,
+    plan: CropPlan,
+    pairs: Sequence[Pair],
+    token: CancelToken | None = None,
+) -> list[Probe]:
     """Probes of the user's images and prompts. Prompts without images use the maps of the held-out pairs in turn.
 
     An image's prompt comes from the text file beside it (name.txt), or else from the user's prompts in turn.
 
     Raises:
         UserError: the folder does not exist, an image cannot be read, or its map cannot be made.
+        Cancelled: the token was cancelled.
     """
     prompts = settings.own_prompts
     if not settings.pictures_folder:
@@ -93,7 +101,7 @@ def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Seq
         prompt = prompts[number % len(prompts)] if prompts else ""
         if beside.is_file():
             prompt = read_text(beside).text.strip()
-        found.append(Probe("own", _own_pair(path, prompt, settings, dataset, plan), prompt))
+        found.append(Probe("own", _own_pair(path, prompt, settings, dataset, plan, token), prompt))
     return found
 
 
@@ -109,7 +117,14 @@ def _images(folder: str) -> list[Path]:
     return paths[:MOST_OWN]
 
 
-def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Dataset, plan: CropPlan) -> Pair:
+def _own_pair(
+    path: Path,
+    prompt: str,
+    settings: ValidationConfig,
+    dataset: Dataset,
+    plan: CropPlan,
+    token: CancelToken | None,
+) -> Pair:
     image = load_rgb(path)
     spec = dataset.condition
     condition = registry.get(spec.type) if spec else None
@@ -126,7 +141,7 @@ def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Data
     else:
         from PIL import Image
 
-        map = Image.fromarray(condition.extractor(read_image(path, spec.resolution), **spec.parameters))
+        map = Image.fromarray(condition.map_of(read_image(path, spec.resolution), spec.parameters, token))
     crop = plan.crop(sample, image=image)
     nearest = condition is not None and condition.categorical
     return Pair(sample, np.asarray(apply_crop(map, crop, nearest=nearest)), np.asarray(apply_crop(image, crop)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from engine.conditions.declaration import ConditionType
+    from engine.jobs.control import CancelToken
 
 MAPS_COMPARED = 16
 """Number of held-out maps that an image is compared with."""
@@ -44,11 +45,12 @@ def condition_type(run: Run) -> ConditionType:
     return registry.get(str(run.condition.get("type", "")))
 
 
-def map_of(run: Run, image: Image.Image) -> Image.Image:
+def map_of(run: Run, image: Image.Image, token: CancelToken | None = None) -> Image.Image:
     """Extract the map of a photograph, with the settings that made the run's training maps.
 
     Raises:
         UserError: the run's maps came with its images, and the app cannot extract that kind.
+        Cancelled: the token was cancelled.
     """
     import numpy as np
     from PIL import Image
@@ -63,7 +65,7 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
     stored = registry.stored_parameters(kind.name, run.condition["parameters"])
     parameters = registry.resolve_parameters(kind.name, stored)
     pixels = np.asarray(at_side(image.convert("RGB"), run.condition.get("side") or 0))
-    return Image.fromarray(kind.extractor(pixels, **parameters))
+    return Image.fromarray(kind.map_of(pixels, parameters, token))
 
 
 def at_side(image: Image.Image, side: int) -> Image.Image:

@@ -106,7 +106,7 @@ class DrawPreviews:
         pairs = [read_pair(sample, state.dataset, state.plan) for sample in state.held_out[: settings.pictures]]
         found = probes.of_held_out(pairs, settings.probes)
         try:
-            found += probes.own(settings, state.dataset, state.plan, pairs)
+            found += probes.own(settings, state.dataset, state.plan, pairs, state.token)
         except UserError as error:
             state.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
         return found

@@ -60,6 +60,7 @@ def test_a_valid_declaration_is_registered() -> None:
         kind("a", "missing"),
         kind("a", "brighter", metric=HERE + "one_array"),
         ConditionType("a", "a", "a test", (GAIN,)),
+        replace(kind("a", "brighter"), program="gain"),  # it could not be stopped
     ],
 )
 def test_if_an_error_is_raised_the_registry_is_left_unchanged(wrong: ConditionType) -> None:

@@ -118,6 +118,7 @@ def test_only_the_last_operations_are_kept(dataset: Dataset) -> None:
 
 def test_a_cancelled_operation_changes_nothing(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edits, "PAGE", 2)
+    monkeypatch.setattr(edits, "REPORT_SECONDS", 0)
     control = Control()
     with pytest.raises(Cancelled):
         edits.apply(dataset, "x", edits.adding("x"), control.token, lambda *_: control.cancel())

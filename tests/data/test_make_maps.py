@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +20,8 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.jobs.control import Cancelled as JobCancelled
+from engine.jobs.control import Control
 from tests.conditions import tiny_models
 from tests.data.test_scan import CancelAfter, Cancelled
 
@@ -292,6 +298,29 @@ def test_a_program_that_always_fails_is_not_run_on_every_image(tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         make_all(dataset, "external", {"program": "no-such-tool {input} {output}"}, workers=1)
     assert "cannot be started" in caught.value.why and str(make_maps.HOPELESS) in caught.value.what
+
+
+def test_a_cancel_stops_the_running_programs(dataset: Dataset, tmp_path: Path) -> None:
+    started, control = tmp_path / "started", Control()
+    started.mkdir()
+    code = f"import os, pathlib, time; pathlib.Path({str(started)!r}, str(os.getpid())).touch(); time.sleep(60)"
+    (tmp_path / "slow.py").write_text(code, encoding="utf-8")
+    program = f'"{sys.executable}" -I -S "{tmp_path / "slow.py"}" {{input}} {{output}}'
+    external.allow(program)
+
+    def cancel() -> None:
+        while len(list(started.iterdir())) < 2:
+            time.sleep(0.02)
+        cancelled.append(time.monotonic())
+        control.cancel()
+
+    cancelled: list[float] = []
+    threading.Thread(target=cancel, daemon=True).start()
+    with pytest.raises(JobCancelled):
+        make_all(dataset, "external", {"program": program}, control.token, workers=2)
+    assert time.monotonic() - cancelled[0] < 1
+    numbers = [int(file.name) for file in started.iterdir()]
+    assert not [n for n in numbers if psutil.pid_exists(n) and psutil.Process(n).status() != psutil.STATUS_ZOMBIE]
 
 
 def test_large_images_go_in_smaller_batches(dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.jobs.control import Cancelled, CancelToken, Control
 from engine.machine.units import counted
 from ui.conditions.condition_form import ConditionSettings
 from ui.page.choices import open_dataset, pick_dataset
@@ -38,6 +40,7 @@ class ConditionPreview:
             self.back = gr.Button("‹ Previous image", size="sm", min_width=120)
             self.forth = gr.Button("Next image ›", size="sm", min_width=120, elem_id="condition-next")
             self.show = gr.Button("Show the map", size="sm", min_width=120, visible=False, elem_id="condition-show")
+            self.cancel = gr.Button("Cancel", size="sm", min_width=120, visible=False, elem_id="condition-cancel")
             self.random = gr.Button("Twelve random images", size="sm", min_width=120, elem_id="condition-sheet-make")
         self.sheet = gr.Gallery(
             label="Twelve images with their maps",
@@ -54,8 +57,36 @@ class ConditionPreview:
             self.upload = UserImage(label="Any image", height=180, elem_id="condition-upload", show_label=False)
 
 
+class Cancellable:
+    """What handlers of this tab are doing, so that Cancel can end it: a slow model, or the user's own program."""
+
+    def __init__(self) -> None:
+        self._controls: set[Control] = set()
+
+    def do(self, work: Callable[[CancelToken], tuple[Any, str]]) -> tuple[Any, str]:
+        """Return ``work(token)``, or a sentence in its place if it is cancelled."""
+        control = Control()
+        self._controls.add(control)
+        try:
+            return work(control.token)
+        except Cancelled:
+            return gr.skip(), note("Cancelled.")
+        finally:
+            self._controls.discard(control)
+
+    def cancel(self) -> None:
+        """End what is being done."""
+        for control in list(self._controls):
+            control.cancel()
+
+
 def show(
-    context: AppContext, dataset_name: str | None, at: int, upload: str | None, settings: ConditionSettings
+    context: AppContext,
+    dataset_name: str | None,
+    at: int,
+    upload: str | None,
+    settings: ConditionSettings,
+    token: CancelToken | None = None,
 ) -> tuple[Any, str]:
     """Return the two images of the slider, and text about them.
 
@@ -67,7 +98,7 @@ def show(
 
     values = settings.resolved()
     if upload and settings.kind.extract:
-        shown = map_preview.of_file(settings.kind, Path(upload), values, settings.side)
+        shown = map_preview.of_file(settings.kind, Path(upload), values, settings.side, token)
         return (shown.image, shown.map), _about(shown, "Your image", None)
     dataset = _dataset(context, dataset_name)
     if dataset is None:
@@ -76,13 +107,15 @@ def show(
     if not samples:
         return None, note("This dataset has no images.")
     try:
-        shown = map_preview.of_sample(dataset, samples[0], settings.kind, values, settings.side, settings.varied)
+        shown = map_preview.of_sample(dataset, samples[0], settings.kind, values, settings.side, settings.varied, token)
     except UserError as error:  # a problem of one image is shown beside it, not on the panel
         return None, note(f"{error.what} {error.why} {error.try_this}", "warning")
     return (shown.image, shown.map), _about(shown, shown.name, settings if settings.varied is not None else None)
 
 
-def contact_sheet(context: AppContext, dataset_name: str | None, settings: ConditionSettings) -> tuple[Any, str]:
+def contact_sheet(
+    context: AppContext, dataset_name: str | None, settings: ConditionSettings, token: CancelToken | None = None
+) -> tuple[Any, str]:
     """Return twelve random images with their maps for the gallery, and text about all of them."""
     import numpy as np
 
@@ -91,9 +124,8 @@ def contact_sheet(context: AppContext, dataset_name: str | None, settings: Condi
     dataset = _dataset(context, dataset_name)
     if dataset is None:
         return gr.Gallery(visible=False), note("Select a dataset on the Dataset tab first.")
-    found = map_preview.sheet(
-        dataset, settings.kind, settings.resolved(), settings.side, settings.varied, seed=random.randrange(2**31)
-    )
+    seed = random.randrange(2**31)
+    found = map_preview.sheet(dataset, settings.kind, settings.resolved(), settings.side, settings.varied, seed, token)
     pairs = []
     for shown in found:
         sign = "! " if shown.measured["warning"] else ""

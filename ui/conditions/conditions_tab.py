@@ -15,7 +15,7 @@ from engine.queue.download_jobs import GetWeights
 from ui.conditions import condition_jobs, condition_preview
 from ui.conditions.condition_form import ConditionForm, ConditionSettings
 from ui.conditions.condition_jobs import KIND
-from ui.conditions.condition_preview import ConditionPreview
+from ui.conditions.condition_preview import Cancellable, ConditionPreview
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
@@ -84,9 +84,10 @@ def _wire_form(
     def show_type(name: str) -> list[Any]:
         kind = registry.get(name)
         title = "Make all maps" if kind.extract else "Use these maps"
-        return [gr.Button(title), gr.Button(visible=not kind.live), *form.show_type(name)]
+        slow = gr.Button(visible=not kind.live)
+        return [gr.Button(title), slow, slow, *form.show_type(name)]
 
-    live.on(form.kind.change, show_type, [form.kind], [make, preview.show, form.about, *form.groups])
+    live.on(form.kind.change, show_type, [form.kind], [make, preview.show, preview.cancel, form.about, *form.groups])
     texts = [widget for widget in form.widgets if isinstance(widget, gr.Textbox)]
     live.on(
         [form.kind.change, *(box.change for box in texts)],
@@ -99,6 +100,7 @@ def _wire_form(
 def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview: ConditionPreview, chosen: Any) -> None:
     """Draw the preview again after every change of the form. Slow types wait for the button "Show the map"."""
     wire_upload(live, preview.upload)
+    running = Cancellable()
 
     def show_live(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
         settings = form.read(*raw)
@@ -107,7 +109,8 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
         return condition_preview.show(context, dataset, at, upload, settings)
 
     def show(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
-        return condition_preview.show(context, dataset, at, upload, allow_program(context, form.read(*raw)))
+        settings = allow_program(context, form.read(*raw))
+        return running.do(lambda token: condition_preview.show(context, dataset, at, upload, settings, token))
 
     def turn(by: int) -> Callable[..., tuple[Any, ...]]:
         def turned(dataset: str | None, at: int, _upload: str | None, *raw: Any) -> tuple[Any, ...]:
@@ -117,7 +120,8 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
         return turned
 
     def sheet(dataset: str | None, *raw: Any) -> tuple[Any, str]:
-        return condition_preview.contact_sheet(context, dataset, allow_program(context, form.read(*raw)))
+        settings = allow_program(context, form.read(*raw))
+        return running.do(lambda token: condition_preview.contact_sheet(context, dataset, settings, token))
 
     inputs = [chosen, preview.number, preview.upload, *form.inputs]
     shown = [preview.slider, preview.about]
@@ -126,6 +130,7 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
     live.on(preview.back.click, turn(-1), inputs, [*shown, preview.number, preview.upload])
     live.on(preview.forth.click, turn(1), inputs, [*shown, preview.number, preview.upload])
     live.on(preview.show.click, show, inputs, shown, show_progress="full")
+    live.on(preview.cancel.click, running.cancel, refresh=False)
     live.on(preview.random.click, sheet, [chosen, *form.inputs], [preview.sheet, preview.about], show_progress="full")
 
 

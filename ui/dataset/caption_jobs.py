@@ -7,9 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.jobs.control import Control, Token
-from engine.jobs.events import Event
-from engine.jobs.runner import Emit, progress_events
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.runner import Emit, JobRunner, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
 from engine.queue.data_jobs import Captions
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 
 KIND = JobKind.CAPTIONS
 AT_ONCE = 5000
-"""Up to this many captions are changed while the user waits."""
+"""Up to this many captions are changed at once, also while the window's runner is busy."""
+WAIT_SECONDS = 2.0
+"""The page waits this long for such a change, then it shows the progress and Cancel."""
 REPLACE, ADD, CLEAN, TEMPLATE, NAMES = "replace", "add", "clean", "template", "names"
 OPERATIONS = (
     ("Search and replace", REPLACE),
@@ -62,7 +63,7 @@ def change_of(operation: str, fields: dict[str, Any]) -> tuple[str, Change]:
     return "Removed strange characters", edits.cleaning()
 
 
-def preview(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
+def preview(context: AppContext, side: JobRunner, name: str | None, operation: str, fields: dict[str, Any]) -> None:
     """Show how many captions an operation would change, with examples."""
 
     def work(dataset: Dataset, token: Token, emit: Emit) -> Report:
@@ -74,10 +75,10 @@ def preview(context: AppContext, name: str | None, operation: str, fields: dict[
         return sentence, tuple((before, after) for _, before, after in found.examples)
 
     change_of(operation, fields)  # report a wrong field before anything starts
-    _run(context, name, "Reading captions", work)
+    _run(context, name, "Reading captions", work, side=side)
 
 
-def apply(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
+def apply(context: AppContext, side: JobRunner, name: str | None, operation: str, fields: dict[str, Any]) -> None:
     """Change all captions, as one operation that can be undone."""
 
     def work(dataset: Dataset, token: Token, emit: Emit) -> Report:
@@ -88,7 +89,7 @@ def apply(context: AppContext, name: str | None, operation: str, fields: dict[st
         return f"{what}: {counted(changed, 'caption')} changed.", ()
 
     change_of(operation, fields)
-    _run(context, name, "Changing captions", work)
+    _run(context, name, "Changing captions", work, side=side)
 
 
 def write_by_model(
@@ -144,23 +145,26 @@ def _run(
     title: str,
     work: Callable[[Dataset, Token, Emit], Report],
     queued: QueuedJob | None = None,
+    side: JobRunner | None = None,
 ) -> None:
-    """Do the work at once, or as a job where the dataset is large, or where it could wait in the queue."""
+    """Do the work by ``side``, or by the window's runner where the dataset is large or the work may be queued."""
     dataset = open_dataset(context, name)
 
     def job(token: Token, emit: Emit) -> Outcome:
-        sentence, examples = work(dataset, token, emit)
+        try:
+            sentence, examples = work(dataset, token, emit)
+        except Cancelled:
+            if side is not None:
+                context.set_result(KIND, note="Cancelled. No caption was changed.")
+            raise
         context.set_result(KIND, note=sentence, facts=examples)
         return "completed"
 
-    if queued is not None or dataset.count() > AT_ONCE:
+    if side is None or dataset.count() > AT_ONCE:
         context.start_job(KIND, title, job, queued)
     else:
-        job(Control().token, _ignore)
-
-
-def _ignore(event: Event) -> None:
-    """Drop the progress of an operation that takes no time."""
+        side.start(KIND, title, job)
+        side.wait(WAIT_SECONDS)
 
 
 def summary(context: AppContext, name: str | None) -> str:

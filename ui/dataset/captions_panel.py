@@ -13,6 +13,7 @@ from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
+from ui.page.side_jobs import SideRunner
 from ui.page.view import View
 
 ROWS = 8
@@ -22,6 +23,7 @@ FIELDS = ("search", "by", "regex", "case", "words", "prefix", "suffix", "trigger
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:
     """Build the panel for the dataset that ``chosen`` names."""
+    side = SideRunner(context)
     with gr.Column(elem_id="captions"):
         gr.Markdown("Your text files are never changed: edits are stored with the dataset, and can be undone.")
         with gr.Row(equal_height=False):
@@ -34,7 +36,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
                 with gr.Column() as one:
                     _build_table(context, live, chosen, changed)
                 with gr.Column(visible=False) as every:
-                    _build_operations(context, live, chosen)
+                    _build_operations(context, live, chosen, side)
                 with gr.Column(visible=False) as model:
                     _build_model(context, live, chosen)
                 with gr.Column(visible=False) as past:
@@ -54,7 +56,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     live.on([chosen.change, changed.change], refresh, [chosen], [summary, history, undo])
     live.on(undo.click, lambda name: caption_jobs.undo(context, name), [chosen])
     live.outputs([changed, result], lambda view: view.results.get(KIND), _result)
-    job_controls(live, KIND, [], cancel, progress)
+    job_controls(live, KIND, [], cancel, progress, side=side)
 
 
 def _result(view: View) -> list[Any]:
@@ -156,7 +158,7 @@ def _build_table(context: AppContext, live: Live, chosen: Any, changed: Any) -> 
     live.on(table.select, show_image, [chosen], [image])
 
 
-def _build_operations(context: AppContext, live: Live, chosen: Any) -> None:
+def _build_operations(context: AppContext, live: Live, chosen: Any, side: SideRunner) -> None:
     """Build the operations on all captions: preview first, then apply."""
     operation = gr.Dropdown(
         list(caption_jobs.OPERATIONS), value=REPLACE, label="Operation", interactive=True, elem_id="captions-operation"
@@ -201,7 +203,7 @@ def _build_operations(context: AppContext, live: Live, chosen: Any) -> None:
 
     def run(work: Callable[..., None]) -> Callable[..., None]:
         def start(name: str | None, what: str, *raw: Any) -> None:
-            work(context, name, what, dict(zip(FIELDS, raw, strict=True)))
+            work(context, side, name, what, dict(zip(FIELDS, raw, strict=True)))
 
         return start
 

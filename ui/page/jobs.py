@@ -15,8 +15,8 @@ from engine.demo.sets import demo_preset
 from engine.families.files import family_of
 from engine.jobs.control import Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work, progress_events
-from engine.jobs.snapshot import Outcome
+from engine.jobs.runner import Emit, JobRunner, Work, progress_events
+from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.machine.units import counted
 from engine.workspace.paths import bundled_bases
 from ui.page.context import AppContext
@@ -56,7 +56,13 @@ def queue_button(live: Live, start: Any) -> Any:
 
 
 def job_controls(
-    live: Live, kind: str, buttons: Sequence[Any], cancel: Any, progress: Any, busy_hint: str = ""
+    live: Live,
+    kind: str,
+    buttons: Sequence[Any],
+    cancel: Any,
+    progress: Any,
+    busy_hint: str = "",
+    side: JobRunner | None = None,
 ) -> None:
     """Wire the controls of a tab's jobs.
 
@@ -66,20 +72,31 @@ def job_controls(
             a job that can be queued has ``queue_button`` beside it, or stays as it is.
         cancel: visible while one of these jobs is running. progress: an HTML component that shows how far it is.
         busy_hint: what to do while a job of another tab is running; shown with that job's title.
+        side: runs such jobs beside the window's, too.
     """
 
+    def job_of(view: View) -> JobSnapshot:
+        return side.snapshot if side is not None and side.snapshot.alive else view.snapshot
+
     def key(view: View) -> Any:
-        return view.snapshot if view.snapshot.kind == kind else (view.snapshot.alive, view.snapshot.title)
+        job = job_of(view)
+        return job if job.kind == kind else (job.alive, job.title)
 
     def render(view: View) -> list[Any]:
-        job = view.snapshot
+        job = job_of(view)
         own = job.alive and job.kind == kind
         text = job_progress(job) if own else ""
         if busy_hint and job.alive and not own:
             text = note(f"“{job.title}” is running: {busy_hint}")
         return [*(gr.Button(interactive=not job.alive) for _ in buttons), gr.Button(visible=own), text]
 
-    live.on(cancel.click, live.job_command("cancel"))
+    def end() -> None:
+        if side is not None and side.alive:
+            side.cancel()
+        elif live.context.runner.snapshot.kind == kind:  # else it has just ended, and another job runs
+            live.context.runner.cancel()
+
+    live.on(cancel.click, end)
     live.outputs([*buttons, cancel, progress], key, render)
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, JobRunner, Work
+from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
 from engine.queue.job import QueuedJob
 from ui.page.context import AppContext
 from ui.page.messages import job_progress, note
+from ui.page.side_jobs import SideRunner
 from ui.page.view import View
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ModelJobs:
 
     def __init__(self, context: AppContext, kinds: Sequence[JobKind]) -> None:
         self.context = context
-        self.side = JobRunner()
+        self.side = SideRunner(context)
         self._kinds = kinds
 
     @property
@@ -64,7 +65,7 @@ class ModelJobs:
             return work(token, emit, lambda draw: draw(self.context.try_session(), token))
 
         if self.training:
-            self._start_side(kind, title, borrowed)
+            self.side.start(kind, title, borrowed)
         else:
             self._refuse_second(title)
             self.context.start_job(kind, title, own, queued)
@@ -75,7 +76,7 @@ class ModelJobs:
         Raises:
             Busy: a job of this panel is running.
         """
-        self._start_side(kind, title, work)
+        self.side.start(kind, title, work)
 
     def cancel(self) -> None:
         """Cancel the job of this panel, but never the training that lends its models."""
@@ -105,21 +106,6 @@ class ModelJobs:
         if blocked_by:
             return note(f"“{blocked_by}” is running: wait for it to end, or cancel it.")
         return ""
-
-    def _start_side(self, kind: JobKind, title: str, work: Work) -> None:
-        self._refuse_second(title)
-        self.context.dismiss_problem()
-
-        def with_problem(token: Token, emit: Emit) -> Outcome:
-            try:
-                return work(token, emit)
-            except Cancelled:
-                raise
-            except BaseException as error:
-                self.context.show_problem(error)
-                raise
-
-        self.side.start(kind, title, with_problem)
 
     def _refuse_second(self, title: str) -> None:
         if self.side.alive:

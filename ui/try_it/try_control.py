@@ -13,6 +13,7 @@ from engine.families.files import configs_of
 from engine.inference import control_image, samplers
 from engine.inference.control_image import held_out_maps, look_warning, map_of
 from engine.inference.settings import run_defaults
+from engine.jobs.control import CancelToken
 from engine.runs.run import Run
 from ui.page.choices import run_of
 from ui.page.context import AppContext
@@ -78,11 +79,14 @@ def sampler_box(context: AppContext, run_name: str | None, chosen: str) -> tuple
     return box, f"{why} {near.title}, the nearest one, is selected instead." if why else ""
 
 
-def make_map(context: AppContext, control: ControlSource, run: Run) -> tuple[Any, list[str]]:
+def make_map(
+    context: AppContext, control: ControlSource, run: Run, token: CancelToken | None = None
+) -> tuple[Any, list[str]]:
     """Make the control image (Pillow, RGB, any size). Returns it with warnings about it.
 
     Raises:
         UserError: there is no image, or its map cannot be extracted.
+        Cancelled: the token was cancelled while the map was made.
     """
     from engine.disk.images import load_map, load_rgb
 
@@ -103,7 +107,7 @@ def make_map(context: AppContext, control: ControlSource, run: Run) -> tuple[Any
         )
     if control.is_map or control.source == DRAW:
         return image, [warning] if (warning := look_warning(context.workspace, run, image)) else []
-    return map_of(run, image), []
+    return map_of(run, image, token), []
 
 
 def drawn(value: Any) -> Any:

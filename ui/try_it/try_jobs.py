@@ -82,10 +82,10 @@ def start(jobs: ModelJobs, asked: DrawRequest) -> None:
         )
     context = jobs.context
 
-    def work(_token: Token, emit: Emit, use_models: Callable[[Draw], None]) -> Outcome:
-        drawing = _Drawing.prepare(context, asked)
+    def work(token: Token, emit: Emit, use_models: Callable[[Draw], None]) -> Outcome:
+        drawing = _Drawing.prepare(context, asked, token)
         try:
-            use_models(lambda session, token: drawing.draw(session, token, emit))
+            use_models(lambda session, borrowed: drawing.draw(session, borrowed, emit))
         finally:
             context.clear_result(PREVIEW)
         return "completed"
@@ -106,7 +106,7 @@ class _Drawing:
     """Paths and titles of the images for the page."""
 
     @staticmethod
-    def prepare(context: AppContext, asked: DrawRequest) -> _Drawing:
+    def prepare(context: AppContext, asked: DrawRequest, token: CancelToken) -> _Drawing:
         """Prepare everything that needs no model."""
         from engine.disk.images import load_map
         from engine.inference.control_image import condition_type
@@ -114,7 +114,7 @@ class _Drawing:
 
         run = Run(context.workspace.runs / asked.run)
         categorical = condition_type(run).categorical
-        control, notes = make_map(context, asked.control, run)
+        control, notes = make_map(context, asked.control, run, token)
         settings = {**asked.settings, "base": asked.settings.get("base") or run.config.model.base}
         if asked.random_seed:
             settings["seed"] = secrets.randbelow(2**31)

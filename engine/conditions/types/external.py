@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +21,8 @@ from engine.conditions.declaration import ConditionType, Parameter
 from engine.disk.durable import atomic_write_text
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
+from engine.jobs.control import CancelToken
+from engine.jobs.program import run_program
 
 EXTERNAL = ConditionType(
     name="external",
@@ -47,16 +48,18 @@ _RUNNER = Path(__file__).with_name("external_child.py")
 _QUOTED_LINES = 8  # of the program's output, in error messages
 
 
-def external(image: np.ndarray, *, program: str, seconds: int) -> np.ndarray:
+def external(image: np.ndarray, *, program: str, seconds: int, token: CancelToken | None = None) -> np.ndarray:
     """The map that the user's program makes. RGB uint8 (h, w, 3) in and out.
 
     Raises:
-        UserError: the program failed; quotes its output.
+        UserError: the program failed; quotes its output. Cancelled: the token was cancelled; the program is stopped.
     """
-    return external_batch([image], program=program, seconds=seconds)[0]
+    return external_batch([image], program=program, seconds=seconds, token=token)[0]
 
 
-def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> list[np.ndarray]:
+def external_batch(
+    images: list[np.ndarray], *, program: str, seconds: int, token: CancelToken | None = None
+) -> list[np.ndarray]:
     """``external`` for many images. A Python file is started once for all of them, with ``seconds`` for each."""
     from PIL import Image
 
@@ -69,11 +72,11 @@ def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> l
             Image.fromarray(image).save(source, compress_level=1)
         if arguments is None:
             paths = [str(path) for pair in pairs for path in pair]
-            _run([sys.executable, "-P", str(_RUNNER), program, *paths], seconds * len(images), program)
+            _run([sys.executable, "-P", str(_RUNNER), program, *paths], seconds * len(images), program, token)
         else:
             for source, target in pairs:
                 given = [a.replace("{input}", str(source)).replace("{output}", str(target)) for a in arguments]
-                _run(given, seconds, program)
+                _run(given, seconds, program, token)
         return [_read(target, image.shape[:2], program) for image, (_, target) in zip(images, pairs, strict=True)]
 
 
@@ -153,43 +156,32 @@ def _allowed() -> set[str]:
         ) from error
 
 
-def _run(arguments: list[str], seconds: int, program: str) -> None:
+def _run(arguments: list[str], seconds: int, program: str, token: CancelToken | None) -> None:
     name = Path(program).name if program.endswith(".py") else Path(arguments[0]).name
     try:
-        done = subprocess.run(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UserError(
-            f"{name} took too long.",
-            f"It was stopped after {seconds} s.{_last_lines(error.output)}",
-            "Raise the time limit, or make the program faster.",
-        ) from error
+        ended = run_program(arguments, seconds, token)
     except OSError as error:
         raise UserError(
             f"{name} cannot be started.",
             f"The system says: {error.strerror or error}.",
             "Enter the program's full path.",
         ) from error
-    if done.returncode:
+    if ended.code is None:
+        raise UserError(
+            f"{name} took too long.",
+            f"It was stopped after {seconds} s.{_last_lines(ended.output)}",
+            "Raise the time limit, or make the program faster.",
+        )
+    if ended.code:
         raise UserError(
             f"{name} failed.",
-            f"It ended with exit code {done.returncode}.{_last_lines(done.stdout)}",
+            f"It ended with exit code {ended.code}.{_last_lines(ended.output)}",
             "Run the program on a single image yourself to see what is wrong.",
         )
 
 
-def _last_lines(printed: str | bytes | None) -> str:
-    text = printed.decode("utf-8", "replace") if isinstance(printed, bytes) else printed or ""
-    lines = text.strip().splitlines()[-_QUOTED_LINES:]
+def _last_lines(printed: str) -> str:
+    lines = printed.strip().splitlines()[-_QUOTED_LINES:]
     return f" It printed: {' / '.join(lines)}" if lines else ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,16 @@ def test_a_program_runs_only_after_a_button_press_on_this_machine(context: AppCo
     context.local = True
     (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab.allow_program(context, asked))
     assert np.array_equal(map, 255 - image)
+
+
+def test_cancel_ends_a_slow_preview(context: AppContext, tmp_path: Path) -> None:
+    program = tmp_path / "slow.py"
+    program.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    asked = conditions_tab.allow_program(context, settings("external", program=str(program), seconds=60))
+    running = condition_preview.Cancellable()
+    threading.Timer(0.3, running.cancel).start()
+    began = time.monotonic()
+    sheet, words = running.do(lambda token: condition_preview.contact_sheet(context, "set", asked, token))
+    assert "Cancelled." in words and "value" not in sheet and time.monotonic() - began < 5
+    shown = running.do(lambda token: condition_preview.show(context, "set", 0, None, settings("canny"), token))
+    assert "not black" in shown[1], "the next one is not cancelled"

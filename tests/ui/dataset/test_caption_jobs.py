@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from PIL import Image
 
 from engine.data.dataset import Dataset
+from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 from ui.dataset import caption_jobs, crops_panel
 from ui.page.context import AppContext
+from ui.page.side_jobs import SideRunner
 
 NO_FIELDS: dict[str, Any] = {
     "search": "",
@@ -48,11 +52,11 @@ def captions(context: AppContext) -> list[str]:
 def test_a_change_is_previewed_applied_and_undone(context: AppContext) -> None:
     before = captions(context)
     fields = {**NO_FIELDS, "search": "A", "by": "one"}
-    caption_jobs.preview(context, "photos", caption_jobs.REPLACE, fields)
+    caption_jobs.preview(context, SideRunner(context), "photos", caption_jobs.REPLACE, fields)
     seen = context.results[caption_jobs.KIND]
     assert seen.note == "3 of 4 captions would change." and len(seen.facts) == 3 and captions(context) == before
     assert "one astronaut &amp; more" in caption_jobs.result_html(seen.note, seen.facts), "escaped"
-    caption_jobs.apply(context, "photos", caption_jobs.REPLACE, fields)
+    caption_jobs.apply(context, SideRunner(context), "photos", caption_jobs.REPLACE, fields)
     assert captions(context)[0] == "one astronaut & more" and not context.runner.alive
     listed, possible = caption_jobs.history(context, "photos")
     assert possible and "3 captions" in listed
@@ -62,7 +66,7 @@ def test_a_change_is_previewed_applied_and_undone(context: AppContext) -> None:
 
 def test_large_sets_are_changed_by_a_job(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_jobs, "AT_ONCE", 3)
-    caption_jobs.apply(context, "photos", caption_jobs.ADD, {**NO_FIELDS, "trigger": "sks"})
+    caption_jobs.apply(context, SideRunner(context), "photos", caption_jobs.ADD, {**NO_FIELDS, "trigger": "sks"})
     assert context.runner.wait(20) and context.runner.snapshot.kind == caption_jobs.KIND
     assert context.runner.snapshot.outcome == "completed" and all(c.startswith("sks") for c in captions(context))
 
@@ -70,19 +74,19 @@ def test_large_sets_are_changed_by_a_job(context: AppContext, monkeypatch: pytes
 @pytest.mark.parametrize("operation", [name for _, name in caption_jobs.OPERATIONS])
 def test_every_operation_of_the_list_is_known(context: AppContext, operation: str) -> None:
     fields = {**NO_FIELDS, "search": "a", "by": "b", "prefix": "x", "template": "{name}"}
-    caption_jobs.apply(context, "photos", operation, fields)
+    caption_jobs.apply(context, SideRunner(context), "photos", operation, fields)
     assert "changed" in context.results[caption_jobs.KIND].note
 
 
 def test_mistakes_are_reported_before_a_job_starts(context: AppContext) -> None:
     for operation, fields in (("replace", {}), ("add", {}), ("template", {"template": "{nam}"})):
         with pytest.raises(UserError):
-            caption_jobs.apply(context, "photos", operation, {**NO_FIELDS, **fields})
+            caption_jobs.apply(context, SideRunner(context), "photos", operation, {**NO_FIELDS, **fields})
     assert context.runner.snapshot.kind == ""
 
 
 def test_a_click_before_the_list_is_filled_uses_the_dataset_in_focus(context: AppContext, tmp_path: Path) -> None:
-    caption_jobs.apply(context, None, "add", {**NO_FIELDS, "prefix": "photo of"})
+    caption_jobs.apply(context, SideRunner(context), None, "add", {**NO_FIELDS, "prefix": "photo of"})
     assert captions(context)[0].startswith("photo of")
     with pytest.raises(UserError, match="No dataset"):
         caption_jobs.undo(AppContext(Workspace(tmp_path / "nothing yet")), None)
@@ -112,3 +116,36 @@ def test_crop_settings_are_applied_to_the_next_run(context: AppContext, monkeypa
     data = context.config_of(context.draft)[0].data
     assert (data.resolution, data.crop, data.buckets, data.dataset) == (192, "random", True, "photos")
     assert crops_panel.draft_values(context) == [192, "random", True]
+
+
+def test_a_slow_change_can_be_cancelled_also_while_another_job_runs(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(sample: Sample) -> str:
+        time.sleep(0.2)
+        return "new"
+
+    before = captions(context)
+    monkeypatch.setattr(caption_jobs, "change_of", lambda *_: ("Slow", slow))
+    monkeypatch.setattr(caption_jobs, "WAIT_SECONDS", 0)
+    side, ended = SideRunner(context), threading.Event()
+    context.runner.start("other", "Something else", lambda token, emit: "completed" if ended.wait(20) else "failed")
+    caption_jobs.apply(context, side, "photos", caption_jobs.REPLACE, NO_FIELDS)
+    assert side.alive and side.cancel()
+    assert side.wait(20) and side.snapshot.outcome == "cancelled" and captions(context) == before
+    assert context.results[caption_jobs.KIND].note == "Cancelled. No caption was changed."
+    assert context.runner.alive and not context.runner.snapshot.asked, "the other job goes on"
+    ended.set()
+
+
+def test_a_slow_change_that_fails_is_told_on_the_problem_panel(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(sample: Sample) -> str:
+        raise UserError("The search was stopped.", "It is slow.", "Simplify it.")
+
+    monkeypatch.setattr(caption_jobs, "change_of", lambda *_: ("Slow", failing))
+    side = SideRunner(context)
+    caption_jobs.apply(context, side, "photos", caption_jobs.REPLACE, NO_FIELDS)
+    problem = context.view().problem
+    assert side.wait(20) and problem is not None and problem.what == "The search was stopped."
