@@ -35,7 +35,7 @@ FIELDS = (
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
     ("import-roles", "folders and roles, split at commas; compared with the folders found and the known roles"),
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),
-    ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-prompts", TEXT),
+    ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-(prompts|other_captions)", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
     ("set-model-ingredients|try-ingredients", f"one per line, with a weight: {PLACE}; weights as in `import-path`"),
     ("set-validation-pictures_folder", f"{PLACE}; its images are only read"),

@@ -46,7 +46,7 @@ def scores(run: Run) -> dict[int, dict[str, float]]:
 
 def checks(run: Run) -> dict[int, Any]:
     """What was measured without drawing; when it is measured depends on how long it takes."""
-    entries = [entry for entry in run.metrics() if "control_gain" in entry]
+    entries = [entry for entry in run.metrics() if "control_gain" in entry or "drift" in entry]
     return {entry["step"]: {key: value for key, value in entry.items() if key not in CLOCKED} for entry in entries}
 
 

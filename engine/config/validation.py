@@ -12,6 +12,20 @@ MOST_OWN = 16
 """Images of the user's own in one set of previews."""
 
 
+MOST_OTHERS = 64
+OTHERS = (
+    "a portrait of a smiling woman",
+    "a dog lying on the grass",
+    "a city street at night",
+    "a bowl of fruit on a wooden table",
+    "mountains behind a lake",
+    "an old car in front of a house",
+    "a bird on a branch",
+    "a watercolor painting of flowers",
+)
+"""Captions of other things than what most people teach a base."""
+
+
 class ValidationConfig(Section):
     """Preview images, scores and loss checks during training."""
 
@@ -123,6 +137,17 @@ class ValidationConfig(Section):
         le=64,
         advanced=True,
     )
+    other_captions: str = setting(
+        "",
+        "Captions of other things",
+        "One per line, up to 64. The drift is how much the base changes for these. They should not name what the "
+        "images teach. Empty: eight usual captions, such as 'a city street at night'. For the demo base: captions of "
+        "its own shapes, such as 'red circle with blue background'.",
+        max_length=8_000,
+        lines=3,
+        advanced=True,
+        only=("teaching",),
+    )
     listens_by: int = setting(
         40_000,
         "Should follow control by",
@@ -158,6 +183,12 @@ class ValidationConfig(Section):
     def own_prompts(self) -> tuple[str, ...]:
         """The user's prompts."""
         return tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
+
+    @property
+    def captions_of_others(self) -> tuple[str, ...]:
+        """Captions for which the drift of a base is measured."""
+        own = tuple(dict.fromkeys(line.strip() for line in self.other_captions.splitlines() if line.strip()))
+        return own[:MOST_OTHERS] or OTHERS
 
     @property
     def images_each_time(self) -> int:

@@ -176,6 +176,7 @@ def open_or_build(
     group: ProcessGroup = ALONE,
     on_message: Callable[[str], None] = lambda message: None,
     text: TextOptions = USUAL_TEXT,
+    other_captions: Sequence[str] = (),
 ) -> TrainingCache:
     """Opens the cache of these samples and computes what is missing. Finished shards of an earlier attempt are kept.
 
@@ -184,6 +185,7 @@ def open_or_build(
     Args:
         batch: initial number of images per batch. It is halved when memory runs out, and ``on_message`` is called.
         text: how captions are read.
+        other_captions: captions without an image, which are encoded as well.
 
     Raises:
         UserError: an image can no longer be read, or memory is not enough for one.
@@ -200,7 +202,7 @@ def open_or_build(
         if group.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
-    captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
+    captions = list(dict.fromkeys(["", *(sample.caption for sample in samples), *other_captions]))
     run = None
     if group.main:
         run = RunCaptions(folder, family, base, captions, text, token, progress)

@@ -54,16 +54,20 @@ def search(
     originals: Sequence[np.ndarray],
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
+    known: dict[str, int] | None = None,
 ) -> SearchResult:
     """Compares drawn images and their originals with the training images, a page of these at a time.
 
     Uses the hashes that the dataset check has stored. A training pair matches its own image, so draw held-out pairs.
+
+    Args:
+        known: hashes of training images by key, from an earlier search of the same run; new ones are added.
     """
     mine, theirs = (np.array([_hash(image) for image in images], np.uint64) for images in (drawn, originals))
     best: dict[int, tuple[int, str]] = {}
     copies: set[int] = set()
     looked = 0
-    for keys, hashes in _hashes(dataset, trained[:MOST], token):
+    for keys, hashes in _hashes(dataset, trained[:MOST], token, {} if known is None else known):
         for rows, found in ((mine, best), (theirs, None)):
             apart = np.bitwise_count(rows[:, None] ^ hashes[None])
             for number in np.flatnonzero(apart.min(axis=1) <= NEAR):
@@ -81,24 +85,28 @@ def search(
 
 
 def _hashes(
-    dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None
+    dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None, known: dict[str, int]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """(keys, uint64 hashes), a page at a time. Skips images that cannot be read."""
     store = CheckStore(dataset.folder)
     for first in range(0, len(samples), PAGE):
         page = samples[first : first + PAGE]
-        known = store.measured([sample.key for sample in page]) if store.exists else {}
+        wanted = [sample.key for sample in page if sample.key not in known]
+        measured = store.measured(wanted) if store.exists and wanted else {}
         keys, hashes = [], []
         for sample in page:
             if token:
                 token.raise_if_cancelled()
-            facts = known.get(sample.key, (None, None, ""))[0]
+            facts = measured.get(sample.key, (None, None, ""))[0]
             try:
-                found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE, sample.old_ground))
+                if facts:
+                    known[sample.key] = int(facts.phash, 16)
+                elif sample.key not in known:
+                    known[sample.key] = _hash(load_array(sample.image, SIDE, sample.old_ground))
             except (UserError, OSError):
                 continue  # preparing the run reports it
             keys.append(sample.key)
-            hashes.append(found)
+            hashes.append(known[sample.key])
         if keys:
             yield keys, np.array(hashes, np.uint64)
 

@@ -70,6 +70,8 @@ class PreviewRequest:
     """Number of images that are drawn together."""
     probes: Sequence[Probe] = ()
     """Images to draw in addition to the pairs. Their scores are kept separate."""
+    trained: Sequence[Sample] = ()
+    """Training images with which drawn ones are compared, where that shows memorizing."""
 
 
 @dataclass
@@ -80,6 +82,8 @@ class PreviewCache:
     """m_ref of each pair (see adherence.py), by the sample's key."""
     vae: Any = None
     """The base's VAE, in RAM while it is not in use."""
+    hashes: dict[str, int] = field(default_factory=dict)
+    """Of training images, by key (nearest.py)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.cache import cropped_image
-from engine.evaluation import colour
+from engine.evaluation import colour, nearest
 from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.pairs import ImageRequest, Models, draw, no_side_effects, to_images
 from engine.evaluation.previews import DiskWatch, PreviewCache, PreviewRequest
@@ -30,7 +30,8 @@ def make_prompt_previews(
 ) -> PreviewRecord:
     """Draw the images and write a folder as ``previews.make_previews`` does, without scores of adherence.
 
-    A row shows the image and the held-out original; that of a user's prompt the image alone.
+    A row shows the image and the held-out original; that of a user's prompt the image alone. The figures "near_copies"
+    and "near_originals" are the fractions of drawn images, and of the originals, that nearly equal a training image.
 
     Raises:
         Cancelled: the token was cancelled. Nothing is left behind.
@@ -56,12 +57,27 @@ def make_prompt_previews(
             images = to_images(models, cache.vae.to(models.denoiser.device), latents, token)
         finally:
             cache.vae.to("cpu").disable_tiling()  # on if memory was short
+        drawn = images[: len(wanted)]
+        figures = (colour.drift(drawn, originals) | _near(request, cache, drawn, originals, token)) if drawn else {}
     target = request.out_folder / f"step-{request.step:06d}"
     with watch(f"Writing the images of step {request.step:,}"):
-        write_folder(target, lambda folder: _write(folder, request, wanted, own, images, originals))
+        write_folder(target, lambda folder: _write(folder, request, wanted, own, images, originals, figures))
     record = read_preview(target)
     assert record is not None, "images that were just written can be read"
     return record
+
+
+def _near(
+    request: PreviewRequest,
+    cache: PreviewCache,
+    drawn: Sequence[np.ndarray],
+    originals: Sequence[np.ndarray],
+    token: CancelToken | None,
+) -> dict[str, float]:
+    if not request.trained:
+        return {}
+    found = nearest.search(request.dataset, request.trained, drawn, originals, token, known=cache.hashes)
+    return {"near_copies": len(found.drawn) / len(drawn), "near_originals": found.originals / len(drawn)}
 
 
 def _write(
@@ -71,6 +87,7 @@ def _write(
     own: Sequence[ImageRequest],
     images: Sequence[np.ndarray],
     originals: Sequence[np.ndarray],
+    figures: Mapping[str, float],
 ) -> None:
     """Write all images and scores.json."""
     settings = request.settings
@@ -88,13 +105,12 @@ def _write(
         row = np.concatenate([image, originals[number]], axis=1) if held_out else image
         (folder / f"{name}.webp").write_bytes(webp(image, text))
         (folder / f"{name}-row.webp").write_bytes(webp(row, text))
-    drawn = images[: len(wanted)]
     about: dict[str, Any] = {
         "step": request.step,
         "pictures": [f"{number:02d}-row.webp" for number in range(len(wanted))],
         "captions": [one.prompt for one in wanted],
         "mean": {},
-        "figures": colour.drift(list(drawn), list(originals)) if drawn else {},
+        "figures": dict(figures),
         "samples": [
             {"key": sample.key, "picture": f"{number:02d}.webp", "seed": one.seed, "scores": {}}
             for number, (sample, one) in enumerate(zip(request.samples, wanted, strict=False))

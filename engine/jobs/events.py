@@ -107,6 +107,28 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class BaseChecked:
+    """One loss check of a run that teaches the base, at fixed noise. See engine/training/base_losses.py."""
+
+    step: int
+    images_seen: int
+    held_out_loss: float
+    training_loss: float
+    gain: float
+    """0.1: the loss on held-out images is 10 % below that of the untrained base. Mean of each image's own share."""
+    gain_error: float
+    """Standard error of ``gain`` over the images."""
+    training_gain: float
+    """``gain`` on training images. Far above the held-out one, it learns these images by heart."""
+    drift: float
+    """0.1: predictions for other captions have changed by 10 % of the untrained base's loss there (mean squares)."""
+    drift_error: float
+    seconds: float
+    memory_gib: float = 0.0
+    """As in ``Checked``."""
+
+
+@dataclass(frozen=True)
 class CheckpointSaved:
     """A checkpoint is complete and on the disk."""
 
@@ -158,6 +180,7 @@ Event = (
     | StepSkipped
     | PreviewMade
     | Checked
+    | BaseChecked
     | CheckpointSaved
     | Message
     | Waiting

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from engine.errors import Offer
 from engine.jobs.events import (
+    BaseChecked,
     Checked,
     CheckpointSaved,
     DiskSpace,
@@ -128,6 +129,8 @@ class JobSnapshot:
     checkpoint: CheckpointSaved | None = None
     checks: tuple[Checked, ...] = ()
     """At most CHECKS loss checks, always including the first and the newest."""
+    base_checks: tuple[BaseChecked, ...] = ()
+    """The same of a run that teaches the base, which has no ``checks``."""
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
@@ -170,9 +173,14 @@ class JobSnapshot:
         return None
 
 
-def add_check(checks: tuple[Checked, ...], check: Checked) -> tuple[Checked, ...]:
+Check = TypeVar("Check", bound=Checked | BaseChecked)
+
+
+def add_check(checks: tuple[Check, ...], check: Check) -> tuple[Check, ...]:
     """Add a check, and drop later ones that a resumed run repeats. When full, every second one but the first goes."""
-    earlier = tuple(c for c in checks if c.step < check.step) if checks and checks[-1].step >= check.step else checks
+    earlier = checks
+    if checks and checks[-1].step >= check.step:
+        earlier = tuple(c for c in checks if c.step < check.step)
     if len(earlier) >= CHECKS:
         earlier = (earlier[0], *earlier[2::2])
     return (*earlier, check)
@@ -239,6 +247,8 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         )
     if isinstance(event, Checked):
         return replace(base, checks=add_check(snapshot.checks, event))
+    if isinstance(event, BaseChecked):
+        return replace(base, base_checks=add_check(snapshot.base_checks, event))
     if isinstance(event, CheckpointSaved):
         return replace(base, checkpoint=event, kept=event.kept)
     if isinstance(event, Message):

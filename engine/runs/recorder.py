@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.disk.watchdog import DiskWatchdog
 from engine.jobs.events import (
+    BaseChecked,
     Checked,
     CheckpointSaved,
     Event,
@@ -35,7 +36,7 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         self._emit(event)  # first, so that the page gets the event even if the disk hangs
-        if isinstance(event, StepDone | Checked):
+        if isinstance(event, StepDone | Checked | BaseChecked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
         elif isinstance(event, StepSkipped):
             skipped = {"step": event.step, "skipped": event.not_finite, "images": event.images}

@@ -14,6 +14,7 @@ from engine.config.migrate import of_a_run
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
 from engine.jobs.events import (
+    BaseChecked,
     Checked,
     CheckpointSaved,
     PreviewMade,
@@ -182,10 +183,11 @@ class Run:
         opened = RunOpened(self.folder, self.config.name, saved, train.steps, self.config.images_per_step)
         snapshot = fold(snapshot, opened, 0.0)
         checks: tuple[Checked, ...] = ()
+        base_checks: tuple[BaseChecked, ...] = ()
         pauses: dict[int, None] = {}  # keys: the steps at which it was resumed, and so had paused
 
         def steps() -> Iterator[StepDone]:
-            nonlocal checks
+            nonlocal checks, base_checks
             for entry in read_metrics(self.folder):
                 if entry.get("event") == "resumed":
                     pauses[entry["step"]] = None
@@ -197,10 +199,12 @@ class Run:
                     )
                 elif "control_gain" in entry:
                     checks = add_check(checks, Checked(**entry))
+                elif "drift" in entry:
+                    base_checks = add_check(base_checks, BaseChecked(**entry))
 
         snapshot = fold_steps(snapshot, steps())
         changes = tuple((change.step, change.words) for change in self.changes)
-        snapshot = replace(snapshot, checks=checks, pauses=tuple(pauses), changes=changes)
+        snapshot = replace(snapshot, checks=checks, base_checks=base_checks, pauses=tuple(pauses), changes=changes)
         checkpoints = self.checkpoints()
         if checkpoints:
             kept = tuple(checkpoint.step for checkpoint in checkpoints)

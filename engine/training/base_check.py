@@ -25,7 +25,7 @@ from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.runs.known_bases import RECORD, UNKNOWN, WORKS
 from engine.runs.run import write_run
 from engine.training.draws import draw
-from engine.training.fixed_losses import NOISE_SEED
+from engine.training.fixed_images import NOISE_SEED
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 

@@ -10,38 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from engine.conditions import registry
 from engine.data.cache import cropped_map
-from engine.data.crop import size_numbers
 from engine.jobs.events import Checked
-from engine.training.draws import draw
-from engine.training.state import TrainState
-
-LEVELS = (0.3, 0.6, 0.8, 0.95)
-(
-    "Noise levels, as shares of the schedule, assigned to the pairs in turn; mostly noisy ones, where the control "
-    "matters most."
+from engine.training.fixed_images import (
+    FixedImages,
+    LossCheck,
+    by_size,
+    chosen_rows,
+    fix_images,
+    memory_gib,
+    predict,
 )
-NOISE_SEED = 20_231
+from engine.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(FixedImages):
     """B pairs of one size with their noise, on the CPU: the same at every check."""
 
-    latents: torch.Tensor
-    """(B, 4, h, w) fp32, scaled mean of the VAE's posterior."""
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    """(B,), integers."""
-    text: dict[str, torch.Tensor]
-    sizes: torch.Tensor
     maps: np.ndarray
     """uint8 RGB (B, H, W, 3)."""
     swapped: np.ndarray
@@ -57,19 +48,13 @@ def fix(state: TrainState, rows: Sequence[int]) -> list[Fixed]:
     Raises:
         UserError: a map is gone or cannot be read.
     """
-    by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for number, row in enumerate(rows):
-        by_size.setdefault(state.cache.size(row), []).append((number, row))
-    return [_fix(state, numbered) for numbered in by_size.values()]
+    return [_fix(state, numbered) for numbered in by_size(state, rows)]
 
 
 def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
     rows = [row for _, row in numbered]
     cache, dataset, spec = state.cache, state.dataset, state.dataset.condition
     nearest = spec is not None and registry.get(spec.type).categorical
-    count = state.noise_process.num_train_timesteps
-    noise = [draw(NOISE_SEED, number, 1, cache.latent_shape(row), count, 0.0).noise for number, row in numbered]
-    levels = [LEVELS[number % len(LEVELS)] for number, _ in numbered]
     samples = [state.samples[row] for row in rows]
     crops = [cache.crop(row) for row in rows]
     pairs = zip(samples, crops, strict=True)
@@ -79,11 +64,7 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
         control = np.stack([state.batches.control(row, 0, crop) for row, crop in zip(rows, crops, strict=True)])
         width = 3
     return Fixed(
-        latents=state.latent_space.scaled(cache.latents(rows)[0]),
-        noise=torch.cat(noise),
-        timesteps=state.noise_process.timesteps_at(levels),
-        text=cache.text([sample.caption for sample in samples]),
-        sizes=torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32),
+        **vars(fix_images(state, numbered)),
         maps=maps,
         swapped=_swapped(maps, 2),
         control=control,
@@ -109,20 +90,9 @@ def losses(state: TrainState, fixed: Sequence[Fixed], swapped: bool, at_once: in
 
 
 def _part(state: TrainState, group: Fixed, part: slice, swapped: bool) -> torch.Tensor:
-    to: Any = state.device
-    latents, noise, timesteps = (t[part].to(to) for t in (group.latents, group.noise, group.timesteps))
-    given = torch.from_numpy((group.swapped_control if swapped else group.control)[part]).to(to)
-    family, noise_process = state.family, state.noise_process
-    control = family.control_of(given).to(state.dtype)
-    text = family.conditioning(
-        {name: rows[part].to(to) for name, rows in group.text.items()}, group.sizes[part].to(to), state.dtype
-    )
-    noisy = noise_process.add_noise(latents, noise, timesteps).to(state.dtype)
-    net = state.trainable.control_net
-    with torch.no_grad():
-        predicted = family.predict(state.denoiser, net, noisy, timesteps, text, control)
-    target = noise_process.target(latents, noise, timesteps)
-    return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3)).cpu()
+    given = torch.from_numpy((group.swapped_control if swapped else group.control)[part]).to(state.device)
+    predicted, target = predict(state, group, part, state.family.control_of(given).to(state.dtype))
+    return (predicted - target).square().mean(dim=(1, 2, 3)).cpu()
 
 
 def difference(fixed: Sequence[Fixed]) -> float:
@@ -213,8 +183,34 @@ def event(state: TrainState, figures: Figures, held_out: Sequence[Fixed], second
     )
 
 
-def memory_gib(device: torch.device) -> float:
-    """Peak memory reserved on the card so far, in GiB; without a card, the memory of the process now."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_reserved(device) / 2**30, 3)
-    return round(psutil.Process().memory_info().rss / 2**30, 3)
+class ControlLosses:
+    """What the loss checks of a run measure if it is judged by its control images."""
+
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
+        self.fixed: tuple[list[Fixed], list[Fixed]] | None = None
+        """Held-out pairs and training pairs; None: not chosen yet."""
+
+    @property
+    def ready(self) -> bool:
+        """``prepare`` was called."""
+        return self.fixed is not None
+
+    def prepare(self) -> None:
+        """Choose and read the pairs.
+
+        Raises:
+            UserError: a map is gone or cannot be read.
+        """
+        held_out, trained = chosen_rows(self._state)
+        self.fixed = fix(self._state, held_out), fix(self._state, trained)
+
+    def check(self, at_once: int) -> LossCheck:
+        """Measure the present weights.
+
+        Args:
+            at_once: pairs in one forward pass.
+        """
+        assert self.fixed is not None, "prepared"
+        figures = check(self._state, *self.fixed, at_once)
+        return LossCheck(event(self._state, figures, self.fixed[0], 0.0), figures.finite, figures.left_out)

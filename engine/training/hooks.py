@@ -46,7 +46,8 @@ class Hooks:
         state = self._state
         self._report_disk()
         with uncompiled(state):
-            if all(check.step != state.step for check in state.history.checks):
+            history = state.history
+            if state.step not in (*(c.step for c in history.checks), *(c.step for c in history.base_checks)):
                 self.loss_checks.check_if_due(always=state.step == 0)
             self.previews.draw_missing()
 

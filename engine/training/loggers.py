@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.disk.watchdog import DiskWatchdog
-from engine.jobs.events import Checked, Event, Message, PreviewMade, StepDone
+from engine.jobs.events import BaseChecked, Checked, Event, Message, PreviewMade, StepDone
 from engine.jobs.runner import Emit
 from engine.training.event_file import EventFile
 
@@ -35,6 +35,9 @@ def scalars(event: Event) -> tuple[dict[str, float], int]:
         if event.training_share is not None:
             found["check/control_gain_training"] = event.training_share
         return found, event.step
+    if isinstance(event, BaseChecked):
+        named = ("held_out_loss", "training_loss", "gain", "training_gain", "drift", "memory_gib")
+        return {f"check/{name}": getattr(event, name) for name in named}, event.step
     if isinstance(event, PreviewMade):
         return {f"pictures/{name}": value for name, value in (event.scores | event.figures).items()}, event.step
     return {}, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.config.validation import CHECK_SHARE
 from engine.evaluation import causes
@@ -14,7 +15,9 @@ from engine.machine.errors import is_device_lost
 from engine.machine.memory import none_if_out_of_memory
 from engine.machine.units import counted
 from engine.runs.checkpoints import list_checkpoints
-from engine.training import fixed_losses, oom
+from engine.training import oom
+from engine.training.base_losses import BaseLosses
+from engine.training.fixed_losses import ControlLosses
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
@@ -56,10 +59,12 @@ class LossChecks:
         settings = state.config.validation
         self.schedule = Schedule(settings.check_every, settings.share_of_checks)
         self._state = state
-        judged_by_control = facts_of(state.config).needs_condition_maps
-        self._off = not (settings.check_every and state.is_main and judged_by_control)
+        facts = facts_of(state.config)
+        judged = facts.needs_condition_maps or facts.drawn_by_prompt
+        kind = ControlLosses if facts.needs_condition_maps else BaseLosses
+        self.losses: ControlLosses | BaseLosses = kind(state)
+        self._off = not (settings.check_every and state.is_main and judged)
         self._at_once = state.config.train.batch_size
-        self.fixed: tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]] | None = None
         self._first_step = state.step
         self._left_out = 0  # checks in a row that did not fit
         self._told_of_left_out = False  # pairs that are not finite
@@ -119,23 +124,23 @@ class LossChecks:
             OutOfMemoryError, MemoryError: it does not fit.
         """
         state, began = self._state, active_time()
-        if self.fixed is None:
-            self.fixed = self._choose()
-            began = active_time()  # reading the pairs is done once
         with state.exported_weights():
-            figures = fixed_losses.check(state, *self.fixed, self._at_once)
+            if not self.losses.ready:
+                self.losses.prepare()
+                began = active_time()  # that is done once
+            check = self.losses.check(self._at_once)
         ended = active_time()
         self.schedule.took(began, ended)
-        if not figures.finite:
+        if not check.finite:
             return True  # broken weights: the loop ends the run with a message
-        if figures.left_out and not self._told_of_left_out:
+        if check.left_out and not self._told_of_left_out:
             self._told_of_left_out = True
             words = (
-                f"The check of step {state.step:,} left out {counted(figures.left_out, 'pair')}, whose loss is NaN or "
+                f"The check of step {state.step:,} left out {counted(check.left_out, 'pair')}, whose loss is NaN or "
                 "infinite: their images may be broken. Later checks leave out such pairs, too."
             )
             state.emit(Message(words, "warning"))
-        state.emit(fixed_losses.event(state, figures, self.fixed[0], ended - began))
+        state.emit(replace(check.event, seconds=ended - began))
         if state.config.validation.stop_when_flat:
             # A run that stopped by itself and was resumed has to become flat again.
             verdict = self.verdict(since=self._first_step)
@@ -143,11 +148,3 @@ class LossChecks:
                 self.should_stop_early = True
                 state.emit(Message(f"The run ends by itself, as its settings ask. {verdict.sentence}"))
         return True
-
-    def _choose(self) -> tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]]:
-        """The first held-out pairs, and as many training pairs, evenly from all of them."""
-        state, count, trained = self._state, self._state.config.validation.check_pairs, self._state.trained_samples
-        held_out = range(trained, len(state.samples))[:count]
-        places = min(len(held_out), trained)
-        spread = [number * trained // places for number in range(places)]
-        return fixed_losses.fix(state, held_out), fixed_losses.fix(state, spread)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from engine.errors import UserError
 from engine.evaluation import probes
-from engine.evaluation.pairs import Models, encoder, read_pair
+from engine.evaluation.pairs import Encode, Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.evaluation.probes import Probe
 from engine.evaluation.prompt_previews import make_prompt_previews
@@ -72,14 +72,20 @@ class DrawPreviews:
         if self._probes is None:
             self._probes = [] if by_prompt else self._choose(state)
         make = make_prompt_previews if by_prompt else make_previews
+
+        def encode(prompts: Sequence[str]) -> list[Text]:
+            return self.encode(state, prompts)
+
         with state.exported_weights() as controlnet:
             return make(
-                Models(
+                models_without_control(state, encode)
+                if by_prompt
+                else Models(
                     state.family,
                     state.base,
                     state.denoiser,
-                    SilentControlNet(state.denoiser) if by_prompt else controlnet,
-                    lambda prompts: self.encode(state, prompts),
+                    controlnet,
+                    encode,
                     schedule=state.noise_process.schedule,
                 ),
                 PreviewRequest(
@@ -92,6 +98,7 @@ class DrawPreviews:
                     seed=state.config.train.seed,
                     batch=state.images_at_once,
                     probes=self._probes,
+                    trained=state.samples[: state.trained_samples] if by_prompt else (),
                 ),
                 cache=self._cache,
                 # The last images are drawn even if a pause was requested: a finished run is not resumed to draw them.
@@ -134,6 +141,12 @@ class DrawPreviews:
             return {name: table[0] for name, table in state.cache.text_of(prompt).items()}
         except KeyError:
             return None  # no caption of this dataset
+
+
+def models_without_control(state: TrainState, encode: Encode) -> Models:
+    """The models of a run that has no ControlNet, to draw with captions alone."""
+    silent = SilentControlNet(state.denoiser)
+    return Models(state.family, state.base, state.denoiser, silent, encode, schedule=state.noise_process.schedule)
 
 
 def preview_during_training(state: TrainState, step: int) -> None:

@@ -105,6 +105,7 @@ def prepare_data(
                 group=group,
                 on_message=warn,
                 text=config.text,
+                other_captions=config.validation.captions_of_others if facts_of(config).drawn_by_prompt else (),
             )
 
     cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()

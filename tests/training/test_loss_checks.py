@@ -111,7 +111,7 @@ def test_a_pair_whose_latents_are_nan_is_left_out_and_all_broken_ones_are_seen(
     held_out[0].latents[1] = float("nan")
     rest = fixed_losses.check(trainer.state, held_out, trained, 4)
     assert rest.finite and rest.left_out == 1
-    checks.fixed = (held_out, trained)
+    checks.losses.fixed = (held_out, trained)
     assert checks.check_if_due(always=True) and checks.check_if_due(always=True)
     assert [event.level for event in said if isinstance(event, Message)] == ["warning"], "once"
     assert len([event for event in said if isinstance(event, Checked)]) == 2

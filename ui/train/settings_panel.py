@@ -219,4 +219,6 @@ def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -
     """
     hidden = [] if facts.patch > 1 else ["transformers"]
     hidden += [kind for kind in ("controlnet", "lora") if kind != config_of_draft.tuning.what]
+    if config_of_draft.tuning.what == "controlnet":
+        hidden.append("teaching")
     return f"<span data-hides='{' '.join(hidden)}'></span>"

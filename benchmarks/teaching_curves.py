@@ -1,0 +1,119 @@
+"""Records the curves that the verdict on runs which teach the base is tested on, from real runs on the bundled base.
+
+    python -m benchmarks.teaching_curves OUT_FOLDER [NAME ...]
+
+Each run teaches a plus sign (benchmarks/new_shape.py) with the changes in RUNS, and has a loss check every 10 steps.
+Each writes one JSON file, as in tests/evaluation/teaching_curves. All of them take about ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.new_shape import SIDE, caption, write_set
+from engine.config.presets import resolve
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.demo.shapes import SHAPES, random_colours
+from engine.jobs.control import Control
+from engine.jobs.events import BaseChecked, PreviewMade, StepDone
+from engine.training.loss_checks import Schedule
+from engine.training.previews import preview_during_training
+from engine.training.trainer import Trainer
+from engine.workspace.paths import DEMO_BASE, Workspace
+
+EVERY, HELD_OUT = 10, 16
+RATE = 3e-3
+"""Usual for a LoRA on the bundled base."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run to record."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that replace the usual ones."""
+    images: int = 64
+    """Training images."""
+    until: int = 250
+
+
+RUNS = {
+    "usual": Planned(),
+    "hot": Planned({"optim": {"learning_rate": 10 * RATE}}, until=150),
+    "slow": Planned({"optim": {"learning_rate": RATE / 10}}),
+    "few": Planned(images=8, until=400),
+}
+"""In this order: a normal run; ten times its learning rate, and a tenth of it; 8 images."""
+
+
+def other_captions() -> str:
+    """Captions of the base's own shapes, one per line."""
+    rng = np.random.default_rng(5)
+    return "\n".join(caption(*random_colours(rng), shape) for _ in range(2) for shape in SHAPES)
+
+
+def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
+    """Train one run and return its settings, checks and figures, ready for JSON."""
+    folder = write_set(workspace.root / "images", planned.images + HELD_OUT)
+    dataset = Dataset.create(workspace, "plus", scan_folder(folder))
+    usual = {
+        "tuning": {"what": "lora", "rank": 8, "layers": "all"},
+        "model": {"base": "demo"},
+        "data": {"dataset": dataset.name, "resolution": SIDE, "held_out": HELD_OUT},
+        "optim": {"learning_rate": RATE, "schedule": "constant"},
+        "train": {"steps": 20_000, "batch_size": 8, "precision": "fp32", "checkpoint_every": 10_000},
+        "validation": {
+            "every": 50,
+            "pictures": 8,
+            "sampling_steps": 12,
+            "guidance_scale": 3.0,
+            "other_captions": other_captions(),
+        },
+    }
+    config = resolve(("benchmark", usual), (name, planned.settings))[0]
+    control, checks, figures = Control(), [], []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, BaseChecked):
+            checks.append({key: float(f"{value:.5g}") for key, value in asdict(event).items()})
+            print(name, event, flush=True)
+        elif isinstance(event, PreviewMade):
+            figures.append([event.step, {key: round(value, 4) for key, value in event.figures.items()}])
+            print(name, event.step, event.figures, flush=True)
+        elif isinstance(event, StepDone) and event.step == planned.until:
+            control.stop()
+
+    run = workspace.new_run(name)
+    folders = (workspace.cache, control.token, watch, preview_during_training)
+    trainer = Trainer(run, config, str(DEMO_BASE), dataset, *folders)
+    trainer.hooks.loss_checks.schedule = Schedule(EVERY, budget=1.0)
+    trainer.train()
+    trainer.close()
+    settings = config.model_dump(mode="json")
+    return {"name": name, "images": planned.images, "settings": settings, "checks": checks, "figures": figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} (default: all)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names or RUNS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = record(Workspace(Path(folder)), name, RUNS[name])
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
