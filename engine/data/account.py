@@ -55,6 +55,7 @@ class Account:
             counted(self.lists, "list"),
         ]
         said = ", ".join(words for words in used if not words.startswith("0 "))
+        said = " and ".join(said.rsplit(", ", 1))
         rest = sum(one.count for one in self.left_out)
         place = "the dataset's own folder" if self.unpacked else "the folder"
         first = f"Of {counted(self.files, 'file')} in {place}, {said or 'nothing'} {_were(said)} used"
@@ -260,7 +261,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _were(said: str) -> str:
-    return "was" if said.startswith("1 ") and "," not in said else "were"
+    return "was" if said.startswith("1 ") and " and " not in said else "were"
 
 
 def _some(examples: tuple[str, ...], count: int) -> str:

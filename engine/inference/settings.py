@@ -33,7 +33,7 @@ class PromptSettings:
     seed: int = setting(
         0,
         "Seed",
-        "The same seed draws the same image.",
+        "Same seed, same image.",
         ge=0,
         le=2**62 - 1,
         panel="main",

@@ -44,7 +44,7 @@ def test_the_half_that_looks_like_a_map_is_the_map(
     made = import_source(workspace, str(folder))
     assert (made.pictures, made.captioned, made.paired, made.new) == (3, 3, True, 3) and made.doubts
     assert {part.name for part in made.parts} == {LEFT, RIGHT}, "the options that would say it are printed"
-    assert any("Of 6 files in the folder, 3 images, 3 caption files were used" in note for note in made.notes)
+    assert any("Of 6 files in the folder, 3 images and 3 caption files were used" in note for note in made.notes)
     for sample in Dataset.open(made.folder).samples(0, 9):
         assert sample.condition is not None and (sample.width, sample.height) == (64, 64)
         image, map = (np.asarray(Image.open(path).convert("RGB"), float) for path in (sample.image, sample.condition))

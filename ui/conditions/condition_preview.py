@@ -102,7 +102,7 @@ def show(
         return (shown.image, shown.map), _about(shown, "Your image", None)
     dataset = _dataset(context, dataset_name)
     if dataset is None:
-        return None, note("Select a dataset on the Dataset tab first, or test an image of your own.")
+        return None, note("No dataset yet. Read your images on the Dataset tab first, or test an image of your own.")
     samples = dataset.samples(at % max(1, dataset.count()), 1)
     if not samples:
         return None, note("This dataset has no images.")
@@ -123,7 +123,7 @@ def contact_sheet(
 
     dataset = _dataset(context, dataset_name)
     if dataset is None:
-        return gr.Gallery(visible=False), note("Select a dataset on the Dataset tab first.")
+        return gr.Gallery(visible=False), note("No dataset yet. Read your images on the Dataset tab first.")
     seed = random.randrange(2**31)
     found = map_preview.sheet(dataset, settings.kind, settings.resolved(), settings.side, settings.varied, seed, token)
     pairs = []

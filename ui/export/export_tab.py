@@ -12,13 +12,14 @@ from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
 from engine.runs.choice import left_out
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
-from ui.page.choices import NEWEST, checkpoint_list, pick_checkpoint, run_list
+from ui.page.choices import NEWEST, checkpoint_list, no_run_yet, pick_checkpoint, run_list
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 
+APPEARS = "The exported file, its size and the result of the check appear here."
 RANKS = next(format.ranks for format in FORMATS if format.ranks)
 
 
@@ -54,7 +55,7 @@ def build(context: AppContext, live: Live) -> None:
     job_controls(
         live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or wait until it has ended."
     )
-    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
+    live.outputs([result], lambda view: (view.results.get(KIND), not view.runs), lambda view: [_result(view)])
 
 
 def _build_options(live: Live) -> list[Any]:
@@ -116,6 +117,6 @@ def _rank_title(rank: int) -> str:
 def _result(view: View) -> str:
     result = view.results.get(KIND)
     if result is None:
-        return note("The exported file, its size and the result of the check appear here.")
+        return note(APPEARS) if view.runs else no_run_yet(APPEARS)
     rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in result.facts)
     return f"{note(result.note, 'good')}<table class='facts'>{rows}</table>"

@@ -12,6 +12,8 @@ from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.places import go_button
 from ui.page.view import View
 
 if TYPE_CHECKING:
@@ -59,6 +61,16 @@ def run_list(live: Live, label: str, elem_id: str) -> Any:
 
     live.outputs([box], lambda view: (view.runs, view.shown_run), render)
     return box
+
+
+def no_run_yet(what: str) -> str:
+    """Return HTML for a tab that works on runs while there are none, with a button that goes where one is made.
+
+    Args:
+        what: what will be shown there, as a sentence.
+    """
+    way = "There is no run yet: train one first, or import a ControlNet on the Export tab."
+    return f"{note(way)}{note(what)}{go_button('Go to Train', ['tab-train'], css='go next')}"
 
 
 def shown_run(view: View) -> str | None:

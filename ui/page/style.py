@@ -54,6 +54,8 @@ def theme() -> Any:
         body_text_color_subdued_dark="*neutral_400",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_400",
+        block_title_text_color="*neutral_800",
+        block_label_text_color="*neutral_800",
         block_border_width="1px",
         block_shadow="none",
         block_label_text_size="*text_sm",

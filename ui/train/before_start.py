@@ -17,6 +17,7 @@ from ui.page import enlarge
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.places import go_button
 from ui.page.states import TrainTabState
 from ui.page.view import View
 from ui.train.advice import short_table
@@ -28,6 +29,9 @@ from ui.train.trial import build_trial
 PAIRS = 3
 SIDE = 512
 """Longer side of each half of a shown pair, px."""
+NO_DATASET = (
+    "When you have a dataset, this shows what the run will take, what to expect of it, and three of your images."
+)
 
 
 def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
@@ -41,7 +45,7 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
     live.on(steps.click, lambda: take_steps(context))
     live.outputs(
         [forecast],
-        lambda view: (view.train.state, view.train.hint, view.train.advice, view.train.cautions),
+        lambda view: (view.train.state, view.train.hint, view.train.advice, view.train.cautions, not view.datasets),
         lambda view: [forecast_html(view)],
     )
     live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
@@ -49,9 +53,9 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
 
 
 def forecast_html(view: View) -> str:
-    """Return what the run takes and what to expect of it. Nothing while it cannot start: then the reason is shown."""
+    """Return what the run takes and what to expect of it. While it cannot start, the reason is shown elsewhere."""
     if view.train.state is not TrainTabState.READY or not view.train.hint:
-        return ""
+        return "" if view.datasets else note(NO_DATASET) + go_button("Go to Dataset", ["tab-dataset"], css="go next")
     taken = f"<h3>What this run will take</h3><p class='facts'>{escape(view.train.hint)}</p>"
     advice = view.train.advice
     return taken + (short_table(advice.lines, steps_button(view)) if advice is not None else "")

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
-from ui.page.choices import run_list
+from ui.page.choices import no_run_yet, run_list
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
@@ -21,6 +21,8 @@ from ui.try_it.try_control_panel import ControlPanel
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import net_list, pick_net
 from ui.try_it.try_panels import Fields
+
+APPEARS = "The image appears here, next to the one without control."
 
 
 def build(context: AppContext, live: Live) -> None:
@@ -73,7 +75,7 @@ def build_one(context: AppContext, live: Live) -> None:
                 visible=False,
                 elem_id="try-results",
             )
-            message = gr.HTML(note("The image appears here, next to the one without control."), elem_id="try-words")
+            message = gr.HTML(note(APPEARS), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
     for name in ("editor", "second_control"):
@@ -96,7 +98,7 @@ def build_one(context: AppContext, live: Live) -> None:
         lambda view: _job_state(jobs, view),
     )
     live.outputs([preview], lambda view: view.results.get(PREVIEW), _preview)
-    live.outputs([results, message], lambda view: view.results.get(JobKind.TRY), _result)
+    live.outputs([results, message], lambda view: (view.results.get(JobKind.TRY), not view.runs), _result)
 
 
 def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: bool) -> DrawRequest:
@@ -142,5 +144,5 @@ def _preview(view: View) -> list[Any]:
 def _result(view: View) -> list[Any]:
     result = view.results.get(JobKind.TRY)
     if result is None:
-        return [gr.Gallery([], visible=False), gr.skip()]
+        return [gr.Gallery([], visible=False), note(APPEARS) if view.runs else no_run_yet(APPEARS)]
     return [gr.Gallery(list(result.images), visible=True), note(result.note)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from engine.errors import UserError
 from engine.runs.checkpoints import list_checkpoints
 from engine.workspace.paths import Workspace
+from ui.export import export_tab
 from ui.page.choices import NEWEST, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
+from ui.try_it import try_tab
 from ui.try_it.try_nets import pick_net
 
 
@@ -55,6 +58,14 @@ def test_try_it_says_which_damaged_checkpoint_it_leaves_out_and_which_it_uses(co
     net = pick_net(context, "new", NEWEST)
     assert net.name == "step-5" and pick_net(context, "new", 5).notes == ()
     assert "step-000010 cannot be used" in net.notes[0] and "Step 5 is used instead." in net.notes[0]
+
+
+def test_tabs_that_work_on_runs_say_where_one_is_made_while_there_is_none(context: AppContext) -> None:
+    view = context.view()
+    assert view.runs == ()
+    for shown in (lambda view: str(try_tab._result(view)[1]), export_tab._result):
+        assert "There is no run yet" in shown(view) and "tab-train-button" in shown(view)
+        assert "There is no run yet" not in shown(replace(view, runs=("birds",)))
 
 
 @pytest.mark.parametrize("name", [None, "", "nothing", "../runs/new", ".."])

@@ -17,7 +17,7 @@ from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.states import Readiness, train_view
-from ui.train.before_start import forecast_html, pairs_html, steps_button, take_steps
+from ui.train.before_start import NO_DATASET, forecast_html, pairs_html, steps_button, take_steps
 
 
 def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Workspace) -> None:
@@ -62,7 +62,8 @@ def test_control_images_are_shown_after_the_vae_of_a_base_whose_nets_read_latent
 
 def test_the_forecast_is_there_while_a_run_could_start(workspace: Workspace) -> None:
     view = AppContext(workspace).view()
-    assert forecast_html(view) == ""
+    assert NO_DATASET in forecast_html(view) and "tab-dataset" in forecast_html(view)
+    assert forecast_html(replace(view, datasets=("birds",))) == ""
     ready = replace(view, train=train_view(None, None, Readiness("", "500 steps & more.")))
     assert "500 steps &amp; more." in forecast_html(ready) and "<table" not in forecast_html(ready)
     told = advise(RunPlan(steps=4_000, images_per_step=4, images=5_000, seconds_per_step=2.0))
