@@ -13,19 +13,18 @@ calls.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
-from benchmarks.simulated_card import CARD, Counter, counting
+from benchmarks.simulated_card import CARD
+from benchmarks.stand_ins import TOKENS, batch_of_zeros, control_of_zeros, simulated_bases, text_of_zeros
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.captions import CAPTIONS_AT_ONCE
@@ -41,13 +40,10 @@ from engine.estimate.memory import (
     predict_from,
 )
 from engine.families.files import LAYOUTS, read_configs
-from engine.families.parts import load_part
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
-from engine.training.batches import Batch
-from engine.training.draws import Draws
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.setup import build_nets
@@ -57,10 +53,23 @@ from engine.training.step import train_step
 from engine.tuning.facts import facts_of, master_weights_of
 from engine.tuning.trainable import Placement
 
-PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
-DISPLAY_NAMES = {"sd1": "SD 1.5 at 512 px", "sd2": "SD 2.1 at 768 px", "sdxl": "XL at 1024 px"}
-TOKENS = 77  # of a prompt
+"""Sides of images in px; those of the other families are in the presets."""
+NAMES = {
+    "sd1": "SD 1.5",
+    "sd2": "SD 2.1",
+    "sdxl": "XL",
+    "sd3": "SD 3.5 Medium",
+    "zimage": "Z-Image",
+    "flux": "FLUX.1",
+}
+PRESETS = {
+    **dict.fromkeys(SIDES, ("6gb", "8gb", "12gb", "16gb", "24gb")),
+    "sd3": ("6gb", "8gb", "12gb", "16gb", "24gb"),
+    "zimage": ("12gb", "16gb", "24gb"),
+    "flux": ("12gb", "16gb", "24gb"),
+}
+"""Those with settings for a family."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Counted:
 def settings(preset: str, family: str, **changes: dict[str, Any]) -> RunConfig:
     """A preset's settings for a family at its resolution, with at most two micro-batches."""
     layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(family)
-    config = resolve(*layers, ("size", {"data": {"resolution": SIDES[family]}}), ("changes", changes))[0]
+    size = {"data": {"resolution": SIDES[family]}} if family in SIDES else {}
+    config = resolve(*layers, ("size", size), ("changes", changes))[0]
     fewer = {"accumulation": min(2, config.train.accumulation)}
     return config.model_copy(update={"train": config.train.model_copy(update=fewer)})
 
@@ -113,35 +123,8 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
     state.parallel = type("AllFinite", (_AllFinite, strategy), {})(state, str)
     state.parallel.prepare()
     state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))
-    state.next_batch = lambda micro: _batch(state)  # type: ignore[method-assign]
+    state.next_batch = lambda micro: batch_of_zeros(state)  # type: ignore[method-assign]
     return state
-
-
-def _batch(state: TrainState) -> Batch:
-    count, side = state.config.train.batch_size, state.config.data.resolution
-    latents = torch.zeros(count, 4, side // 8, side // 8)
-    draws = Draws(
-        noise=latents.clone(),
-        posterior=latents.clone(),
-        uniform_timesteps=torch.zeros(count, dtype=torch.long),
-        hide_prompt=torch.zeros(count, dtype=torch.bool),
-        offset=torch.zeros(count, 4, 1, 1),
-        perturbation=torch.zeros(count, 1, 1, 1),
-        even=torch.zeros(count),
-    )
-    maps = None
-    if facts_of(state.config).needs_condition_maps:
-        maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
-    return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6), torch.ones(count))
-
-
-def _text(state: TrainState, count: int) -> dict[str, torch.Tensor]:
-    """Text embeddings of zeros."""
-    config = state.denoiser.config
-    text = {"hidden": torch.zeros(count, TOKENS, config.cross_attention_dim)}
-    if config.addition_embed_type:
-        text["pooled"] = torch.zeros(count, config.projection_class_embeddings_input_dim - 6 * 256)
-    return text
 
 
 def allocate_optimizer_state(state: TrainState) -> None:
@@ -193,20 +176,27 @@ def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
 
 @torch.no_grad()
 def draw(state: TrainState) -> None:
-    """One sampling step of a batch of preview images, each with and without its prompt; then decode one image."""
-    side = state.config.data.resolution
-    rows = 2 * images_drawn_together(side)
+    """One sampling step of a batch of preview images, each with and without its prompt; then decode one image.
+
+    A base that reads the guidance scale predicts once for each. A VAE that encodes control images is there meanwhile.
+    """
+    side, family = state.config.data.resolution, state.family
+    rows = images_drawn_together(side) * (1 if family.facts.guidance_embedded else 2)
+    vae = _vae(state) if family.facts.control_is_encoded else None
     place = {"device": CARD, "dtype": state.dtype}
-    text = {name: table.to(**place) for name, table in _text(state, rows).items()}
-    text |= state.family.size_conditions(torch.zeros(rows, 6, device=CARD))
-    noisy, control = torch.zeros(rows, 4, side // 8, side // 8, **place), torch.zeros(rows, 3, side, side, **place)
-    state.family.predict(
-        state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, control
-    )
+    text = {name: table.to(**place) for name, table in text_of_zeros(state, rows).items()}
+    text |= family.size_conditions(torch.zeros(rows, 6, device=CARD))
+    noisy = torch.zeros(rows, *family.latents.shape(side, side), **place)
+    control = family.control_of(control_of_zeros(state, rows).to(CARD)).to(state.dtype)
+    family.predict(state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, control)
     del text, noisy, control
+    decoded = min(side, DECODED_SIDE)
+    family.decode_latents(vae or _vae(state), torch.zeros(1, *family.latents.shape(decoded, decoded), device=CARD))
+
+
+def _vae(state: TrainState) -> Any:
     with CARD:
-        vae = state.family.load_vae(state.base)
-    state.family.decode_latents(vae, torch.zeros(1, 4, *[min(side, DECODED_SIDE) // 8] * 2, device=CARD))
+        return state.family.load_vae(state.base)
 
 
 @torch.no_grad()
@@ -225,29 +215,6 @@ def prepare(family: str) -> dict[str, int]:
         model.encode_tokens(encoder, [torch.zeros(CAPTIONS_AT_ONCE, TOKENS, dtype=torch.long)] * 2)
         found["captions"] = counter.peak
     return found
-
-
-@contextmanager
-def simulated_bases(uses_ram: bool) -> Iterator[Counter]:
-    """Count on the simulated card, and build bases from their configs instead of loading weights.
-
-    Args:
-        uses_ram: some tensors stay in RAM.
-    """
-    with ExitStack() as stack:
-        for module in ("base", "sdxl", "stable_diffusion"):
-            stack.enter_context(patch(f"engine.families.{module}.load_part", _from_config))
-        yield stack.enter_context(counting(uses_ram))
-
-
-def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -> Any:
-    if dtype is None:
-        return load_part(kind, base, subfolder, dtype)
-    config = _read(Path(base).name, subfolder)
-    # The UNet is built on the card: what loading needs in RAM is not counted.
-    with CARD if subfolder == "unet" else nullcontext():
-        net = kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
-    return torch.nn.Module.to(net, dtype)
 
 
 class _AllFinite:
@@ -276,10 +243,6 @@ def _single_process() -> Any:
     )
 
 
-def _read(family: str, part: str) -> dict[str, Any]:
-    return json.loads((LAYOUTS / family / part / "config.json").read_text(encoding="utf-8"))
-
-
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -288,31 +251,31 @@ def gb(value: float) -> str:
 
 
 def row(preset: str, family: str, counted: Counted) -> str:
+    side = settings(preset, family).data.resolution
     step, images = sum(counted.estimated.training.values()), sum(counted.estimated.pictures.values())
     parts = " + ".join(f"{gb(size)} {name}" for name, size in counted.parts.items() if size > 0.005 * GIB)
     off = f"{100 * (step / counted.training - 1):+.1f} %"
     drawn = f"{gb(images)} | {gb(counted.images)}"
-    names = f"{preset.removesuffix('gb')} GB | {DISPLAY_NAMES[family]}"
+    names = f"{preset.removesuffix('gb')} GB | {NAMES[family]} at {side} px"
     return f"| {names} | {gb(step)} | {gb(counted.training)} | {off} | {parts} | {drawn} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
-    parser.add_argument("--families", nargs="+", choices=SIDES, default=tuple(SIDES))
+    parser.add_argument("--presets", nargs="+", choices=PRESETS["sd1"], default=PRESETS["sd1"])
+    parser.add_argument("--families", nargs="+", choices=PRESETS, default=tuple(PRESETS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("GB on the card, counted at real shapes, without what driver and allocator need.\n")
     print("| preset | base | one step, estimated | counted | off by | at the peak | images, estimated | counted |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for family in options.families:
-        for preset in options.presets:
+        for preset in (preset for preset in options.presets if preset in PRESETS[family]):
             print(row(preset, family, count(preset, family)), flush=True)
     print("\n| encoding, before training | estimated | images, counted | captions, counted |\n|---|---|---|---|")
-    for family in options.families:
+    for family in (family for family in options.families if family in SIDES):
         found, expected = prepare(family), gb(sum(estimate(settings("12gb", family), family).preparing.values()))
-        name = DISPLAY_NAMES[family].split(" at ")[0]
-        print(f"| {name} | {expected} | {gb(found['images'])} | {gb(found['captions'])} |", flush=True)
+        print(f"| {NAMES[family]} | {expected} | {gb(found['images'])} | {gb(found['captions'])} |", flush=True)
 
 
 if __name__ == "__main__":

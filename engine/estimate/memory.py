@@ -18,7 +18,7 @@ from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.families.text import PACKED_BYTES
 from engine.machine.units import GIB
-from engine.nets.start_shape import with_start
+from engine.nets.start_shape import reads_latents, with_start
 from engine.tuning.facts import UPDATED_TOGETHER, facts_of, is_over_start, master_weights_of
 from engine.workspace.paths import Workspace
 
@@ -167,7 +167,8 @@ def predict_from(
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)
-    encoding_control = 4 * encoders.vae if base.facts.control_is_encoded else 0  # the VAE stays while images are drawn
+    encoded = reads_latents(config.model.controlnet, base.facts)
+    encoding_control = 4 * encoders.vae if encoded else 0  # the VAE stays while images are drawn
     predictions = 1 if base.facts.guidance_embedded else 2  # for each image: with the prompt and without it
     sampling = sampling_peak(sizes, predictions * images_drawn_together(resolution), bytes_each)
     drawing = max(sampling + encoding_control, decoding)
@@ -177,10 +178,11 @@ def predict_from(
     base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
     built = facts.built_in_ram(sizes, bool(config.model.controlnet)) * 4
     loading = max(base_in_ram, built + (base_in_ram if train.base_storage != "same" else 0))
+    tables = sizes.denoiser.tables * bytes_each + sizes.controlnet.tables * 4 * (2 if has_copy else 1)
     draws = config.validation.every and facts.has_previews
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
-    largest_map = latents / 2 if base.facts.control_is_encoded else 3 * resolution**2  # the mean alone; in colour
+    largest_map = latents / 2 if encoded else 3 * resolution**2  # the mean alone; in colour
     of_text = PACKED_BYTES if config.text.packed(images, lambda: short_text) else 2
     on_disk = latents + short_text * of_text + (largest_map if facts.needs_condition_maps else 0)
     saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
@@ -189,7 +191,7 @@ def predict_from(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": float(drawing) if facts.has_previews else 0.0},
-        ram=PROCESS_RAM + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
+        ram=PROCESS_RAM + tables + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * on_disk + long.count * (sizes.text - short_text) * of_text),
         weights_of_checkpoint=float(weights_on_disk),

@@ -48,6 +48,7 @@ def count(
 
     def embed(net: NetSize) -> None:
         net.layer(width, int(config["in_channels"]), patch)
+        net.tables += width * int(config.get("pos_embed_max_size") or 0) ** 2
         net.layer(width, 256)
         net.layer(width, width)
         net.layer(width, int(config["pooled_projection_dim"]))

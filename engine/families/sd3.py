@@ -20,6 +20,7 @@ from engine.families.encoder_sizes import T5_TOKENS
 from engine.families.facts import SD3
 from engine.families.joint_sizes import control_blocks
 from engine.families.parts import load_part, read_component_config
+from engine.families.positions import positions_in_ram
 from engine.families.residuals import Residuals, spread
 from engine.families.sdxl import TwoTextEncoders
 from engine.families.stable_diffusion import layer_output, tokenize
@@ -103,7 +104,8 @@ class StableDiffusion3(TransformerFamily):
     # Denoiser and control net
 
     def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
-        return load_part(SD3Transformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
+        denoiser = load_part(SD3Transformer2DModel, base, self.facts.denoiser, dtype)
+        return positions_in_ram(denoiser).eval().requires_grad_(False)
 
     def new_controlnet(self, denoiser: Any, blocks: int = 0) -> SD3ControlNetModel:
         """The first ``blocks`` blocks; 0: ``facts.usual_blocks``, or fewer for a smaller base.
@@ -113,10 +115,13 @@ class StableDiffusion3(TransformerFamily):
         blocks = blocks or control_blocks(len(denoiser.transformer_blocks), self.facts.usual_blocks)
         config = {**denoiser.config, "num_layers": blocks, "force_zeros_for_pooled_projection": True}
         net: Any = SD3ControlNetModel.from_config(config, extra_conditioning_channels=0)
-        return with_weights_of(denoiser, net)
+        return positions_in_ram(with_weights_of(denoiser, net))
+
+    def empty_controlnet(self, config: dict[str, Any]) -> SD3ControlNetModel:
+        return positions_in_ram(super().empty_controlnet(config))
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> SD3ControlNetModel:
-        return load_part(SD3ControlNetModel, str(folder), "", dtype)
+        return positions_in_ram(load_part(SD3ControlNetModel, str(folder), "", dtype))
 
     def control_latents(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
         return self.encode_images(vae, images)[0] * vae.config.scaling_factor

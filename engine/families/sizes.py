@@ -106,6 +106,8 @@ class NetSize:
     """Their rank; 0: there is no LoRA."""
     adapted: Container[str] = ()
     """The groups of layers that have them."""
+    tables: int = 0
+    """Numbers that are saved with the weights, are not trained, and stay in RAM (positions.py)."""
     _noted: int = 0
 
     @property

@@ -36,6 +36,16 @@ def with_start(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
     return replace(learned, blocks=blocks, single_blocks=single)
 
 
+def reads_latents(path: str, facts: FamilyFacts) -> bool:
+    """Whether a run's ControlNet reads latents of the control image: of a family whose nets do, some read RGB.
+
+    Args:
+        path: of the net that the run starts from; "": from none.
+    """
+    files = facts.control_files
+    return facts.control_is_encoded and not (path and files.is_of_rgb(config_of(path, files)))
+
+
 def why_not_in_mode(path: str, facts: FamilyFacts, mode: int) -> str:
     """Why a run cannot start from this net in this mode of a union net, as a sentence; "" if it can."""
     config = config_of(path, facts.control_files)

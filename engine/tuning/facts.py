@@ -102,7 +102,8 @@ class TrainableFacts:
 
     def averaged_weights(self, sizes: Sizes) -> int:
         """Number of values in a checkpoint's averaged files. Low-rank weights are saved merged, too."""
-        control = sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
+        net = sizes.controlnet
+        control = net.weights + net.tables + (net.trained if self.rank else 0)
         return control + (self._of_base(sizes) if self.averages_base else 0)
 
     def saved_weights(self, sizes: Sizes) -> int:

@@ -176,6 +176,9 @@ def test_activations_as_autograd_keeps_them(
     assert counted == pytest.approx(measured, rel=0.1)
 
 
+OFFLOADED = {"offload": True, "optimizer": "adafactor", "learning_rate": 1e-5}
+
+
 def config(base: str = "owner/model", **settings: dict) -> RunConfig:
     model = {"base": base, **settings.pop("model", {})}
     return resolve(("test", {**settings, "model": model}))[0]
@@ -232,6 +235,31 @@ def test_presets_of_transformers_fit_their_cards_as_the_docs_say(preset: str, fa
     section = DOCS.read_text(encoding="utf-8").split("## Transformer bases, by card")[1]
     cells = next(line for line in section.splitlines() if line.startswith(f"| {CARDS[preset]} GB")).split("|")
     assert f"{needed:.1f} GB" in cells[2 + ("sd3", "zimage", "flux").index(family)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "family", "most", "resolution", "changes"),
+    [
+        ("8gb", "sd3", 8.0, 1024, {}),
+        ("12gb", "zimage", 10.0, 1024, {}),
+        ("12gb", "zimage", 10.0, 1024, {"model": {"control_lora_rank": 0}, "optim": OFFLOADED}),
+        ("16gb", "zimage", 14.0, 1024, {}),
+        ("16gb", "flux", 14.0, 1024, {}),
+        ("12gb", "flux", 10.5, 512, {}),
+    ],
+)
+def test_batches_of_one_image_reach_the_aims(
+    preset: str, family: str, most: float, resolution: int, changes: dict[str, Any]
+) -> None:
+    """SD 3.5 Medium with 6 blocks in 8 bits; Z-Image 3 + 2 in 4 bits, thin, in RAM, and whole; FLUX.1 2 + 0 in 4 bits,
+    whole, and thin at 512 px."""
+    layers = next(p for p in all_presets() if p.name == preset).layers(family)
+    one = {"train": {"batch_size": 1, "accumulation": 1}, "data": {"resolution": resolution}}
+    values = resolve(*layers, ("test", one), ("test", changes))[0]
+    whole = bool(changes) or preset in ("8gb", "16gb")
+    assert values.model.control_lora_rank == (0 if whole else 64) and values.model.control_blocks == 0
+    assert values.train.base_storage == ("int8" if family == "sd3" else "nf4")
+    assert predict_from(values, read_configs(LAYOUTS / family)).needs / GIB < most
 
 
 def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> None:

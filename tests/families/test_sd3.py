@@ -202,6 +202,7 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: StableDi
     sizes = count(config, 1024)
     assert sizes.denoiser.weights == sum(p.numel() for p in denoiser.parameters()) == family.facts.parameters
     assert sizes.controlnet.weights == sum(p.numel() for p in net.parameters())
+    assert sizes.controlnet.tables == sizes.denoiser.tables == net.pos_embed.pos_embed.numel() == 226_492_416
     assert net.config.num_layers == family.facts.usual_blocks == 6
 
 

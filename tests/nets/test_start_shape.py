@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,13 @@ from engine.families.facts import FLUX, SD1
 from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import by_name
 from engine.families.sizes import Learned
-from engine.nets.start_shape import with_start
+from engine.nets.start_shape import reads_latents, with_start
 
 
-def write_header(path: Path, net: Any) -> str:
+def write_header(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
     """A .safetensors file of which only the header is there."""
     entries = {
-        name: {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [0, 0]}
-        for name, weight in net.state_dict().items()
+        name: {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [0, 0]} for name, weight in weights.items()
     }
     header = json.dumps(entries).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -38,7 +38,7 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> str:
         denoiser = FluxTransformer2DModel.from_config(config)
         net: Any = by_name("flux").new_controlnet(denoiser, 5)
         net = FluxControlNetModel.from_config(net.config, num_single_layers=10, num_mode=10)
-    return write_header(tmp_path_factory.mktemp("union") / "union.safetensors", net)
+    return write_header(tmp_path_factory.mktemp("union") / "union.safetensors", net.state_dict())
 
 
 def test_the_blocks_are_those_of_the_header(union: str, tmp_path: Path) -> None:
@@ -57,3 +57,21 @@ def test_they_are_foreseen(union: str) -> None:
     more = 3_302_000_000 - 744_000_000
     assert going_on.weights_of_checkpoint - new.weights_of_checkpoint == pytest.approx(4 * more, rel=0.02)
     assert going_on.step - new.step > 12 * more
+
+
+def test_a_net_that_reads_rgb_keeps_maps_in_place_of_latents(tmp_path: Path) -> None:
+    """XLabs' nets for FLUX.1."""
+    base = read_configs(LAYOUTS / "flux")
+    with torch.device("meta"):
+        net: Any = by_name("flux").new_controlnet(FluxTransformer2DModel.from_config(base.denoiser), 2)
+        of_rgb = FluxControlNetModel.from_config(net.config, conditioning_embedding_channels=16, patch_size=2)
+    files = FLUX.control_files
+    nets = {"latents": net.state_dict(), "rgb": files.names_in_file(of_rgb.state_dict(), of_rgb.config)}
+    paths = {name: write_header(tmp_path / f"{name}.safetensors", weights) for name, weights in nets.items()}
+    assert {name: reads_latents(path, FLUX) for name, path in paths.items()} == {"latents": True, "rgb": False}
+    assert reads_latents("", FLUX) and not reads_latents("", SD1)
+    latents, rgb = (
+        predict_from(RunConfig.model_validate({"model": model, "data": {"resolution": 1024}}), base, images=10)
+        for model in ({"base": "x", "controlnet": path} for path in paths.values())
+    )
+    assert rgb.cache - latents.cache == 10 * (3 * 1024**2 - 2 * 16 * 128**2), "in 8 bits RGB, 16 channels in fp16"
