@@ -43,6 +43,8 @@ class Account:
     """Files beside the archives or tables that the images come from, which were not used. Not part of ``files``."""
     deep_maps: tuple[LeftOut, ...] = ()
     """Used maps with more than 8 bits, by how they are brought to 8 bits. Part of ``maps``."""
+    deep_images: tuple[LeftOut, ...] = ()
+    """Used images with more than 8 bits, likewise. Part of ``images``."""
     unpacked: bool = False
     """The images were unpacked or downloaded: ``files`` are those of the dataset's own folder."""
 
@@ -62,9 +64,10 @@ class Account:
         told = (
             [f"{first}, {rest:,} left out:", *map(_line, self.left_out)] if rest else [f"{first}. None were left out."]
         )
-        if self.deep_maps:
-            deep = counted(sum(one.count for one in self.deep_maps), "condition map has", "condition maps have")
-            told += [f"{deep} more than 8 bits and will be read as 8 bits (0 to 255):", *map(_line, self.deep_maps)]
+        for deep, what in ((self.deep_images, "image"), (self.deep_maps, "condition map")):
+            if deep:
+                have = counted(sum(one.count for one in deep), f"{what} has", f"{what}s have")
+                told += [f"{have} more than 8 bits and will be read as 8 bits (0 to 255):", *map(_line, deep)]
         if self.beside:
             beside = counted(sum(one.count for one in self.beside), "file")
             told += [
@@ -82,7 +85,7 @@ class Account:
         """The opposite of ``as_dict``."""
         parts = {
             key: tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get(key, ()))
-            for key in ("left_out", "beside", "deep_maps")
+            for key in ("left_out", "beside", "deep_maps", "deep_images")
         }
         return cls(**{**values, **parts})
 
@@ -169,7 +172,11 @@ class Bookkeeper:
         for kind, paths in inventory.unread.items():
             leave(_unread(kind), paths)
         leave("other files", inventory.others)
-        deep = {what: [path for path in paths if path in self.maps] for what, paths in self.reading.deep_maps.items()}
+
+        def deep(used: set[Path], kinds: Mapping[str, list[Path]]) -> tuple[LeftOut, ...]:
+            found = {what: [path for path in paths if path in used] for what, paths in kinds.items()}
+            return tuple(_left(what, paths, root) for what, paths in found.items() if paths)
+
         return Account(
             files=inventory.files + len(elsewhere),
             images=len(self.used),
@@ -179,7 +186,8 @@ class Bookkeeper:
             left_out=tuple(_left(what, paths, root) for what, paths in left.items()),
             hidden=inventory.hidden,
             beside=beside,
-            deep_maps=tuple(_left(what, paths, root) for what, paths in deep.items() if paths),
+            deep_maps=deep(self.maps, self.reading.deep_maps),
+            deep_images=deep(self.used, self.reading.deep_images),
             unpacked=unpacked,
         )
 

@@ -29,7 +29,7 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS read_files (
         path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, width INTEGER NOT NULL,
         height INTEGER NOT NULL, digest TEXT NOT NULL, ground TEXT NOT NULL DEFAULT '',
-        bits TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
+        bits TEXT NOT NULL DEFAULT '', is_map INTEGER NOT NULL DEFAULT -1) WITHOUT ROWID""",
 )
 _ADDED = (
     ("samples", "source", "TEXT NOT NULL DEFAULT ''"),
@@ -37,6 +37,7 @@ _ADDED = (
     ("samples", "weight", "REAL NOT NULL DEFAULT 1"),
     ("read_files", "ground", "TEXT NOT NULL DEFAULT ''"),
     ("read_files", "bits", "TEXT NOT NULL DEFAULT ''"),
+    ("read_files", "is_map", "INTEGER NOT NULL DEFAULT -1"),
 )
 """Columns that tables of earlier versions lack, with their types and their values there."""
 _COLUMNS = (
@@ -188,18 +189,19 @@ class IndexWriter:
         self.problems = 0
         self._saved = time.monotonic()
 
-    def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None:
-        """The facts about this file, if its size and date are unchanged."""
+    def known(self, path: Path, size: int, mtime_ns: int, is_map: bool) -> Inspected | None:
+        """The facts about this file, if its size and date are unchanged, and its role was the same."""
         row = self._connection.execute(
-            "SELECT width, height, digest, ground, bits FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
-            (str(path.absolute()), size, mtime_ns),
+            "SELECT width, height, digest, ground, bits FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ? "
+            "AND is_map = ?",
+            (str(path.absolute()), size, mtime_ns, is_map),
         ).fetchone()
-        return Inspected(row[0], row[1], row[2], size, mtime_ns, row[3], row[4]) if row else None
+        return Inspected(row[0], row[1], row[2], size, mtime_ns, row[3], row[4], is_map) if row else None
 
     def remember(self, path: Path, seen: Inspected) -> None:
         """Records the facts about a file."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO read_files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO read_files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 str(path.absolute()),
                 seen.bytes,
@@ -209,6 +211,7 @@ class IndexWriter:
                 seen.digest,
                 seen.ground,
                 seen.depth,
+                seen.is_map,
             ),
         )
         if time.monotonic() - self._saved > self.COMMIT_SECONDS:

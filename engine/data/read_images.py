@@ -23,7 +23,7 @@ from engine.machine.units import counted
 class ReadCache(Protocol):
     """Remembers facts about files from earlier scans. Only called in the caller's thread."""
 
-    def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None: ...
+    def known(self, path: Path, size: int, mtime_ns: int, is_map: bool) -> Inspected | None: ...
     def remember(self, path: Path, seen: Inspected) -> None: ...
 
 
@@ -57,7 +57,7 @@ def read_images(
             if token:
                 token.raise_if_cancelled()
             while len(waiting) < 8 * workers and (item := next(todo, None)):
-                known = _known(item.image, memory), _known(item.condition, memory)
+                known = _known(item.image, memory, False), _known(item.condition, memory, True)
                 waiting.append((item, pool.submit(_read, item, min_side, *known)))
             item, future = waiting.popleft()
             result = future.result()
@@ -65,8 +65,9 @@ def read_images(
             several += result.several
             for is_map, ground, path in result.grounds:
                 grounds.setdefault((is_map, ground), []).append(path)
-            for path, depth in result.depths:
-                recognized.reading.deep_maps.setdefault(depth, []).append(path)
+            for is_map, depth, path in result.depths:
+                deep = recognized.reading.deep_maps if is_map else recognized.reading.deep_images
+                deep.setdefault(depth, []).append(path)
             recognized.reading.no_captions.update(result.no_captions)
             for path, encoding in result.guessed:
                 guessed.setdefault(encoding, []).append(path)
@@ -146,18 +147,18 @@ class _Read:
     """Files with more images than the one that is used."""
     grounds: list[tuple[bool, str, Path]] = field(default_factory=list)
     """Of files with transparent parts: whether it is a map, what is put behind them, the file."""
-    depths: list[tuple[Path, str]] = field(default_factory=list)
-    """Maps with more than 8 bits, and how they are brought to 8."""
+    depths: list[tuple[bool, str, Path]] = field(default_factory=list)
+    """Of files with more than 8 bits: whether it is a map, how it is brought to 8 bits, the file."""
     no_captions: list[Path] = field(default_factory=list)
     """Text files that hold no caption."""
 
 
-def _known(path: Path | None, memory: ReadCache | None) -> Inspected | None:
+def _known(path: Path | None, memory: ReadCache | None, is_map: bool) -> Inspected | None:
     if path is None or memory is None:
         return None
     try:
         state = path.stat()
-        return memory.known(path, state.st_size, state.st_mtime_ns)
+        return memory.known(path, state.st_size, state.st_mtime_ns, is_map)
     except (OSError, ValueError):
         return None  # reading the file will report the cause
 
@@ -177,8 +178,7 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
             result.fresh.append((path, map))
         read = ((False, item.image, image), (True, item.condition, map))
         result.grounds += [(m, seen.ground, path) for m, path, seen in read if path and seen and seen.ground]
-        if item.condition is not None and map is not None and map.depth:
-            result.depths.append((item.condition, map.depth))
+        result.depths += [(m, seen.depth, path) for m, path, seen in read if path and seen and seen.depth]
         result.several += [path for path in (item.image, item.condition) if path is not None and has_more(path)]
     except UserError as error:
         result.items.append(Problem(path, error.what, error.why, error.try_this))

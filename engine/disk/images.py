@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from engine.disk.deep_grey import depth_in, is_deep, to_bytes
+from engine.disk.bit_depth import colour_bits, depth_in, is_deep, read_colour_map, to_bytes
 from engine.disk.durable import atomic_write_bytes
 from engine.disk.image_formats import (
     EXTENSIONS,
@@ -61,7 +61,9 @@ class Inspected:
     ground: str = ""
     """What its transparent parts become, such as "black". "": it has none."""
     depth: str = ""
-    """Of a map with more than 8 bits: which, and how it is brought to 8 bits. "": it has no more."""
+    """With more than 8 bits: which, and how it is brought to 8 bits. "": it has no more."""
+    is_map: bool = False
+    """Read as a condition map, for which ``ground`` and ``depth`` may differ."""
 
 
 def load_rgb(path: Path | str, at_least: int | None = None, old_ground: bool = False) -> Image.Image:
@@ -80,8 +82,11 @@ def load_rgb(path: Path | str, at_least: int | None = None, old_ground: bool = F
 
 def load_map(path: Path | str, old_ground: bool = False) -> Image.Image:
     """Reads a condition map: as ``load_rgb``, with values in real units (millimetres, metres) stretched to 0..255."""
-    with opened(Path(path)) as image:
-        return to_rgb(upright(image), is_map=True, old_ground=old_ground)
+    path = Path(path)
+    with opened(path) as image:
+        bits = colour_bits(path, image)
+        made, _ = read_colour_map(path, bits, orientation(image) != 1)
+        return to_rgb(made or upright(image), is_map=True, old_ground=old_ground)
 
 
 def load_array(path: Path, at_least: int | None = None, old_ground: bool = False) -> np.ndarray:
@@ -107,7 +112,7 @@ def to_rgb(image: Image.Image, is_map: bool = False, old_ground: bool = False) -
     Transparent parts become white, or another grey where what is visible would be lost on white (transparency.py).
     ``old_ground``: only where all that is visible is nearly white, as in datasets of earlier versions.
 
-    Grey with more than 8 bits is scaled as in ``deep_grey.rule``; ``is_map``: values in real units are stretched.
+    Grey with more than 8 bits is scaled as in ``bit_depth.rule``; ``is_map``: values in real units are stretched.
     """
     if is_deep(image):
         return to_bytes(image, is_map).convert("RGB")
@@ -120,15 +125,17 @@ def inspect(path: Path, min_side: int = MIN_SIDE, is_map: bool = False) -> Inspe
     """Reads an image completely, to find truncated ones. Raises UserError if it cannot be used."""
     with opened(path) as image:
         width, height = image.size
+        bits = colour_bits(path, image)
         if orientation(image) >= 5:
             width, height = height, width
         check_side(path, width, height, min_side)
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # decodes JPEGs several times faster
         with _one_large if width * height > LARGE_PIXELS else nullcontext():
+            depth = depth_in(path, image, bits, is_map, orientation(image) != 1)
             image.load()
-            ground, depth = ground_in(image, is_map), depth_in(image, True) if is_map else ""
+            ground = ground_in(image, is_map)
         state = path.stat()
-        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns, ground, depth)
+        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns, ground, depth, is_map)
 
 
 def has_more(path: Path) -> bool:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -416,6 +417,21 @@ def test_maps_with_more_than_8_bits_are_told_with_the_rule_that_brings_them_to_8
             assert line in result.account, result.account
     account = Dataset.open(result.folder).account
     assert account is not None and sum(one.count for one in account.deep_maps) == 7, "kept in dataset.json"
+
+
+def test_colours_with_more_than_8_bits_are_told_for_images_and_for_maps(workspace: Workspace, tmp_path: Path) -> None:
+    ramp = np.round(np.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3) * 8000).astype(np.uint16)
+    for folder, name in (("images", "a.png"), ("images", "b.tif"), ("depth", "a.png"), ("depth", "b.tif")):
+        (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / "set" / folder / name), ramp)
+    for roles in ("images=image, depth=map", "images=image, depth=image", "images=image, depth=map"):
+        result = import_source(workspace, str(tmp_path / "set"), "set", ImportConfig(roles=roles))
+        images = 4 if "depth=image" in roles else 2
+        assert f"{images} images have more than 8 bits and will be read as 8 bits (0 to 255):" in result.account
+        assert any(line.startswith(f"{images} in 16 bits a channel, of which the upper 8") for line in result.account)
+        stretched = "2 in 16 bits a channel, each stretched so that its largest value becomes 255: depth/a.png, "
+        told = any(line.startswith(stretched) for line in result.account)
+        assert told == (images == 2), "also where the role of a file that was read before is another one now"
 
 
 def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ class Reading:
     """Text and JSON files with the name of an image that hold no caption, but numbers or other data."""
     deep_maps: dict[str, list[Path]] = field(default_factory=dict)
     """Maps with more than 8 bits, by how they are brought to 8 bits."""
+    deep_images: dict[str, list[Path]] = field(default_factory=dict)
+    """Such images."""
     left_out: dict[str, list[Path]] = field(default_factory=dict)
     """Reason -> images that the layout did not take."""
 
