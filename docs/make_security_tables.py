@@ -31,6 +31,8 @@ FIELDS = (
     ("param-external-program", "a Python file of the user's, run in a separate process with the user's rights"),
     (r"deliver-\w+-folder", f"{PLACE}; the exported file is copied there"),
     ("dataset-name|export-name|import-name|own-preset-title|Name of the run", NAME),
+    ("set-tuning-word", "letters, digits, - and _ only, at most 40: it becomes a file name"),
+    ("set-tuning-begun_as", TEXT),
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
     ("import-roles", "folders and roles, split at commas; compared with the folders found and the known roles"),

@@ -24,7 +24,7 @@ from engine.disk.in_use import clear, rename
 from engine.disk.space import require_space
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.families.embedding_files import add_word, is_embedding, vectors_of, word_of
+from engine.families.embedding_files import add_word, is_embedding, parts_by_folder, vectors_of, word_of
 from engine.families.files import denoiser_files
 from engine.families.lora_files import AdapterFile, Change, lora_changes, open_adapter
 from engine.families.parts import FileTensors, file_tensors, read_component_config
@@ -119,14 +119,9 @@ class _Merging:
         self._tokenizers: dict[str, Any] = {}
         self._encoders: dict[str, Any] = {}
         if self._new_words or source.is_file() or any(file.changes_text for file, _ in self._files):
-            self._tokenizers = self._listed(family.load_tokenizer(self._base), "tokenizer")
-            self._encoders = self._listed(family.load_text_encoder(self._base, torch.float32), "text_encoder")
-
-    def _listed(self, loaded: Any, part: str) -> dict[str, Any]:
-        """Tokenizers or text encoders by the folder that they belong to."""
-        parts: dict[str, Any] = {"denoiser": None, "vae": None, "text_encoder": None, "tokenizer": None}
-        found = self._family.pipeline_parts(parts | {part: loaded})
-        return {name: one for name, one in sorted(found.items()) if name.startswith(part) and one is not None}
+            self._tokenizers = parts_by_folder(family, "tokenizer", family.load_tokenizer(self._base))
+            loaded = family.load_text_encoder(self._base, torch.float32)
+            self._encoders = parts_by_folder(family, "text_encoder", loaded)
 
     def write(self) -> None:
         """Write all parts."""

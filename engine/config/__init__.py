@@ -69,7 +69,7 @@ class RunConfig(Section):
     def _a_base_is_taught_without_a_controlnet(self) -> RunConfig:
         model, objective, what = self.model, self.objective, self.tuning.what
         if what != "controlnet" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
-            trained = {"lora": "a LoRA", "base": "a whole base"}[what]
+            trained = {"lora": "a LoRA", "base": "a whole base", "word": "a new word"}[what]
             raise ValueError(
                 f"{trained} is trained without a ControlNet: leave model.controlnet empty, set "
                 "model.control_lora_rank to 0 and switch objective.sd_locked on"

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MayChange = Literal["", "course", "memory"]
-Only = Literal["transformers", "controlnet", "lora", "teaching"]
-"""Runs on a transformer base, that train a ControlNet, that train a LoRA, that train anything but a ControlNet."""
+Only = Literal["transformers", "controlnet", "lora", "word", "teaching"]
+"""Runs on a transformer base, that train a ControlNet, a LoRA, a new word, anything but a ControlNet."""
 WHY_FIXED = (
     "A run keeps it from its first step to its last, so that its figures, images and checkpoints can be compared."
 )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
+from pydantic import field_validator
+
 from engine.config.setting import Section, setting
+
+MOST_VECTORS = 16
 
 
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora", "base"] = setting(
+    what: Literal["controlnet", "lora", "word", "base"] = setting(
         "controlnet",
         "What is trained",
         "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
-        "or a subject from images and captions; it needs no condition maps. base: the base itself learns from such "
-        "images, every weight of its denoiser; needs the most memory. Stable Diffusion 1.x, 2.x and XL.",
+        "or a subject from images and captions; it needs no condition maps. word: a new word for what the base can "
+        "draw already (Textual Inversion), a file of a few kilobytes. base: the base itself learns from such images, "
+        "every weight of its denoiser; needs the most memory. Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )
@@ -40,3 +46,41 @@ class TuningConfig(Section):
         why_fixed="The trained weights belong to these layers.",
         only=("lora",),
     )
+    word: str = setting(
+        "",
+        "New word",
+        "The word to be learned, in lower case, as you will write it in prompts. It becomes the name of the exported "
+        "file. It must be no word of the base's vocabulary: my-mug, not mug. Captions without it get it in front.",
+        max_length=40,
+        why_fixed="The trained vectors belong to this word.",
+        only=("word",),
+    )
+    begun_as: str = setting(
+        "",
+        "Begins as",
+        "A word or two that the base knows and that come closest: mug. The new word means the same at first.",
+        max_length=80,
+        why_fixed="It matters only at the start of a run.",
+        only=("word",),
+    )
+    vectors: int = setting(
+        1,
+        "Vectors of the word",
+        "How many tokens the word takes up in a prompt. More hold more detail, but are harder to combine with other "
+        "words. Usual: 1 to 8.",
+        ge=1,
+        le=MOST_VECTORS,
+        affects_speed=True,
+        why_fixed="The trained vectors are as many.",
+        only=("word",),
+    )
+
+    @field_validator("word")
+    @classmethod
+    def _is_one_word(cls, word: str) -> str:
+        if word and not re.fullmatch(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?", word):
+            raise ValueError(
+                "use lower-case letters a to z, digits, - and _ only, with a letter or digit at both ends: the word is "
+                "a file name in every program, and prompts are read in lower case"
+            )
+        return word

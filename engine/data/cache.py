@@ -31,6 +31,7 @@ from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
 from engine.data.text_cache import TextCache, encode_missing
 from engine.data.text_shards import RunCaptions
+from engine.data.token_cache import TokenCache
 from engine.disk.images import load_map, load_rgb
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
@@ -92,7 +93,7 @@ def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
 class TrainingCache:
     """Reads latents by row of the sample and variant of its crop, and embeddings by caption."""
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, texts: TextCache) -> None:
+    def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, texts: TextCache | TokenCache) -> None:
         self.folder = folder
         self._samples, self._plan, self._texts = samples, plan, texts
         self._places: dict[tuple[int, int], tuple[Size, int]] = {}
@@ -135,7 +136,10 @@ class TrainingCache:
         return Crop((left, top, right, bottom), self.size(row), (sample.width, sample.height))
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Embeddings of captions of this dataset, or of "", fp32 (B, ...), all of one length in the whole run."""
+        """Embeddings of captions of this dataset, or of "", fp32 (B, ...), all of one length in the whole run.
+
+        Where words or text encoders are trained: token numbers (B, chunks, length).
+        """
         return self._texts.read(captions)
 
     def text_of(self, caption: str) -> dict[str, torch.Tensor]:
@@ -177,6 +181,7 @@ def open_or_build(
     on_message: Callable[[str], None] = lambda message: None,
     text: TextOptions = USUAL_TEXT,
     other_captions: Sequence[str] = (),
+    tokenizer: Any = None,
 ) -> TrainingCache:
     """Opens the cache of these samples and computes what is missing. Finished shards of an earlier attempt are kept.
 
@@ -186,6 +191,8 @@ def open_or_build(
         batch: initial number of images per batch. It is halved when memory runs out, and ``on_message`` is called.
         text: how captions are read.
         other_captions: captions without an image, which are encoded as well.
+        tokenizer: of a run in which words or text encoders are trained, whose captions are encoded anew in
+            each step; None: they are encoded here.
 
     Raises:
         UserError: an image can no longer be read, or memory is not enough for one.
@@ -203,6 +210,8 @@ def open_or_build(
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples), *other_captions]))
+    if tokenizer is not None:
+        return TrainingCache(folder, samples, plan, TokenCache(family, tokenizer, captions, text, token))
     run = None
     if group.main:
         run = RunCaptions(folder, family, base, captions, text, token, progress)

@@ -148,6 +148,7 @@ def predict_from(
         "base model": float(sizes.denoiser.stored(train.base_storage, train.modulation_storage, bytes_each)),
         "trained weights": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
         "their compute copy": float(trained * bytes_each if has_copy else 0),
+        **({"text encoder": float(encoders.text * bytes_each)} if facts.learned.text else {}),
         **({"frozen weights of the ControlNet": float(frozen * bytes_each)} if frozen else {}),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
@@ -164,6 +165,7 @@ def predict_from(
         gradient_bytes=bytes_each if half_gradients else 4,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
+    of_captions = train.batch_size * encoders.caption_kept * bytes_each if facts.learned.text else 0
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)
@@ -189,7 +191,7 @@ def predict_from(
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
-        training={**resident, "gradients": step.gradients, "activations": step.activations},
+        training={**resident, "gradients": step.gradients, "activations": step.activations + of_captions},
         pictures={**resident, "pictures": float(drawing) if facts.has_previews else 0.0},
         ram=PROCESS_RAM + tables + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,

@@ -22,6 +22,7 @@ from engine.export.writing import (
 from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import LORA
+from engine.runs.word_files import word_file
 
 if TYPE_CHECKING:
     from engine.export.source import Source
@@ -47,7 +48,8 @@ def export(
     Args:
         checkpoint: the folder step-N of a run.
         format: name of an export format.
-        name: of the file or folder, as typed; it is made safe and marked with the base's version.
+        name: of the file or folder, as typed; it is made safe and marked with the base's version. That of a new word
+            is the word.
         weights: default: the averaged ones if the run keeps them.
         progress: called as progress(stages done, in all, label).
         base: located. A Control-LoRA needs it; other formats compare images with it. Empty: the checkpoint's own, if it
@@ -75,6 +77,10 @@ def export(
         from engine.export.lora_file import export_lora
 
         return export_lora(checkpoint, way, out_folder, name, precision, weights, overwrite, stage, base)
+    if word_file(checkpoint).is_file():
+        from engine.export.embedding_file import export_embedding
+
+        return export_embedding(checkpoint, way, out_folder, precision, weights, overwrite, stage)
     stage(0, "Reading the checkpoint")
     whole = whole_checkpoint(checkpoint)
     family = by_name(str(whole.about.get("family")))

@@ -6,6 +6,7 @@ The word is the file's name, as in every program. n vectors become n tokens, the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,25 @@ from transformers import AddedToken
 from engine.errors import UserError
 from engine.families.lora_files import AdapterFile
 
-TWO_KEYS = ("clip_l", "clip_g")
-"""Names of the vectors of SDXL's two text encoders."""
+ONE_KEY, TWO_KEYS = "emb_params", ("clip_l", "clip_g")
+"""Names of the vectors of a single text encoder, and of SDXL's two."""
+
+
+def vector_names(encoders: int) -> tuple[str, ...]:
+    """Names of the tensors in a file for a base with so many text encoders."""
+    return TWO_KEYS if encoders == len(TWO_KEYS) else (ONE_KEY,)
+
+
+def parts_by_folder(family: Any, part: str, loaded: Any) -> dict[str, Any]:
+    """Tokenizers or text encoders of a base by the folders that they have there.
+
+    Args:
+        part: "tokenizer" or "text_encoder".
+        loaded: from ``Family.load_tokenizer`` or ``Family.load_text_encoder``.
+    """
+    parts: dict[str, Any] = {"denoiser": None, "vae": None, "text_encoder": None, "tokenizer": None}
+    found = family.pipeline_parts(parts | {part: loaded})
+    return {name: one for name, one in sorted(found.items()) if name.startswith(part) and one is not None}
 
 
 def is_embedding(file: AdapterFile) -> bool:
@@ -75,7 +93,39 @@ def word_of(path: Path) -> str:
     return word
 
 
-def add_word(tokenizer: Any, encoder: Any, word: str, vectors: torch.Tensor) -> None:
+def tokens_of_word(word: str, vectors: int) -> list[str]:
+    """The tokens of a word with so many vectors."""
+    return [word, *(f"{word}_{number}" for number in range(1, vectors))]
+
+
+def taken_token(tokenizer: Any, word: str, vectors: int) -> str:
+    """A token of a new word that a tokenizer knows already; "" if it knows none. It reads text in lower case."""
+    known = tokenizer.get_vocab()
+    tokens = (one.lower() for one in tokens_of_word(word, vectors))
+    return next((one for one in tokens if one in known or f"{one}</w>" in known), "")
+
+
+def add_tokens(tokenizer: Any, word: str, vectors: int) -> list[int]:
+    """Give a tokenizer a new word, in place. All other words keep their numbers.
+
+    Returns:
+        The numbers of its tokens, which follow one another.
+
+    Raises:
+        UserError: the base knows the word already.
+    """
+    if taken := taken_token(tokenizer, word, vectors):
+        raise UserError(
+            f"The embedding {word} cannot be used.",
+            f"The base's tokenizer already knows {taken} as a word, so the embedding would change its meaning.",
+            f"Rename the file to something that is not an ordinary word, such as {word}-v1.",
+        )
+    words = tokens_of_word(word, vectors)
+    tokenizer.add_tokens([AddedToken(one, single_word=True, normalized=True) for one in words])
+    return list(tokenizer.convert_tokens_to_ids(words))
+
+
+def add_word(tokenizer: Any, encoder: Any, word: str, vectors: torch.Tensor) -> list[int]:
     """Give a tokenizer and its CLIP text encoder a new word, in place. All other words mean what they did.
 
     CLIP's pooled text is read at the end token. Configs with the end token 2, as most bases have them, make
@@ -85,20 +135,13 @@ def add_word(tokenizer: Any, encoder: Any, word: str, vectors: torch.Tensor) -> 
     Args:
         vectors: (n, width).
 
+    Returns:
+        The numbers of its tokens, which follow one another.
+
     Raises:
         UserError: the base knows the word already.
     """
-    words = [word, *(f"{word}_{number}" for number in range(1, len(vectors)))]
-    if taken := next(
-        (one for one in words if one in tokenizer.get_vocab() or f"{one}</w>" in tokenizer.get_vocab()), None
-    ):
-        raise UserError(
-            f"The embedding {word} cannot be used.",
-            f"The base's tokenizer already knows {taken} as a word, so the embedding would change its meaning.",
-            f"Rename the file to something that is not an ordinary word, such as {word}-v1.",
-        )
-    tokenizer.add_tokens([AddedToken(one, single_word=True, normalized=True) for one in words])
-    numbers = tokenizer.convert_tokens_to_ids(words)
+    numbers = add_tokens(tokenizer, word, len(vectors))
     old = encoder.get_input_embeddings()
     weight = old.weight.data
     rows = max(len(weight), max(numbers) + 1)
@@ -113,6 +156,7 @@ def add_word(tokenizer: Any, encoder: Any, word: str, vectors: torch.Tensor) -> 
             config.vocab_size, config.eos_token_id = rows, tokenizer.eos_token_id
     model = getattr(encoder, "text_model", encoder)
     model.eos_token_id = tokenizer.eos_token_id
+    return numbers
 
 
 def with_all_vectors(tokenizer: Any, captions: Sequence[str]) -> list[str]:
@@ -124,9 +168,9 @@ def with_all_vectors(tokenizer: Any, captions: Sequence[str]) -> list[str]:
 
 def _extended(caption: str, longer: Sequence[str], added: Mapping[str, int]) -> str:
     for word in longer:
-        if word.lower() not in caption.lower() or f"{word}_1" in caption:
+        if f"{word}_1" in caption:
             continue
         count = next(number for number in range(1, len(added) + 1) if f"{word}_{number}" not in added)
-        whole = " ".join([word, *(f"{word}_{number}" for number in range(1, count))])
-        caption = caption.replace(word, whole)
+        whole = " ".join(tokens_of_word(word, count))
+        caption = re.sub(rf"(?i)(?<!\w){re.escape(word)}(?!\w)", whole.replace("\\", "\\\\"), caption)
     return caption

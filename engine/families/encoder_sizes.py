@@ -31,6 +31,8 @@ class EncoderSizes:
     """Parameters of the text encoders."""
     caption: int
     """Activations while one caption is encoded."""
+    caption_kept: int = 0
+    """Those that are kept until the backward pass, where words or text encoders are trained."""
 
 
 CountEncoders = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], int, int], EncoderSizes]
@@ -53,6 +55,7 @@ def count_clip(
         tokens=tokens,
         text=sum(_clip_parameters(config) for config in text_encoders),
         caption=tokens * (outputs + inside),
+        caption_kept=tokens * sum(_kept_for_each_token(config) for config in text_encoders),
     )
 
 
@@ -86,6 +89,12 @@ def _with_t5(
         inside = tokens * (4 * width + 3 * inner) + int(config["num_heads"]) * tokens**2
         found = replace(found, text=found.text + layer // 2, caption=found.caption + inside)
     return found
+
+
+def _kept_for_each_token(config: Mapping[str, Any]) -> int:
+    """In each layer: inputs of the norms and their outputs, query, key, value, output; the MLP before and after."""
+    layer = 8 * int(config["hidden_size"]) + 2 * int(config["intermediate_size"])
+    return int(config["num_hidden_layers"]) * layer
 
 
 def _clip_parameters(config: Mapping[str, Any]) -> int:

@@ -39,6 +39,8 @@ class FamilyFacts:
     """Zero convolutions of a ControlNet for the real model, except the one to the middle; 0: it is no UNet."""
     lora_version: tuple[str, str] | None = None
     """The base's version and architecture in a LoRA file's header, as kohya's scripts and the modelspec name them."""
+    text_can_learn: bool = False
+    """Words and text encoders of its bases can be trained: they are CLIP's."""
     lora_mark: bool = False
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
     comfy: ComfyNodes = ComfyNodes()
@@ -128,6 +130,13 @@ class FamilyFacts:
             version, architecture = self.lora_version
             found |= {"ss_base_model_version": version, "modelspec.architecture": f"{architecture}/lora"}
             found["ss_v2"] = str(version.startswith("sd_v2"))
+        return found
+
+    def embedding_metadata(self, word: str) -> dict[str, str]:
+        """Entries of an embedding file's header."""
+        found = {"format": "pt", "modelspec.sai_model_spec": "1.0.1", "modelspec.trigger_phrase": word}
+        if self.lora_version:
+            found["modelspec.architecture"] = f"{self.lora_version[1]}/textual-inversion"
         return found
 
     @property

@@ -25,6 +25,10 @@ class Learned:
     """Blocks of a transformer that the control net copies; 0: the family's usual number."""
     single_blocks: int = 0
     """Those of its second kind, with one stream."""
+    text: bool = False
+    """Words or text encoders are trained, so that gradients go through the whole denoiser."""
+    vectors: int = 0
+    """Vectors of a new word."""
     base: Literal["nothing", "decoder", "everything", "factors"] = "nothing"
     """What is trained of the base; "decoder": the layers behind the control; "factors": of ``rank``, beside
     its layers."""

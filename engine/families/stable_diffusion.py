@@ -93,10 +93,20 @@ class StableDiffusion(Family):
 
         AUTOMATIC1111 does the same, but prefers to split at commas.
         """
-        if chunks == 1:
-            return self.encode_text(tokenizer, text_encoder, captions, clip_skip=clip_skip)
-        split = [[tokenize_chunk(one, captions, chunk) for one in listed(tokenizer)] for chunk in range(chunks)]
-        encoded = [self.encode_tokens(text_encoder, tokens, self.skipped_layers(clip_skip)) for tokens in split]
+        return self.encode_numbers(text_encoder, self.token_numbers(tokenizer, captions, chunks), clip_skip)
+
+    def token_numbers(self, tokenizer: Any, captions: Sequence[str], chunks: int = 1) -> dict[str, torch.Tensor]:
+        found = {}
+        for number, one in enumerate(listed(tokenizer), 1):
+            split = [tokenize_chunk(one, captions, chunk) for chunk in range(chunks)] if chunks > 1 else []
+            found[f"tokens_{number}"] = torch.stack(split or [tokenize(one, captions)], dim=1)
+        return found
+
+    def encode_numbers(
+        self, text_encoder: Any, numbers: Mapping[str, torch.Tensor], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        chunks = zip(*(tokens.unbind(1) for tokens in numbers.values()), strict=True)
+        encoded = [self.encode_tokens(text_encoder, tokens, self.skipped_layers(clip_skip)) for tokens in chunks]
         return {**encoded[0], "hidden": torch.cat([one["hidden"] for one in encoded], dim=1)}
 
     def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:

@@ -61,6 +61,16 @@ class TextEncoding(ABC):
     ) -> dict[str, torch.Tensor]:
         """``encode_text`` of captions of any length, in ``chunks`` chunks; what is beyond them is cut off."""
 
+    def token_numbers(self, tokenizer: Any, captions: Sequence[str], chunks: int = 1) -> dict[str, torch.Tensor]:
+        """Token numbers of captions for each text encoder, (B, chunks, length). Where ``facts.text_can_learn``."""
+        raise NotImplementedError
+
+    def encode_numbers(
+        self, text_encoder: Any, numbers: Mapping[str, torch.Tensor], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """``encode_long`` from what ``token_numbers`` returns, with gradients. Where ``facts.text_can_learn``."""
+        raise NotImplementedError
+
     def skipped_layers(self, clip_skip: int) -> int:
         """How many layers earlier than usual the text encoder is read.
 

@@ -94,7 +94,7 @@ def count(
         unet.adapter_rank, unet.adapted = learned.rank, GROUPS[learned.adapted]
     outputs = encoder(unet, whole)
     middle(unet, whole)
-    if not whole:
+    if not whole and not learned.text:
         unet.frozen_so_far()
     encoder_weights, encoder_adafactor = unet.weights, unet.adafactor
     back, before = channels[::-1], channels[-1]
@@ -120,6 +120,8 @@ def count(
     decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
     if learned.base == "factors":
         control = NetSize(unet.adapters, unet.adapters_adafactor)
+    if learned.vectors:
+        control = NetSize(learned.vectors * text_width, learned.vectors + text_width)
     if not learned.control:
         return Sizes(unet, control, decoder, 0, tokens * text_width)
     _control_encoder(control, control_channels(head), resolution)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -142,6 +142,8 @@ def measure(state: TrainState, readings: Mapping[str, NoiseProcess]) -> BaseChec
 
     pairs = state.retry.until_done("The check of the base model", partial(_read, state), give_up)
     pairs = pairs.to(state.device)
+    with torch.no_grad():
+        pairs = replace(pairs, text=state.trainable.encode_text(pairs.text))
     for at_once in (state.config.train.batch_size, 1):
         found = none_if_out_of_memory(
             partial(errors, state.family, state.denoiser, state.dtype, pairs, readings, at_once)

@@ -106,9 +106,8 @@ def predict(
     to: Any = state.device
     latents, noise, timesteps = (t[part].to(to) for t in (images.latents, images.noise, images.timesteps))
     family, noise_process = state.family, state.noise_process
-    text = family.conditioning(
-        {name: rows[part].to(to) for name, rows in images.text.items()}, images.sizes[part].to(to), state.dtype
-    )
+    encoded = state.trainable.encode_text({name: rows[part].to(to) for name, rows in images.text.items()})
+    text = family.conditioning(encoded, images.sizes[part].to(to), state.dtype)
     noisy = noise_process.add_noise(latents, noise, timesteps).to(state.dtype)
     predicted = family.predict(state.denoiser, state.trainable.control_net, noisy, timesteps, text, control)
     return predicted.float(), noise_process.target(latents, noise, timesteps).float()

@@ -22,6 +22,7 @@ from engine.nets.start_shape import why_not_in_mode
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
+from engine.tuning.requirements import why_not_tuned
 from engine.version import VERSION
 from engine.workspace.paths import Workspace
 
@@ -75,13 +76,9 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
 
 def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     """What the base cannot be trained with, as its configs say."""
-    facts = configs_of(workspace, config.model.base).facts
-    if not facts_of(config).learned.control and not facts.layers.adapted:
-        trained = facts_of(config).trains.removeprefix("a ")
-        return [
-            f"No {trained} can be trained for {facts.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
-            "Choose such a base, or train a ControlNet."
-        ]
+    family, located = configs_of(workspace, config.model.base).facts, workspace.locate_base(config.model.base)
+    if why_not := why_not_tuned(config, family, located):
+        return why_not
     wanted, objective, start = facts_of(config).learned.blocks, config.objective, config.model.controlnet
     step = config.data.bucket_step if config.data.buckets else STEP
     asked = (

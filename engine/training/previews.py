@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from engine.errors import UserError
 from engine.evaluation import probes
 from engine.evaluation.pairs import Encode, Models, encoder, read_pair
@@ -22,6 +24,7 @@ from engine.runs.run import PreviewRecord
 from engine.training import oom
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
+from engine.tuning.learned_text import LearnedText
 
 
 class DrawPreviews:
@@ -120,7 +123,12 @@ class DrawPreviews:
 
     def encode(self, state: TrainState, prompts: Sequence[str]) -> list[Text]:
         """Captions come from the training's cache, cut as they were there. The user's own prompts are encoded once, in
-        full, by the text encoder on the processor: it never takes the card's memory from the training."""
+        full, by the text encoder on the processor: it never takes the card's memory from the training.
+
+        Where words or text encoders are trained, all are encoded by these, as they are now.
+        """
+        if state.trainable.learned_text is not None:
+            return [self._learned_text(state, state.trainable.learned_text, prompt) for prompt in prompts]
         rows = {prompt: self._known_text(state, prompt) for prompt in prompts}
         foreign = [prompt for prompt, row in rows.items() if row is None]
         if foreign:
@@ -133,6 +141,14 @@ class DrawPreviews:
                 if pieces > 1:
                     state.emit(Message(long_prompt_note(f"Your prompt “{prompt[:40]}…”", pieces)))
         return [rows[prompt] or self._own_text[prompt] for prompt in prompts]
+
+    @torch.no_grad()
+    def _learned_text(self, state: TrainState, learned: LearnedText, prompt: str) -> Text:
+        try:
+            numbers = state.cache.text_of(prompt)
+        except KeyError:  # no caption of this dataset
+            numbers = learned.numbers_of(prompt)
+        return {name: row[0].float() for name, row in learned.encode(numbers).items()}
 
     def _known_text(self, state: TrainState, prompt: str) -> Text | None:
         if prompt in self._own_text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,12 +12,13 @@ import torch
 from engine.config import RunConfig
 from engine.data import control_cache
 from engine.data.cache import TrainingCache, open_or_build
+from engine.data.captions import add_trigger
 from engine.data.control_cache import ControlCache
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split as split_of
 from engine.data.map_cache import MapCache
-from engine.data.samples import Sample
+from engine.data.samples import Sample, Split
 from engine.disk.retry import DiskRetry
 from engine.distributed.group import ProcessGroup
 from engine.errors import UserError
@@ -26,9 +27,10 @@ from engine.families.base import Family
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, progress_events
-from engine.machine.units import counted
+from engine.machine.units import counted, plural
 from engine.training.torch_settings import without_tf32
 from engine.tuning.facts import facts_of
+from engine.tuning.learned_text import tokenizer_of
 
 T = TypeVar("T")
 
@@ -73,7 +75,9 @@ def prepare_data(
     Raises:
         UserError: there are too few pairs, or a file cannot be read. Cancelled: by the user.
     """
-    split = split_of(dataset, config.data.held_out, held_out)
+    split, tuning = split_of(dataset, config.data.held_out, held_out), config.tuning
+    if tuning.what == "word":
+        split = _with_word(split, tuning.word, emit)
     samples = [*split.train, *split.held_out]
     if not split.train:
         raise UserError(
@@ -85,6 +89,7 @@ def prepare_data(
     if (told := _about_weights(split.train)) and config.objective.image_weights:
         emit(Message(told))
     plan, progress = CropPlan.of(config.data, config.train.seed), progress_events(emit)
+    tokenizer = tokenizer_of(config, family, base)
     at_once = images_encoded_together(config.data.resolution)
 
     def warn(words: str) -> None:
@@ -106,6 +111,7 @@ def prepare_data(
                 on_message=warn,
                 text=config.text,
                 other_captions=config.validation.captions_of_others if facts_of(config).drawn_by_prompt else (),
+                tokenizer=tokenizer,
             )
 
     cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()
@@ -135,6 +141,19 @@ def _about_weights(trained: Sequence[Sample]) -> str:
         f"{counted(others, 'image has', 'images have')} a loss weight other than 1 (from {min(weights):g} to "
         f"{max(weights):g}, {sum(weights) / len(weights):.3g} on average)."
     )
+
+
+def _with_word(split: Split, word: str, emit: Emit) -> Split:
+    """The samples with the word in each caption. It is put in front where it is missing, which is told."""
+    train, held_out = (
+        [replace(sample, caption=add_trigger(sample.caption, word)) for sample in samples]
+        for samples in (split.train, split.held_out)
+    )
+    captions = [sample.caption for sample in (*split.train, *split.held_out)]
+    if lacking := sum(add_trigger(caption, word) != caption for caption in captions):
+        of = counted(len(captions), "caption")
+        emit(Message(f"{lacking:,} of {of} {plural(lacking, 'lacks', 'lack')} the word {word}; it is put in front."))
+    return replace(split, train=train, held_out=held_out)
 
 
 def _wait_for_disk(retry: DiskRetry, build: Callable[[], T]) -> T:

@@ -52,8 +52,10 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         noise_seen = noise + objective.input_perturbation * batch.draws.perturbation
         noisy = noise_process.add_noise(latents, noise_seen, timesteps).to(state.dtype)
 
-        # Text and control image, in the run's precision. A run without condition maps has no control.
-        text = family.conditioning(batch.text, batch.sizes, state.dtype, batch.draws.even, objective.guidance)
+        # Text and control image, in the run's precision. A run without condition maps has no control; where
+        # words or text encoders are trained, the batch has token numbers, and they are encoded here.
+        encoded = state.trainable.encode_text(batch.text)
+        text = family.conditioning(encoded, batch.sizes, state.dtype, batch.draws.even, objective.guidance)
         control = None if batch.maps is None else family.control_of(batch.maps).to(state.dtype)
 
         # Target of the prediction, and the weight of each image's loss.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,10 @@ class BaseLora(Trainable):
         """
         rank = tuning.rank
         compute = Factors(add_factors(denoiser, rank, family.layers.adapted[tuning.layers], seed))
-        self.master = self.averaged = compute
+        self.master, self.weights = place.masters_of(compute)
+        self.averaged = self.master
         self._rank, self._prefix = rank, family.layers.adapted_prefix
         self._metadata = family.lora_metadata(rank, resolution)
-        if place.dtype != torch.float32 or place.in_ram:
-            self.master = self.averaged = copy.deepcopy(compute)
-            if place.in_ram:
-                self.master.cpu()
-            for parameter in compute.parameters():
-                parameter.data = parameter.data.to(place.dtype)
-        self.weights = place.sync(self.master, compute)
         self.weights.compute = denoiser
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:

@@ -16,6 +16,8 @@ from engine.nets.initial import initial_controlnet
 from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
 from engine.tuning.facts import TrainableFacts, facts_of, is_over_start
+from engine.tuning.learned_text import LearnedText, tokenizer_of
+from engine.tuning.new_word import NewWord
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.unlocked import UnlockedDecoder
 from engine.tuning.whole_base import WholeBase
@@ -133,7 +135,16 @@ def _lora(inputs: Inputs, net: Any) -> Trainable:
     return BaseLora(inputs.denoiser, inputs.place, tuning, seed, facts, side)
 
 
+def _word(inputs: Inputs, net: Any) -> Trainable:
+    config, family, place = inputs.config, inputs.family, inputs.place
+    tokenizer_of(config, family, inputs.base)  # refuses a word that the base knows
+    encoder: Any = family.load_text_encoder(inputs.base, place.dtype)
+    text = LearnedText(family, family.load_tokenizer(inputs.base), encoder.to(place.device), config.text)
+    return NewWord(inputs.denoiser, family, config.tuning, text, place)
+
+
 BUILDERS = {
+    "new_word": Builder(_word),
     "lora": Builder(_lora),
     "whole_base": Builder(lambda inputs, net: WholeBase(inputs.denoiser, inputs.place)),
     "controlnet": Builder(_whole, _controlnet),

@@ -20,6 +20,7 @@ WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 wei
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
 BASE_IS_NOT_SHARDED = "the whole base, which is trained without a ControlNet"
+WORD_IS_NOT_SHARDED = "a new word (its text encoders are the base's)"
 LORA_NOT_DRAWN = "Export it, then add the file to “LoRA and embedding files” in Try it or in a ControlNet run."
 BASE_NOT_DRAWN = "Export it, then choose the folder or file as base model, in Try it or for a ControlNet run."
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
@@ -41,6 +42,8 @@ class TrainableFacts:
     the control image asked for."""
     not_sharded: tuple[str, ...] = ()
     """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
+    one_card: bool = False
+    """It cannot be trained by several processes."""
     message: str = ""
     """What the user is told when training starts; empty: nothing."""
     trains: str = "a ControlNet"
@@ -123,8 +126,9 @@ class TrainableFacts:
         return control, scope == "both" or (scope != "none" and not self.learned.control)
 
 
-class LoraFacts(TrainableFacts):
-    """A LoRA: a net of low-rank factors, which the family's counting returns in the place of a control net."""
+class AdapterFacts(TrainableFacts):
+    """A net of low-rank factors, or of a word's vectors, which the family's counting returns in the place of a control
+    net."""
 
     def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
         return (sizes.controlnet,)
@@ -141,7 +145,7 @@ def lora(config: RunConfig) -> TrainableFacts | None:
     tuning = config.tuning
     if tuning.what != "lora":
         return None
-    return LoraFacts(
+    return AdapterFacts(
         "lora",
         Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers),
         needs_condition_maps=False,
@@ -165,6 +169,22 @@ def whole_base(config: RunConfig) -> TrainableFacts | None:
         not_sharded=(BASE_IS_NOT_SHARDED,),
         trains="the whole base",
         not_drawn=BASE_NOT_DRAWN,
+        drawn_by_prompt=True,
+    )
+
+
+def new_word(config: RunConfig) -> TrainableFacts | None:
+    """The vectors of a new word."""
+    if config.tuning.what != "word":
+        return None
+    return AdapterFacts(
+        "new_word",
+        Learned(control=False, text=True, vectors=config.tuning.vectors),
+        needs_condition_maps=False,
+        not_sharded=(WORD_IS_NOT_SHARDED,),
+        one_card=True,
+        trains="a new word",
+        not_drawn=LORA_NOT_DRAWN,
         drawn_by_prompt=True,
     )
 
@@ -217,6 +237,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
 
 CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [
     lora,
+    new_word,
     whole_base,
     unlocked_decoder,
     control_lora,

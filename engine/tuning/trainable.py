@@ -7,11 +7,12 @@ which a run's settings choose it: ``facts.CASES`` and ``build.BUILDERS``.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ from engine.families.layers import Layers
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.master_weights import MasterWeightSync
 from engine.tuning.facts import MasterWeights
+
+if TYPE_CHECKING:
+    from engine.tuning.learned_text import LearnedText
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,21 @@ class Placement:
         return MasterWeightSync(
             master, torch.float32 if self.sharded else self.dtype, self.device if self.in_ram else None, compute
         )
+
+    def masters_of(self, compute: nn.Module) -> tuple[nn.Module, MasterWeightSync]:
+        """fp32 master weights of a small net whose parameters are parts of larger ones, and the link between them.
+
+        Args:
+            compute: fp32. Where the run computes in another precision, its parameters are changed to that, in place.
+        """
+        master = compute
+        if self.dtype != torch.float32 or self.in_ram:
+            master = copy.deepcopy(compute)
+            if self.in_ram:
+                master.cpu()
+            for parameter in compute.parameters():
+                parameter.data = parameter.data.to(self.dtype)
+        return master, self.sync(master, compute)
 
 
 class Trainable(ABC):
@@ -70,6 +89,15 @@ class Trainable(ABC):
     def nets(self) -> list[Any]:
         """The nets that compute beside the denoiser."""
         return []
+
+    @property
+    def learned_text(self) -> LearnedText | None:
+        """The text encoders, where words or text encoders are trained; None: captions are encoded before training."""
+        return None
+
+    def encode_text(self, text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The embeddings of a batch's captions: ``text`` itself, or that of its token numbers where text learns."""
+        return text if self.learned_text is None else self.learned_text.encode(text)
 
     def nets_of_step(self, wrapped: Any, denoiser: Any) -> tuple[Any, Any]:
         """The control net (or None) and the denoiser that a step calls.

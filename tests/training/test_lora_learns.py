@@ -1,36 +1,27 @@
 """A LoRA teaches the bundled base a shape that it has never seen, and its file draws it. Exact: shapes are measured.
 
-A plus sign is called "zrp", a word that the base's tokenizer spells in letters.
+A plus sign is called "x": one token, which the base has never learned. A word of several tokens, such as "zrp", moves
+all words behind it to other places, where the demo's small text encoder has hardly seen a colour: then the ground has
+any colour (0.04 right after 400 steps, and the figure's 0.75).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from engine.bases.merging import ready_base
-from engine.config import ValidationConfig, parse
-from engine.data.dataset import Dataset
-from engine.data.scan import scan_folder
 from engine.demo.score import Region, read_image
 from engine.demo.shapes import Scene, draw, paint, random_colours, random_scene
-from engine.evaluation.pairs import ImageRequest, Models, to_images
-from engine.evaluation.pairs import draw as draw_with
-from engine.families.registry import detect
-from engine.families.silent import SilentControlNet
 from engine.runs.checkpoints import LORA
-from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
-from tests.short_runs import train
+from tests.learned_on_demo import DRAWN, SIDE, drawn_on, taught
 
-SIDE = 128
-IMAGES, STEPS, BATCH = 64, 400, 8
-DRAWN = 24
+IMAGES, STEPS = 64, 200
 RIGHT = 0.75
 """Smallest overlap (intersection over union) with a plus sign of the same place and area."""
 
@@ -44,7 +35,7 @@ def plus(centre: tuple[float, float], arm: float) -> np.ndarray:
 
 def caption(figure: str, ground: str) -> str:
     """As the base knows captions, with the new word in the shape's place."""
-    return Scene("zrp", figure, ground, (0, 0), 0).caption
+    return Scene("x", figure, ground, (0, 0), 0).caption
 
 
 def figure_and_ground(image: np.ndarray) -> tuple[Region, Region] | None:
@@ -74,53 +65,43 @@ def likeness(image: np.ndarray) -> float:
     return float((figure & ideal).sum() / (figure | ideal).sum())
 
 
-def write_set(folder: Path) -> None:
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    for number in range(IMAGES):
-        figure, ground = random_colours(rng)
-        centre, arm = tuple(rng.uniform(0.35, 0.65, 2) * SIDE), rng.uniform(0.2, 0.32) * SIDE
-        Image.fromarray(paint(plus(centre, arm), figure, ground)).save(folder / f"{number:03d}.png")
-        (folder / f"{number:03d}.txt").write_text(caption(figure, ground), encoding="utf-8")
+def scene_of_plus(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """An image of a plus sign, and its caption. Colours are drawn evenly, and are those of the caption."""
+    figure, ground = random_colours(rng)
+    centre, arm = tuple(rng.uniform(0.35, 0.65, 2) * SIDE), rng.uniform(0.2, 0.32) * SIDE
+    return paint(plus(centre, arm), figure, ground), caption(figure, ground)
 
 
-def drawn_on(base: str, captions: list[str]) -> list[np.ndarray]:
-    family = detect(base)
-    denoiser = family.load_denoiser(base, torch.float32)
-    models = Models(family, base, denoiser, SilentControlNet(denoiser))
-    blank = np.zeros((SIDE, SIDE, 3), np.uint8)
-    requests = [ImageRequest(blank, caption, 100 + number) for number, caption in enumerate(captions)]
-    settings = ValidationConfig(sampling_steps=12, guidance_scale=3)
-    return to_images(models, family.load_vae(base), draw_with(models, requests, settings, batch=8), None)
+def test_the_measure_knows_a_plus_sign() -> None:
+    rng = np.random.default_rng(0)
+    assert likeness(paint(plus((60, 70), 30), "red", "white")) > 0.95
+    assert max(likeness(draw(random_scene(rng), SIDE)) for _ in range(40)) < RIGHT
 
 
 @pytest.mark.long
-@pytest.mark.xfail(strict=True, reason="400 steps teach the shape (0.83 of 24 right), but not yet its colours (0.04)")
-def test_a_new_shape_is_learned_and_drawn_from_the_file(workspace: Workspace, tmp_path: Path) -> None:
-    """The test of the test first: the measure knows a plus sign from the base's own shapes."""
-    rng = np.random.default_rng(0)
-    assert likeness(paint(plus((60, 70), 30), "red", "white")) > 0.95
-    others = [likeness(draw(random_scene(rng), SIDE)) for _ in range(40)]
-    assert max(others) < RIGHT
-
-    write_set(tmp_path / "zrp")
-    Dataset.create(workspace, "zrp", scan_folder(tmp_path / "zrp"))
-    settings = {
-        "tuning": {"what": "lora", "rank": 8},
-        "model": {"base": "demo"},
-        "data": {"dataset": "zrp", "resolution": SIDE, "held_out": 2},
-        "optim": {"learning_rate": 3e-3},
-        "train": {"steps": STEPS, "batch_size": BATCH, "precision": "fp32", "checkpoint_every": STEPS},
-        "validation": {"every": 0, "check_every": 0},
-    }
-    run = create_run(workspace, parse(settings), {})
-    assert train(workspace, run).outcome == "completed"
+def test_a_new_shape_is_learned_with_its_colours_by_all_layers_and_not_by_attention(
+    workspace: Workspace, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rng = np.random.default_rng(2)
     pairs = [random_colours(rng) for _ in range(DRAWN)]
     captions = [caption(*pair) for pair in pairs]
-    merged = ready_base(workspace, f"demo + {run.checkpoints()[-1].folder / LORA}")
-    images, before = drawn_on(merged, captions), drawn_on(workspace.locate_base("demo"), captions)
-    shapes, known = (np.mean([likeness(image) > RIGHT for image in drawn]) for drawn in (images, before))
-    colours = np.mean([colours_of(image) == pair for image, pair in zip(images, pairs, strict=True)])
-    assert known < 0.2, "the base itself does not know the word"
-    assert shapes >= 0.8 and colours >= 0.8, f"right shapes {shapes:.2f}, right colours {colours:.2f}"
+
+    def shapes_and_colours(base: str) -> tuple[float, float]:
+        images = drawn_on(base, captions)
+        colours = [colours_of(image) == pair for image, pair in zip(images, pairs, strict=True)]
+        return float(np.mean([likeness(image) > RIGHT for image in images])), float(np.mean(colours))
+
+    found = {"none": shapes_and_colours(workspace.locate_base("demo"))}
+    for layers in ("all", "attention"):
+        tuning = {"what": "lora", "rank": 8, "layers": layers}
+        settings = {"tuning": tuning, "optim": {"learning_rate": 3e-3}, "train": {"steps": STEPS}}
+        run = taught(workspace, tmp_path / "plus", IMAGES, scene_of_plus, **settings)
+        merged = ready_base(workspace, f"demo + {run.checkpoints()[-1].folder / LORA}")
+        found[layers] = shapes_and_colours(merged)
+    told = "; ".join(
+        f"{layers}: shape {shape:.2f}, colours {colours:.2f}" for layers, (shape, colours) in found.items()
+    )
+    record_property("figures", told)
+    assert found["none"][0] < 0.2, "the base itself does not know the word"
+    assert found["all"][0] >= 0.8 and found["all"][1] >= 0.8, told
+    assert found["attention"][0] < 0.8, told

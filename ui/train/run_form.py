@@ -19,9 +19,12 @@ from ui.train.bases_panel import build_bases
 from ui.train.draft_edits import PRESET, DraftEdits
 from ui.train.settings_panel import build_settings, changes_html, not_applicable_html
 
-WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"), ("Whole base", "base"))
+WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"), ("New word", "word"), ("Whole base", "base"))
 """Choices of what is trained."""
-WHAT_HINT = "A LoRA or a whole base learns a style or subject, without condition maps."
+WHAT_HINT = "LoRA, new word and whole base learn a style or subject, without condition maps."
+
+OF_KIND = {"lora": ("rank", "layers"), "word": ("word", "begun_as", "vectors")}
+"""Settings right below, for each kind of run that has some."""
 
 
 class RunForm:
@@ -48,10 +51,11 @@ class RunForm:
                 elem_id="train-preset",
                 min_width=200,
             )
-        with gr.Row(elem_classes="only-lora"):
-            for name in ("rank", "layers"):
-                field = config.fields("tuning")[name]
-                self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
+        for kind, names in OF_KIND.items():
+            with gr.Row(elem_classes=f"only-{kind}"):
+                for name in names:
+                    field = config.fields("tuning")[name]
+                    self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
         self.settings |= {
             "data.dataset": self._dataset(),
             "model.base": self._base(str(values["model.base"])),

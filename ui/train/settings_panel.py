@@ -29,7 +29,7 @@ OWN_TESTS = (
     "validation.probes",
 )
 """Settings of the user's own test images and prompts, in a group of their own."""
-FIRST = ("tuning.what", "tuning.rank", "tuning.layers", "data.dataset", "model.base", "train.steps")
+FIRST = (*(f"tuning.{name}" for name in config.fields("tuning")), "data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
 RESET_ALL = "all"
 """What the button that resets everything sends, in place of a setting's name."""
@@ -218,7 +218,7 @@ def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -
         facts: of the run's base.
     """
     hidden = [] if facts.patch > 1 else ["transformers"]
-    hidden += [kind for kind in ("controlnet", "lora") if kind != config_of_draft.tuning.what]
+    hidden += [kind for kind in ("controlnet", "lora", "word") if kind != config_of_draft.tuning.what]
     if config_of_draft.tuning.what == "controlnet":
         hidden.append("teaching")
     return f"<span data-hides='{' '.join(hidden)}'></span>"

@@ -1,0 +1,61 @@
+"""What a LoRA or a new word needs of settings and base, as far as files tell it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.families.family_facts import FamilyFacts
+from engine.tuning.facts import facts_of
+
+
+def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str]:
+    """Sentences on why a run cannot train what its settings ask for; empty if it can, or trains a ControlNet.
+
+    Args:
+        family: of the base.
+        base: where it is.
+    """
+    learned, tuning = facts_of(config).learned, config.tuning
+    if not learned.control and not (family.text_can_learn if learned.text else family.layers.adapted):
+        trained = facts_of(config).trains.removeprefix("a ")
+        return [
+            f"No {trained} can be trained for {family.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
+            "Choose such a base, or train a ControlNet."
+        ]
+    if tuning.what != "word":
+        return []
+    found = []
+    if not tuning.word:
+        found.append("The new word has no name: enter one that the base does not know, such as my-mug, as New word.")
+    if not tuning.begun_as.strip():
+        found.append(
+            "The new word has nothing to begin as: enter a word that the base knows and that comes close, such as mug, "
+            "as Begins as."
+        )
+    if tuning.word and f"{tuning.word}</w>" in _vocabulary(base):
+        found.append(
+            f"{tuning.word} is a word of the base already, which would lose its meaning: choose another New word, such "
+            f"as my-{tuning.word}."
+        )
+    return found
+
+
+def _vocabulary(base: str) -> frozenset[str]:
+    """The tokens of a base in a folder; of others none: they are looked up when the run starts."""
+    for name in ("vocab.json", "tokenizer.json"):
+        path = Path(base) / "tokenizer" / name
+        if path.is_file():
+            return _tokens(path, path.stat().st_mtime_ns)
+    return frozenset()
+
+
+@lru_cache(maxsize=4)
+def _tokens(path: Path, changed: int) -> frozenset[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return frozenset(found if path.name == "vocab.json" else found["model"]["vocab"])
+    except (ValueError, KeyError, TypeError):
+        return frozenset()  # damaged: the run says so when it loads the tokenizer
