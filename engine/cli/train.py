@@ -8,7 +8,7 @@ from typing import Any
 from engine.cli import processes
 from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
 from engine.config import SECTIONS, RunConfig
-from engine.config.presets import flatten
+from engine.config.presets import CONTROLNET, flatten
 from engine.config.toml import join_words
 from engine.disk.typed_path import path_of
 from engine.distributed import group
@@ -171,16 +171,17 @@ def settings_of(options: argparse.Namespace, workspace: Workspace) -> tuple[RunC
         smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
         preset = suggest(detect().vram_gib if group.current().alone else smallest)
 
-    def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
+    def below(family: str = "", what: str = CONTROLNET) -> list[tuple[str, dict[str, Any]]]:
         """The settings below those of the file and the options."""
-        return preset.layers(family) if preset is not None else [_settings_now(options.from_run, workspace)]
+        return preset.layers(family, what) if preset is not None else [_settings_now(options.from_run, workspace)]
 
     layers = [(options.file.name, read_toml(options.file))] if options.file else []
     from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
     given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
     layers += [("you", given), ("you", parse_settings(options.set))]
-    base = resolve(*below(), *layers)[0].model.base
-    return resolve(*usual_settings(workspace, base), *below(family_of(workspace, base)), *layers)
+    asked = resolve(*below(), *layers)[0]
+    base, what = asked.model.base, asked.tuning.what
+    return resolve(*usual_settings(workspace, base), *below(family_of(workspace, base), what), *layers)
 
 
 def _settings_now(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from engine.config import RunConfig, parse
+from engine.config import RunConfig, field_of, fields, parse
 from engine.config.migrate import migrated
 from engine.disk.syntax import fault
 from engine.errors import UserError
@@ -20,6 +21,11 @@ BASES_FILE = "bases.toml"
 """In the same folder, but no preset: the bases that are offered (engine/bases/listed.py)."""
 DATASETS_FILE = "datasets.toml"
 """In the same folder, but no preset: the sets of images that are offered (engine/data/offered.py)."""
+
+
+CONTROLNET = "controlnet"
+OTHER_KINDS = tuple(what for what in get_args(fields("tuning")["what"].annotation) if what != CONTROLNET)
+"""What can be trained besides a ControlNet, which is the usual case of a preset."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,51 @@ class Preset:
     values: dict[str, Any]
     families: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings that differ for bases of a family, by the family's name."""
+    trained: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Settings that differ where something else than a ControlNet is trained: by ``tuning.what``, then by the family's
+    name; under "" those for all families."""
     based_on: Preset | None = None
     """The preset whose settings these override. Only in the user's presets (engine/config/user_presets.py)."""
 
-    def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
-        """Layers for ``resolve``: these settings, and over them those for a family of bases."""
-        below = [] if self.based_on is None else self.based_on.layers(family)
-        own = self.families.get(family)
-        plain = [*below, (f"preset {self.name}", self.values)]
-        return plain if own is None else [*plain, (f"preset {self.name}, for {family}", own)]
+    def layers(self, family: str = "", what: str = CONTROLNET) -> list[tuple[str, dict[str, Any]]]:
+        """Layers for ``resolve``: these settings, and over them those for a family of bases and for what is trained.
+
+        Args:
+            what: the run's ``tuning.what``.
+        """
+        below = [] if self.based_on is None else self.based_on.layers(family, what)
+        trained = self.trained.get(what, {})
+        names = {
+            "": self.values,
+            f", for {family}": self.families.get(family),
+            f", for {what}": trained.get(""),
+            f", for {what} and {family}": trained.get(family) if family else None,
+        }
+        own = {name: values for name, values in names.items() if values is not None}
+        if what != CONTROLNET:
+            own = {name: _without_control(values) for name, values in own.items()}
+        return [*below, *((f"preset {self.name}{name}", values) for name, values in own.items())]
+
+    @property
+    def what(self) -> str:
+        """What the preset trains unless the user says otherwise."""
+        chosen = [values["tuning"]["what"] for _, values in self.layers() if "what" in values.get("tuning", {})]
+        return str(chosen[-1]) if chosen else CONTROLNET
 
     def base(self) -> str:
         """The base model that the preset names, else the default one."""
         chosen = [values["model"]["base"] for _, values in self.layers() if "base" in values.get("model", {})]
         return str(chosen[-1]) if chosen else RunConfig().model.base
+
+
+def _without_control(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that have a meaning for ControlNets alone."""
+    return unflatten({dotted: value for dotted, value in flatten(values).items() if not _is_of_controlnets(dotted)})
+
+
+def _is_of_controlnets(dotted: str) -> bool:
+    field = field_of(dotted)
+    return field is not None and "controlnet" in (field.json_schema_extra or {}).get("only", ())
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -90,8 +127,17 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
     values = read_toml(path)
     about = values.pop("preset", {})
     families = {name: values.pop(name) for name in NAMES if name in values}
-    if not all(isinstance(table, dict) for table in (about, *families.values())):
-        sections = ", ".join(("preset", *NAMES[:-1]))
+    trained = {
+        what: {
+            family: table.pop(what)
+            for family, table in (("", values), *families.items())
+            if isinstance(table, dict) and what in table
+        }
+        for what in OTHER_KINDS
+    }
+    tables = (about, *families.values(), *(table for by_family in trained.values() for table in by_family.values()))
+    if not all(isinstance(table, dict) for table in tables):
+        sections = ", ".join(("preset", *OTHER_KINDS, *NAMES[:-1]))
         raise UserError(
             f"{path} cannot be used.",
             f"{sections} and {NAMES[-1]} are sections.",
@@ -113,11 +159,12 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
         min_vram_gib=float(smallest),
         values=values,
         families=families,
+        trained=trained,
         based_on=(known or {})[below] if below is not None else None,
     )
-    for family in ("", *NAMES):
+    for family, what in itertools.product(("", *NAMES), (CONTROLNET, *OTHER_KINDS)):
         merged: dict[str, Any] = {}
-        for _, layer in preset.layers(family):
+        for _, layer in preset.layers(family, what):
             merged |= flatten(migrated(layer, f"The preset {path.name}"))
         parse(unflatten(merged), f"The preset {path.name}")
     return preset

@@ -86,7 +86,7 @@ class UserPresets:
                 )
             name = other
         below = self.all[over].based_on or self.all[over]
-        usual = flatten(resolve(*below.layers(family))[0].model_dump())
+        usual = flatten(resolve(*below.layers(family, config.tuning.what))[0].model_dump())
         values = flatten(config.model_dump())
         changes = {dotted: value for dotted, value in values.items() if value != usual[dotted]}
         changes = {dotted: value for dotted, value in changes.items() if dotted not in RUN_ONLY}

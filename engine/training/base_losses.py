@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,10 @@ class BaseLosses:
             UserError: a resumed run has no such note. Cancelled: while drawing.
         """
         state, path = self._state, self._state.run_folder / FILE
-        rows = chosen_rows(state)
+        count = state.config.validation.check_pairs
         self._held_out, self._training = (
-            [fix_images(state, group) for group in by_size(state, some)] if some else [] for some in rows
+            [fix_images(state, group) for group in by_size(state, list(islice(cycle(some), count)))] if some else []
+            for some in chosen_rows(state)  # few images are measured several times, at other noise
         )
         latents = _draw_others(state) if state.step == 0 else _stored(path, "latents")
         self._other = [_other_images(state, latents)]

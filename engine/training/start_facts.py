@@ -51,7 +51,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         base_side=made_for(located),
         lacks_optional_text=lacks_optional_text(located),
         base_error=_base_error(workspace, config, hardware),
-        demo_rate=_demo_rate(family_of(workspace, config.model.base)) if on_demo_base else 0.0,
+        demo_rate=_demo_rate(family_of(workspace, config.model.base), config.tuning.what) if on_demo_base else 0.0,
         disk_needed=checkpoint_bytes(config, needed) + needed.cache,
         disk_free=workspace.free_bytes(),
         seconds_per_image=seconds / (config.train.steps * config.images_per_step),
@@ -82,5 +82,5 @@ def _base_error(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     return trial.base_error if trial is not None and trial.dataset == config.data.dataset else None
 
 
-def _demo_rate(family: str) -> float:
-    return resolve(*demo_preset().layers(family))[0].optim.learning_rate
+def _demo_rate(family: str, what: str) -> float:
+    return resolve(*demo_preset().layers(family, what))[0].optim.learning_rate

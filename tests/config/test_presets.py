@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from engine import demo
 from engine.config import SECTIONS, RunConfig
 from engine.config.presets import (
     BASES_FILE,
     DATASETS_FILE,
+    OTHER_KINDS,
     PRESETS_FOLDER,
     all_presets,
     flatten,
@@ -20,7 +22,9 @@ from engine.config.presets import (
     unflatten,
 )
 from engine.errors import UserError
+from engine.families.facts import NAMES
 
+DEMO = Path(demo.__file__).with_name("demo.toml")
 PRESET_FILES = sorted(
     set(PRESETS_FOLDER.glob("*.toml")) - {PRESETS_FOLDER / BASES_FILE, PRESETS_FOLDER / DATASETS_FILE}
 )
@@ -44,6 +48,30 @@ def test_a_base_of_another_family_gets_its_own_settings_and_says_where_they_come
     assert own[1]["model.control_lora_rank"] == "preset 12gb, for sdxl"
     assert own[1]["train.precision"] == "preset 12gb"
     assert resolve(*card.layers("")) == plain
+
+
+@pytest.mark.parametrize("path", [*PRESET_FILES, DEMO], ids=lambda p: p.stem)
+@pytest.mark.parametrize("what", OTHER_KINDS)
+def test_whatever_is_trained_the_settings_of_a_preset_go_together(path: Path, what: str) -> None:
+    preset = load_preset(path)
+    for family in ("", *NAMES):
+        config, origins = resolve(*preset.layers(family, what), ("you", {"tuning": {"what": what}}))
+        assert config.model.control_lora_rank == 0 and origins["model.control_lora_rank"] == "default"
+
+
+def test_what_is_trained_has_its_own_settings_over_those_of_the_base(tmp_path: Path) -> None:
+    card = load_preset(PRESETS_FOLDER / "12gb.toml")
+    config, origins = resolve(*card.layers("sdxl", "lora"))
+    assert (config.optim.learning_rate, config.train.gradient_checkpointing) == (1e-4, "both")
+    assert origins["optim.learning_rate"] == "preset 12gb, for lora"
+    assert origins["train.gradient_checkpointing"] == "preset 12gb, for lora and sdxl"
+    assert origins["data.resolution"] == "preset 12gb, for sdxl"
+    (tmp_path / "mine.toml").write_text("[lora]\ntrain = 5", encoding="utf-8")
+    with pytest.raises(UserError):
+        load_preset(tmp_path / "mine.toml")
+    (tmp_path / "mine.toml").write_text("lora = 5", encoding="utf-8")
+    with pytest.raises(UserError, match="are sections"):
+        load_preset(tmp_path / "mine.toml")
 
 
 @pytest.mark.parametrize("text", ["[sdxl.train]\nstpes = 5", "[sd7.train]\nsteps = 5"])

@@ -351,3 +351,18 @@ def test_control_images_read_as_latents_take_the_vae_while_images_are_drawn_and_
     assert latents.training == plain.training, "they are encoded before"
     assert 0 < latents.pictures["pictures"] - plain.pictures["pictures"] <= 4 * 83_653_863
     assert plain.cache - latents.cache == 10 * (3 * 512**2 - 2 * 4 * 64**2)
+
+
+@pytest.mark.parametrize("what", ["lora", "base"])
+@pytest.mark.parametrize("preset", CARDS)
+def test_presets_of_other_trainables_fit_their_cards_as_the_docs_say(preset: str, what: str) -> None:
+    section = DOCS.read_text(encoding="utf-8").split("## A LoRA, or the whole base, by card")[1]
+    row = next(line for line in section.splitlines() if line.startswith(f"| {CARDS[preset]} GB")).split("|")
+    found = next(p for p in all_presets() if p.name == preset)
+    for number, family in enumerate(SIDES):
+        size = ("size", {"data": {"resolution": SIDES[family]}, "tuning": {"what": what}})
+        needed = predict_from(resolve(*found.layers(family, what), size)[0], read_configs(LAYOUTS / family)).needs / GIB
+        cell = row[2 + number + len(SIDES) * ("lora", "base").index(what)]
+        assert f"{needed:.1f} GB" in cell
+        assert (needed < CARDS[preset] * 0.93) == ("does not fit" not in cell)
+        assert what == "base" or needed < CARDS[preset] * 0.93, "a LoRA fits every card"

@@ -69,13 +69,18 @@ class NextRun:
             UserError: a value is out of bounds.
         """
         base = self.base_of(draft)
-        layers = self.preset_of(draft).layers(family_of(self.workspace, base))
+        layers = self.preset_of(draft).layers(family_of(self.workspace, base), self.what_of(draft))
         return resolve(*usual_settings(self.workspace, base), *layers, ("you", draft.changes))
 
     def base_of(self, draft: Draft) -> str:
         """Return the base model of a draft. A preset's values depend on the family of the base."""
         chosen = draft.changes.get("model", {}).get("base")
         return str(self.preset_of(draft).base() if chosen is None else chosen)
+
+    def what_of(self, draft: Draft) -> str:
+        """Return what a draft trains, on which a preset's values depend as well (``tuning.what``)."""
+        chosen = draft.changes.get("tuning", {}).get("what")
+        return self.preset_of(draft).what if chosen is None else str(chosen)
 
     def readiness(self) -> Readiness:
         """Return whether the draft can start, its expected time and memory, and reasons against it."""

@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from engine import config
-from engine.config import RunConfig
 from engine.config.presets import flatten, unflatten
 from engine.config.user_presets import RUN_ONLY
 from engine.errors import UserError
@@ -89,7 +88,7 @@ class DraftEdits:
             if draft.number == shown.number:  # otherwise a redraw is on its way
                 elsewhere.extend(key for key in now if key not in edited and now[key] != before[key])
             changed = self._edited(draft, edited)
-            moved = changed.preset != draft.preset or self.context.base_of(changed) != self.context.base_of(draft)
+            moved = self._preset_values_of(changed) != self._preset_values_of(draft)
             return replace(changed, number=draft.number + (moved or bool(elsewhere)))
 
         self.context.edit_draft(edit)
@@ -111,13 +110,16 @@ class DraftEdits:
         return Draft(preset, unflatten(changes), draft.number)
 
     def usual_values(self, draft: Draft) -> dict[str, Any]:
-        """Return the values of a draft's preset, for the draft's base model, by dotted name."""
-        plain = flatten(self._of_preset(draft.preset, self.context.base_of(draft)).model_dump())
-        return plain | {"model.base": self.context.base_of(Draft(draft.preset))}
+        """Return the values of a draft's preset, for its base model and what it trains, by dotted name."""
+        preset, base, what = self._preset_values_of(draft)
+        chosen = {"model": {"base": base}, "tuning": {"what": what}}
+        plain = flatten(self.context.config_of(Draft(preset, chosen))[0].model_dump())
+        alone = Draft(draft.preset)
+        return plain | {"model.base": self.context.base_of(alone), "tuning.what": self.context.what_of(alone)}
 
-    def _of_preset(self, preset: str, base: str) -> RunConfig:
-        """Return a preset's settings for a base model."""
-        return self.context.config_of(Draft(preset, {"model": {"base": base}}))[0]
+    def _preset_values_of(self, draft: Draft) -> tuple[str, str, str]:
+        """Return what the values of a preset depend on: the preset, the base, what is trained."""
+        return draft.preset, self.context.base_of(draft), self.context.what_of(draft)
 
     def values(self, draft: Draft) -> dict[str, Any]:
         """Return what the form shows of a draft, by name. Values of the user's may be out of bounds."""

@@ -78,6 +78,21 @@ def test_another_family_brings_its_settings_and_removes_them_again(form: DraftEd
     assert form.values(form.context.draft)["model.control_lora_rank"] == 0
 
 
+def test_what_is_trained_brings_its_settings_and_removes_them_again(form: DraftEdits) -> None:
+    context = form.context
+    number, usual = context.draft.number, form.values(context.draft)["train.steps"]
+    enter(form, tuning__what="lora")
+    assert context.draft.changes == {"tuning": {"what": "lora"}}, "nothing else counts as changed"
+    values = form.values(context.draft)
+    assert (values["train.steps"], values["optim.learning_rate"]) == (1500, 1e-4)
+    assert context.draft.number > number, "the boxes on the page follow"
+    assert context.config_of(context.draft)[1]["optim.learning_rate"] == "preset 12gb, for lora"
+    enter(form, optim__learning_rate=3e-4)
+    enter(form, tuning__what="controlnet")
+    assert context.draft.changes == {"optim": {"learning_rate": 3e-4}}
+    assert form.values(context.draft)["train.steps"] == usual
+
+
 def test_families_are_recognised_by_their_configs_alone(form: DraftEdits, workspace: Workspace) -> None:
     assert family_of(workspace, "xl") == "sdxl"
     assert family_of(workspace, "no such base") == "" == family_of(workspace, "")
