@@ -100,7 +100,13 @@ def _act(dataset: Any, what: str, names: list[str], console: Any, control: Contr
 
 def _print(dataset: Any, examples: int, console: Any) -> None:
     from engine.data.doctor import fix
+    from engine.data.doctor.check_store import CheckStore
+    from engine.data.doctor.classes import FOLDERS, WORDS, counts_in
 
+    about = CheckStore(dataset.folder).about()
+    for title, name in (("Images by folder", FOLDERS), ("Images by word in the caption", WORDS)):
+        if counts := counts_in(about, name):
+            console.say(f"{title}: {', '.join(f'{of} {count:,}' for of, count in counts)}")
     states = fix.states(dataset)
     if not any(state.open for state in states):
         console.say("Nothing was found.")

@@ -126,6 +126,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _balance_by_word_needs_words(self) -> RunConfig:
+        if self.data.balance == "word" and not self.data.balance_words.replace(",", "").strip():
+            raise ValueError("class balance by word needs the words: set data.balance_words, such as cat, dog")
+        return self
+
+    @model_validator(mode="after")
     def _zero_snr_needs_velocity(self) -> RunConfig:
         if self.model.prediction == "epsilon" and self.model.zero_terminal_snr == "on":
             raise ValueError(

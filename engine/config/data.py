@@ -82,6 +82,22 @@ class DataConfig(Section):
         advanced=True,
         only=("transformers",),
     )
+    balance: Literal["off", "folder", "word", "repeats"] = setting(
+        "off",
+        "Class balance",
+        "How often images of small classes are drawn. off, the usual choice: each image once in each epoch. folder: "
+        "every folder equally often, so that images of small folders are repeated. word: the same for captions that "
+        "contain one of the class words. repeats: as the names of folders say, 10 times for 10_name, as in kohya's "
+        "scripts.",
+        advanced=True,
+    )
+    balance_words: str = setting(
+        "",
+        "Class words",
+        "With class balance by word: words or phrases separated by commas, such as cat, dog. An image belongs to the "
+        "first one that its caption contains. Images with none of them are drawn once in each epoch.",
+        advanced=True,
+    )
     held_out: int = setting(
         16,
         "Held-out images",

@@ -6,7 +6,7 @@ Random numbers and the order of images come from (seed, position), so a resumed 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.conditions import registry
+from engine.data.balance import ImageClass
 from engine.data.cache import TrainingCache, cropped_map
 from engine.data.control_cache import ControlCache
 from engine.data.crop import Crop, size_numbers
@@ -23,23 +24,9 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
+from engine.training.batch_order import BatchOrder
 from engine.training.draws import Draws, draw
 from engine.training.input_dropout import NOTHING_LEFT_OUT, InputDropout
-
-
-def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
-    """Rows of images number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
-
-    Each epoch of ``count`` rows is a permutation drawn from (seed, epoch), so a resumed run continues in mid-epoch.
-    """
-    rows = []
-    permutations: dict[int, np.ndarray] = {}
-    for position in range(first, first + how_many):
-        epoch, place = divmod(position, count)
-        if epoch not in permutations:
-            permutations[epoch] = np.random.default_rng([seed, 1, epoch]).permutation(count)
-        rows.append(int(permutations[epoch][place]))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -77,43 +64,6 @@ class Batch:
         )
 
 
-class BatchOrder:
-    """Which images are in which batch; every batch holds images of one size.
-
-    An endless list of batches, of which number n depends on (seed, n) alone, so that a resumed run continues in the
-    middle. Each size has its own endless stream of shuffled epochs. Which size comes next is drawn in proportion to its
-    images: in as many batches as there are images, each size has exactly one batch for each of its images, so after
-    these every image was seen ``batch_size`` times. With one size this is the plain order of shuffled epochs.
-    """
-
-    def __init__(self, rows_by_size: Mapping[tuple[int, int], Sequence[int]], seed: int, batch_size: int) -> None:
-        self._rows = [list(rows) for _, rows in sorted(rows_by_size.items()) if rows]
-        self._seed, self._size = seed, batch_size
-        self._total = sum(len(rows) for rows in self._rows)
-        owners = np.concatenate([np.full(len(rows), owner) for owner, rows in enumerate(self._rows)])
-        self._owners = owners  # one entry per image
-        self._drawn: tuple[int, np.ndarray] | None = None
-
-    def batch(self, number: int) -> list[tuple[int, int]]:
-        """(row, epoch of its size) of each image in batch ``number``, counted from 0."""
-        block, place = divmod(number, self._total)
-        drawn = self._block(block)
-        owner = int(drawn[place])
-        rows = self._rows[owner]
-        before = block * len(rows) + int(np.count_nonzero(drawn[:place] == owner))
-        first = before * self._size
-        places = order(self._seed, len(rows), first, self._size)
-        return [(rows[at], (first + n) // len(rows)) for n, at in enumerate(places)]
-
-    def _block(self, block: int) -> np.ndarray:
-        """The sizes of the batches of one block, in order."""
-        drawn = self._drawn  # read once: the thread that reads ahead may draw another block in between
-        if drawn is None or drawn[0] != block:
-            drawn = (block, np.random.default_rng([self._seed, 2, block]).permutation(self._owners))
-            self._drawn = drawn
-        return drawn[1]
-
-
 class Batches:
     """Batch number n of a run. The same (seed, n) gives the same batch, whenever and wherever it is read."""
 
@@ -131,6 +81,7 @@ class Batches:
         prompt_dropout: float,
         perturbed: bool = False,
         weighted: bool = True,
+        classes: Sequence[ImageClass] = (),
         inputs: InputDropout = NOTHING_LEFT_OUT,
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
@@ -142,6 +93,7 @@ class Batches:
         Args:
             perturbed: the run has input perturbation.
             weighted: images have the loss weights of their dataset; False: all count alike.
+            classes: of the images, with how often each is drawn; none: once in each epoch.
             inputs: leaves out control images and parts of captions.
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
@@ -157,7 +109,7 @@ class Batches:
         rows_by_size: dict[tuple[int, int], list[int]] = {}
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
-        self.order = BatchOrder(rows_by_size, seed, batch_size)
+        self.order = BatchOrder(rows_by_size, seed, batch_size, classes)
         """Which images are in which batch, of all processes."""
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._steps, self._dropout, self._perturbed = num_train_timesteps, prompt_dropout, perturbed
@@ -209,7 +161,7 @@ class Batches:
         place, first, chosen = self._rows((step * self.world + self._rank) * self._count + micro)
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
-        variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
+        variants = [self._plan.variant_at(self._samples[row], turn) for row, turn in chosen]
         shape, position = self._cache.latent_shape(rows[0]), place * self._size + first
         draws = draw(self._seed, position, self._part, shape, self._steps, self._dropout, self._perturbed)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
@@ -236,7 +188,7 @@ class Batches:
         return batch.pinned() if torch.cuda.is_available() else batch
 
     def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:
-        """Part ``number`` of all processes: its batch, where it begins in there, and (row, epoch) of each image."""
+        """Part ``number`` of all processes: its batch, where it begins in there, and (row, turn) of each image."""
         place, part = divmod(number, self._size // self._part)
         first = part * self._part
         return place, first, self.order.batch(place)[first : first + self._part]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.config import RunConfig
+from engine.data.balance import ImageClass
 from engine.estimate.first_sign import Recorded
 
 Level = Literal["red", "yellow", "note"]
@@ -42,6 +43,8 @@ class StartFacts:
     """Of the base's denoiser."""
     base_side: int = 0
     """Pixels for which the base was made; 0: unknown."""
+    classes: tuple[ImageClass, ...] = ()
+    """With class balance: the classes of all images, held-out ones among them."""
     lacks_optional_text: bool = False
     """The base comes without T5, and may be used so."""
     base_error: float | None = None

@@ -15,6 +15,7 @@ from engine.training.advisor import advice_for
 from engine.training.caution import LEVELS, Caution, Remedy, Rule, StartFacts
 from engine.training.image_cautions import (
     LOW_RANK_RATE,
+    class_balance,
     dataset_check,
     demo_base,
     faulty_maps,
@@ -202,6 +203,7 @@ RULES: tuple[Rule, ...] = (
     faulty_maps,
     lost_lines,
     dataset_check,
+    class_balance,
     missing_captions,
     resolution,
     learning_rate,

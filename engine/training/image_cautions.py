@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from engine.config import RunConfig
+from engine.data import balance
 from engine.data.doctor.catalogue import BY_NAME
 from engine.data.doctor.lost_lines import LINES_LOST
 from engine.evaluation.causes import FAULTS
@@ -34,6 +35,8 @@ CHECKED = (
     "There is nothing to do.",
 )
 SEE_THEM = "Look at them, and correct or leave out what is wrong."
+OFTEN = 20
+"""Times as often as others, above which images of a class are drawn too often for class balance."""
 USUAL_RANK, LOW_RANK_RATE = 64, 1e-4
 """Of a Control-LoRA, as in the presets."""
 
@@ -198,6 +201,26 @@ def dataset_check(config: RunConfig, facts: StartFacts) -> Caution | None:
         return Caution("yellow", what, "They harm the training, or make its score wrong.", SEE_THEM, look="doctor")
     what = f"The dataset check found nothing serious: {listed}{more}."
     return Caution("note", what, "Some of these lower the quality.", SEE_THEM, look="doctor")
+
+
+def class_balance(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """What class balance does; a caution if it does nothing, or a class is ``OFTEN`` times too small for it."""
+    if not facts.classes:
+        return None
+    said = f"In each epoch, every image is drawn this often: {balance.words_about(facts.classes)}."
+    if doubts := list(balance.doubts(facts.classes, config.data)):
+        return Caution("yellow", doubts[0], said, "Choose another class balance, or other class words.", look="doctor")
+    most, least = (choose(one.times for one in facts.classes) for choose in (max, min))
+    if most <= OFTEN * least:
+        what = "Class balance draws images of small classes more often."
+        return Caution("note", what, said, "There is nothing to do.")
+    return Caution(
+        "yellow",
+        f"Class balance draws some images {most / least:.0f} times as often as others.",
+        f"Images that are drawn so often are remembered rather than learned from. {said}",
+        "Add images to the small classes.",
+        look="doctor",
+    )
 
 
 def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:

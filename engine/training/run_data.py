@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 
 from engine.config import RunConfig
-from engine.data import control_cache
+from engine.data import balance, control_cache
+from engine.data.balance import ImageClass, classes_of
 from engine.data.cache import TrainingCache, open_or_build
 from engine.data.captions import add_trigger
 from engine.data.control_cache import ControlCache
@@ -42,6 +43,8 @@ class RunData:
     samples: list[Sample]
     """Those used for training, then the held-out ones."""
     held_out: Sequence[Sample]
+    classes: Sequence[ImageClass]
+    """Of those used for training."""
     plan: CropPlan
     cache: TrainingCache
     maps: MapCache | ControlCache | None
@@ -88,6 +91,11 @@ def prepare_data(
         )
     if (told := _about_weights(split.train)) and config.objective.image_weights:
         emit(Message(told))
+    classes = classes_of(split.train, config.data)
+    if config.data.balance != "off":
+        emit(Message(f"Class balance, in each epoch: {balance.words_about(classes)}."))
+        for doubt in balance.doubts(classes, config.data):
+            emit(Message(doubt, "warning"))
     plan, progress = CropPlan.of(config.data, config.train.seed), progress_events(emit)
     tokenizer = tokenizer_of(config, family, base)
     at_once = images_encoded_together(config.data.resolution)
@@ -128,7 +136,7 @@ def prepare_data(
         maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
         if maps is None:
             warn("There is no disk space for prepared condition maps; their files are read instead.")
-    return RunData(samples, split.held_out, plan, cache, maps)
+    return RunData(samples, split.held_out, classes, plan, cache, maps)
 
 
 def _about_weights(trained: Sequence[Sample]) -> str:

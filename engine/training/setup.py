@@ -194,6 +194,7 @@ def set_up(
         num_train_timesteps=state.noise_process.num_train_timesteps,
         perturbed=objective.input_perturbation > 0,
         weighted=objective.image_weights,
+        classes=data.classes,
         prompt_dropout=objective.prompt_dropout,
         inputs=InputDropout(
             config.train.seed,

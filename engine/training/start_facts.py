@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from engine.config import RunConfig
 from engine.config.presets import resolve
+from engine.data.balance import ImageClass, classes_of
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.data.doctor.lost_lines import LINES_LOST
@@ -54,6 +55,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         demo_rate=_demo_rate(family_of(workspace, config.model.base), config.tuning.what) if on_demo_base else 0.0,
         disk_needed=checkpoint_bytes(config, needed) + needed.cache,
         disk_free=workspace.free_bytes(),
+        classes=() if config.data.balance == "off" else _classes(dataset, config),
         seconds_per_image=seconds / (config.train.steps * config.images_per_step),
         measured=measured,
         on_card=hardware.vram_gib is not None,
@@ -72,6 +74,11 @@ def _found(dataset: Dataset) -> Mapping[str, int] | None:
         return store.counts() if current else None
     except sqlite3.Error:  # only a cache: the next check writes it again, and reports if it cannot
         return None
+
+
+def _classes(dataset: Dataset, config: RunConfig) -> tuple[ImageClass, ...]:
+    samples = dataset.samples(ready=facts_of(config).needs_condition_maps)
+    return classes_of(samples, config.data) if samples else ()
 
 
 def _base_error(workspace: Workspace, config: RunConfig, hardware: Hardware) -> float | None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.training.batches import BatchOrder, order
+from engine.data.balance import ImageClass
+from engine.training.batch_order import BatchOrder, order
 
 ROWS = {(64, 64): list(range(7)), (128, 64): [7, 8, 9], (64, 128): [10]}
 
@@ -53,3 +54,34 @@ def test_a_thread_that_reads_ahead_does_not_change_what_another_one_gets() -> No
     assert [Interrupted(ROWS, seed=3, batch_size=2).batch(number) for number in (5, 39, 0)] == [
         wanted[number] for number in (5, 39, 0)
     ]
+
+
+BALANCED = (ImageClass("large", tuple(range(7)), 7), ImageClass("small", (7, 8), 7), ImageClass("once", (9, 10), 2))
+
+
+def test_one_class_that_is_drawn_once_changes_nothing() -> None:
+    once = (ImageClass("", tuple(range(11)), 11),)
+    plain, one_class = (BatchOrder(ROWS, 3, 2, classes) for classes in ((), once))
+    assert [one_class.batch(number) for number in range(40)] == [plain.batch(number) for number in range(40)]
+
+
+def test_classes_are_drawn_equally_often_in_every_epoch() -> None:
+    schedule = BatchOrder({(64, 64): range(11)}, seed=3, batch_size=4, classes=BALANCED)
+    drawn = [entry for number in range(16) for entry in schedule.batch(number)]  # four epochs of 16 draws
+    for epoch in range(4):
+        rows = Counter(row for row, _ in drawn[16 * epoch : 16 * epoch + 16])
+        assert [sum(rows[row] for row in one.rows) for one in BALANCED] == [7, 7, 2]
+        assert {rows[row] for row in (*range(7), 9, 10)} == {1} and {rows[7], rows[8]} == {3, 4}
+    in_all = Counter(row for row, _ in drawn)
+    assert in_all[7] == in_all[8] == 14
+    for row, count in in_all.items():
+        assert sorted(turn for other, turn in drawn if other == row) == list(range(count)), "each turn has its own crop"
+
+
+def test_classes_over_several_sizes_are_balanced_and_any_batch_can_be_asked_for_first() -> None:
+    straight = BatchOrder(ROWS, seed=3, batch_size=1, classes=BALANCED)
+    wanted = [straight.batch(number) for number in range(64)]
+    rows = Counter(row for batch in wanted for row, _ in batch)
+    assert [sum(rows[row] for row in one.rows) for one in BALANCED] == [28, 28, 8]
+    fresh = BatchOrder(ROWS, seed=3, batch_size=1, classes=BALANCED)
+    assert [fresh.batch(number) for number in (63, 5, 17)] == [wanted[number] for number in (63, 5, 17)]

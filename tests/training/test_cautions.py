@@ -13,6 +13,7 @@ from PIL import Image
 from engine.cli.main import main
 from engine.config import RunConfig
 from engine.config.presets import all_presets, resolve, unflatten
+from engine.data.balance import ImageClass
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
 from engine.data.doctor.check_store import CheckStore
@@ -45,6 +46,11 @@ def config(**settings: Any) -> RunConfig:
 def found(facts: dict[str, Any], **settings: Any) -> dict[str, Caution]:
     """The cautions by their rule."""
     return {one.rule: one for one in cautions(config(**settings), StartFacts(**GOOD | facts))}
+
+
+def balanced(*sizes: int) -> tuple[ImageClass, ...]:
+    """Classes of so many images, drawn equally often."""
+    return tuple(ImageClass(f"folder {size}", tuple(range(size)), max(sizes)) for size in sizes)
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -80,6 +86,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("dataset_check", {"found": {"map_blank": 1, "caption_missing": 9}}, {}, ""),
     ("dataset_check", {"found": {"blurred": 1}}, {}, "note"),
     ("dataset_check", {"found": {"blurred": 9, "constant": 1}}, {}, "yellow"),
+    ("class_balance", {}, {}, ""),
+    ("class_balance", {"classes": balanced(100, 5)}, {"data__balance": "folder"}, "note"),
+    ("class_balance", {"classes": balanced(105, 5)}, {"data__balance": "folder"}, "yellow"),
+    ("class_balance", {"classes": balanced(5, 5)}, {"data__balance": "folder"}, "yellow"),
     ("missing_captions", {"without_caption": 15_000}, {}, ""),
     ("missing_captions", {"without_caption": 15_001}, {}, "yellow"),
     ("missing_captions", {"without_caption": 30_000}, {}, "yellow"),

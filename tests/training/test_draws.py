@@ -7,7 +7,7 @@ import torch
 
 from engine.config import OptimConfig
 from engine.families.text_encoding import Text
-from engine.training.batches import order
+from engine.training.batch_order import order
 from engine.training.draws import draw
 from engine.training.input_dropout import InputDropout
 from engine.training.optim import build_optimizer, learning_rate

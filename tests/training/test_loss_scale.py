@@ -11,9 +11,11 @@ import torch
 
 from engine.data.cache import TrainingCache
 from engine.errors import UserError
+from engine.jobs.control import Control
 from engine.jobs.events import StepDone, StepSkipped
 from engine.runs.run import Run
 from engine.training import setup, step
+from engine.training.job import build_trainer
 from engine.training.loss_scale import LossScale
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
@@ -79,6 +81,24 @@ def test_one_batch_that_overflows_at_every_try_leaves_no_trace_in_the_scale() ->
     assert scale.value == GOOD and saved(scale).skipped_steps == [2]
 
 
+def test_a_batch_whose_loss_is_not_finite_is_computed_once(
+    new_run: RunFactory, ready_workspace: Workspace, fp16_everywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No scale would help it, and halving it for nothing would let gradients vanish."""
+    run = new_run(**{"train.precision": "fp16"})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    real, calls = step.denoising_loss, list[float]()
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        calls.append(trainer.state.loss_scale.value)
+        return real(*arguments) * float("nan")
+
+    monkeypatch.setattr(step, "denoising_loss", loss)
+    assert step.train_step(trainer.state) == step.Skipped("loss")
+    assert calls == [LossScale.START] and trainer.state.loss_scale.value == LossScale.START
+    trainer.close()
+
+
 def test_a_loss_that_is_not_finite_leaves_the_scale_alone() -> None:
     scale = calibrated()
     scale.skipped(2)
@@ -91,6 +111,7 @@ def good_steps(scale: LossScale, count: int) -> None:
 
 
 def test_a_halved_scale_that_held_recovers_fast_and_grows_slowly_beyond() -> None:
+    assert LossScale.RECOVER_AFTER <= 200 < 2000 <= LossScale.GROW_AFTER
     scale = calibrated()
     good_steps(scale, LossScale.RECOVER_AFTER - 1)
     assert scale.value == LossScale.START, "the first batch alone does not say how large a scale may be"

@@ -141,6 +141,21 @@ def summary(dataset: Dataset, states: list[FindingState]) -> str:
     return note(f"{text} {found}", "warning" if serious else "hint")
 
 
+def class_counts(dataset: Dataset) -> str:
+    """Return how many images each folder has, and each word of the captions, at the last check."""
+    from engine.data.doctor.check_store import CheckStore
+    from engine.data.doctor.classes import FOLDERS, WORDS, counts_in
+
+    store, rows = CheckStore(dataset.folder), ""
+    about = store.about() if store.exists else {}
+    for title, name in (("Images by folder", FOLDERS), ("Images by word in the caption", WORDS)):
+        if counts := counts_in(about, name):
+            said = ", ".join(f"{escape(of)} <b>{count:,}</b>" for of, count in counts)
+            rows += f"<tr><th>{title}</th><td>{said}</td></tr>"
+    hint = "<p class='hint'>Class balance, among the settings of the Train tab, draws small classes more often.</p>"
+    return f"<table class='facts'>{rows}</table>{hint}" if rows else ""
+
+
 def details(state: FindingState | None) -> str:
     """Return a finding as a table."""
     if state is None:

@@ -162,7 +162,7 @@ class CheckPanel:
         dataset = open_dataset(self._context, name)
         state = next((s for s in fix.states(dataset) if s.finding.name == selected), None)
         if state is None:
-            return [check_jobs.details(None), *nothing]
+            return [check_jobs.details(None) + check_jobs.class_counts(dataset), *nothing]
         finding = state.finding
         hits = fix.open_hits(dataset, finding)
         text = check_jobs.details(state) + (check_jobs.files_listed(hits) if finding.unusable else "")

@@ -6,7 +6,7 @@ example in tests/data/doctor/planted.py.
 
 from __future__ import annotations
 
-from engine.data.doctor import captions, duplicates, files, images, lost_lines, names, pairs
+from engine.data.doctor import captions, classes, duplicates, files, images, lost_lines, names, pairs
 from engine.data.doctor.finding import Finding
 from engine.errors import UserError
 
@@ -16,6 +16,7 @@ ALL: tuple[Finding, ...] = (
     *duplicates.FINDINGS,
     *images.FINDINGS,
     *captions.FINDINGS,
+    *classes.FINDINGS,
     *names.FINDINGS,
     *files.FINDINGS,
 )

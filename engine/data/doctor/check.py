@@ -20,6 +20,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.doctor import captions, duplicates, files, images, lost_lines, names, pairs
 from engine.data.doctor.check_store import CheckStore, Measurement, maps_of
+from engine.data.doctor.classes import ClassCounts
 from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Rules, SampleFacts, Summary
 from engine.data.doctor.measure import Extract, measure_image, measure_map
@@ -68,9 +69,10 @@ def check(
     try:
         read = _measure_all(dataset, store, token, progress, workers or os.cpu_count() or 1)
         held_out_keys = frozenset(choose(dataset, held_out, token=token)) if held_out else frozenset[str]()
-        hits = _judge_all(dataset, store, Rules(resolution, held_out_keys), token)
+        hits, classes = _judge_all(dataset, store, Rules(resolution, held_out_keys), token)
         total = dataset.count()
         about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}
+        about |= classes.about()
         spec = dataset.condition
         same_maps = spec is not None and store.about().get(lost_lines.MAPS) == spec.fingerprint
         kept = lost_lines.LINES_LOST.name if same_maps else ""
@@ -197,11 +199,14 @@ def _rows(dataset: Dataset, store: CheckStore, token: CancelToken | None) -> Ite
             yield SampleFacts(sample, image, map), trouble
 
 
-def _judge_all(dataset: Dataset, store: CheckStore, rules: Rules, token: CancelToken | None) -> list[Hit]:
-    summary, caption_counts = Summary(), Counter[str]()
+def _judge_all(
+    dataset: Dataset, store: CheckStore, rules: Rules, token: CancelToken | None
+) -> tuple[list[Hit], ClassCounts]:
+    summary, caption_counts, classes = Summary(), Counter[str](), ClassCounts()
     for row, _ in _rows(dataset, store, token):
         _count(row, summary)
         caption_counts[row.sample.caption] += 1
+        classes.add(row.sample)
     repeated = {
         text for text, count in caption_counts.items() if text.strip() and captions.is_repeated(count, summary.pictures)
     }
@@ -220,7 +225,7 @@ def _judge_all(dataset: Dataset, store: CheckStore, rules: Rules, token: CancelT
         seen.add(row)
     if token:
         token.raise_if_cancelled()
-    return [*hits, *pairs.common_shift(summary), *seen.compare(rules)]
+    return [*hits, *pairs.common_shift(summary), *seen.compare(rules), *classes.hits()], classes
 
 
 def _count(row: SampleFacts, summary: Summary) -> None:

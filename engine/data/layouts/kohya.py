@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.data.balance import REPEATS
 from engine.data.layouts.model import FolderLayout, FoundImage, Reading, image_without_map, key, map_without_image
 from engine.data.layouts.words import IMAGE, MAP, is_clear_map, role_of, same_name
 from engine.machine.units import counted, plural
 
 REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's folder tree
-_REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_summer is a year
 
 
 def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
@@ -22,7 +21,7 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
         return None
     below_base = reading.inventory.images_below(base)
     conditions = _maps_folder(folder, reading) or _maps_folder(base, reading)
-    images = [path for path in below_base if _REPEATS.fullmatch(path.relative_to(base).parts[0])]
+    images = [path for path in below_base if REPEATS.fullmatch(path.relative_to(base).parts[0])]
     inside = [path for path in images if any(is_clear_map(name) for name in path.relative_to(base).parts[1:-1])]
     if inside:  # 10_cat/mask/1.png
         within = inside[0].parent.name
@@ -76,7 +75,7 @@ def _images_folder(folder: Path, reading: Reading) -> Path | None:
 
 def _maps_folder(folder: Path, reading: Reading) -> Path | None:
     """The folder with conditioning images, if there is one."""
-    return _subfolder(folder, reading, lambda name: role_of(name) == MAP and not _REPEATS.fullmatch(name))
+    return _subfolder(folder, reading, lambda name: role_of(name) == MAP and not REPEATS.fullmatch(name))
 
 
 def _subfolder(folder: Path, reading: Reading, wanted: Callable[[str], bool]) -> Path | None:
@@ -95,13 +94,13 @@ def _fits(base: Path | None, reading: Reading) -> bool:
     if base is None:
         return False
     some = False
-    repeated = {match[1] for folder in _folders(base, reading) if (match := _REPEATS.fullmatch(folder))}
+    repeated = {match[2] for folder in _folders(base, reading) if (match := REPEATS.fullmatch(folder))}
     if {IMAGE, MAP} <= {role_of(name) for name in repeated}:
         return False  # 1_images beside 2_conditions: numbers, not repeats
     for path in reading.inventory.images_below(base):
         parts = path.relative_to(base).parts
         apart = parts[0].lower() in REGULARISATION or role_of(parts[0]) == MAP
-        if len(parts) > 1 and _REPEATS.fullmatch(parts[0]):
+        if len(parts) > 1 and REPEATS.fullmatch(parts[0]):
             some = True
         elif len(parts) == 1 or not apart:
             return False
@@ -109,9 +108,13 @@ def _fits(base: Path | None, reading: Reading) -> bool:
 
 
 def _words(path: Path, base: Path) -> str:
-    match = _REPEATS.fullmatch(path.relative_to(base).parts[0])
+    match = REPEATS.fullmatch(path.relative_to(base).parts[0])
     assert match  # checked by the caller
-    return match[1].strip()
+    return match[2].strip()
 
 
-KOHYA = FolderLayout("kohya", "kohya folders such as 10_name (each image counts once, whatever the number)", find)
+KOHYA = FolderLayout(
+    "kohya",
+    "kohya folders such as 10_name (Class balance on the Train tab can draw images as often as the numbers say)",
+    find,
+)

@@ -72,8 +72,8 @@ def _notes(config: Config) -> list[str]:
     notes += [f"{written} was not found; {place} was used instead." for written, place in config.places.moved.items()]
     if repeats := config.unused & _REPEATS:
         notes.append(
-            f"{', '.join(sorted(repeats))} in {name}: not used. In this app each image counts once, so folders "
-            "are not balanced against each other."
+            f"{', '.join(sorted(repeats))} in {name}: not used. In this app each image counts once, unless Class "
+            "balance on the Train tab draws small folders more often."
         )
     if changes := config.unused & _CHANGES_CAPTIONS:
         notes.append(f"{', '.join(sorted(changes))} in {name}: not used. Captions > All at once can add such words.")
