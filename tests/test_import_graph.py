@@ -44,7 +44,7 @@ LAYERS = (
     "engine.support",
     "engine.queue",  # jobs that wait for their turn
     "engine.cli",
-    "engine.install",  # standard library only; imports nothing else of the engine
+    "engine.install",  # standard library only; of the engine it imports disk.typed_path
     "ui.server",  # knows nothing of the page that it serves
     "ui.page",  # what the tabs share
     "ui.dataset",

@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 _QUOTES = "\"'`“”„‘’«»"
 _LONG_FORM = re.compile(r"^\\\\\?\\(UNC\\)?")
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _WINDOWS_VARIABLE = re.compile(r"%([A-Za-z_()0-9]+)%")
 
 
@@ -33,6 +34,8 @@ def typed_path(text: str | os.PathLike[str]) -> str:
     if bare.lower().startswith("file:") and (parts := _address(bare)) is not None:
         host = f"//{parts.netloc}" if parts.netloc not in ("", "localhost") else ""
         bare = url2pathname(host + parts.path)
+    if _OF_WINDOWS.match(bare):
+        bare = bare.rstrip('"')  # a command line that ends in \\" gives the program a quotation mark
     bare = _LONG_FORM.sub(lambda match: "\\\\" if match[1] else "", bare)
     if "$" in bare or "%" in bare:
         filled = _WINDOWS_VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), os.path.expandvars(bare))

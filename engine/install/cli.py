@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.disk.typed_path import typed_path
 from engine.install import doctor
 from engine.install.console import Console, InstallError
 from engine.install.exchange import read_journal
@@ -74,12 +76,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.long and not options.test:
         parser.error("--long needs --test")
     options.extra = extra
-    if options.update and not options.update.startswith(("http://", "https://")):
-        options.update = str(Path(os.environ.get(CALLED_FROM, "."), options.update).expanduser().absolute())
-    if options.workspace:
-        # install.sh and install.bat change into the app's folder; the user means a path relative to where they were.
-        options.workspace = str(Path(os.environ.get(CALLED_FROM, "."), options.workspace).expanduser().absolute())
+    for name in ("update", "workspace"):
+        given = getattr(options, name)
+        if given:  # --update without a word is ""
+            setattr(options, name, _path(given))
+            if not getattr(options, name):
+                parser.error(f"--{name}: no path is given")
     return options
+
+
+def _path(text: str) -> str:
+    """The path or web address that the user means. Paths are relative to the folder from which they have called.
+
+    install.sh and install.bat change into the app's folder.
+    """
+    with contextlib.ExitStack() as at:
+        with contextlib.suppress(OSError):  # that folder is gone
+            at.enter_context(contextlib.chdir(os.environ.get(CALLED_FROM, ".")))
+        path = typed_path(text)
+        is_address = path.lower().startswith(("http://", "https://"))
+        return path if is_address or not path else str(Path(path).absolute())
 
 
 def main(arguments: Sequence[str], root: Path | None = None) -> int:

@@ -56,6 +56,10 @@ def test_variables_and_home_are_filled_in(tmp_path: Path, monkeypatch: pytest.Mo
     assert typed_path("file:///a%20b/%C3%A9") == "/a b/é"
 
 
+def test_a_quotation_mark_that_a_backslash_kept_is_no_part_of_a_windows_path() -> None:
+    assert typed_path('D:\\my sets"') == "D:\\my sets" and typed_path('\\\\nas\\sets"') == "\\\\nas\\sets"
+
+
 def test_what_exists_or_is_no_path_stays(tmp_path: Path) -> None:
     for name in ("'quoted'", "$HOME", "50%", "a~b"):
         (tmp_path / name).mkdir()

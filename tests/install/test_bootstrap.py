@@ -31,6 +31,9 @@ class Shell:
         shutil.copy(ROOT / "install.sh", root)
         shutil.copytree(ROOT / "engine" / "install", root / "engine" / "install")
         shutil.copy(ROOT / "engine" / "__init__.py", root / "engine")
+        (root / "engine" / "disk").mkdir()
+        for name in ("__init__.py", "typed_path.py"):
+            shutil.copy(ROOT / "engine" / "disk" / name, root / "engine" / "disk")
 
     def put(self, name: str, script: str) -> None:
         (self.path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")

@@ -166,6 +166,46 @@ def test_the_password_is_kept_out_of_the_log(
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ('"my sets"', "{here}/my sets"),
+        ("'my sets' ", "{here}/my sets"),
+        ("\u202amy sets\u00a0", "{here}/my sets"),
+        ("file://{here}/my%20sets", "{here}/my sets"),
+        ("{here}/my\\ sets", "{here}/my sets"),
+        ("~/new", "{home}/new"),
+        ("$HOME/new", "{home}/new"),
+        ('"%HOME%/new"', "{home}/new"),
+        ("../there/", "{here}/../there"),
+    ],
+)
+@pytest.mark.parametrize("option", ["workspace", "update"])
+def test_a_pasted_path_is_understood_relative_to_where_the_user_was(
+    option: str, typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, home = tmp_path / "here", tmp_path / "home"
+    (here / "my sets").mkdir(parents=True)
+    monkeypatch.setenv(cli.CALLED_FROM, str(here))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    before = Path.cwd()
+    options = cli.parse([f"--{option}", typed.replace("{here}", str(here))])
+    assert Path(getattr(options, option)) == Path(meant.format(here=here, home=home)) and Path.cwd() == before
+
+
+def test_an_address_stays_one_and_quotation_marks_alone_are_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.parse(["--update", '" https://example.org/a%20b.zip "']).update == "https://example.org/a%20b.zip"
+    assert cli.parse(["--update"]).update == "" and cli.parse([]).update is None
+    with pytest.raises(SystemExit):
+        cli.parse(["--workspace", '" "'])
+    assert "--workspace: no path is given" in capsys.readouterr().err
+    monkeypatch.setenv(cli.CALLED_FROM, str(tmp_path / "gone"))
+    assert cli.parse(["--workspace", str(tmp_path)]).workspace == str(tmp_path)
+
+
+@pytest.mark.parametrize(
     "arguments", [["--test", "--demo"], ["--base", "demo"], ["--long"], ["--what"], ["--port", "x"], ["--", "words"]]
 )
 def test_wrong_options_are_refused(arguments: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
