@@ -12,22 +12,18 @@ from safetensors.torch import save_file
 
 from engine.families.lora_files import Change
 from engine.families.parts import WEIGHTS, FileTensors
+from engine.families.text_names import clip_name
 
 SHARD_BYTES = 5 * 10**9
 """Largest file that a denoiser is written to, as diffusers splits it; one file is in memory at a time."""
-OLD_PREFIX = "text_model."
-INSIDE = ("embeddings.", "encoder.", "final_layer_norm.")
 
 
 def text_tensors(encoder: Any) -> dict[str, torch.Tensor]:
-    """A text encoder's tensors. CLIP's have ``text_model.`` in front of their names, as in all files: transformers
-    left it out from 5.6 on, and other programs do not find such tensors."""
+    """A text encoder's tensors under the names that every program knows (``clip_name``)."""
     found = {}
     for name, tensor in encoder.state_dict().items():
-        if name.endswith("position_ids"):
-            continue  # a counter that transformers creates itself
-        clip = type(encoder).__name__.startswith("CLIP") and name.startswith(INSIDE)
-        found[OLD_PREFIX + name if clip else name] = tensor
+        if not name.endswith("position_ids"):  # a count that transformers makes anew
+            found[clip_name(encoder, name)] = tensor
     return found
 
 

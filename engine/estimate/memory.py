@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config import RunConfig
 from engine.config.validation import MOST_OWN
@@ -132,6 +132,11 @@ def predict_from(
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
     learned = with_start(facts.learned, config.model.controlnet, base.facts)
     sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, learned)
+    text_factors = facts.rank * encoders.text_sides if facts.learned.text else 0
+    if text_factors:
+        adafactor = encoders.text_sides + 2 * facts.rank * encoders.text_layers
+        factors = NetSize(sizes.controlnet.weights + text_factors, sizes.controlnet.adafactor + adafactor)
+        sizes = replace(sizes, controlnet=factors)
     beside, of_base = facts.trained_beside(sizes), facts.trained_of_base(sizes)
     trained, base_trained = (sum(net.trained for net in nets) for nets in (beside, of_base))
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
@@ -165,6 +170,7 @@ def predict_from(
         gradient_bytes=bytes_each if half_gradients else 4,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
+    text_gradients = float(text_factors * (bytes_each if half_gradients else 4))
     of_captions = train.batch_size * encoders.caption_kept * bytes_each if facts.learned.text else 0
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
@@ -191,7 +197,11 @@ def predict_from(
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},
-        training={**resident, "gradients": step.gradients, "activations": step.activations + of_captions},
+        training={
+            **resident,
+            "gradients": step.gradients + text_gradients,
+            "activations": step.activations + of_captions,
+        },
         pictures={**resident, "pictures": float(drawing) if facts.has_previews else 0.0},
         ram=PROCESS_RAM + tables + max(loading, built + kept_vae + ema_in_ram + offloaded + optimizer),
         checkpoint=weights_on_disk + optimizer,

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from engine.bases.merged_tensors import text_tensors
 from engine.export.adapter_file import card_text, demand_single_file, header_of, trained_tensors, write_adapter
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.naming import export_stem
 from engine.export.source import complete_checkpoint
 from engine.export.story import story_of
+from engine.families.embedding_files import parts_by_folder
 from engine.families.family_facts import FamilyFacts
 from engine.families.lora_files import lora_changes, open_adapter
 from engine.families.parts import file_tensors
@@ -64,7 +68,12 @@ def _check(path: Path, family: Family, base: str) -> str:
     tensors = file_tensors(base, family.facts.denoiser, ("",)) if base else None
     if tensors is None:
         return ""
-    lora_changes(open_adapter(path), {family.facts.denoiser: tensors.shapes()}, family.facts)
+    file, shapes = open_adapter(path), {family.facts.denoiser: tensors.shapes()}
+    if file.changes_text:
+        encoders = parts_by_folder(family, "text_encoder", family.load_text_encoder(base, torch.float32))
+        for part, encoder in encoders.items():
+            shapes[part] = {name: tensor.shape for name, tensor in text_tensors(encoder).items()}
+    lora_changes(file, shapes, family.facts)
     return "Every layer fits the base."
 
 

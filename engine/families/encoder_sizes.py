@@ -31,6 +31,10 @@ class EncoderSizes:
     """Parameters of the text encoders."""
     caption: int
     """Activations while one caption is encoded."""
+    text_sides: int = 0
+    """Rows and columns of the layers of the text encoders that a LoRA may change: it has as many numbers at rank 1."""
+    text_layers: int = 0
+    """Number of these layers."""
     caption_kept: int = 0
     """Those that are kept until the backward pass, where words or text encoders are trained."""
 
@@ -55,6 +59,11 @@ def count_clip(
         tokens=tokens,
         text=sum(_clip_parameters(config) for config in text_encoders),
         caption=tokens * (outputs + inside),
+        text_sides=sum(
+            int(config["num_hidden_layers"]) * (10 * int(config["hidden_size"]) + 2 * int(config["intermediate_size"]))
+            for config in text_encoders
+        ),
+        text_layers=sum(6 * int(config["num_hidden_layers"]) for config in text_encoders),
         caption_kept=tokens * sum(_kept_for_each_token(config) for config in text_encoders),
     )
 

@@ -26,7 +26,7 @@ class Layers:
     """Layers of the denoiser that a LoRA changes, as a regular expression for each choice of ``tuning.layers``; empty:
     no LoRA is trained for such bases."""
     adapted_prefix: str = ""
-    """Before the names of these layers in LoRA files, as kohya's scripts write them."""
+    """Before the names of these layers in LoRA files, as kohya's scripts write them; with a dot, as diffusers does."""
     origins: tuple[str, ...] = ()
     """Names of ``copied`` in the denoiser, one for each; empty: the same names."""
     modulation: tuple[str, ...] = ()
@@ -39,6 +39,11 @@ class Layers:
     def modulates(self, name: str) -> bool:
         """Whether a layer of the denoiser is one of ``modulation``."""
         return name.endswith(self.modulation)
+
+    def adapted_name(self, name: str) -> str:
+        """The name that LoRA files have for a layer: with kohya's prefix, or as diffusers writes it."""
+        prefix = self.adapted_prefix
+        return prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
 
     def in_control_net(self, name: str) -> str:
         """The control net's name of a layer or tensor of the denoiser that it copies."""

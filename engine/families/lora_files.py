@@ -21,6 +21,7 @@ from engine.errors import UserError
 from engine.families.adapter_kinds import is_lora, made_for, other_method
 from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
+from engine.families.text_names import TEXT_PREFIXES
 from engine.families.unet_names import original_names
 from engine.machine.errors import is_of_machine
 
@@ -45,12 +46,6 @@ ROLES: dict[str, str] = {
     ".diff_b": "bias",
 }
 """Ends of tensor names, and what such a tensor is."""
-TEXT_PREFIXES = {
-    "text_encoder": ("lora_te_", "lora_te1_"),
-    "text_encoder_2": ("lora_te2_",),
-    "text_encoder_3": ("lora_te3_",),
-}
-"""kohya's prefixes of each text encoder's layers."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,25 @@ from engine.errors import UserError
 from engine.machine.optional import has_processor_kernels
 from engine.training.adafactor import Adafactor
 
+RATE_SHARE = "rate_share"
+"""Entry of a parameter group with its share of the learning rate; without it 1."""
+
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Two parameter groups in a stable order: matrices and kernels with weight decay, biases and norms without."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Parameter groups in a stable order: matrices and kernels with weight decay, biases and norms without.
+
+    A net with ``rate_shares`` has such groups for each share of the learning rate, those at the whole rate first.
+    """
+    shares: dict[str, float] = getattr(model, "rate_shares", {})
+    groups = []
+    for share in dict.fromkeys([1.0, *shares.values()]):
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and shares.get(name, 1.0) == share]
+        own: dict[str, Any] = {RATE_SHARE: share} if share != 1 else {}
+        groups += [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay, **own},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **own},
+        ]
+    return groups
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -92,4 +103,4 @@ def updated_parameters(optimizer: torch.optim.Optimizer) -> set[torch.nn.Paramet
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get(RATE_SHARE, 1.0)

@@ -131,16 +131,22 @@ def _lora(inputs: Inputs, net: Any) -> Trainable:
             "Only Stable Diffusion 1.x, 2.x and XL have it so far.",
             "Choose such a base, or train a ControlNet.",
         )
-    tuning, seed, side = config.tuning, config.train.seed, config.data.resolution
-    return BaseLora(inputs.denoiser, inputs.place, tuning, seed, facts, side)
+    text = _learned_text(inputs) if inputs.facts.learned.text else None
+    return BaseLora(inputs.denoiser, inputs.place, config, inputs.family, text)
+
+
+def _learned_text(inputs: Inputs) -> LearnedText:
+    """The base's own text encoders, frozen, where the run computes."""
+    family, place = inputs.family, inputs.place
+    encoder: Any = family.load_text_encoder(inputs.base, place.dtype)
+    tokenizer = family.load_tokenizer(inputs.base)
+    return LearnedText(family, tokenizer, encoder.to(place.device), inputs.config.text)
 
 
 def _word(inputs: Inputs, net: Any) -> Trainable:
-    config, family, place = inputs.config, inputs.family, inputs.place
-    tokenizer_of(config, family, inputs.base)  # refuses a word that the base knows
-    encoder: Any = family.load_text_encoder(inputs.base, place.dtype)
-    text = LearnedText(family, family.load_tokenizer(inputs.base), encoder.to(place.device), config.text)
-    return NewWord(inputs.denoiser, family, config.tuning, text, place)
+    tokenizer_of(inputs.config, inputs.family, inputs.base)  # refuses a word that the base knows
+    text = _learned_text(inputs)
+    return NewWord(inputs.denoiser, inputs.family, inputs.config.tuning, text, inputs.place)
 
 
 BUILDERS = {

@@ -147,7 +147,7 @@ def lora(config: RunConfig) -> TrainableFacts | None:
         return None
     return AdapterFacts(
         "lora",
-        Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers),
+        Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers, text=tuning.text_rate > 0),
         needs_condition_maps=False,
         not_sharded=(LORA_IS_NOT_SHARDED,),
         trains="a LoRA",

@@ -19,6 +19,8 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
         base: where it is.
     """
     learned, tuning = facts_of(config).learned, config.tuning
+    if learned.text and tuning.what == "lora" and family.layers.adapted and not family.text_can_learn:
+        return [f"The text encoders of {family.title} cannot be trained; set their learning rate to 0."]
     if not learned.control and not (family.text_can_learn if learned.text else family.layers.adapted):
         trained = facts_of(config).trains.removeprefix("a ")
         return [

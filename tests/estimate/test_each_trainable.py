@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"tuning": {"what": "lora", "rank": 4}},
     "lora of attention": {"tuning": {"what": "lora", "rank": 4, "layers": "attention"}},
     "lora of linear layers": {"tuning": {"what": "lora", "rank": 4, "layers": "linear"}},
+    "new_word": {"tuning": {"what": "word", "word": "zrp", "begun_as": "red", "vectors": 2}},
     "whole_base": {"tuning": {"what": "base"}},
 }
 

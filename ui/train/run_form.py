@@ -23,7 +23,7 @@ WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"), ("New word", "word"), ("
 """Choices of what is trained."""
 WHAT_HINT = "LoRA, new word and whole base learn a style or subject, without condition maps."
 
-OF_KIND = {"lora": ("rank", "layers"), "word": ("word", "begun_as", "vectors")}
+OF_KIND = {"lora": ("rank", "layers", "text_rate"), "word": ("word", "begun_as", "vectors")}
 """Settings right below, for each kind of run that has some."""
 
 
