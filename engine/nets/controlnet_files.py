@@ -11,7 +11,7 @@ from engine.disk.syntax import fault
 from engine.errors import UserError
 from engine.families.facts import FamilyFacts, control_files
 from engine.runs.checkpoints import read_checkpoint
-from engine.runs.choice import require_controlnet
+from engine.runs.choice import refuse_damaged, refuse_run, require_controlnet
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -23,12 +23,16 @@ def locate_controlnet(path: Path | str) -> Path:
     """Find the diffusers folder that ``path`` means: the folder itself, or the one in a checkpoint's folder.
 
     Raises:
-        UserError: there is none, or it is incomplete, or the checkpoint is of another trainable.
+        UserError: there is none, it is incomplete, a damaged checkpoint or a run, or the checkpoint is of another
+            trainable.
     """
     path = Path(path)
     for folder in (path, path.parent):  # a checkpoint's, or its ControlNet's
         if (checkpoint := read_checkpoint(folder)) is not None:
             require_controlnet(checkpoint)
+        else:
+            refuse_damaged(folder)
+    refuse_run(path)
     if not path.exists():
         raise UserError(
             f"The ControlNet {path.name} was not found.",

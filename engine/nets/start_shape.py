@@ -46,6 +46,25 @@ def reads_latents(path: str, facts: FamilyFacts) -> bool:
     return facts.control_is_encoded and not (path and files.is_of_rgb(config_of(path, files)))
 
 
+def why_not_start(path: str) -> str:
+    """Why a run cannot start from this net, as far as names, sizes and headers of files show; "" if it can."""
+    file = Path(path).expanduser()
+    try:
+        if file.is_dir() and not list(file.glob("*.bin")):
+            locate_controlnet(file)
+        elif file.suffix.lower() == ".safetensors":
+            tensor_shapes(file)
+        elif not file.exists():
+            return f"The ControlNet to start from, {path}, was not found."
+    except UserError as error:
+        return f"The ControlNet to start from: {error.what} {error.why} {error.try_this}"
+    except FileNotFoundError:
+        return f"The ControlNet to start from, {path}, was not found."
+    except OSError as error:
+        return f"The ControlNet to start from, {path}, cannot be read: {error.strerror or error}."
+    return ""
+
+
 def why_not_in_mode(path: str, facts: FamilyFacts, mode: int) -> str:
     """Why a run cannot start from this net in this mode of a union net, as a sentence; "" if it can."""
     config = config_of(path, facts.control_files)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
+from engine.runs.checkpoints import (
+    DESCRIPTION,
+    Checkpoint,
+    broken_checkpoints,
+    inspect_checkpoint,
+    list_checkpoints,
+)
 from engine.runs.run import Run
 
 
@@ -33,6 +39,32 @@ def left_out(folder: Path, newest: Checkpoint) -> list[str]:
     """Sentences on checkpoints in a run's folder that are damaged and newer than ``newest``, which is used instead."""
     newer = [sentence for sentence in broken_checkpoints(folder) if _step(sentence) > newest.step]
     return [f"{sentence} Step {newest.step:,} is used instead." for sentence in newer]
+
+
+def refuse_run(folder: Path) -> None:
+    """Refuse a run's folder where one ControlNet is asked for. The error names the newest checkpoint that is whole."""
+    if (folder / "run.json").is_file() and (folder / "checkpoints").is_dir():
+        damaged = " ".join(broken_checkpoints(folder))
+        raise UserError(
+            f"{folder.name} is a run.", f"A run has several ControlNets. {damaged}".strip(), _instead(folder)
+        )
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Refuse a checkpoint's folder if it is damaged. The error names the newest one of its run that is whole."""
+    in_run = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
+    why = inspect_checkpoint(folder) if in_run or (folder / DESCRIPTION).is_file() else ""
+    if why and isinstance(why, str):
+        raise UserError(
+            f"The checkpoint {folder.name} cannot be used.",
+            f"{why[0].upper()}{why[1:]}.",
+            _instead(folder.parents[1]) if in_run else "Choose another ControlNet.",
+        )
+
+
+def _instead(run: Path) -> str:
+    found = list_checkpoints(run)
+    return f"Choose {found[-1].folder}." if found else "Choose another ControlNet."
 
 
 def require_controlnet(checkpoint: Checkpoint) -> None:

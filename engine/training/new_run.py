@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
@@ -18,7 +17,7 @@ from engine.families.files import configs_of
 from engine.machine.hardware import detect
 from engine.machine.optional import why_no_four_bits
 from engine.machine.units import counted, format_bytes, plural
-from engine.nets.start_shape import why_not_in_mode
+from engine.nets.start_shape import why_not_in_mode, why_not_start
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
@@ -60,8 +59,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     else:
         sentences += [*_unfit(workspace, config), *_unfit_ingredients(workspace, config)]
     start = config.model.controlnet
-    if start and not Path(start).expanduser().exists():
-        sentences.append(f"The ControlNet to start from, {start}, was not found.")
+    if start and (why := why_not_start(start)):
+        sentences.append(why)
     if config.train.base_storage == "nf4" and (why := why_no_four_bits(detect().device)):
         sentences.append(why)
     if lost := failure.lost_card():

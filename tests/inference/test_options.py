@@ -19,6 +19,7 @@ from engine.inference.memory_saving import OFFLOADED, MemorySaving
 from engine.inference.request import TryRequest, prepare
 from engine.inference.session import TrySession
 from engine.workspace.paths import Workspace
+from tests.checkpoint_folder import write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,11 @@ def test_a_second_controlnet_acts_only_where_it_is_asked_for(
         on_preview=lambda _: None,
     )
     assert np.array_equal(drawn, drawn_too), "a run stands for its newest checkpoint"
+    newer = write_checkpoint(checkpoint.with_name("step-000600"), loud_controlnet, step=600)
+    (newer / "checkpoint.json").write_text("{", encoding="utf-8")
+    (again,) = session.generate([of_run], on_preview=lambda _: None)
+    told = [words for words in session.warnings if "step-000600 cannot be used" in words]
+    assert np.array_equal(again, drawn) and told and told[0].endswith("Step 500 is used instead.")
     assert far(alone, together) > 0.5
     assert far(alone, silent) <= 1
     assert np.array_equal(alone, after)

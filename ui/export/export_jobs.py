@@ -147,12 +147,16 @@ def local_base(context: AppContext, run: Run) -> str:
     return base if is_local(base) else ""
 
 
-def compare_job(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:
-    """Return the job that measures how much quality each smaller format loses."""
+def compare_job(
+    context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool, notes: Sequence[str] = ()
+) -> Work:
+    """Return the job that measures how much quality each smaller format loses. ``notes``: as for ``export_job``."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.compare import compare
 
+        for sentence in notes:
+            emit(Message(sentence, "warning"))
         run = Run(context.workspace.runs / run_name)
         weights: Any = "ema" if average and checkpoint.has_ema else "plain"
         table = compare(

@@ -9,10 +9,9 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
-from engine.runs.choice import left_out
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
-from ui.page.choices import NEWEST, checkpoint_list, no_run_yet, pick_checkpoint, run_list
+from ui.page.choices import NEWEST, checkpoint_list, left_out_of, no_run_yet, pick_checkpoint, run_list
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
@@ -45,10 +44,8 @@ def build(context: AppContext, live: Live) -> None:
         if not run:
             raise UserError("Nothing was exported.", "No run is selected.", "Select a run.")
         wanted = export_jobs.export_options(*raw)
-        newest = step in (NEWEST, None)
-        notes = left_out(context.workspace.runs / run, chosen) if newest else []
-        job = export_jobs.export_job(context, run, chosen, wanted, notes)
-        queued = export_jobs.queued_export(run, "newest" if newest else chosen.step, wanted)
+        job = export_jobs.export_job(context, run, chosen, wanted, left_out_of(context, run, step, chosen))
+        queued = export_jobs.queued_export(run, "newest" if step in (NEWEST, None) else chosen.step, wanted)
         context.start_job(KIND, "Exporting", job, queued)
 
     live.on([make.click, add.click], start, [run, checkpoint, *options])

@@ -15,7 +15,7 @@ from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
-from ui.page.choices import NEWEST, checkpoints_of, pick_checkpoint, shown_run
+from ui.page.choices import NEWEST, checkpoints_of, left_out_of, pick_checkpoint, shown_run
 from ui.page.context import AppContext
 from ui.page.jobs import queue_button
 from ui.page.live import Live
@@ -58,7 +58,7 @@ def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any
             checkpoint="newest" if newest else chosen.step,
             weights="ema" if average else "plain",
         )
-        job = export_jobs.compare_job(context, str(run), chosen, average)
+        job = export_jobs.compare_job(context, str(run), chosen, average, left_out_of(context, run, step, chosen))
         context.start_job(KIND, "Measuring sizes", job, queued)
 
     def show(run: str | None) -> str:
@@ -122,7 +122,9 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
         return note(export_jobs.shrink_checkpoints(context, run), "good")
 
     def continue_from(run: str | None, step: int | None) -> str:
-        return note(export_jobs.continue_from(context, str(run), pick_checkpoint(context, run, step)), "good")
+        chosen = pick_checkpoint(context, run, step)
+        words = [export_jobs.continue_from(context, str(run), chosen), *left_out_of(context, run, step, chosen)]
+        return note(" ".join(words), "good")
 
     live.on(run.change, steps_of, [run], [chosen])
     live.on(kind.change, lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay])

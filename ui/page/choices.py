@@ -8,7 +8,8 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.machine.units import counted
-from engine.runs.checkpoints import Checkpoint, list_checkpoints
+from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
+from engine.runs.choice import left_out
 from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -127,6 +128,11 @@ def _saved(view: View) -> tuple[Any, ...]:
     return view.runs, view.shown_run, view.history.checkpoint
 
 
+def left_out_of(context: AppContext, run: str | None, step: int | None, picked: Checkpoint) -> list[str]:
+    """Return sentences on newer checkpoints that are damaged, if ``picked`` was picked as the newest."""
+    return left_out(context.workspace.runs / str(run), picked) if step in (NEWEST, None) else []
+
+
 def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> Checkpoint:
     """Return the selected checkpoint. ``NEWEST`` and None stand for the newest.
 
@@ -140,8 +146,9 @@ def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> C
         if checkpoint.step == step:
             return checkpoint
     which = "yet" if step in (NEWEST, None) else f"at step {step:,}"
+    damaged = " ".join(broken_checkpoints(context.workspace.runs / run)) if run and not found else ""
     raise UserError(
         "There is no such checkpoint.",
-        f"The run {run} has no complete checkpoint {which}." if run else "No run is selected.",
+        f"The run {run} has no complete checkpoint {which}. {damaged}".strip() if run else "No run is selected.",
         "Select a run and a checkpoint. A run gets its first checkpoint when it first saves.",
     )

@@ -6,6 +6,7 @@ It is hidden while a run has no checkpoint.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import gradio as gr
 from engine.evaluation import report
 from engine.evaluation.run_verdict import verdict_of
 from engine.jobs.control import Token
+from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
@@ -22,7 +24,7 @@ from engine.queue.net_jobs import MeasureEffect
 from engine.queue.run_jobs import Evaluate
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
-from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
+from ui.page.choices import NEWEST, NEWEST_ENTRY, left_out_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
@@ -71,7 +73,10 @@ def build_evaluate(context: AppContext, live: Live) -> None:
         if not context.must_queue:
             context.free_models()
         context.start_job(
-            KIND, f"Evaluating step {chosen.step:,}", evaluation_job(context, name, chosen, pairs), queued
+            KIND,
+            f"Evaluating step {chosen.step:,}",
+            evaluation_job(context, name, chosen, pairs, left_out_of(context, name, step, chosen)),
+            queued,
         )
 
     def measure_effect(step: int | None) -> None:
@@ -81,7 +86,9 @@ def build_evaluate(context: AppContext, live: Live) -> None:
         if not context.must_queue:
             context.free_models()
         title = f"Measuring the control effect of step {chosen.step:,}"
-        context.start_job(KIND, title, control_effect_job(context, name, chosen), queued)
+        context.start_job(
+            KIND, title, control_effect_job(context, name, chosen, left_out_of(context, name, step, chosen)), queued
+        )
 
     live.on([start.click, add.click], evaluate, [checkpoint, pairs])
     live.on([only.click, add_only.click], measure_effect, [checkpoint])
@@ -94,12 +101,16 @@ def build_evaluate(context: AppContext, live: Live) -> None:
     )
 
 
-def evaluation_job(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs: int) -> Work:
-    """Return the job that evaluates a checkpoint and shows the report."""
+def evaluation_job(
+    context: AppContext, run_name: str, checkpoint: Checkpoint, pairs: int, notes: Sequence[str] = ()
+) -> Work:
+    """Return the job that evaluates a checkpoint and shows the report. ``notes``: about its choice, for the log."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.evaluation.evaluate import evaluate, report_folder
 
+        for sentence in notes:
+            emit(Message(sentence, "warning"))
         run = Run(context.workspace.runs / run_name)
         found = evaluate(context.workspace, run, checkpoint, pairs, token=token, progress=progress_events(emit))
         context.set_result(KIND, note=report.headline(found), where=str(report_folder(run, checkpoint.step)))
@@ -108,12 +119,14 @@ def evaluation_job(context: AppContext, run_name: str, checkpoint: Checkpoint, p
     return work
 
 
-def control_effect_job(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work:
-    """Return the job that measures only the control effect."""
+def control_effect_job(context: AppContext, run_name: str, checkpoint: Checkpoint, notes: Sequence[str] = ()) -> Work:
+    """Return the job that measures only the control effect. ``notes``: about its choice, for the log."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.evaluation.effect_job import effect_folder, measure_effect
 
+        for sentence in notes:
+            emit(Message(sentence, "warning"))
         run = Run(context.workspace.runs / run_name)
         found = measure_effect(context.workspace, run, checkpoint, token, progress_events(emit))
         where = str(effect_folder(run.folder, checkpoint.step))

@@ -12,8 +12,7 @@ from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
 from engine.machine.units import counted
-from engine.runs.choice import left_out
-from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
+from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, left_out_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
@@ -112,6 +111,5 @@ def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -
             "There is no such export.", f"{chosen.removeprefix(EXPORT)} is gone.", "Choose from the list again."
         )
     checkpoint = pick_checkpoint(context, run, chosen)
-    newest = chosen in (NEWEST, None)
-    notes = left_out(context.workspace.runs / str(run), checkpoint) if newest else []
+    notes = left_out_of(context, run, chosen, checkpoint)
     return Net(checkpoint.controlnet, f"step-{checkpoint.step}", notes=tuple(notes))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from engine.config import RunConfig
@@ -17,9 +18,11 @@ from engine.runs.run import write_run
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remembered
 from tests.checkpoint_folder import write_checkpoint
-from ui.export import export_jobs
+from ui.export import export_jobs, export_tab
 from ui.export.export_jobs import KIND, ExportOptions
+from ui.page.choices import NEWEST, left_out_of, pick_checkpoint
 from ui.page.context import AppContext
+from ui.page.live import Live
 
 RUN = "2026-01-01_birds"
 
@@ -153,3 +156,49 @@ def test_the_newest_export_is_selected(context: AppContext) -> None:
     assert list_of(file.parent).value == str(file)  # programs load files, not folders
     assert list_of(file.parent, folder).value == folder
     assert len(list_of(file.parent).choices) == 2
+
+
+def damage_newest(context: AppContext) -> None:
+    folder = context.workspace.runs / RUN / "checkpoints" / "step-000020"
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:5000])
+
+
+def test_what_is_made_of_the_newest_checkpoint_says_which_damaged_one_was_left_out(context: AppContext) -> None:
+    damage_newest(context)
+    chosen = pick_checkpoint(context, RUN, NEWEST)
+    notes = left_out_of(context, RUN, NEWEST, chosen)
+    (told,) = notes
+    assert told.startswith("step-000020 cannot be used: ") and told.endswith("Step 10 is used instead.")
+    assert left_out_of(context, RUN, 10, chosen) == []
+    do(export_jobs.export_job(context, RUN, chosen, options(), notes))
+    assert ("From", f"{RUN}, step 10. {told}") in context.results[KIND].facts
+    said: list[Any] = []
+    with pytest.raises(UserError):  # the run has no dataset
+        export_jobs.compare_job(context, RUN, chosen, False, notes)(Control().token, said.append)
+    assert said[0].text == told
+    with pytest.raises(UserError, match="no such checkpoint"):
+        pick_checkpoint(context, RUN, 20)
+    shutil.rmtree(context.workspace.runs / RUN / "checkpoints" / "step-000010")
+    with pytest.raises(UserError) as none:
+        pick_checkpoint(context, RUN, NEWEST)
+    assert "step-000020 cannot be used" in none.value.why
+
+
+def test_the_buttons_of_the_tab_pass_on_what_is_left_out(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage_newest(context)
+    passed: list[list[str]] = []
+    monkeypatch.setattr(export_jobs, "export_job", lambda *given: passed.append(given[-1]))
+    monkeypatch.setattr(export_jobs, "compare_job", lambda *given: passed.append(given[-1]))
+    monkeypatch.setattr(context, "start_job", lambda *given: None)
+    with gr.Blocks() as page:
+        live = Live(context, page)
+        export_tab.build(context, live)
+    handlers = {handler.__qualname__: handler for handler in live.events}
+    raw = ["single_file", "fp16", "plain", 128, "", False]
+    handlers["build.<locals>.start"](RUN, NEWEST, *raw)
+    handlers["_build_comparison.<locals>.start"](RUN, NEWEST, "plain")
+    said = handlers["_build_average.<locals>.continue_from"](RUN, NEWEST)
+    for words in (*map(" ".join, passed), said):
+        assert "step-000020 cannot be used" in words and "Step 10 is used instead." in words
+    assert len(passed) == 2 and "starts from step 10" in said
