@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.bases.merged_tensors import OLD_PREFIX
 from engine.families.base import Family
 from engine.families.unet_names import original_names
 
 RANK, ALPHA = 4, 2.0
+OLD_PREFIX = "text_model."
 
 
 def modules(net: nn.Module) -> Iterator[tuple[str, Any]]:
