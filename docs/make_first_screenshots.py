@@ -74,7 +74,7 @@ def walk(page: Any, address: str, images: Path) -> None:
     shoot(page, "first-1-checklist")
     page.fill("#dataset-folder input, #dataset-folder textarea", str(images))
     page.keyboard.press("Tab")
-    wait_for(page, "#dataset-found", f"{COUNT} found", 30)
+    wait_for(page, "#dataset-found", f"{COUNT} images", 30)
     page.click("#dataset-read")
     wait_for(page, "#dataset-summary", f"{COUNT} images", 60)
     page.evaluate("scrollTo(0, 0)")

@@ -18,6 +18,7 @@ from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
+from engine.machine.units import counted
 from engine.workspace.paths import in_hub_cache, safe_name
 
 RECOGNITION_SECONDS = 4.0
@@ -51,7 +52,7 @@ def describe_source(place: str) -> str:
             recognized = recognize_folder(place)
     except _TooLarge:
         return "a large folder; its layout is recognized when it is read"
-    return f"{recognized.layout.title}, {len(recognized.found):,} found"
+    return f"{recognized.layout.title}, {counted(len(recognized.found), 'image')}"
 
 
 def question(place: str, config: ImportConfig | None = None) -> Reading | None:

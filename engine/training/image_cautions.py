@@ -46,10 +46,13 @@ def demo_base(config: RunConfig, facts: StartFacts) -> Caution | None:
     knows = facts.base_error is not None and facts.base_error < UNKNOWN
     if not facts.on_demo_base or facts.own_shapes or knows:
         return None
+    why = "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise."
+    if not facts_of(config).needs_condition_maps:
+        why = "It is tiny and was never taught anything else, so your images would come out as noise."
     return Caution(
         "red",
         "The demo base knows only its own coloured shapes.",
-        "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise.",
+        why,
         "Choose a real base, such as Stable Diffusion 1.5.",
         look="base",
         anyway="Train on the demo base anyway",

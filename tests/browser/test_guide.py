@@ -69,7 +69,7 @@ def test_own_images_to_a_trained_net_in_eight_clicks(
         look(page, "2-images", 230)
         page.keyboard.type(str(paired_folder / "images"))
         page.keyboard.press("Tab")
-        wait_for(page, "#dataset-found", "12 found")
+        wait_for(page, "#dataset-found", "12 images")
         click(page, "#dataset-read")
         wait_for(page, "#dataset-summary", "12 images")
 

@@ -327,7 +327,7 @@ def test_a_config_of_a_whole_training_leads_to_its_dataset(tmp_path: Path) -> No
 
 def test_it_imports_as_a_dataset(workspace: Workspace, tmp_path: Path) -> None:
     config = kohya_tree(tmp_path / "set")
-    assert "a dataset config of kohya's sd-scripts (dataset.toml), 2 found" in describe_source(str(config))
+    assert "a dataset config of kohya's sd-scripts (dataset.toml), 2 images" in describe_source(str(config))
     assert question(str(config)) is None  # the roles are sure
     result = import_source(workspace, f'"{config}"', "dogs")
     assert (result.pictures, result.paired, result.layout) == (2, True, "trainer_config")

@@ -184,6 +184,12 @@ def test_what_a_button_sets_ends_its_caution() -> None:
     assert offered == set(WITH_REMEDY)
 
 
+def test_cautions_of_a_lora_do_not_speak_of_a_controlnet() -> None:
+    assert "ControlNet" in found(DEMO)["demo_base"].why
+    lora = found(DEMO, tuning__what="lora")
+    assert lora["demo_base"].level == "red" and not any("ControlNet" in one.words for one in lora.values())
+
+
 def test_the_demo_needs_no_caution(workspace: Workspace) -> None:
     """With the sizes of the browser's test, and its number of steps."""
     dataset = make_demo_set(workspace, "circles", 16)

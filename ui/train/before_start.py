@@ -84,7 +84,8 @@ def _key(context: AppContext, view: View) -> Any:
     changes = view.draft.changes
     chosen = changes.get("data", {}), changes.get("model", {})
     name = str(chosen[0].get("dataset") or "")
-    return view.draft.preset, chosen, view.train.state, context.listing.stamp_of(name), view.auto_check.ended
+    what = changes.get("tuning", {}).get("what")
+    return view.draft.preset, chosen, what, view.train.state, context.listing.stamp_of(name), view.auto_check.ended
 
 
 def _config(context: AppContext) -> RunConfig | None:

@@ -40,7 +40,7 @@ def finish(context: AppContext, work: Any) -> Any:
 
 
 def test_the_box_says_what_a_folder_holds_before_it_is_read(folder: Path) -> None:
-    assert "a folder of images, 29 found" in import_panel.describe_place(str(folder))
+    assert "a folder of images, 29 images" in import_panel.describe_place(str(folder))
     assert "does not exist" in import_panel.describe_place(str(folder / "nowhere"))
     assert "Folder layouts that work" in import_panel.describe_place(" ")
     assert "Hugging Face" in import_panel.describe_place("owner/name")

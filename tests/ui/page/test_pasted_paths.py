@@ -44,7 +44,7 @@ def test_a_pasted_path_is_understood_everywhere(workspace: Workspace, tmp_path: 
     assert workspace.locate_base(pasted(folder)) == str(folder)
     assert pick_net(AppContext(workspace), None, None, pasted(folder / "net.safetensors")).name == "net"
     assert models_folder(pasted(folder / "ComfyUI"), program("comfyui")).is_dir()
-    assert "1 found" in describe_source(pasted(folder))
+    assert "1 image" in describe_source(pasted(folder))
     assert bases_in(pasted(folder)) == [str(folder / "net.safetensors")]
     assert parse_arguments(["--workspace", pasted(folder)]).workspace == folder
     options = cli.parse_arguments(["--workspace", pasted(folder), "sample", "run", "--control", pasted(folder)])

@@ -17,7 +17,7 @@ from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.states import Readiness, train_view
-from ui.train.before_start import NO_DATASET, forecast_html, pairs_html, steps_button, take_steps
+from ui.train.before_start import NO_DATASET, _key, forecast_html, pairs_html, steps_button, take_steps
 
 
 def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Workspace) -> None:
@@ -35,6 +35,15 @@ def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Worksp
     assert lora.count("<figure>") == 3 and "What the base will see" in lora and "ontrol" not in lora
     files = {Path(path) for path in re.findall(r"src='gradio_api/file=([^']+)'", lora)}
     assert all(Image.open(path).size == (64, 64) for path in files), "the image alone"
+
+
+def test_the_pairs_change_with_what_is_trained(ready_workspace: Workspace) -> None:
+    context = AppContext(ready_workspace)
+    keys = set()
+    for what in ("controlnet", "lora"):
+        context.set_draft("cpu", {"data": {"dataset": "pairs"}, "tuning": {"what": what}})
+        keys.add(str(_key(context, context.view())))
+    assert len(keys) == 2
 
 
 def test_control_images_are_shown_after_the_vae_of_a_base_whose_nets_read_latents(
