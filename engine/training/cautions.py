@@ -19,6 +19,7 @@ from engine.training.image_cautions import (
     dataset_check,
     demo_base,
     faulty_maps,
+    images_to_teach,
     lost_lines,
     missing_captions,
     missing_maps,
@@ -106,7 +107,7 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
 def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
     """One image a step, more than ``MOST_PER_STEP``, or more than there are."""
     per_step = config.images_per_step
-    if per_step == 1 and not facts.toy:
+    if per_step == 1 and not facts.toy and facts_of(config).needs_condition_maps:
         return Caution(
             "yellow",
             "Each step sees a single image.",
@@ -198,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     without_optional_text,
     unknown_images,
     number_of_images,
+    images_to_teach,
     small_images,
     missing_maps,
     faulty_maps,

@@ -24,6 +24,8 @@ EXPECT = (
 )
 """Rules of thumb. In the ControlNet paper (Zhang et al. 2023) 1,000 images give a recognizable result, and 50,000 and
 3 million better ones; the published nets had 80,000 to 3 million."""
+FEW_TO_TEACH = 5
+"""Training images below which a style or subject is taught from very few."""
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
 SAID_ELSEWHERE = frozenset({*FAULTS, LINES_LOST.name, "caption_missing", "too_small", "map_missing"})
@@ -46,13 +48,18 @@ def demo_base(config: RunConfig, facts: StartFacts) -> Caution | None:
     knows = facts.base_error is not None and facts.base_error < UNKNOWN
     if not facts.on_demo_base or facts.own_shapes or knows:
         return None
-    why = "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise."
     if not facts_of(config).needs_condition_maps:
-        why = "It is tiny and was never taught anything else, so your images would come out as noise."
+        return Caution(
+            "note",
+            "The demo base is tiny and knows only coloured shapes.",
+            "It learns new shapes on plain ground, but no photographs.",
+            "Choose a real base, such as Stable Diffusion 1.5, for other images.",
+            look="base",
+        )
     return Caution(
         "red",
         "The demo base knows only its own coloured shapes.",
-        why,
+        "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise.",
         "Choose a real base, such as Stable Diffusion 1.5.",
         look="base",
         anyway="Train on the demo base anyway",
@@ -115,6 +122,23 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
         offer = Remedy("Use a Control-LoRA", low_rank)
     few = f"{counted(facts.images, 'image is', 'images are')} not many."
     return Caution("yellow", few, f"{expected}.", try_this, offer, "dataset")
+
+
+def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """Whether there are as many images as usual for a subject or style: a caution below ``FEW_TO_TEACH``."""
+    if not facts.images or facts_of(config).needs_condition_maps:
+        return None
+    trained = max(0, facts.images - config.data.held_out)
+    if trained >= FEW_TO_TEACH:
+        usual = "15 to 100 are usual for a style or a shape, 5 to 30 for one subject."
+        return Caution("note", f"{counted(facts.images, 'image')}.", usual, "Images that differ teach more than many.")
+    return Caution(
+        "yellow",
+        f"{counted(trained, 'image is', 'images are')} trained on, and {config.data.held_out:,} held out.",
+        "So few are soon learned by heart, with their backgrounds and poses.",
+        "Add images, or hold out fewer.",
+        look="dataset",
+    )
 
 
 def some_images(count: int, facts: StartFacts, one: str, many: str, why: str, try_this: str, look: Place) -> Caution:

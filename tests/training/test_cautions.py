@@ -12,7 +12,7 @@ from PIL import Image
 
 from engine.cli.main import main
 from engine.config import RunConfig
-from engine.config.presets import all_presets, resolve, unflatten
+from engine.config.presets import CONTROLNET, OTHER_KINDS, all_presets, resolve, unflatten
 from engine.data.balance import ImageClass
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
@@ -59,6 +59,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("demo_base", DEMO | {"base_error": 0.34}, {}, ""),
     ("demo_base", DEMO | {"base_error": 0.35}, {}, "red"),
     ("demo_base", {}, {}, ""),
+    ("demo_base", DEMO, {"tuning__what": "lora"}, "note"),
     ("without_optional_text", {"lacks_optional_text": True}, {}, "note"),
     ("without_optional_text", {}, {}, ""),
     ("unknown_images", {"base_error": None}, {}, ""),
@@ -72,6 +73,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("number_of_images", {"images": 199}, {"model__controlnet": "/a/net"}, "yellow"),
     ("number_of_images", {"images": 200}, {"model__controlnet": "/a/net"}, "note"),
     ("number_of_images", DEMO | {"own_shapes": True, "images": 40}, {}, ""),
+    ("number_of_images", {"images": 20}, {"tuning__what": "lora"}, ""),
+    ("images_to_teach", {"images": 20}, {}, ""),
+    ("images_to_teach", {"images": 20}, {"tuning__what": "lora", "data__held_out": 15}, "note"),
+    ("images_to_teach", {"images": 20}, {"tuning__what": "base", "data__held_out": 16}, "yellow"),
     ("small_images", {"too_small": 2_999}, {}, ""),
     ("small_images", {"too_small": 3_000}, {}, "yellow"),
     ("missing_maps", {"images": 28_501}, {}, ""),
@@ -106,12 +111,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("learning_rate", {}, {"optim__learning_rate": 1e-4, "model__control_lora_rank": 64}, ""),
     ("learning_rate", {}, {"optim__learning_rate": 1e-5, "model__control_lora_rank": 64}, "yellow"),
     ("learning_rate", {}, {"optim__learning_rate": 2e-5, "objective__sd_locked": False}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-4, "tuning__what": "lora"}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-3, "tuning__what": "lora"}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-2, "tuning__what": "lora"}, "red"),
     ("learning_rate", {"parameters": 3_000_000}, {"optim__learning_rate": 1e-2}, ""),
     ("learning_rate", DEMO, {"optim__learning_rate": 3e-3}, ""),
     ("learning_rate", DEMO, {"optim__learning_rate": 1e-5}, "yellow"),
     ("batch", {}, {"train__batch_size": 1}, "yellow"),
     ("batch", {}, {"train__batch_size": 1, "train__accumulation": 2}, ""),
     ("batch", {"parameters": 3_000_000}, {"train__batch_size": 1}, ""),
+    ("batch", {}, {"train__batch_size": 1, "tuning__what": "lora"}, ""),
     ("batch", {}, {"train__batch_size": 128}, ""),
     ("batch", {}, {"train__batch_size": 129}, "yellow"),
     ("batch", {"images": 16}, {"train__batch_size": 16}, ""),
@@ -156,12 +165,16 @@ def test_red_ones_come_first_and_a_usual_run_has_notes_only() -> None:
     assert {one.level for one in found({}).values()} == {"note"}
 
 
+@pytest.mark.parametrize("what", [CONTROLNET, *OTHER_KINDS])
 @pytest.mark.parametrize("family", FACTS, ids=lambda facts: facts.name)
-def test_no_preset_is_cautioned_against(family: Any) -> None:
-    """Settings that we ship must not be called unusual."""
+def test_no_preset_is_cautioned_against(family: Any, what: str) -> None:
+    """Settings that we ship must not be called unusual; nor 20 images for other things than ControlNets."""
     for preset in all_presets():
-        settings = resolve(*preset.layers(family.name), ("test", {"model": {"base": "owner/base"}}))[0]
-        facts = StartFacts(**GOOD | {"base_side": settings.data.resolution, "parameters": family.parameters})
+        asked = {"model": {"base": "owner/base"}, "tuning": {"what": what}}
+        settings = resolve(*preset.layers(family.name, what), ("test", asked))[0]
+        own = {"base_side": settings.data.resolution, "parameters": family.parameters}
+        few = {} if what == CONTROLNET else {"images": 20, "listed": 20}
+        facts = StartFacts(**GOOD | own | few)
         assert {one.level for one in cautions(settings, facts)} == {"note"}, preset.name
 
 
@@ -297,7 +310,8 @@ def test_a_run_that_trains_no_control_net_is_not_judged_as_one() -> None:
     judged = found(few, **asked)
     assert {rule.__name__ for rule in ABOUT_CONTROL} <= judged.keys()
     with whole_denoiser.chosen():
-        assert found(few, **asked).keys() == judged.keys() - {rule.__name__ for rule in ABOUT_CONTROL} != set()
+        not_control = judged.keys() - {rule.__name__ for rule in ABOUT_CONTROL}
+        assert found(few, **asked).keys() == not_control | {"images_to_teach"} != {"images_to_teach"}
 
 
 def test_lines_that_the_vae_loses_are_a_caution_where_the_nets_read_latents(
