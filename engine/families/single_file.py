@@ -69,7 +69,7 @@ def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
         from diffusers.loaders import single_file_utils as tools
 
         with objects_left_out(path):
-            weights = _with_text_model(tools.load_single_file_checkpoint(path))
+            weights = _with_usual_names(tools.load_single_file_checkpoint(path))
         return tools.create_diffusers_clip_model_from_ldm(
             kind, weights, subfolder=part, config=str(configs), torch_dtype=dtype, local_files_only=True
         )
@@ -79,12 +79,20 @@ def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
         )
 
 
-def _with_text_model(weights: dict[str, Any]) -> dict[str, Any]:
-    """The tensors of a file with CLIP's names as most files have them: NovelAI's lack ``text_model``."""
+def _with_usual_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of the text encoders as most files have them.
+
+    NovelAI's files lack ``text_model`` in CLIP's names. Some files of XL hold OpenCLIP's ``text_projection`` as the
+    weight of a linear layer, (out, in), instead of as a matrix, (in, out).
+    """
+    found = dict(weights)
     short, long = "cond_stage_model.transformer.", "cond_stage_model.transformer.text_model."
-    if not any(name.startswith(f"{short}embeddings.") for name in weights):
-        return weights
-    return {long + name.removeprefix(short) if name.startswith(short) else name: w for name, w in weights.items()}
+    if any(name.startswith(f"{short}embeddings.") for name in weights):
+        found = {long + name.removeprefix(short) if name.startswith(short) else name: w for name, w in found.items()}
+    for name in [name for name in found if name.endswith(".model.text_projection.weight")]:
+        found.setdefault(name.removesuffix(".weight"), found[name].T)
+        del found[name]
+    return found
 
 
 def part_shapes(path: str, part: str, net: Any) -> dict[str, list[int]]:
@@ -98,7 +106,7 @@ def part_shapes(path: str, part: str, net: Any) -> dict[str, list[int]]:
     recognise(path)
     held = {name: torch.empty(shape, device="meta") for name, shape in _shapes(Path(path)).items()}
     if isinstance(net, PreTrainedModel):
-        held = _of_clip(_with_text_model(held), part, net)
+        held = _of_clip(_with_usual_names(held), part, net)
         if not hasattr(net, "text_model"):
             held = {name.removeprefix("text_model."): tensor for name, tensor in held.items()}
     elif part == "vae":

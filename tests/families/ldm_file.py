@@ -84,6 +84,13 @@ OPEN_CLIP = (
 )
 
 
+def open_clip_name(name: str) -> str:
+    """OpenCLIP's name of a tensor of a CLIP text encoder, which keeps q, k and v apart."""
+    for ours, theirs in OPEN_CLIP:
+        name = name.replace(ours, theirs)
+    return name
+
+
 @cache
 def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors of a real single file of a family, by the names that Stability's files have."""
@@ -107,8 +114,7 @@ def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
             if layout == "sd1" or (layout == "sdxl" and part == "text_encoder"):
                 found[f"{clip}text_model.{plain}"] = shape
                 continue
-            for ours, theirs in OPEN_CLIP:
-                plain = plain.replace(ours, theirs)
+            plain = open_clip_name(plain)
             if ".self_attn.q_proj." in plain:  # q, k and v are one tensor
                 start, _, kind = plain.partition(".self_attn.q_proj.")
                 found[f"{open_clip}{start}.attn.in_proj_{kind}"] = (3 * shape[0], *shape[1:])

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import CLIPTextModelWithProjection
 
 from engine.errors import UserError
+from engine.families import single_file
 from engine.families.registry import describe, detect
 from engine.families.single_file import LAYOUTS, clip_tokenizer, recognise
-from tests.families.ldm_file import real_shapes, write_header, write_single_file
+from tests.families.ldm_file import open_clip_name, real_shapes, write_header, write_single_file
 
 UNET = "model.diffusion_model."
 OF_SD1, OF_SD2, OF_SDXL = map(real_shapes, ("sd1", "sd2", "sdxl"))
+PROJECTION = "conditioner.embedders.1.model.text_projection"
+LINEAR_XL = {f"{name}.weight" if name == PROJECTION else name: shape for name, shape in OF_SDXL.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("anime-2-0-base_768", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
         ("xl", OF_SDXL, "Stable Diffusion XL, predicts noise, made for 1024 px"),
         ("noobXL_vPred05", OF_SDXL, "Stable Diffusion XL, predicts velocity, made for 1024 px"),
+        ("merged-xl", LINEAR_XL, "Stable Diffusion XL, predicts noise, made for 1024 px"),
         (
             "noobXL-v-pred-ztsnr",
             OF_SDXL,
@@ -249,3 +255,27 @@ def test_recognising_reads_once_until_the_file_changes(tmp_path: Path, monkeypat
     found = recognise(path)
     assert recognise(path) is found
     assert recognise(write_header(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_projection_of_xls_second_text_encoder_is_read_as_matrix_and_as_linear_layer(
+    linear: bool, tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = CLIPTextModelWithProjection.from_pretrained(tiny_sdxl / "text_encoder_2", dtype=torch.float32)
+    wanted.text_projection.weight.data.normal_()
+    state, held = dict(wanted.state_dict()), {}
+    for name, weight in state.items():
+        if ".self_attn.q_proj." in name:
+            names = [name.replace("q_proj", f"{one}_proj") for one in "qkv"]
+            start, _, kind = open_clip_name(name).partition(".self_attn.q_proj.")
+            held[f"{start}.attn.in_proj_{kind}"] = torch.cat([state[one] for one in names])
+        elif "self_attn.k_proj" not in name and "self_attn.v_proj" not in name and "position_ids" not in name:
+            held[open_clip_name(name)] = weight
+    projection = held.pop("text_projection")
+    held["text_projection.weight" if linear else "text_projection"] = projection if linear else projection.T
+    prefix = PROJECTION.removesuffix("text_projection")
+    save_file({prefix + name: weight.contiguous() for name, weight in held.items()}, tmp_path / "xl.safetensors")
+    monkeypatch.setattr(single_file, "recognise", lambda path: single_file.SingleFile(tiny_sdxl, {}))
+    path = str(tmp_path / "xl.safetensors")
+    read = single_file.load(CLIPTextModelWithProjection, path, "text_encoder_2", torch.float32)
+    assert torch.equal(read.text_projection.weight, wanted.text_projection.weight)
