@@ -17,6 +17,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.kernels import count
 from engine.config import OptimConfig
 from engine.distributed.group import ALONE
 from engine.distributed.parallel import Parallel
@@ -104,6 +105,17 @@ def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch
     with ema_weights(ours, model):
         assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
     assert all(torch.equal(one, two) for one, two in zip(own, model.parameters(), strict=True))
+
+
+def test_an_update_of_the_average_makes_no_difference_of_its_own() -> None:
+    """Counted as in docs/performance.md: half of the memory traffic of diffusers' EMAModel."""
+    with torch.device("meta"):
+        model = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(10)))
+    ours, theirs = EMA(model.parameters(), decay=0.999), EMAModel(model.parameters(), decay=0.999, foreach=True)
+    for average in (ours, theirs):
+        average.optimization_step = 10_000
+    less, usual = (count(lambda average=average: average.step(model.parameters())) for average in (ours, theirs))
+    assert less.bytes < 0.6 * usual.bytes
 
 
 def test_an_average_that_is_updated_at_each_third_step_has_the_decay_of_three() -> None:
