@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,15 @@ from engine.families.sizes import Learned
 from engine.families.unet_sizes import count
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
+from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
+from engine.nets import importing
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import read_controlnet
 from engine.nets.lora import load_trained, lora_layers, merged_weights, to_control_lora, trained_tensors
 from engine.nets.outputs import fixed_outputs, largest_difference
 from engine.runs.checkpoints import FACTORS, description_checksum
+from engine.training.job import build_trainer
 from engine.tuning.controlnet import ControlLora, WholeControlNet
 from engine.tuning.trainable import Placement
 from engine.workspace.paths import Workspace
@@ -228,6 +233,37 @@ def test_a_training_starts_from_a_control_lora(
     assert second.checkpoints()[-1].trained_rank == rank
     one, two = (load_file(run.checkpoints()[-1].folder / "controlnet" / WEIGHTS) for run in (first, second))
     assert all(torch.allclose(weight, two[name], atol=1e-5) for name, weight in one.items())
+
+
+@pytest.mark.parametrize("over", ["base", "start"])
+def test_of_the_net_that_it_started_from_no_whole_layer_stays_in_ram(
+    over: str,
+    new_run: RunFactory,
+    ready_workspace: Workspace,
+    loud_controlnet: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beneath the factors are the base's own weights, or copies in half precision, which the step computes with."""
+    opened: dict[str, weakref.ref[torch.Tensor]] = {}
+    real = importing.open_controlnet
+
+    def open_controlnet(*arguments: Any) -> Any:
+        net = real(*arguments)
+        opened.update({name: weakref.ref(weight) for name, weight in net.named_parameters()})
+        return net
+
+    monkeypatch.setattr(importing, "open_controlnet", open_controlnet)
+    settings = {"model.controlnet": str(loud_controlnet), "model.control_lora_rank": RANK, "model.low_rank_over": over}
+    run = new_run(**settings, **{"train.precision": "bf16"})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    gc.collect()
+    left = {name for name, weight in opened.items() if weight() is not None}
+    layers = lora_layers(trainer.state.trainable.master)
+    computing = lora_layers(trainer.state.trainable.control_net)
+    assert len(layers) > 20 and not left & {f"{name}.weight" for name in layers}
+    assert all(layer.weight is computing[name].weight for name, layer in layers.items()), "there is no second copy"
+    assert {layer.weight.dtype for layer in layers.values()} == {torch.bfloat16}
+    trainer.close()
 
 
 def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:
