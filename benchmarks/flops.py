@@ -14,7 +14,11 @@ from typing import Any
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.shapes import CARD, allocate_optimizer_state, build_state, settings, simulated_bases
+from benchmarks.shapes import allocate_optimizer_state, build_state, settings
+from benchmarks.simulated_card import CARD
+from benchmarks.stand_ins import simulated_bases
+from engine.families.files import LAYOUTS
+from engine.families.registry import by_name
 from engine.training.step import train_step
 
 STEPS = (("16gb", "sd1"), ("12gb", "sd1"), ("12gb", "sdxl"))
@@ -30,9 +34,10 @@ def count(preset: str, family: str) -> dict[str, float]:
         if output.requires_grad:  # the gradient of its input; a frozen weight has none
             found["backward"] += operations
 
+    noise_process = by_name(family).noise_process(str(LAYOUTS / family))
     with simulated_bases(False):
         with CARD:
-            state = build_state(settings(preset, family), family)
+            state = build_state(settings(preset, family), family, noise_process)
         allocate_optimizer_state(state)
         for layer in state.denoiser.modules():
             if isinstance(layer, nn.Linear):

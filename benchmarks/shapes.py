@@ -40,6 +40,7 @@ from engine.estimate.memory import (
     predict_from,
 )
 from engine.families.files import LAYOUTS, read_configs
+from engine.families.noise import NoiseProcess
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
 from engine.nets.compact_weights import CompactMasterWeights
@@ -99,8 +100,12 @@ def estimate(config: RunConfig, family: str) -> Prediction:
     return predict_from(config, read_configs(LAYOUTS / family))
 
 
-def build_state(config: RunConfig, family_name: str) -> TrainState:
-    """The state of a run without data: its nets, and everything that a step reads."""
+def build_state(config: RunConfig, family_name: str, noise_process: NoiseProcess) -> TrainState:
+    """The state of a run without data: its nets, and everything that a step reads.
+
+    Args:
+        noise_process: made before counting, because a scheduler reads its own numbers.
+    """
     base, family, dtype = str(LAYOUTS / family_name), by_name(family_name), DTYPES[config.train.precision]
     with tempfile.TemporaryDirectory() as folder:
         kept = master_weights_of(config, config.train.precision)
@@ -112,7 +117,7 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
         run_folder=Path(folder), config=config, token=unused, history=history, group=group.current(),
         about={}, retry=unused, watchdog=unused, accelerator=_single_process(), device=CARD,
         precision=config.train.precision, dtype=dtype, loss_scale=LossScale(config.train.precision), base=base,
-        family=family, denoiser=denoiser, noise_process=family.noise_process(base),
+        family=family, denoiser=denoiser, noise_process=noise_process,
         latent_space=family.latent_space(base), trainable=trainable,
         optimizer=build_optimizer(trainable.master, config.optim), ema=build_ema(trainable.averaged, config.optim),
         dataset=unused, samples=[], held_out=[], plan=unused, cache=unused, images_at_once=1,
@@ -157,9 +162,10 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
 def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
     """Count one step, and drawing preview images, with a preset's settings."""
     config = settings(preset, family, **changes)
+    noise_process = by_name(family).noise_process(str(LAYOUTS / family))
     with simulated_bases(config.optim.offload) as counter:
         with nullcontext() if config.optim.offload else CARD:
-            state = build_state(config, family)
+            state = build_state(config, family, noise_process)
         allocate_optimizer_state(state)
         counter.holders = holders(state)
         counter.reset_peak()

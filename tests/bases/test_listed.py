@@ -35,6 +35,9 @@ def test_the_shipped_list_has_a_base_of_each_family_and_its_cards_have_presets()
     assert {base.family for base in bases} == {facts.name for facts in FACTS}
     assert len({base.id for base in bases}) == len(bases)
     assert {base.min_vram_gib for base in bases} <= {preset.min_vram_gib for preset in all_presets()}
+    for base in (base for base in bases if base.family in ("flux", "sd3", "zimage")):
+        with_settings = [preset.min_vram_gib for preset in all_presets() if base.family in preset.families]
+        assert base.min_vram_gib == min(gib for gib in with_settings if gib), base.name
     for base in bases:
         assert base.use.endswith(".") and base.licence_means.endswith("."), base.name
 
