@@ -17,7 +17,7 @@ from engine.workspace.paths import Workspace
 
 def add_command(commands: Any) -> None:
     """Add "sample" to the command line's parsers. The settings of an image come from ``engine.inference.settings``."""
-    sample = commands.add_parser("sample", help="draw images with a run's ControlNet")
+    sample = commands.add_parser("sample", help="draw images with a run's ControlNet, LoRA or new word")
     sample.add_argument("run", help="the run's folder name")
     sample.add_argument("--control", type=path_of, help="a control image; default: a held-out one, with its caption")
     sample.add_argument(
@@ -90,11 +90,13 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     from engine.inference.session import TrySession
     from engine.inference.transfer import Transferred, transfer
     from engine.runs.run import Run
+    from engine.tuning.facts import facts_of
 
     console = EventPrinter()
     places.use(workspace)
     trained = Run(workspace.run_folder(options.run))
-    categorical = condition_type(trained).categorical
+    by_prompt = facts_of(trained.config).added_to_base
+    categorical = not by_prompt and condition_type(trained).categorical
     request, name, notes = _request(options, workspace, trained, control.token)
     session = TrySession(workspace)
     results: list[Transferred]
@@ -133,11 +135,14 @@ def _request(
 ) -> tuple[Any, str, list[str]]:
     """Return the request, the ControlNet's name, and notes about the control image."""
     from engine.disk.images import load_map, load_rgb
-    from engine.inference.control_image import held_out_maps, look_warning, map_of
+    from engine.inference.control_image import blank_map, held_out_maps, look_warning, map_of
     from engine.inference.request import TryRequest
+    from engine.tuning.facts import facts_of
 
-    caption, notes = "", []
-    if options.photo:
+    caption, notes, side = "", [], trained.config.data.resolution
+    if facts_of(trained.config).added_to_base:
+        control = blank_map(side, side)
+    elif options.photo:
         control = map_of(trained, load_rgb(options.photo), token)
     elif options.control:
         control = load_map(options.control)
@@ -168,12 +173,13 @@ def _request(
 def _net(options: argparse.Namespace, trained: Any) -> tuple[Path, str]:
     if options.net:
         return options.net, options.net.stem
+    from engine.runs.adapters import net_of
     from engine.runs.choice import choose_checkpoint
 
     checkpoint, notices = choose_checkpoint(trained, options.step)
     for sentence in notices:
         print(sentence)
-    return checkpoint.controlnet, f"step-{checkpoint.step}"
+    return net_of(checkpoint), f"step-{checkpoint.step}"
 
 
 def _save(path: Path, image: Any, request: Any, run_name: str, net: str) -> Path:

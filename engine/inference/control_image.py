@@ -45,6 +45,13 @@ def condition_type(run: Run) -> ConditionType:
     return registry.get(str(run.condition.get("type", "")))
 
 
+def blank_map(width: int, height: int) -> Image.Image:
+    """A black control image, for what is drawn without control."""
+    from PIL import Image
+
+    return Image.new("RGB", (width, height))
+
+
 def map_of(run: Run, image: Image.Image, token: CancelToken | None = None) -> Image.Image:
     """Extract the map of a photograph, with the settings that made the run's training maps.
 

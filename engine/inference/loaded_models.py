@@ -11,17 +11,20 @@ import torch
 
 from engine.bases.merging import ready_base
 from engine.families.registry import Family, detect
+from engine.families.silent import SilentControlNet
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.frozen_layers import store_as_trained
+from engine.runs.adapters import is_adapter
 from engine.runs.checkpoints import read_checkpoint, require_intact
 from engine.runs.choice import choose_checkpoint
 from engine.runs.known_bases import known_schedule
 from engine.runs.run import Run
 from engine.tuning.unlocked import load_trained_base
+from engine.workspace.base_reference import JOIN
 from engine.workspace.paths import Workspace
 
 NetVersion = tuple[Path, int]
@@ -67,8 +70,12 @@ class LoadedModels:
         controlnet: Path,
         token: CancelToken | None = None,
         progress: OnProgress = lambda done, total, label: None,
+        bare: bool = False,
     ) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
+
+        In place of a ControlNet, ``controlnet`` may be a LoRA or embedding file: it is merged into the base, which is
+        then drawn with alone. ``bare`` leaves it out.
 
         A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been: ``token``
         can cancel this, and ``progress`` reports it.
@@ -77,6 +84,9 @@ class LoadedModels:
             UserError: one is missing or broken, or they do not fit each other.
         """
         with self._lock:
+            if is_adapter(Path(controlnet)):
+                self._load_adapter(base, Path(controlnet), token, progress, bare)
+                return
             located = ready_base(self._workspace, base, token, progress)
             folder, wanted = _version(Path(controlnet))
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
@@ -97,6 +107,23 @@ class LoadedModels:
                 denoiser = family.denoiser_of(self.pipeline)
                 self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
             self._controlnet = wanted
+
+    def _load_adapter(self, base: str, file: Path, token: CancelToken | None, progress: OnProgress, bare: bool) -> None:
+        """Load a base with a LoRA or word of a checkpoint, or of any file, without a ControlNet."""
+        whole = read_checkpoint(file.parents[1])
+        if whole is not None:
+            require_intact(whole.folder, file.relative_to(whole.folder).as_posix())
+        located = ready_base(self._workspace, base if bare else JOIN.join((base, str(file))), token, progress)
+        version = (file, file.stat().st_mtime_ns)
+        if self.loaded and (located, version) == (self._base, self._controlnet):
+            return
+        family = detect(located)
+        if located != self._base or self._base_is_changed or self._stored:
+            self.free()
+        cap_allocator(self._device)
+        schedule = whole.noise_schedule if whole else known_schedule(self._workspace, located)
+        self._use(family, located, None, schedule, {})
+        self._controlnet = version
 
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # a file is checked while it is read
@@ -123,6 +150,7 @@ class LoadedModels:
         """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet.
 
         Args:
+            net: None: nothing controls the base.
             schedule: what the net's run took the base for; empty: what the base's config says.
             about: of its checkpoint. The base is stored as it was while the net was trained beside it.
         """
@@ -131,12 +159,14 @@ class LoadedModels:
             self._stored = about.get("base_storage")
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
+            net = net or SilentControlNet(denoiser)
             pipeline = family.pipeline(located, net, denoiser.dtype, schedule, **alone)
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
             self._vae = family.load_vae(located).to(self._device)
             self.pipeline, self._family, self._base = pipeline, family, located
         else:
+            net = net or SilentControlNet(family.denoiser_of(self.pipeline))
             scheduler = family.default_scheduler(located, schedule)
             self.pipeline.register_modules(controlnet=net, scheduler=scheduler)
 

@@ -111,7 +111,8 @@ class TrySession(LoadedModels):
         merging: OnProgress,
     ) -> list[Image.Image]:
         first, saving = batch[0], self.memory_saving
-        self.load(join(first.base, first.ingredients), first.controlnet, token, merging)
+        base, net = join(first.base, first.ingredients), first.controlnet
+        self.load(base, net, token, merging, bare=first.without_control)
         family, pipeline = self._family, self.pipeline
         assert family is not None and pipeline is not None, "load sets both"
         second = None

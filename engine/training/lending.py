@@ -49,6 +49,7 @@ class BorrowedSession(TrySession):
         controlnet: Path,
         token: CancelToken | None = None,
         progress: OnProgress = lambda done, total, label: None,
+        bare: bool = False,
     ) -> None:
         """Use the live weights (``LIVE``), or a checkpoint or file for the same base.
 
@@ -72,13 +73,24 @@ class BorrowedSession(TrySession):
                 )
             super().load(base, controlnet, token, progress)
             return
-        if why := facts_of(state.config).why_not_drawn:
+        facts, live = facts_of(state.config), self._live
+        if bare and facts.added_to_base:
+            raise UserError(
+                "The base alone cannot be drawn with during training.",
+                f"Its layers carry what is trained: {facts.trains}.",
+                "Switch off the comparison, or pause the training.",
+            )
+        if facts.why_not_drawn and not facts.added_to_base:
+            why = facts.why_not_drawn
             raise UserError(
                 "No images can be drawn with the live weights.", why, "Pause the training to draw with another run."
             )
         if self._controlnet is None or self._controlnet[0] != LIVE:
-            check_finite(self._live, "being trained")
-            self._use(state.family, state.base, self._live, state.noise_process.schedule, {})
+            if live is not None:
+                check_finite(live, "being trained")
+            self._use(state.family, state.base, live, state.noise_process.schedule, {})
+            if (text := state.trainable.learned_text) is not None:
+                self._tokenizer, self._text_encoder = text.tokenizer, text.encoder
             self._controlnet = (LIVE, state.step)
 
     def _denoiser(self, family: Family, located: str, about: Mapping[str, Any]) -> Any:

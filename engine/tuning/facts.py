@@ -21,7 +21,7 @@ LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
 BASE_IS_NOT_SHARDED = "the whole base, which is trained without a ControlNet"
 WORD_IS_NOT_SHARDED = "a new word (its text encoders are the base's)"
-LORA_NOT_DRAWN = "Export it, then add the file to “LoRA and embedding files” in Try it or in a ControlNet run."
+NOT_MEASURED = "Its images are drawn from prompts, without control images that they could be compared with."
 BASE_NOT_DRAWN = "Export it, then choose the folder or file as base model, in Try it or for a ControlNet run."
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
@@ -53,6 +53,8 @@ class TrainableFacts:
 
     drawn_by_prompt: bool = False
     """Its previews are drawn from captions and prompts alone, without control images."""
+    added_to_base: bool = False
+    """Its checkpoints hold a file that is added to the base, so that Try it can draw with them (runs/adapters.py)."""
 
     @property
     def has_previews(self) -> bool:
@@ -151,8 +153,9 @@ def lora(config: RunConfig) -> TrainableFacts | None:
         needs_condition_maps=False,
         not_sharded=(LORA_IS_NOT_SHARDED,),
         trains="a LoRA",
-        not_drawn=LORA_NOT_DRAWN,
+        not_drawn=NOT_MEASURED,
         drawn_by_prompt=True,
+        added_to_base=True,
     )
 
 
@@ -184,8 +187,9 @@ def new_word(config: RunConfig) -> TrainableFacts | None:
         not_sharded=(WORD_IS_NOT_SHARDED,),
         one_card=True,
         trains="a new word",
-        not_drawn=LORA_NOT_DRAWN,
+        not_drawn=NOT_MEASURED,
         drawn_by_prompt=True,
+        added_to_base=True,
     )
 
 
@@ -261,7 +265,7 @@ def trains_alike(one: RunConfig, other: RunConfig) -> bool:
 
 
 def require_drawn(config: RunConfig, run: str) -> None:
-    """Refuse to draw with the weights of a run if none of its images can be drawn.
+    """Refuse a run whose images cannot be drawn from control images.
 
     Args:
         run: its name.
@@ -270,7 +274,7 @@ def require_drawn(config: RunConfig, run: str) -> None:
         UserError: says what the run trains.
     """
     if why := facts_of(config).why_not_drawn:
-        raise UserError(f"No images can be drawn with {run}.", why, "Choose a run that trains a ControlNet.")
+        raise UserError(f"{run} cannot be used here.", why, "Choose a run that trains a ControlNet.")
 
 
 def master_weights_of(config: RunConfig, precision: str, processes: int = 1) -> MasterWeights:

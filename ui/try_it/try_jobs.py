@@ -17,6 +17,7 @@ from engine.jobs.runner import Emit, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import format_duration
 from engine.runs.run import Run
+from engine.tuning.facts import facts_of
 from ui.page.context import AppContext
 from ui.try_it.model_jobs import Draw, ModelJobs
 from ui.try_it.try_control import ControlSource, make_map
@@ -102,6 +103,8 @@ class _Drawing:
     first: TryRequest
     categorical: bool
     notes: list[str]
+    added: str = ""
+    """What is added to the base and drawn with, without a control image ("a LoRA"); empty: a ControlNet."""
     images: list[tuple[str, str]] = field(default_factory=list)
     """Paths and titles of the images for the page."""
 
@@ -109,12 +112,16 @@ class _Drawing:
     def prepare(context: AppContext, asked: DrawRequest, token: CancelToken) -> _Drawing:
         """Prepare everything that needs no model."""
         from engine.disk.images import load_map
-        from engine.inference.control_image import condition_type
+        from engine.inference.control_image import blank_map, condition_type
         from engine.inference.request import TryRequest
 
         run = Run(context.workspace.runs / asked.run)
-        categorical = condition_type(run).categorical
-        control, notes = make_map(context, asked.control, run, token)
+        notes: list[str] = []
+        if facts_of(run.config).added_to_base:
+            categorical, control = False, blank_map(int(asked.settings["width"]), int(asked.settings["height"]))
+        else:
+            categorical = condition_type(run).categorical
+            control, notes = make_map(context, asked.control, run, token)
         settings = {**asked.settings, "base": asked.settings.get("base") or run.config.model.base}
         if asked.random_seed:
             settings["seed"] = secrets.randbelow(2**31)
@@ -126,7 +133,8 @@ class _Drawing:
             mask=asked.mask,
             second_control=load_map(asked.second_control) if asked.second_control else None,
         )
-        return _Drawing(context, asked, first, categorical, notes)
+        trained = facts_of(run.config)
+        return _Drawing(context, asked, first, categorical, notes, trained.trains if trained.added_to_base else "")
 
     def draw(self, session: TrySession, token: CancelToken, emit: Emit) -> None:
         """Draw, save and show the images."""
@@ -153,18 +161,24 @@ class _Drawing:
 
         first, count = self.first, self.asked.count
         requests = [replace(first, seed=first.seed + number) for number in range(count)]
-        without = [replace(first, without_control=True)] if self.asked.compare else []
+        live_base = self.added and self.asked.net.live  # carries what is trained, so it cannot be drawn with alone
+        compare = self.asked.compare and not live_base
+        without = [replace(first, without_control=True)] if compare else []
         show = _show_preview(self.context)
         drawn = session.generate([*requests, *without], token, progress, self.categorical, show)
         stem = self._stem()
         map = fit_control(first.control, *drawn[0].size, self.categorical).numpy()
-        control = self._save(f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(map), first)
-        self.images.append((str(control), "Control image"))
-        titles = ["With the ControlNet"] if count == 1 else [f"Seed {request.seed}" for request in requests]
+        control = ""
+        if not self.added:
+            saved = self._save(f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(map), first)
+            self.images.append((str(saved), "Control image"))
+            control = saved.name
+        with_it = f"With the {self.added.removeprefix('a ') or 'ControlNet'}"
+        titles = [with_it] if count == 1 else [f"Seed {request.seed}" for request in requests]
         ways = [*((request, title, WITH) for request, title in zip(requests, titles, strict=True))]
         ways += [(request, "Without it", WITHOUT) for request in without]
         for (request, title, way), image in zip(ways, drawn, strict=True):
-            path = self._save(f"{stem}_seed-{request.seed}_{way}", image, request, control.name)
+            path = self._save(f"{stem}_seed-{request.seed}_{way}", image, request, control)
             self.images.append((str(path), title))
 
     def _draw_on_bases(self, session: TrySession, token: CancelToken, progress: OnProgress) -> None:

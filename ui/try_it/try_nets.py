@@ -12,6 +12,7 @@ from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
 from engine.machine.units import counted
+from engine.runs.adapters import net_of
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, left_out_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -112,4 +113,4 @@ def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -
         )
     checkpoint = pick_checkpoint(context, run, chosen)
     notes = left_out_of(context, run, chosen, checkpoint)
-    return Net(checkpoint.controlnet, f"step-{checkpoint.step}", notes=tuple(notes))
+    return Net(net_of(checkpoint), f"step-{checkpoint.step}", notes=tuple(notes))

@@ -29,6 +29,7 @@ from engine.training.job import training_job
 from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory
+from tests.teaching_runs import add_images, run_of
 from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -304,3 +305,16 @@ def test_the_list_of_samplers_follows_the_base_of_the_run(
     assert box.value == "euler" and "DDIM is not made for Stable Diffusion 3. Euler, the nearest" in said
     assert [name for _, name in box.choices] == ["unipc", "euler", "heun", "dpmpp_2m_karras"]
     assert sampler_box(context, None, "ddim") == (gr.skip(), "")
+
+
+def test_a_lora_is_drawn_with_from_its_checkpoint_without_a_control_image(
+    workspace: Workspace, tmp_path: Path, tiny_base: Path
+) -> None:
+    add_images(workspace, tmp_path / "images")
+    run = run_of(workspace, tiny_base, tuning={"what": "lora", "rank": 4}, train={"steps": 1})
+    assert training_job(workspace, run)(Control().token, lambda event: None) == "completed"
+    trying = ModelJobs(AppContext(workspace), (JobKind.TRY,))
+    result = draw(trying, settings=SETTINGS | {"prompt": "noise"})
+    assert [title for _, title in result.images] == ["With the LoRA", "Without it"]
+    with_it, without = (np.asarray(Image.open(path)) for path, _ in result.images)
+    assert with_it.shape == (64, 64, 3) and without.shape == (64, 64, 3)
