@@ -40,6 +40,7 @@ LAYERS = (
     "engine.evaluation",
     "engine.export",
     "engine.training",
+    "engine.serving",  # the HTTP API
     # What people start.
     "engine.support",
     "engine.queue",  # jobs that wait for their turn

@@ -19,6 +19,7 @@ python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
 python -m engine.cli grid RUN --steps 100,300,500
 python -m engine.cli timelapse RUN
+python -m engine.cli serve RUN      (an HTTP API: docs/serving.md)
 python -m engine.cli queue add extract birds --type canny     (then: queue list, queue run)
 python -m engine.cli doctor
 """
@@ -46,6 +47,7 @@ from engine.cli import (
     processes,
     queue,
     sample,
+    serve,
     train,
 )
 from engine.cli.advice import for_command_line
@@ -116,6 +118,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     train.add_commands(commands)
     sample.add_command(commands)
+    serve.add_command(commands)
     compare.add_commands(commands)
     evaluate.add_command(commands)
     export.add_commands(commands)
@@ -275,6 +278,7 @@ COMMANDS = {
     "extract": _extract,
     **train.COMMANDS,
     "sample": sample.run,
+    "serve": serve.run,
     "doctor": _doctor,
     **compare.COMMANDS,
     "evaluate": evaluate.run,

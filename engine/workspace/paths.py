@@ -75,6 +75,11 @@ class Workspace:
         return self.root / "outputs"
 
     @property
+    def serving(self) -> Path:
+        """Requests to the HTTP API and their images, a folder for each port. It may not exist."""
+        return self.root / "serving"
+
+    @property
     def temporary(self) -> Path:
         """Uploads, and copies of images that the page shows."""
         return self.root / "temporary"

@@ -1,0 +1,171 @@
+"""The HTTP API: its addresses, and what it answers. Models are used by ``worker.py`` alone."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import anyio
+from anyio import to_thread
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from engine.errors import UserError
+from engine.serving.bodies import IMAGES, ImageBody, check, read_images
+from engine.serving.jobs import Job, Jobs, QueueFull
+from engine.serving.served_net import ServedNet
+from engine.version import VERSION
+
+MAX_WAIT = 600.0
+POLL_SECONDS = 0.05
+MAX_SEED = 2**31 - 1
+"""Of seeds that are drawn here: every client can hold them."""
+
+
+def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
+    """The application without its gate (``gate.py``)."""
+    from engine.serving import a1111
+
+    api = FastAPI(title="ControlNet Studio", version=VERSION, docs_url=None, redoc_url=None)
+    desk = Desk(jobs, served)
+    api.add_exception_handler(UserError, _user_error)
+    api.add_exception_handler(RequestValidationError, _invalid)
+
+    @api.post("/v1/images", summary="Draw images", status_code=202)
+    async def draw(body: ImageBody, request: Request, wait: float = 0) -> Response:  # type: ignore[valid-type]
+        """Answers 202 with the job's id; with ``wait`` (seconds) once it is over, or after that time. With the header
+        ``Accept: image/png`` a job that is done within ``wait`` answers with its first image."""
+        job = await desk.accept(body.model_dump(exclude_none=True))  # type: ignore[attr-defined]
+        await desk.wait(job, wait)
+        if job.state == "done" and "image/png" in request.headers.get("accept", ""):
+            return FileResponse(job.image(0), media_type="image/png", headers={"x-job": job.id})
+        return JSONResponse(desk.describe(job), 200 if job.over else 202)
+
+    @api.get("/v1/images/{id}", summary="State of a job")
+    async def state(id: str, wait: float = 0) -> dict[str, Any]:
+        """``state`` is waiting, drawing, done, failed or cancelled."""
+        job = desk.find(id)
+        await desk.wait(job, wait)
+        return desk.describe(job)
+
+    @api.get("/v1/images/{id}/{number}.png", summary="An image that was drawn", response_class=FileResponse)
+    async def image(id: str, number: int) -> Response:
+        """A PNG with its settings inside. ``number`` begins at 0."""
+        job = desk.find(id)
+        if not 0 <= number < job.drawn:
+            raise HTTPException(404, f"The job is {job.state} and has {job.drawn} images.")
+        return FileResponse(job.image(number), media_type="image/png")
+
+    @api.delete("/v1/images/{id}", summary="Cancel a job")
+    async def cancel(id: str) -> dict[str, Any]:
+        """A job that is being drawn ends after its present step."""
+        job = desk.find(id)
+        await to_thread.run_sync(jobs.cancel, job)
+        return desk.describe(job)
+
+    @api.get("/v1/health", summary="Whether the server works, and how many jobs it has")
+    async def health() -> dict[str, Any]:
+        return {"version": VERSION, "net": served.name, "jobs": jobs.counts()}
+
+    @api.get("/v1/net", summary="The net and its defaults")
+    async def net() -> dict[str, Any]:
+        return served.card
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_docs(api.openapi()))
+
+    a1111.add_routes(api, desk)
+    return api
+
+
+class Desk:
+    """Accepts requests, waits for their jobs, and tells their state."""
+
+    def __init__(self, jobs: Jobs, served: ServedNet) -> None:
+        self.jobs, self.served = jobs, served
+
+    async def accept(self, body: Mapping[str, Any]) -> Job:
+        """Check a body and put it into the queue.
+
+        Raises:
+            QueueFull: too many are waiting.
+            UserError: it cannot be drawn.
+        """
+        return await to_thread.run_sync(self._accept, body)
+
+    def _accept(self, body: Mapping[str, Any]) -> Job:
+        self.jobs.refuse_if_full()
+        images = read_images(body)
+        request = {name: value for name, value in body.items() if name not in IMAGES}
+        request.setdefault("seed", secrets.randbelow(MAX_SEED))
+        request["served"] = self.served.identity
+        check(self.served, request, images)
+        return self.jobs.add(request, images)
+
+    async def wait(self, job: Job, seconds: float) -> None:
+        """Wait until a job is over, at most so long."""
+        with anyio.move_on_after(min(max(seconds, 0.0), MAX_WAIT)):
+            while not job.over:
+                await anyio.sleep(POLL_SECONDS)
+
+    def find(self, id: str) -> Job:
+        """The job of an id.
+
+        Raises:
+            HTTPException: there is none.
+        """
+        try:
+            return self.jobs.get(id)
+        except KeyError:
+            raise HTTPException(404, "There is no such job. Finished ones are kept for an hour.") from None
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        """What clients are told about a job."""
+        told: dict[str, Any] = {"id": job.id, "state": job.state, "seed": job.request["seed"]}
+        if not job.over:
+            told |= {"ahead": self.jobs.ahead(job), "seconds_left": round(self.jobs.seconds_left(job), 1)}
+            told |= {"progress": round(job.done / job.total, 3) if job.total else 0.0}
+        told["images"] = [f"/v1/images/{job.id}/{number}.png" for number in range(job.drawn)]
+        return told | {"warnings": list(job.warnings), "error": job.error}
+
+
+async def _user_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UserError)
+    words = {"what": error.what, "why": error.why, "try_this": error.try_this}
+    content = {"detail": f"{error.what} {error.why} {error.try_this}", "error": words}
+    if isinstance(error, QueueFull):
+        return JSONResponse(content, 429, headers={"retry-after": str(max(1, round(error.seconds)))})
+    return JSONResponse(content, 422)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    """Without the values: an image in base64 would fill the answer."""
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}." for one in error.errors()]
+    return JSONResponse({"detail": " ".join(problems)}, 422)
+
+
+def _docs(schema: Mapping[str, Any]) -> str:
+    """The OpenAPI description as a plain page, which loads nothing from elsewhere."""
+    rows = []
+    for path, methods in schema["paths"].items():
+        for method, about in methods.items():
+            text = f"{about.get('summary', '')}. {about.get('description', '')}"
+            rows.append(f"<h3><code>{method.upper()} {escape(path)}</code></h3><p>{escape(text)}</p>")
+    fields = [
+        f"<tr><td><code>{escape(name)}</code></td><td>{escape(one.get('description', ''))}</td></tr>"
+        for name, one in schema["components"]["schemas"]["ImageBody"]["properties"].items()
+    ]
+    return (
+        "<!doctype html><meta charset=utf-8><title>ControlNet Studio: API</title>"
+        "<style>body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td{padding:.2rem .6rem;vertical-align:top}</style><h1>API of ControlNet Studio</h1>"
+        "<p>Every request needs the header <code>Authorization: Bearer TOKEN</code>, with the token that was printed "
+        "when the server started. The same description for programs: <a href='/openapi.json'>openapi.json</a>.</p>"
+        f"{''.join(rows)}<h2>Body of <code>POST /v1/images</code></h2><table>{''.join(fields)}</table>"
+    )
