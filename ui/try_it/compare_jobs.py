@@ -26,7 +26,7 @@ from engine.queue.run_jobs import DrawGrid
 from engine.runs.run import Run
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
-from ui.try_it.model_jobs import Draw, ModelJobs, ModelWork
+from ui.page.model_jobs import Draw, ModelJobs, ModelWork
 
 if TYPE_CHECKING:
     from engine.inference.session import TrySession

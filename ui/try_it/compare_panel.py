@@ -15,13 +15,13 @@ from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.model_jobs import ModelJobs
 from ui.page.states import ADD_TO_QUEUE
 from ui.page.view import View
 from ui.try_it import compare_jobs
 from ui.try_it.compare_jobs import LIVE, WITHOUT
 from ui.try_it.compare_views import build_slider, build_timelapse, build_vote
 from ui.try_it.grid_table import ON_LOAD, grid_html
-from ui.try_it.model_jobs import ModelJobs
 
 EMPTY = "The grid appears here: a column for each checkpoint, a row for each image, seed and strength."
 

@@ -20,9 +20,9 @@ from ui.page.choices import run_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.model_jobs import ModelJobs
 from ui.page.view import View
 from ui.try_it import compare_jobs
-from ui.try_it.model_jobs import ModelJobs
 
 CONTROL = -1
 """In place of a column's number: the control image."""

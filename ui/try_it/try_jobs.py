@@ -19,7 +19,7 @@ from engine.machine.units import format_duration
 from engine.runs.run import Run
 from engine.tuning.facts import facts_of
 from ui.page.context import AppContext
-from ui.try_it.model_jobs import Draw, ModelJobs
+from ui.page.model_jobs import Draw, ModelJobs
 from ui.try_it.try_control import ControlSource, make_map
 from ui.try_it.try_nets import Net
 

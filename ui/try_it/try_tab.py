@@ -12,10 +12,10 @@ from ui.page.choices import no_run_yet, run_list
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
+from ui.page.model_jobs import ModelJobs
 from ui.page.user_image import wire_upload
 from ui.page.view import View
 from ui.try_it import compare_panel, try_history, try_jobs, try_panels
-from ui.try_it.model_jobs import ModelJobs
 from ui.try_it.try_control import ControlSource
 from ui.try_it.try_control_panel import ControlPanel
 from ui.try_it.try_jobs import PREVIEW, DrawRequest

@@ -17,7 +17,7 @@ from engine.jobs.snapshot import JobKind
 from engine.training import lending
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.try_it.model_jobs import ModelJobs, ModelWork
+from ui.page.model_jobs import ModelJobs, ModelWork
 
 KIND, OTHER = JobKind.GRID, JobKind.TIMELAPSE
 

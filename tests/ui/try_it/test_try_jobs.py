@@ -33,8 +33,8 @@ from tests.teaching_runs import add_images, run_of
 from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
+from ui.page.model_jobs import ModelJobs
 from ui.try_it import try_history, try_jobs, try_nets
-from ui.try_it.model_jobs import ModelJobs
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, ControlSource, advice, as_in_run, drawn, held_out, sampler_box
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
