@@ -62,7 +62,7 @@ def _measure(options: argparse.Namespace, workspace: Workspace) -> None:
         session.generate([request])
     alone = options.images / (time.perf_counter() - start)
     token = read_token(None)
-    server = ApiServer(workspace, served, lambda draw, job, _: draw(session, job), token, port=0, waiting=64)
+    server = ApiServer(workspace, served, lambda draw, job: draw(session, job), token, port=0, waiting=64)
     server.start()
     buffer = io.BytesIO()
     control.save(buffer, "PNG")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.disk.typed_path import path_of, typed_path
-from engine.jobs.control import Control, OnProgress
+from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
 
 POLL_SECONDS = 0.5
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         served = serve_file(Path(options.net), options.base)
     session = TrySession(workspace)
 
-    def use_models(draw: Draw, job: Job, _progress: OnProgress) -> None:
+    def use_models(draw: Draw, job: Job) -> None:
         draw(session, job)
 
     token = read_token(options.token_file)

@@ -48,6 +48,8 @@ class JobKind(StrEnum):
     TIMELAPSE = "timelapse"
     EVALUATE = "evaluate"
     EXPORT = "export"
+    SERVE = "serve"
+    """Images are drawn for another program, over the HTTP API."""
 
 
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]

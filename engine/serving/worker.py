@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 from engine.inference.image_info import request_settings, save_png
-from engine.jobs.control import Cancelled, CancelToken, OnProgress
+from engine.jobs.control import Cancelled, CancelToken
 from engine.jobs.faults import describe_crash
 from engine.serving.bodies import try_requests
 from engine.serving.jobs import Job, Jobs
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 Draw = Callable[["TrySession", CancelToken], None]
-UseModels = Callable[[Draw, Job, OnProgress], None]
-"""``use_models(draw, job, progress)`` calls ``draw(session, token)`` with a session, now or once one is free. It raises
+UseModels = Callable[[Draw, Job], None]
+"""``use_models(draw, job)`` calls ``draw(session, token)`` with a session, now or once one is free. It raises
 Cancelled if the job is cancelled while it waits."""
 
 
@@ -71,7 +71,7 @@ class Worker:
                     "The request was for the net that this server had before it was started again.",
                     "Send it again.",
                 )
-            self._use_models(draw, job, progress)
+            self._use_models(draw, job)
         except Cancelled:
             self._jobs.end(job, "cancelled")
         except UserError as error:

@@ -66,7 +66,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, loud_cont
     session, go_on = TrySession(workspace, device="cpu"), threading.Event()
     go_on.set()
 
-    def use_models(draw: Draw, job: Job, _progress: Any) -> None:
+    def use_models(draw: Draw, job: Job) -> None:
         while not go_on.wait(0.02):
             job.raise_if_cancelled()
         draw(session, job)

@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.export.table import read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
-from ui.export import export_jobs
+from ui.export import export_jobs, serving_panel
 from ui.export.export_jobs import KIND
 from ui.page.choices import NEWEST, checkpoints_of, left_out_of, pick_checkpoint, shown_run
 from ui.page.context import AppContext
@@ -35,6 +35,7 @@ def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: A
     _build_comparison(context, live, run, checkpoint, weights)
     _build_average(context, live, run, checkpoint, options)
     _build_import(context, live)
+    serving_panel.build(context, live, run, checkpoint)
 
 
 def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any) -> None:

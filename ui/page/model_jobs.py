@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
-from engine.jobs.runner import Emit, Work
+from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
 from engine.queue.job import QueuedJob
 from ui.page.context import AppContext
@@ -35,9 +35,13 @@ class ModelJobs:
     window's runner is busy with the training.
     """
 
-    def __init__(self, context: AppContext, kinds: Sequence[JobKind]) -> None:
+    def __init__(self, context: AppContext, kinds: Sequence[JobKind], side: JobRunner | None = None) -> None:
+        """
+        Args:
+            side: runs the jobs that borrow; None: one whose failures the page shows.
+        """
         self.context = context
-        self.side = SideRunner(context)
+        self.side = side or SideRunner(context)
         self._kinds = kinds
 
     @property
@@ -57,18 +61,23 @@ class ModelJobs:
         Raises:
             Busy: another job is running, or one of this panel.
         """
-
-        def borrowed(token: Token, emit: Emit) -> Outcome:
-            return work(token, emit, lambda draw: self._borrow(token, emit, draw))
-
-        def own(token: Token, emit: Emit) -> Outcome:
-            return work(token, emit, lambda draw: draw(self.context.try_session(), token))
-
         if self.training:
-            self.side.start(kind, title, borrowed)
+            self.side.start(kind, title, self._borrowed(work))
         else:
             self._refuse_second(title)
-            self.context.start_job(kind, title, own, queued)
+            self.context.start_job(kind, title, self._own(work), queued)
+
+    def start_quietly(self, kind: JobKind, title: str, work: ModelWork) -> None:
+        """Start a job that nobody at the page asked for: the panel of an earlier problem stays.
+
+        Raises:
+            Busy: another job is running, or one of this panel.
+        """
+        if self.training:
+            self.side.start(kind, title, self._borrowed(work))
+        else:
+            self._refuse_second(title)
+            self.context.runner.start(kind, title, self._own(work))
 
     def start_without_models(self, kind: JobKind, title: str, work: Work) -> None:
         """Start a job that needs no models. It may run beside any job but those of this panel.
@@ -106,6 +115,12 @@ class ModelJobs:
         if blocked_by:
             return note(f"“{blocked_by}” is running: wait for it to end, or cancel it.")
         return ""
+
+    def _borrowed(self, work: ModelWork) -> Work:
+        return lambda token, emit: work(token, emit, lambda draw: self._borrow(token, emit, draw))
+
+    def _own(self, work: ModelWork) -> Work:
+        return lambda token, emit: work(token, emit, lambda draw: draw(self.context.try_session(), token))
 
     def _refuse_second(self, title: str) -> None:
         if self.side.alive:
