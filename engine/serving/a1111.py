@@ -9,17 +9,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from engine.errors import UserError
 from engine.inference.samplers import BALANCES, DEFAULT, SAMPLERS
-from engine.serving.bodies import MAX_COUNT
-
-if TYPE_CHECKING:
-    from engine.serving.api import Desk
+from engine.serving.bodies import MAX_COUNT, ImageBody
+from engine.serving.desk import Desk
 
 WAIT = 600.0
 NO_MAP = (None, "", "none", "None")
@@ -142,8 +140,6 @@ def translate(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if isinstance(seed := body.get("seed"), int) and seed >= 0:  # -1 means any
         ours["seed"] = seed
     ours["count"] = _count(body)
-    from engine.serving.bodies import ImageBody
-
     try:
         checked = ImageBody(**{name: value for name, value in ours.items() if value is not None})
     except ValueError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import anyio
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,21 +13,16 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from engine.errors import UserError
-from engine.serving.bodies import IMAGES, ImageBody, check, read_images
-from engine.serving.jobs import Job, Jobs, QueueFull
+from engine.serving import a1111
+from engine.serving.bodies import ImageBody
+from engine.serving.desk import Desk
+from engine.serving.jobs import Jobs, QueueFull
 from engine.serving.served_net import ServedNet
 from engine.version import VERSION
-
-MAX_WAIT = 600.0
-POLL_SECONDS = 0.05
-MAX_SEED = 2**31 - 1
-"""Of seeds that are drawn here: every client can hold them."""
 
 
 def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
     """The application without its gate (``gate.py``)."""
-    from engine.serving import a1111
-
     api = FastAPI(title="ControlNet Studio", version=VERSION, docs_url=None, redoc_url=None)
     desk = Desk(jobs, served)
     api.add_exception_handler(UserError, _user_error)
@@ -81,57 +74,6 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
 
     a1111.add_routes(api, desk)
     return api
-
-
-class Desk:
-    """Accepts requests, waits for their jobs, and tells their state."""
-
-    def __init__(self, jobs: Jobs, served: ServedNet) -> None:
-        self.jobs, self.served = jobs, served
-
-    async def accept(self, body: Mapping[str, Any]) -> Job:
-        """Check a body and put it into the queue.
-
-        Raises:
-            QueueFull: too many are waiting.
-            UserError: it cannot be drawn.
-        """
-        return await to_thread.run_sync(self._accept, body)
-
-    def _accept(self, body: Mapping[str, Any]) -> Job:
-        self.jobs.refuse_if_full()
-        images = read_images(body)
-        request = {name: value for name, value in body.items() if name not in IMAGES}
-        request.setdefault("seed", secrets.randbelow(MAX_SEED))
-        request["served"] = self.served.identity
-        check(self.served, request, images)
-        return self.jobs.add(request, images)
-
-    async def wait(self, job: Job, seconds: float) -> None:
-        """Wait until a job is over, at most so long."""
-        with anyio.move_on_after(min(max(seconds, 0.0), MAX_WAIT)):
-            while not job.over:
-                await anyio.sleep(POLL_SECONDS)
-
-    def find(self, id: str) -> Job:
-        """The job of an id.
-
-        Raises:
-            HTTPException: there is none.
-        """
-        try:
-            return self.jobs.get(id)
-        except KeyError:
-            raise HTTPException(404, "There is no such job. Finished ones are kept for an hour.") from None
-
-    def describe(self, job: Job) -> dict[str, Any]:
-        """What clients are told about a job."""
-        told: dict[str, Any] = {"id": job.id, "state": job.state, "seed": job.request["seed"]}
-        if not job.over:
-            told |= {"ahead": self.jobs.ahead(job), "seconds_left": round(self.jobs.seconds_left(job), 1)}
-            told |= {"progress": round(job.done / job.total, 3) if job.total else 0.0}
-        told["images"] = [f"/v1/images/{job.id}/{number}.png" for number in range(job.drawn)]
-        return told | {"warnings": list(job.warnings), "error": job.error}
 
 
 async def _user_error(_request: Request, error: Exception) -> JSONResponse:
