@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from engine.errors import UserError
 from engine.inference.samplers import BALANCES, DEFAULT, SAMPLERS
+from engine.machine.units import counted
 from engine.serving.bodies import MAX_COUNT, ImageBody
 from engine.serving.desk import Desk
 
@@ -38,7 +39,9 @@ def add_routes(api: FastAPI, desk: Desk) -> None:
     async def img2img(body: dict[str, Any]) -> dict[str, Any]:
         start = body.get("init_images") or []
         if len(start) != 1:
-            raise UserError("The image cannot be drawn.", f"init_images has {len(start)} images.", "Send one.")
+            raise UserError(
+                "The image cannot be drawn.", f"init_images has {counted(len(start), 'image')}.", "Send one."
+            )
         over = {"image": start[0], "mask": body.get("mask"), "change": body.get("denoising_strength")}
         return await _draw(desk, body, over)
 

@@ -20,6 +20,7 @@ from engine.disk.durable import atomic_write_bytes, atomic_write_text
 from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.jobs.control import Cancelled
+from engine.machine.units import counted
 
 State = Literal["waiting", "drawing", "done", "failed", "cancelled"]
 
@@ -43,7 +44,9 @@ class QueueFull(UserError):
 
     def __init__(self, waiting: int, seconds: float) -> None:
         super().__init__(
-            "The queue is full.", f"{waiting} requests are waiting.", f"Send it again in {round(seconds)} seconds."
+            "The queue is full.",
+            f"{counted(waiting, 'request')} wait already.",
+            f"Send it again in {round(seconds)} seconds.",
         )
         self.seconds = seconds
 
