@@ -16,6 +16,7 @@ COMMANDS = (
     ),
     (r"Press “Download the model” on the Conditions tab", "Add --download to extract"),
     (r"or download one: Get a base model, on the Train tab", "or download one: bases get NAME (bases list shows them)"),
+    (r"Get a base model, on the Train tab, downloads one", "The command bases get NAME downloads one (bases list)"),
     (r"Download them on the Conditions tab", "Download them with extract --download"),
     (
         r"choose My own program on the Conditions tab, enter it there, and press [^.]*",

@@ -12,7 +12,6 @@ from engine.config.presets import CONTROLNET, flatten
 from engine.config.toml import join_words
 from engine.disk.typed_path import path_of
 from engine.distributed import group
-from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -101,7 +100,7 @@ def trial(options: argparse.Namespace, workspace: Workspace, control: Control) -
 def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     """Create a run with the settings of the options, and return its name. --write, --dry-run: "", none is created."""
     from engine.config.toml import write_run_file
-    from engine.training.new_run import create_run
+    from engine.training.new_run import create_run, require_startable
 
     config, origins = settings_of(options, workspace)
     say = processes.console().say
@@ -112,6 +111,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
         _foretell(config, workspace)
     if options.write or options.dry_run:
         return ""
+    require_startable(workspace, config)
     run = create_run(workspace, config, origins)
     _warn_and_advise(config, workspace, say_unknown=False)
     return run.name
@@ -125,10 +125,9 @@ def _foretell(config: RunConfig, workspace: Workspace) -> None:
     """
     from engine.estimate.estimate import estimate
     from engine.machine.hardware import detect
-    from engine.training.new_run import missing
+    from engine.training.new_run import require_startable
 
-    if reasons := missing(workspace, config):
-        raise UserError("The run could not start.", " ".join(reasons), "Fix this, then run the command again.")
+    require_startable(workspace, config)
     processes.console().say(f"{estimate(config, workspace, detect())}.")
     _warn_and_advise(config, workspace)
 

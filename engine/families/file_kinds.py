@@ -17,11 +17,16 @@ OTHER_KINDS = (
     ("controlnet_cond_embedding", "a ControlNet"),
     ("control_model", "a ControlNet"),
     ("input_hint_block", "a ControlNet"),
+    ("distilled_guidance_layer", "a Chroma model"),
+    ("double_stream_modulation", "a FLUX.2 model"),
     ("joint_blocks", "a Stable Diffusion 3 model"),
     ("double_blocks", "a Flux model"),
     ("cap_embedder", "a Z-Image or Lumina 2 model"),
     ("down_blocks", "the UNet of a base alone, without VAE and text encoders"),
+    ("transformer_blocks.", "the transformer of a base alone, without VAE and text encoders"),
+    ("vision_model.", "an image encoder alone"),
     ("text_model.", "a text encoder alone"),
+    ("encoder.block.0.layer", "a text encoder alone"),
     ("decoder.conv_out", "a VAE alone"),
     ("emb_params", "an embedding, which is one word"),
     ("string_to_param", "an embedding, which is one word"),
@@ -35,8 +40,8 @@ OTHER_SCHEDULES = (
 """Tensors of bases whose UNet looks like one that can be trained for."""
 
 
-ONLY_AS_FOLDERS = ("joint_blocks", "double_blocks", "cap_embedder")
-"""Marks of bases that can be trained for, but not from a single file: most such files lack text encoders."""
+ONLY_AS_FOLDERS = ("joint_blocks", "double_blocks", "cap_embedder", "transformer_blocks.")
+"""Those of them that can be trained for, but not from a single file: most such files lack text encoders."""
 
 
 class NoBase(Exception):
@@ -68,7 +73,8 @@ def family_of_tensors(shapes: Mapping[str, list[int]], own_configs: bool = False
         return None
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     if first is None:
-        raise NoBase(_what_else(shapes), any(mark in name for name in shapes for mark in ONLY_AS_FOLDERS))
+        word, kind = _what_else(shapes)
+        raise NoBase(kind, word in ONLY_AS_FOLDERS)
     if first[1] != 4:
         raise NoBase(f"a base for inpainting or a similar task (its UNet reads {first[1]} channels instead of 4)")
     width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes
@@ -89,8 +95,9 @@ def _require_parts(shapes: Mapping[str, list[int]]) -> None:
             raise NoBase(f"only a part of a base: it has no {part}")
 
 
-def _what_else(shapes: Mapping[str, list[int]]) -> str:
-    for word, kind in OTHER_KINDS:
-        if any(word in name for name in shapes):
-            return kind
-    return "a model of an unknown kind"
+def _what_else(shapes: Mapping[str, list[int]]) -> tuple[str, str]:
+    """The entry of OTHER_KINDS that the tensors have the mark of."""
+    if not shapes:
+        return "", "empty: it has no tensors"
+    unknown = ("", "a model of an unknown kind")
+    return next((kind for kind in OTHER_KINDS if any(kind[0] in name for name in shapes)), unknown)

@@ -25,7 +25,7 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.choice import choose_checkpoint
 from engine.runs.run import Run
 from engine.training.job import change_run, training_job
-from engine.training.new_run import create_run, require_all
+from engine.training.new_run import create_run, require_all, require_startable
 from engine.workspace.paths import Workspace, safe_name
 
 CheckpointChoice = int | Literal["newest", "best"]
@@ -50,7 +50,9 @@ class Train(QueuedJob):
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = marked_run(workspace, mark)
         if run is None:
-            run = create_run(workspace, parse(self.config), self.origins, queue_entry=mark)
+            config = parse(self.config)
+            require_startable(workspace, config)
+            run = create_run(workspace, config, self.origins, queue_entry=mark)
         return _train(workspace, run, token, emit)
 
     def begun(self, workspace: Workspace, mark: str) -> JobSnapshot | None:

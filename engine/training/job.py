@@ -28,7 +28,7 @@ from engine.runs.recorder import Recorder
 from engine.runs.run import Run, write_run
 from engine.training import failure
 from engine.training.loggers import Loggers
-from engine.training.new_run import create_run, require_all
+from engine.training.new_run import create_run, require_all, require_startable
 from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
@@ -40,10 +40,12 @@ def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, o
     """Create a run and train it in the background; returns its folder.
 
     Raises:
-        UserError: something is missing. Busy: another job is running (no folder is left behind).
+        UserError: something is missing, or the base cannot be trained for. Busy: another job is running. No folder is
+            left behind.
     """
     if runner.alive:
         runner.start(JobKind.TRAIN, "Training", lambda token, emit: "failed")  # says who is busy
+    require_startable(workspace, config)
     run = create_run(workspace, config, origins)
     runner.start(JobKind.TRAIN, f"Training {run.config.name}", training_job(workspace, run))
     return run.folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
@@ -118,6 +119,24 @@ def require_all(workspace: Workspace, run: Run) -> None:
         raise UserError(f"{run.name} cannot continue.", " ".join(sentences), "Correct this, then resume the run.")
 
 
+def require_startable(workspace: Workspace, config: RunConfig) -> None:
+    """Raise UserError if something is missing, or the base is on this disk and cannot be trained for.
+
+    Loads torch and diffusers.
+    """
+    _require_nothing_missing(workspace, config)
+    located = workspace.locate_base(config.model.base)
+    if Path(located).exists():
+        from engine.families.registry import detect as detect_family
+
+        detect_family(located)
+
+
+def _require_nothing_missing(workspace: Workspace, config: RunConfig) -> None:
+    if sentences := missing(workspace, config):
+        raise UserError("Training cannot start.", " ".join(sentences), "Correct this, then start again.")
+
+
 def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str], queue_entry: str = "") -> Run:
     """The run's folder with its run.json; nothing is trained yet.
 
@@ -127,9 +146,7 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str],
     Raises:
         UserError: something is missing (see ``missing``).
     """
-    sentences = missing(workspace, config)
-    if sentences:
-        raise UserError("Training cannot start.", " ".join(sentences), "Correct this, then start again.")
+    _require_nothing_missing(workspace, config)
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
     spec = dataset.condition if facts_of(config).needs_condition_maps else None
     config = config.model_copy(update={"name": config.name or config.data.dataset})

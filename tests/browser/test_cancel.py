@@ -26,7 +26,7 @@ IMAGES, LETTERS = 400, 300
 def app(tmp_path: Path) -> Any:
     (tmp_path / "photos").mkdir()
     for number in range(IMAGES):
-        Image.new("RGB", (16, 16), (number % 256, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+        Image.new("RGB", (32, 32), (number % 256, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
         (tmp_path / "photos" / f"{number}.txt").write_text("a" * LETTERS + "!", encoding="utf-8")
     Dataset.create(Workspace(tmp_path / "workspace"), "slow", scan_folder(tmp_path / "photos"))
     with studio(tmp_path / "workspace", program=(str(ROOT / "tests" / "ui" / "server" / "cold.py"),)) as opened:

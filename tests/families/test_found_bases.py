@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.bases.listed import hub_id
+from engine.cli.advice import for_command_line
+from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.files import bases_in, denoiser_parameters
 from engine.families.parts import file_tensors
-from engine.families.registry import detect
+from engine.families.registry import describe, detect
 from engine.families.weight_files import variant_of, weight_files
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
+from engine.jobs.runner import JobRunner
 from engine.nets.importing import read_controlnet
 from engine.nets.reading import read_net_file, recognise
+from engine.training.job import start_training
 from engine.workspace.paths import Workspace
-from tests.families.ldm_file import write_single_file
+from tests.families.ldm_file import write_header, write_single_file
+from ui.page.readiness import about_base
 
 PARTS = ("unet", "vae", "text_encoder")
 
@@ -319,3 +328,31 @@ def test_an_address_on_the_hub_is_its_id_or_named(workspace: Workspace, typed: s
     with pytest.raises(UserError) as refused:
         workspace.locate_base(typed)
     assert found in refused.value.why
+
+
+@pytest.mark.parametrize("tensor", ["joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight",
+                                    "cap_embedder.0.weight"])  # fmt: skip
+def test_a_transformer_in_one_file_is_refused_with_the_way_to_its_folder_on_every_path(
+    tensor: str,
+    tmp_path: Path,
+    ready_workspace: Workspace,
+    make_config: Callable[..., RunConfig],
+    loud_controlnet: Path,
+    blank: Image.Image,
+) -> None:
+    file = write_header(tmp_path / "transformer.safetensors", {f"model.diffusion_model.{tensor}": (4, 4)})
+    config = make_config(**{"model.base": file})
+    request = TryRequest(base=file, controlnet=loud_controlnet, control=blank, prompt="")
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: detect(file),
+        lambda: describe(file),
+        lambda: about_base(ready_workspace, config),
+        lambda: start_training(JobRunner(), ready_workspace, config, {}),
+        lambda: TrySession(ready_workspace).generate([request]),
+    )
+    for way in ways:
+        with pytest.raises(UserError) as refused:
+            way()
+        assert "Choose the base's folder in diffusers layout" in refused.value.try_this
+    assert "bases get" in for_command_line(refused.value.try_this)
+    assert list(ready_workspace.run_folders()) == []
