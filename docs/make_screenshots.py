@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,16 @@ LOADED = (
     "one.getBoundingClientRect().top > innerHeight)"
 )
 """Every image in the window is there."""
+HOME = "/home/me"
+PATHS = """(places) => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const shown = places.reduce((text, [from, to]) => text.replace(new RegExp(from, 'g'), to), node.data);
+    if (shown !== node.data) node.data = shown;
+  }
+}"""
+"""Shows the paths of this computer as those of another one: each pattern is replaced by a text."""
 
 
 def shoot(page: Any, name: str, from_tabs: bool = False) -> None:
@@ -38,6 +49,8 @@ def shoot(page: Any, name: str, from_tabs: bool = False) -> None:
             page.evaluate("document.querySelector('#tabs').scrollIntoView()")
         page.wait_for_function(LOADED, timeout=60_000)
         page.wait_for_timeout(pause)
+    temporary = re.escape(tempfile.gettempdir()) + "/[^/]+"
+    page.evaluate(PATHS, [[temporary, HOME], [re.escape(str(ROOT)), f"{HOME}/controlnet-studio"]])
     image = Image.open(io.BytesIO(page.screenshot()))
     FOLDER.mkdir(exist_ok=True)
     # 256 colours are enough for a window, and a quarter of the size

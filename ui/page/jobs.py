@@ -33,13 +33,13 @@ DEMO_BASES = (("UNet (as SD 1.5)", "demo"), ("Transformer (as SD 3)", "demo-tran
 """Titles and names of the bases that come with the app."""
 
 
-def queue_button(live: Live, start: Any) -> Any:
-    """Build "Add to queue" beside a button that starts a job, whose place it takes while any job runs.
+def queue_button(live: Live, start: Any, text: str = ADD_TO_QUEUE) -> Any:
+    """Build the button "Add to queue" beside one that starts a job, whose place it takes while any job runs.
 
     Wire both to the same handler, which passes ``queued`` to ``context.start_job``.
     """
     add = gr.Button(
-        ADD_TO_QUEUE,
+        text,
         variant=start.variant,
         size=start.size,
         scale=start.scale,

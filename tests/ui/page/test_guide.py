@@ -131,6 +131,8 @@ def test_training_and_its_end(context: AppContext) -> None:
     view = with_facts(context.view(), own)
     training = replace(view, snapshot=running, train=train_view(running, None, Readiness()))
     assert states(training)["start"] == "now" and "Watch it" in line_html(own_steps(training))
+    beside = replace(view, snapshot=running)  # the form of the next run, while this one trains
+    assert states(beside)["start"] == "next" and "Go to Start" in line_html(own_steps(beside))
     done = RunFacts(Path("run"), "run", 10, 10, 10, "completed")
     trained = replace(view, train=train_view(None, done, Readiness()))
     assert states(trained)["start"] == "done" and "Try it" in line_html(own_steps(trained))

@@ -58,7 +58,6 @@ def own_steps(view: View) -> tuple[Step, ...]:
         JobKind.CAPTIONS: "captions",
         JobKind.CONDITIONS: "obey",
         JobKind.BASES: "base",
-        JobKind.TRAIN: "start",
     }
     steps, waiting = [], True
     for step in found:
