@@ -144,7 +144,7 @@ class DrawSettings(SamplingOptions, PromptSettings):
     clip_skip: int = setting(
         1,
         "Clip skip",
-        "Use the value of the training. 1: the text encoder's last layer, 2: the second to last.",
+        "Use the value that the run was trained with. 1: the text encoder's last layer, 2: the second to last.",
         ge=1,
         le=12,
         slider=(1, 12, 1),

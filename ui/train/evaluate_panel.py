@@ -48,9 +48,9 @@ def build_evaluate(context: AppContext, live: Live) -> None:
             pairs = gr.Number(64, label="Pairs", precision=0, minimum=2, maximum=512, elem_id="evaluate-pairs")
         with gr.Row(elem_classes="buttons"):
             start = gr.Button("Evaluate this checkpoint", elem_id="evaluate-start", min_width=200)
-            add = queue_button(live, start)
+            add = queue_button(live, start, "Add the evaluation to the queue")
             only = gr.Button("Control-effect meter only", elem_id="evaluate-effect-only", min_width=200)
-            add_only = queue_button(live, only)
+            add_only = queue_button(live, only, "Add the meter to the queue")
             cancel = gr.Button("Cancel", visible=False, elem_id="evaluate-cancel", min_width=120)
         progress = gr.HTML(elem_id="evaluate-progress")
         found = gr.HTML(elem_id="evaluate-report")
