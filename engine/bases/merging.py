@@ -63,7 +63,7 @@ def ready_base(
 def merge(recipe: Recipe, token: CancelToken | None, progress: OnProgress) -> None:
     """Make a merged base. See ``ready_base``."""
     family = detect(recipe.base)
-    source = _folder_or_file(recipe.base)
+    source = folder_or_file(recipe.base)
     partial = recipe.folder.with_name(f".{recipe.folder.name}.partial")
     clear(partial)
     partial.mkdir(parents=True)
@@ -78,7 +78,7 @@ def merge(recipe: Recipe, token: CancelToken | None, progress: OnProgress) -> No
         raise
 
 
-def _folder_or_file(located: str) -> Path:
+def folder_or_file(located: str) -> Path:
     """A base's file or folder, also in the hub library's cache.
 
     Raises:

@@ -4,6 +4,7 @@ python -m engine.cli bases list
 python -m engine.cli bases get sd15        (or any Hugging Face id: bases get owner/name)
 python -m engine.cli bases find            (in the folders of other programs, and those named before)
 python -m engine.cli bases find ~/models   (in a folder of your own, which is remembered)
+python -m engine.cli bases export "demo + style.safetensors:0.8"   (a base with LoRA files in it, as one file or folder)
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine.disk.typed_path import typed_path
+from engine.disk.typed_path import path_of, typed_path
 from engine.errors import UserError
+from engine.export.formats import BASE_FORMATS, PRECISIONS
 from engine.jobs.control import Control
 from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
@@ -22,7 +24,7 @@ from engine.workspace.paths import Workspace
 def add_command(commands: Any) -> None:
     """Add "bases" to the command line's parsers."""
     bases = commands.add_parser("bases", help="base models: list them, download one, find those of other programs")
-    actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find")
+    actions = bases.add_subparsers(dest="action", required=True, metavar="list|get|find|export")
     actions.add_parser(
         "list",
         help="bases to download, and which of them are already here; works offline",
@@ -31,6 +33,13 @@ def add_command(commands: Any) -> None:
     get.add_argument("name", help="a name from the list, or a Hugging Face id (owner/name)")
     find = actions.add_parser("find", help="bases of ComfyUI and other programs, to use where they are")
     find.add_argument("folder", nargs="?", help="a folder to search now and in future; default: the usual places")
+    export = actions.add_parser("export", help="write a base, with LoRA and embedding files in it, for other programs")
+    export.add_argument("base", help='a base, or "BASE + FILE:WEIGHT + FILE"')
+    export.add_argument("--format", default=BASE_FORMATS[0].name, help=", ".join(way.name for way in BASE_FORMATS))
+    export.add_argument("--precision", default="fp16", choices=[choice.name for choice in PRECISIONS])
+    export.add_argument("--name", default="", help="name of the file or folder; default: that of the base")
+    export.add_argument("--out", type=path_of, help="folder; default: the workspace's models folder")
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     find.add_argument("--forget", action="store_true", help="stop searching that folder")
 
 
@@ -43,6 +52,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         _get(options.name, workspace, control, console)
     elif options.action == "find":
         _find(options.folder, options.forget, workspace, control, console)
+    elif options.action == "export":
+        _export(options, workspace, control, console)
     else:
         _list(workspace, console)
     return 0
@@ -87,6 +98,23 @@ def _get(name: str, workspace: Workspace, control: Control, console: Any) -> Non
     where = download(workspace, wanted, control.token, console.progress)
     console.say(f"{base} is downloaded: {where}")
     console.say(f"Train with it: python -m engine.cli train --dataset NAME --base {base}")
+
+
+def _export(options: argparse.Namespace, workspace: Workspace, control: Control, console: Any) -> None:
+    from engine.export.base_export import export_merged
+
+    made = export_merged(
+        workspace,
+        options.base,
+        options.format,
+        options.precision,
+        options.name,
+        options.out,
+        options.overwrite,
+        control.token,
+        console.progress,
+    )
+    console.say(f"{made.path} ({format_bytes(made.bytes)}; {made.checked})")
 
 
 def _find(folder: str | None, forget: bool, workspace: Workspace, control: Control, console: Any) -> None:

@@ -15,7 +15,7 @@ from engine.disk.space import free_bytes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import ExportResult
-from engine.export.writing import CARD_ENDING, SPARE_BYTES
+from engine.export.writing import CARD_ENDING, FOLDER_MARKS, SPARE_BYTES
 from engine.families.drawing import ComfyNodes
 from engine.families.facts import version_of
 from engine.jobs.control import CancelToken, OnProgress
@@ -153,13 +153,13 @@ def exports_in(folder: Path) -> list[ExportResult]:
     """The exports in a run's exports folder, newest first, each with its card."""
     if not folder.is_dir():
         return []
-    nets = [p for p in folder.iterdir() if p.suffix in NET_ENDINGS or (p / "config.json").is_file()]
+    nets = [p for p in folder.iterdir() if p.suffix in NET_ENDINGS or any((p / m).is_file() for m in FOLDER_MARKS)]
     found = []
     for path in sorted(nets, key=lambda path: path.stat().st_mtime, reverse=True):
         if path.name.startswith("."):
             continue  # being written
         card = path if path.is_dir() else path.with_name(path.stem + CARD_ENDING)
-        size = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+        size = sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
         found.append(ExportResult(path, size, "", card if card.is_dir() else None))
     return found
 

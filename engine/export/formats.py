@@ -100,19 +100,51 @@ FORMATS: tuple[ExportFormat, ...] = (
         ranks=(32, 64, 128, 256),
     ),
 )
+BASE_FORMATS: tuple[ExportFormat, ...] = (
+    ExportFormat(
+        "single_file",
+        "One checkpoint file (.safetensors)",
+        "The whole base with VAE and text encoders, for ComfyUI, AUTOMATIC1111 and Forge.",
+        "ComfyUI: models/checkpoints. AUTOMATIC1111 and Forge: models/Stable-diffusion.",
+        ".safetensors",
+        "engine.export.base_files",
+    ),
+    ExportFormat(
+        "diffusers",
+        "Folder for diffusers",
+        "For Python: DiffusionPipeline.from_pretrained(folder). Also a base for this app, with all of its words.",
+        "Anywhere; for this app the workspace's models folder.",
+        "",
+        "engine.export.base_files",
+    ),
+)
+"""The forms of a whole base."""
+ADAPTER_FORMATS: tuple[ExportFormat, ...] = (
+    ExportFormat(
+        "single_file",
+        "One file (.safetensors)",
+        "For ComfyUI, AUTOMATIC1111, Forge and diffusers. It is added to a base when images are drawn.",
+        "ComfyUI: models/loras, embeddings: models/embeddings. AUTOMATIC1111 and Forge: models/Lora, embeddings.",
+        ".safetensors",
+        "engine.export.lora_file",
+    ),
+)
+"""The forms of a file that is added to a base."""
+FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": BASE_FORMATS}
+"""By what an export is (``engine.tuning.facts.Exported``)."""
 DEFAULT_RANK = 128
 AS_TRAINED = 0
 """In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""
 
 
-def get(name: str) -> ExportFormat:
+def get(name: str, formats: tuple[ExportFormat, ...] = FORMATS) -> ExportFormat:
     """Find a format by name.
 
     Raises:
         UserError: there is none of that name.
     """
-    for format in FORMATS:
+    for format in formats:
         if format.name == name:
             return format
-    known = ", ".join(format.name for format in FORMATS)
+    known = ", ".join(format.name for format in formats)
     raise UserError(f"There is no export format {name}.", f"The formats are: {known}.", "Choose one of these.")

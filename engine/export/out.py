@@ -67,12 +67,18 @@ def export(
     from engine.export.story import story_of
     from engine.families.registry import by_name
     from engine.machine.precision import DTYPES
+    from engine.tuning.whole_base import DENOISER
 
-    stage, way = stages(token, progress), get(format)
+    stage = stages(token, progress)
     if precision not in DTYPES:
         raise UserError(
             f"There is no precision {precision}.", f"The precisions are: {', '.join(DTYPES)}.", "Choose one of these."
         )
+    if (checkpoint / DENOISER).is_file():
+        from engine.export.base_export import export_base
+
+        return export_base(checkpoint, format, out_folder, name, precision, weights, overwrite, stage, token, base)
+    way = get(format)
     if (checkpoint / LORA).is_file():
         from engine.export.lora_file import export_lora
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from engine.errors import UserError
 from engine.export.self_check import Tensors, failed
 from engine.export.source import Source
 from engine.families.registry import Family
+from engine.families.silent import SilentControlNet
 from engine.inference.sampling import Text, decode, draw_latents, fit_control
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken
@@ -79,19 +82,27 @@ class Comparison:
         UserError: the base cannot be loaded.
     """
 
-    def __init__(self, family: Family, base: str) -> None:
-        self._family, self._base = family, base
+    def __init__(self, family: Family, base: str, schedule: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """
+        Args:
+            schedule: see ``Family.default_scheduler``.
+        """
+        self._family, self._base, self._schedule = family, base, schedule
         self._text, self._negative = _encode(family, base)
         free_memory()
-        self._denoiser = family.load_denoiser(base, torch.float32)
+        self.denoiser: Any = family.load_denoiser(base, torch.float32)
         self._vae = family.load_vae(base)
 
     @torch.no_grad()
-    def draw(self, net: Any, token: CancelToken | None = None) -> np.ndarray:
-        """Draw with a net (fp32) and a white ring as control image: uint8 RGB (SIDE, SIDE, 3)."""
-        pipeline = self._family.pipeline(
-            self._base, net, torch.float32, denoiser=self._denoiser, vae=None, text_encoder=None, tokenizer=None
-        )
+    def draw(self, net: Any = None, token: CancelToken | None = None) -> np.ndarray:
+        """Draw a small image, uint8 RGB (SIDE, SIDE, 3).
+
+        Args:
+            net: fp32, with a white ring as control image; None: the base alone draws.
+        """
+        resident = {"denoiser": self.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
+        net = net if net is not None else SilentControlNet(self.denoiser)
+        pipeline = self._family.pipeline(self._base, net, torch.float32, self._schedule, **resident)
         latents = draw_latents(
             self._family,
             pipeline,

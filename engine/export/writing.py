@@ -16,6 +16,8 @@ from engine.machine.units import format_bytes
 
 TEMPORARY = ".exporting-"
 CARD_ENDING = "_card"
+FOLDER_MARKS = ("config.json", "model_index.json")
+"""A folder with one of these is an export: of a net, or of a base."""
 SPARE_BYTES = 16 * 2**20
 STAGES = 5
 
@@ -51,7 +53,7 @@ def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
             "Choose another name, or allow overwriting.",
         )
     # Overwrite only what this app could have written, never a folder with other files.
-    ours = target.is_file() if way.ending else (target / "config.json").is_file()
+    ours = target.is_file() if way.ending else any((target / name).is_file() for name in FOLDER_MARKS)
     if not ours:
         raise UserError(f"{target} cannot be overwritten.", "It is not an export of this app.", "Choose another name.")
 

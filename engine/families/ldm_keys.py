@@ -1,8 +1,7 @@
 """Renames a ControlNet's tensors between diffusers and the original code (LDM). For SD 1.x, SD 2.x and SDXL.
 
-LDM numbers its blocks consecutively: ``input_blocks.0`` is the first convolution, then each residual layer has a number
-(``.0`` the residual block, ``.1`` its transformer), and so has each downsampling. Only names differ; shapes and values
-are the same (SD 1.x has 4-D ``proj_in`` and ``proj_out`` in both).
+Its copied half has the names of a UNet (``unet_names.py``). Only names differ; shapes and values are the same (SD 1.x
+has 4-D ``proj_in`` and ``proj_out`` in both).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from engine.errors import UserError
+from engine.families.unet_names import encoder_names
 
 PREFIX = "control_model."
 """Prefix of every name in the oldest files (.pth)."""
@@ -23,20 +23,6 @@ TRIGGER = f"{OUTPUTS}0.0.weight"
 A1111_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
 """AUTOMATIC1111 takes a Control-LoRA without this tensor for one of SDXL, else for one of SD 1.x."""
 HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
-RESIDUAL = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-EMBEDDINGS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",  # SDXL: size, crop and pooled text
-    "add_embedding.linear_2": "label_emb.0.2",
-}
 T = TypeVar("T")
 
 
@@ -94,27 +80,13 @@ class Layout:
 
 def module_names(layout: Layout) -> dict[str, str]:
     """The LDM name of every module by its diffusers name, both with a trailing dot. No name is a prefix of another."""
-    pairs = dict(EMBEDDINGS)
+    last = len(layout.attention) - 1
+    pairs = encoder_names([layout.layers] * (last + 1), layout.attention, last)
     control = ["conv_in", *(f"blocks.{number}" for number in range(layout.control_convolutions)), "conv_out"]
     for number, name in enumerate(control):  # activations have the odd numbers
         pairs[f"controlnet_cond_embedding.{name}"] = f"input_hint_block.{2 * number}"
-    pairs["conv_in"] = "input_blocks.0.0"
-    number = 0
-    for block, attention in enumerate(layout.attention):
-        for layer in range(layout.layers):
-            number += 1
-            _add_residual(pairs, f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{number}.0")
-            if attention:
-                pairs[f"down_blocks.{block}.attentions.{layer}"] = f"input_blocks.{number}.1"
-        if block < len(layout.attention) - 1:
-            number += 1
-            pairs[f"down_blocks.{block}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
-    for output in range(number + 1):
+    for output in range(1 + layout.layers * (last + 1) + last):
         pairs[f"controlnet_down_blocks.{output}"] = f"zero_convs.{output}.0"
-
-    _add_residual(pairs, "mid_block.resnets.0", "middle_block.0")
-    pairs["mid_block.attentions.0"] = "middle_block.1"
-    _add_residual(pairs, "mid_block.resnets.1", "middle_block.2")
     pairs["controlnet_mid_block"] = "middle_block_out.0"
     return {f"{ours}.": f"{theirs}." for ours, theirs in pairs.items()}
 
@@ -148,10 +120,6 @@ def rename_from_ldm(tensors: Mapping[str, T], config: Mapping[str, Any]) -> dict
     """
     modules = {theirs: ours for ours, theirs in module_names(Layout.of_config(config)).items()}
     return {_rename(name, modules, "read"): tensor for name, tensor in tensors.items()}
-
-
-def _add_residual(pairs: dict[str, str], ours: str, theirs: str) -> None:
-    pairs.update({f"{ours}.{part}": f"{theirs}.{their_part}" for part, their_part in RESIDUAL.items()})
 
 
 def _rename(name: str, modules: Mapping[str, str], done: str) -> str:

@@ -101,19 +101,26 @@ def part_shapes(path: str, part: str, net: Any) -> dict[str, list[int]]:
     Raises:
         KeyError: of a tensor without which the others cannot be named, as in the file. UserError: as ``recognise``.
     """
-    from diffusers.loaders import single_file_utils as tools
-
     recognise(path)
     held = {name: torch.empty(shape, device="meta") for name, shape in _shapes(Path(path)).items()}
-    if isinstance(net, PreTrainedModel):
-        held = _of_clip(_with_usual_names(held), part, net)
-        if not hasattr(net, "text_model"):
-            held = {name.removeprefix("text_model."): tensor for name, tensor in held.items()}
-    elif part == "vae":
-        held = tools.convert_ldm_vae_checkpoint(held, net.config)
-    else:
-        held = tools.convert_ldm_unet_checkpoint(held, net.config)
-    return {name: list(tensor.shape) for name, tensor in held.items() if tensor is not None}
+    return {name: list(tensor.shape) for name, tensor in converted(held, part, net).items() if tensor is not None}
+
+
+def converted(tensors: dict[str, Any], part: str, net: Any) -> dict[str, Any]:
+    """The tensors of a part under the names of ``net``, which is that part, by diffusers' own converters.
+
+    Args:
+        tensors: of the file, under its names.
+    """
+    from diffusers.loaders import single_file_utils as tools
+
+    if not isinstance(net, PreTrainedModel):
+        convert = tools.convert_ldm_vae_checkpoint if part == "vae" else tools.convert_ldm_unet_checkpoint
+        return convert(tensors, net.config)
+    found = _of_clip(_with_usual_names(tensors), part, net)
+    if hasattr(net, "text_model"):
+        return found
+    return {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
 
 
 def _of_clip(weights: dict[str, Any], part: str, net: Any) -> dict[str, Any]:

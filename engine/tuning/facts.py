@@ -14,6 +14,9 @@ from engine.families.sizes import Learned, NetSize, Sizes
 MasterWeights = Literal["whole", "split", "none"]
 """How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
 
+Exported = Literal["control net", "adapter", "base"]
+"""A net beside the base, a small file that is added to it, or the base itself."""
+
 UPDATED_TOGETHER = 2**23
 """With ``optim.in_backward``: an update begins when this many weights have their gradients, whole weights at a time."""
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
@@ -55,6 +58,13 @@ class TrainableFacts:
     """Its previews are drawn from captions and prompts alone, without control images."""
     added_to_base: bool = False
     """Its checkpoints hold a file that is added to the base, so that Try it can draw with them (runs/adapters.py)."""
+
+    @property
+    def exported_as(self) -> Exported:
+        """What an export of it is; it decides the formats."""
+        if self.added_to_base:
+            return "adapter"
+        return "base" if self.learned.base == "everything" else "control net"
 
     @property
     def has_previews(self) -> bool:

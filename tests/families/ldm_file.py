@@ -16,7 +16,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from engine.families.files import LAYOUTS
-from engine.families.ldm_keys import RESIDUAL, Layout, module_names
+from engine.families.ldm_keys import Layout, module_names
+from engine.families.unet_names import RESIDUAL
 
 
 def write_single_file(base: Path, path: Path) -> Path:
@@ -97,11 +98,11 @@ def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     config = json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
     names = unet_names(config)
-    for name, shape in _described(layout, "unet"):
+    for name, shape in described(layout, "unet"):
         module = next((ours for ours in names if name.startswith(ours)), None)
         assert module is not None, name
         found["model.diffusion_model." + names[module] + name[len(module) :]] = shape
-    for name, shape in _described(layout, "vae"):
+    for name, shape in described(layout, "vae"):
         theirs, attention = vae_name(name), "attentions" in name and name.endswith("weight") and len(shape) == 2
         found["first_stage_model." + theirs] = (*shape, 1, 1) if attention else shape
     for part in ("text_encoder", "text_encoder_2"):
@@ -109,7 +110,7 @@ def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
             continue
         clip = "conditioner.embedders.0.transformer." if layout == "sdxl" else "cond_stage_model.transformer."
         open_clip = "conditioner.embedders.1.model." if part == "text_encoder_2" else "cond_stage_model.model."
-        for name, shape in _described(layout, part):
+        for name, shape in described(layout, part):
             plain = name.removeprefix("text_model.")
             if layout == "sd1" or (layout == "sdxl" and part == "text_encoder"):
                 found[f"{clip}text_model.{plain}"] = shape
@@ -123,7 +124,7 @@ def real_shapes(layout: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _described(layout: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
+def described(layout: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
     config = json.loads((LAYOUTS / layout / part / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         if "_class_name" in config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from engine.evaluation.grid import GridRequest
 from engine.evaluation.grid_rows import rows_of
 from engine.evaluation.loaded import load_models
 from engine.export.merge import merge
-from engine.export.out import export
 from engine.families.registry import detect
 from engine.inference import control_image
 from engine.inference.request import LIVE, TryRequest
@@ -111,18 +109,13 @@ def test_it_trains_and_saves_and_says_that_it_draws_nothing(
 def assert_told_that_it_has_no_controlnet(workspace: Workspace, run: Run, saved: Checkpoint) -> None:
     """Whoever wants the ControlNet of its checkpoint is told what was trained, not that a file is missing."""
     base = run.config.model.base
-    copied = workspace.root / "outside" / saved.folder.name
-    shutil.copytree(saved.folder, copied)
     drawing = TryRequest(base=base, controlnet=saved.controlnet, prompt="", control=Image.new("RGB", (64, 64)))
     asks: list[Callable[[], Any]] = [
-        lambda: export(saved.folder, "single_file", workspace.root / "out", "net"),
-        lambda: export(copied, "diffusers", workspace.root / "out", "net"),
         lambda: merge([saved, saved], run.folder / "merged"),
         lambda: TrySession(workspace, "cpu").generate([drawing]),
         lambda: TrySession(workspace, "cpu").generate([replace(drawing, controlnet=saved.folder)]),
         lambda: load_models(workspace, run, saved),
         lambda: open_controlnet(saved.folder, detect(base), base),  # to start another run from it
-        lambda: run_cli(["export", run.folder.name], workspace),
     ]
     for ask in asks:
         with pytest.raises(UserError, match="has no ControlNet") as refused:

@@ -8,10 +8,12 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
+from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat
+from engine.export.formats import FORMATS_OF
+from engine.tuning.facts import facts_of
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
-from ui.page.choices import NEWEST, checkpoint_list, left_out_of, no_run_yet, pick_checkpoint, run_list
+from ui.page.choices import NEWEST, checkpoint_list, left_out_of, no_run_yet, pick_checkpoint, run_list, run_of
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
@@ -28,7 +30,7 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Column(scale=2, min_width=340):
             run = run_list(live, "Run", "export-run")
             checkpoint = checkpoint_list(context, live, run, "export-checkpoint")
-            options = _build_options(live)
+            options = _build_options(context, live, run)
             weights = options[2]
             make = gr.Button("Export", variant="primary", elem_id="export-make")
             add = queue_button(live, make)
@@ -55,15 +57,15 @@ def build(context: AppContext, live: Live) -> None:
     live.outputs([result], lambda view: (view.results.get(KIND), not view.runs), lambda view: [_result(view)])
 
 
-def _build_options(live: Live) -> list[Any]:
-    """Build the inputs of ``export_jobs.export_options``, in its order."""
+def _build_options(context: AppContext, live: Live, run: Any) -> list[Any]:
+    """Build the inputs of ``export_jobs.export_options``, in its order. ``run``: the list of runs."""
     format = gr.Radio(
         [(entry.title, entry.name) for entry in FORMATS],
         value=FORMATS[0].name,
         label="Format",
         elem_id="export-format",
     )
-    hint = gr.HTML(_hint(FORMATS[0].name))
+    hint = gr.HTML(_hint(FORMATS[0]))
     rank = gr.Radio(
         [(_rank_title(rank), rank) for rank in (AS_TRAINED, *RANKS)],
         value=AS_TRAINED,
@@ -88,19 +90,32 @@ def _build_options(live: Live) -> list[Any]:
     name = gr.Textbox(label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name")
     overwrite = gr.Checkbox(label="Overwrite a file of this name", elem_id="export-overwrite")
 
-    def show_format(name: str) -> list[Any]:
-        return [_hint(name), gr.Radio(visible=bool(_format_named(name).ranks))]
+    def formats_of(name: str | None) -> tuple[ExportFormat, ...]:
+        chosen = run_of(context, name)
+        return FORMATS_OF[facts_of(chosen.config).exported_as] if chosen else FORMATS
 
-    live.on(format.change, show_format, [format], [hint, rank])
+    def show_format(name: str, run: str | None) -> list[Any]:
+        chosen = _format_named(name, formats_of(run))
+        return [_hint(chosen), gr.Radio(visible=bool(chosen.ranks))]
+
+    def show_formats(run: str | None, name: str) -> list[Any]:
+        found = formats_of(run)
+        chosen = _format_named(name, found)
+        radio = gr.Radio([(entry.title, entry.name) for entry in found], value=chosen.name)
+        return [radio, _hint(chosen), gr.Radio(visible=bool(chosen.ranks))]
+
+    live.on(format.change, show_format, [format, run], [hint, rank])
+    live.on(run.change, show_formats, [run, format], [format, hint, rank])
     return [format, precision, weights, rank, name, overwrite]
 
 
-def _format_named(name: str) -> Any:
-    return next(format for format in FORMATS if format.name == name)
+def _format_named(name: str, formats: tuple[ExportFormat, ...]) -> ExportFormat:
+    """The format of this name; the first where a run has none of that name."""
+    return next((format for format in formats if format.name == name), formats[0])
 
 
-def _hint(name: str) -> str:
-    return note(_format_named(name).hint) + note(_format_named(name).goes_to)
+def _hint(format: ExportFormat) -> str:
+    return note(format.hint) + note(format.goes_to)
 
 
 def _rank_title(rank: int) -> str:

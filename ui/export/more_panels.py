@@ -10,6 +10,7 @@ import gradio as gr
 
 from engine.conditions import registry
 from engine.errors import UserError
+from engine.export.formats import BASE_FORMATS
 from engine.export.table import read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
@@ -35,6 +36,7 @@ def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: A
     _build_comparison(context, live, run, checkpoint, weights)
     _build_average(context, live, run, checkpoint, options)
     _build_import(context, live)
+    _build_merged_base(context, live)
     serving_panel.build(context, live, run, checkpoint)
 
 
@@ -172,6 +174,24 @@ def _build_import(context: AppContext, live: Live) -> None:
 
     live.on([button.click, add.click], start, [path, base, kind, name])
     live.outputs([result], lambda view: view.results.get("import"), render)
+
+
+def _build_merged_base(context: AppContext, live: Live) -> None:
+    with gr.Accordion("Export a base with LoRA and embedding files in it", open=False, elem_id="merged-base"):
+        gr.HTML(note("Goes to the workspace's models folder, where it is a base like any other."))
+        base = gr.Textbox("demo", label="Base model", max_lines=1, elem_id="merged-base-base")
+        info = "One per line. A weight other than 1 follows a colon: style.safetensors:0.8"
+        files = gr.Textbox("", label="LoRA and embedding files", info=info, lines=2, elem_id="merged-base-files")
+        choices = [(way.title, way.name) for way in BASE_FORMATS]
+        format = gr.Radio(choices, value=choices[0][1], label="Format", elem_id="merged-base-format")
+        name = gr.Textbox(label="Name", info="Empty: the base's name.", max_lines=1, elem_id="merged-base-name")
+        button = gr.Button("Export the base", elem_id="merged-base-make")
+
+    def start(base: str, files: str, format: str, name: str) -> None:
+        job = export_jobs.merged_base_job(context, base or "demo", files or "", format, name or "")
+        context.start_job(KIND, "Exporting a base", job)
+
+    live.on(button.click, start, [base, files, format, name])
 
 
 def _table(exports: Path) -> str:
