@@ -1,12 +1,13 @@
 """Text of a Stable Diffusion 3 without T5: one token of zeros stands for those that the base reads in place of T5's.
 
-Text tokens have no positions, so equal ones stay equal in every block: one of them is computed, and attention repeats
-its key and value. That equals the computation with all of them in every precision and with every kernel. Adding ln 256
-to one token's logits would be inexact in bf16, and the fastest kernels of cards take no mask.
+Text tokens have no positions, so equal ones stay equal in every block: one of them is computed, and counts in attention
+as often as there are. In fp32 ln 256 is added to its logits. In half precision that number would be rounded, and the
+fastest kernels of cards take no mask, so its key and value are repeated.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ def text_for(net: Any, hidden: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
+def last_repeated(tokens: torch.Tensor) -> torch.Tensor:
+    """(B, heads, n, width) with the last token T5_TOKENS times."""
+    return torch.cat([tokens, tokens[:, :, -1:].expand(-1, -1, T5_TOKENS - 1, -1)], 2)
+
+
 class AttentionWithoutT5(JointAttnProcessor2_0):
     """Joint attention over image and text, in which the last token of a text without T5 counts T5_TOKENS times."""
 
@@ -44,15 +50,16 @@ class AttentionWithoutT5(JointAttnProcessor2_0):
             split = tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             return split if norm is None else norm(split)
 
-        def repeated(tokens: torch.Tensor) -> torch.Tensor:
-            return tokens[:, :, -1:].expand(-1, -1, T5_TOKENS - 1, -1)
-
-        query = heads(attn.to_q(image), attn.norm_q), heads(attn.add_q_proj(text), attn.norm_added_q)
-        key = heads(attn.to_k(image), attn.norm_k), heads(attn.add_k_proj(text), attn.norm_added_k)
-        value = heads(attn.to_v(image)), heads(attn.add_v_proj(text))
-        found = functional.scaled_dot_product_attention(
-            torch.cat(query, 2), torch.cat([*key, repeated(key[1])], 2), torch.cat([*value, repeated(value[1])], 2)
-        )
-        of_image, of_text = found.transpose(1, 2).flatten(2).split([image.shape[1], text.shape[1]], 1)
+        query = torch.cat([heads(attn.to_q(image), attn.norm_q), heads(attn.add_q_proj(text), attn.norm_added_q)], 2)
+        key = torch.cat([heads(attn.to_k(image), attn.norm_k), heads(attn.add_k_proj(text), attn.norm_added_k)], 2)
+        value, mask = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2), None
+        if key.dtype == torch.float32:
+            others = key.new_zeros(1, 1, 1, key.shape[2] - 1)
+            mask = functional.pad(others, (0, 1), value=math.log(T5_TOKENS))
+        else:
+            key, value = last_repeated(key), last_repeated(value)
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        found = found.transpose(1, 2).flatten(2)
+        of_image, of_text = found.split([image.shape[1], text.shape[1]], 1)
         of_image = attn.to_out[1](attn.to_out[0](of_image))
         return of_image, of_text if attn.context_pre_only else attn.to_add_out(of_text)

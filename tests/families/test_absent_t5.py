@@ -14,10 +14,11 @@ from engine.families.sd3 import TIMESTEPS, StableDiffusion3
 from engine.families.text_encoding import together
 
 FAMILY = StableDiffusion3()
+FP32 = torch.float32
 Nets = tuple[Any, Any]
 
 
-def nets(base: Path, checkpointing: bool = False) -> Nets:
+def nets(base: Path, checkpointing: bool = False, dtype: torch.dtype = FP32) -> Nets:
     """A base and a ControlNet whose outputs are not zero; both, and the base as well, are trained."""
     denoiser = SD3Transformer2DModel.from_pretrained(base, subfolder="transformer", torch_dtype=torch.float32)
     net: Any = FAMILY.new_controlnet(denoiser)
@@ -28,16 +29,16 @@ def nets(base: Path, checkpointing: bool = False) -> Nets:
                 torch.nn.init.normal_(weight, std=0.2)
     for one in (denoiser, net) if checkpointing else ():
         one.enable_gradient_checkpointing()
-    return denoiser.train(), net.train()
+    return denoiser.to(dtype).train(), net.to(dtype).train()
 
 
-def inputs() -> dict[str, torch.Tensor]:
+def inputs(dtype: torch.dtype = FP32) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator).to(dtype)
 
-    hidden = torch.cat([noise(2, 32, 128), torch.zeros(2, 1, 128)], dim=1)
+    hidden = torch.cat([noise(2, 32, 128), torch.zeros(2, 1, 128, dtype=dtype)], dim=1)
     return {"noisy": noise(2, 16, 8, 8), "control": noise(2, 16, 8, 8), "hidden": hidden, "pooled": noise(2, 64)}
 
 
@@ -46,14 +47,14 @@ def with_all_tokens(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def ours(both: Nets, hidden: torch.Tensor) -> torch.Tensor:
-    given = inputs()
+    given = inputs(hidden.dtype)
     text = {"hidden": hidden, "pooled": given["pooled"]}
     return FAMILY.predict(*both, given["noisy"], torch.tensor([0.3, 0.9]), text, given["control"])
 
 
 def theirs(both: Nets) -> torch.Tensor:
     """Computed with diffusers' classes and all tokens."""
-    (denoiser, net), given = both, inputs()
+    (denoiser, net), given = both, inputs(both[0].dtype)
     read: dict[str, Any] = {
         "hidden_states": given["noisy"],
         "encoder_hidden_states": with_all_tokens(given["hidden"]),
@@ -65,11 +66,14 @@ def theirs(both: Nets) -> torch.Tensor:
     return denoiser(pooled_projections=pooled, block_controlnet_hidden_states=outputs, **read)[0]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_prediction_loss_and_every_gradient_are_those_of_all_tokens(tiny_sd3: Path, checkpointing: bool) -> None:
-    short, long = nets(tiny_sd3, checkpointing), nets(tiny_sd3)
+@pytest.mark.parametrize(("checkpointing", "dtype"), [(False, FP32), (True, FP32), (True, torch.float64)])
+def test_prediction_loss_and_every_gradient_are_those_of_all_tokens(
+    tiny_sd3: Path, checkpointing: bool, dtype: torch.dtype
+) -> None:
+    """In fp64 keys are repeated as in half precision, without the rounding."""
+    short, long = nets(tiny_sd3, checkpointing, dtype), nets(tiny_sd3, dtype=dtype)
     assert isinstance(short[1], SD3ControlNetModel)
-    found, expected = ours(short, inputs()["hidden"]), theirs(long)
+    found, expected = ours(short, inputs(dtype)["hidden"]), theirs(long)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for predicted in (found, expected):
         predicted.square().mean().backward()
