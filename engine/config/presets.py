@@ -162,7 +162,12 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
         trained=trained,
         based_on=(known or {})[below] if below is not None else None,
     )
-    for family, what in itertools.product(("", *NAMES), (CONTROLNET, *OTHER_KINDS)):
+    if preset.based_on is None:
+        cases = itertools.product(("", *NAMES), (CONTROLNET, *OTHER_KINDS))
+    else:  # the rest of that preset may contradict these settings, which counts only for runs that would have both
+        own_kinds = {preset.what, *(what for what, by_family in trained.items() if by_family)}
+        cases = itertools.product(("", *families), sorted(own_kinds))
+    for family, what in cases:
         merged: dict[str, Any] = {}
         for _, layer in preset.layers(family, what):
             merged |= flatten(migrated(layer, f"The preset {path.name}"))

@@ -114,6 +114,17 @@ def test_a_file_that_is_broken_is_left_out_with_words(presets: UserPresets, text
         presets.get("bad")
 
 
+def test_a_preset_that_contradicts_the_apps_for_other_runs_alone_is_used(presets: UserPresets) -> None:
+    """The 12 GB preset updates in the backward pass where it trains a whole base, which excludes accumulation."""
+    text = '[preset]\nbased_on = "12gb"\n[train]\naccumulation = 2\n'
+    presets.folder.mkdir(exist_ok=True)
+    (presets.folder / "twice.toml").write_text(text, encoding="utf-8")
+    presets.read()
+    assert not presets.problems and resolve(*presets.get("twice").layers("sd1"))[0].train.accumulation == 2
+    with pytest.raises(UserError, match="train.accumulation to 1"):
+        resolve(*presets.get("twice").layers("sdxl", "base"), ("test", {"tuning": {"what": "base"}}))
+
+
 def test_the_apps_are_never_deleted(presets: UserPresets) -> None:
     presets.delete("8gb")
     assert "8gb" in presets.all and not presets.is_own("8gb")
