@@ -16,6 +16,15 @@ def machine_names() -> frozenset[str]:
     return frozenset({name, f"{name.split('.')[0]}.local"}) if name else frozenset()
 
 
+def written_forms(name: str) -> frozenset[str]:
+    """How a host name may be written in a Host header: browsers send "xn--mnchen-3ya.example" for "münchen.example"."""
+    name = name.lower().rstrip(".")
+    try:
+        return frozenset({name, name.encode("idna").decode("ascii")})
+    except UnicodeError:  # a part is empty or too long
+        return frozenset({name})
+
+
 def host_allowed(host: str, names: Iterable[str], any_address: bool) -> bool:
     """Return whether a Host header, ``name`` or ``name:port``, is one of ours.
 
@@ -51,6 +60,6 @@ def name_of(address: str) -> str | None:
         _ = parts.port  # raises ValueError if the port is not a number
         if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
             return None
-        return parts.hostname
+        return parts.hostname.rstrip(".") if parts.hostname else None  # "name." is the same host
     except ValueError:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import parse_qsl
 
-from engine.machine.host_names import LOOPBACK_NAMES, host_allowed
+from engine.machine.host_names import LOOPBACK_NAMES, host_allowed, written_forms
 
 MAX_BODY = 64 * 2**20
 """Bytes of a request."""
@@ -30,7 +30,7 @@ class Gate:
 
     def __init__(self, app: Any, token: str, names: Collection[str] = ()) -> None:
         self._app, self._token = app, token
-        self._names = LOOPBACK_NAMES | {name.lower() for name in names}
+        self._names = LOOPBACK_NAMES.union(*map(written_forms, names))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

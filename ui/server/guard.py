@@ -76,6 +76,7 @@ class LocalGuard:
             return
         try:
             self._check_sender(scope)
+            scope = self._without_foreign_names(scope)
             if self.requests is not None:
                 receive = await self.requests(scope, receive)
         except Refused as refusal:
@@ -100,6 +101,16 @@ class LocalGuard:
                 await _refuse(scope, receive, send, refusal)
         except ClientDisconnect:
             return  # a page was closed, or an upload broke off: no one is waiting for an answer
+
+    def _without_foreign_names(self, scope: Any) -> Any:
+        """The request without the X-Forwarded-Host of a name that is not ours: gradio makes addresses of it."""
+
+        def ours(value: bytes) -> bool:
+            first = value.decode("latin-1").split(",")[0].strip()
+            return host_allowed(first, self.names, self.any_address)
+
+        kept = [(k, v) for k, v in scope["headers"] if k != b"x-forwarded-host" or ours(v)]
+        return scope if len(kept) == len(scope["headers"]) else {**scope, "headers": kept}
 
     def _is_allowed_name(self, origin: str) -> bool:
         """Whether an Origin is one of the names that the user allowed: a reverse proxy may send another Host."""

@@ -12,7 +12,7 @@ from typing import Any
 from anyio import to_thread
 
 from engine.errors import UserError
-from engine.machine.host_names import LOOPBACK_NAMES, machine_names
+from engine.machine.host_names import LOOPBACK_NAMES, machine_names, written_forms
 from engine.workspace.paths import Workspace
 from ui.server import gradio_patches
 from ui.server.files import remove_old_uploads
@@ -141,7 +141,7 @@ def serve(
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
     requests = RequestFilter((workspace.thumbnails, workspace.outputs), workspace.temporary, MAX_UPLOAD)
-    own = frozenset(name.lower() for name in allowed)
+    own = frozenset(form for name in allowed for form in written_forms(name))
     guard = Middleware(
         LocalGuard,  # type: ignore[arg-type]
         names=names,

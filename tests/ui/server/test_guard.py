@@ -13,6 +13,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from engine.machine.host_names import written_forms
 from ui.server.guard import LocalGuard
 
 
@@ -115,6 +116,65 @@ def test_a_name_that_the_user_allows_is_answered_and_others_are_told_how() -> No
     refused = behind.get("/", headers={"host": "studio.lan:7860"})
     assert refused.status_code == 403 and "--allow-host studio.lan" in refused.text
     assert "--allow-host" not in client().get("/", headers={"host": "evil.example"}).text
+
+
+STUDIO = "https://studio.example.org"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "studio.example.org", "origin": STUDIO}, 200),
+        ({"host": "studio.example.org:443", "origin": STUDIO}, 200),  # the proxy adds the port
+        ({"host": "studio.example.org", "origin": f"{STUDIO}:8443"}, 200),  # the proxy's own port is another
+        ({"host": "STUDIO.example.org", "origin": STUDIO}, 200),
+        ({"host": "studio.example.org."}, 200),
+        ({"host": "127.0.0.1:7860", "origin": STUDIO}, 200),  # nginx without proxy_set_header
+        ({"host": "127.0.0.1:7860", "origin": STUDIO, "x-forwarded-host": "studio.example.org"}, 200),
+        ({"host": "xn--mnchen-3ya.example", "origin": "https://xn--mnchen-3ya.example"}, 200),
+        ({"host": "studio.example.org", "origin": STUDIO, "sec-fetch-site": "same-origin"}, 200),
+        ({"host": "studio.example.org", "origin": STUDIO, "sec-fetch-site": "cross-site"}, 403),
+        ({"host": "studio.example.org", "origin": STUDIO, "sec-fetch-site": "same-site"}, 403),
+        ({"host": "studio.example.org", "origin": "null"}, 403),
+        ({"host": "studio.example.org", "origin": "https://evil.example"}, 403),
+        ({"host": "studio.example.org", "origin": "https://studio.example.org.evil.example"}, 403),
+        ({"host": "studio.example.org", "origin": "https://studio.example.org@evil.example"}, 403),
+        ({"host": "studio.example.org", "origin": "ftp://studio.example.org"}, 403),
+        ({"host": "studio.example.org", "origin": "https://[studio"}, 403),
+        ({"host": "studio.example.org, evil.example"}, 403),
+        ({"host": "evil.example", "x-forwarded-host": "studio.example.org", "origin": STUDIO}, 403),
+        ({"host": "evil.example", "forwarded": "host=studio.example.org"}, 403),
+        ({"host": "sub.studio.example.org"}, 403),
+        ({"host": "studio.example.org:port"}, 403),
+        ({"host": "192.168.1.7:7860"}, 403),  # it listens on loopback only
+        ({"host": "localhost.:7860", "origin": "http://localhost.:7860"}, 200),
+    ],
+)
+def test_behind_a_reverse_proxy(headers: dict[str, str], status: int) -> None:
+    names = written_forms("Studio.Example.org") | written_forms("münchen.example")
+    assert client(allowed=names).post("/", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "kept"),
+    [
+        ("studio.example.org", True),
+        ("studio.example.org:8443, 127.0.0.1", True),
+        ("127.0.0.1:7860", True),
+        ("evil.example", False),
+        ("evil.example, studio.example.org", False),
+        ('a.b"><script>alert(1)</script>', False),
+        ("", False),
+    ],
+)
+def test_a_foreign_forwarded_name_does_not_reach_the_app(forwarded: str, kept: bool) -> None:
+    def echo(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.headers.get("x-forwarded-host", "none"))
+
+    guard = Middleware(LocalGuard, allowed=frozenset({"studio.example.org"}))  # type: ignore[arg-type]
+    app = Starlette(routes=[Route("/", echo)], middleware=[guard])
+    told = TestClient(app, base_url="http://127.0.0.1:7860").get("/", headers={"x-forwarded-host": forwarded}).text
+    assert told == (forwarded if kept else "none")
 
 
 def test_pages_may_load_nothing_from_elsewhere() -> None:
