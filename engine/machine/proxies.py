@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Callable, MutableMapping
@@ -16,16 +17,20 @@ from urllib.parse import urlsplit
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _EXCEPTIONS = "no_proxy"
+_SEPARATORS = re.compile(r"[,;|\s]+")  # programs differ; Windows' settings have semicolons
+_AROUND = " \t\r\n\"'\u200b\u200e\ufeff"  # what gets around a value that is copied or quoted twice
+_NO_PROXY = ("direct", "none", "off")
 
 
 def prepare_proxies(environ: MutableMapping[str, str] = os.environ) -> list[str]:
     """Make the proxy variables readable, and except this computer from them. Returns what was left out, in words."""
     copy_system_proxies(environ)
     said = [sentence for name in list(environ) if name.lower() in _PROXIES for sentence in _mend(name, environ)]
-    names = (*_PROXIES, _EXCEPTIONS)
-    if not any(environ.get(name) or environ.get(name.upper()) for name in names):
+    given = {name: value for name, value in environ.items() if name.lower() in (*_PROXIES, _EXCEPTIONS)}
+    if not any(given.values()):
         return said
-    entries = [entry for name in (_EXCEPTIONS, _EXCEPTIONS.upper()) for entry in environ.get(name, "").split(",")]
+    lists = [value for name, value in given.items() if name.lower() == _EXCEPTIONS]
+    entries = [entry for value in lists for entry in _SEPARATORS.split(value.strip(_AROUND))]
     kept, dropped = _exceptions(entries)
     said += [f"The exception {entry} of NO_PROXY cannot be used and is ignored." for entry in dropped]
     for name in (_EXCEPTIONS, _EXCEPTIONS.upper()):
@@ -62,7 +67,10 @@ def needs_no_proxy(host: str) -> bool:
 
 def _mend(name: str, environ: MutableMapping[str, str]) -> list[str]:
     """Write a proxy as httpx reads it, or remove it. Returns a sentence if it was removed."""
-    value = environ[name].strip()
+    value = environ[name].strip(_AROUND).removeprefix("//")
+    if value.lower() in _NO_PROXY:
+        environ[name] = ""
+        return []
     scheme, marks, rest = value.partition("://")
     scheme = {"socks": "socks5"}.get(scheme.lower(), scheme.lower()) if marks else "http"
     rest = rest if marks else value
@@ -73,8 +81,14 @@ def _mend(name: str, environ: MutableMapping[str, str]) -> list[str]:
         parts = urlsplit(f"//{rest}")
         if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")):
             why = "it contains no server name"
-    except ValueError as error:
-        why = str(error)
+        elif any(letter.isspace() for letter in rest):
+            why = "it contains a blank"
+        elif parts.path.strip("/") and parts.username is None:
+            why = "it contains a path, and scripts that choose a proxy (.pac) are not supported"
+    except ValueError:  # its text may hold a part of the password
+        why = "its port is no number"
+        if "@" in rest:
+            why += ", or a character of the password has to be written in another way, such as %23 for # and %2F for /"
     if scheme not in ("http", "https", "socks5", "socks5h"):
         why = f"proxies of the kind {scheme} are not supported"
     elif scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
