@@ -131,6 +131,7 @@ def test_training_and_its_end(context: AppContext) -> None:
     view = with_facts(context.view(), own)
     training = replace(view, snapshot=running, train=train_view(running, None, Readiness()))
     assert states(training)["start"] == "now" and "Watch it" in line_html(own_steps(training))
+    assert states(with_facts(training, READY))["start"] == "next", "the demo's run is not a step of this way"
     beside = replace(view, snapshot=running)  # the form of the next run, while this one trains
     assert states(beside)["start"] == "next" and "Go to Start" in line_html(own_steps(beside))
     done = RunFacts(Path("run"), "run", 10, 10, 10, "completed")

@@ -134,7 +134,7 @@ def _start(facts: OwnFacts, view: View) -> Step:
     ready = facts.maps > 0 and facts.base_here
     if facts.own_run and view.train.state is TrainTabState.COMPLETED:
         return Step("start", "Start", "Start", "done", "Your net is trained.", "Try it", ("tab-try",), "#try-make")
-    if view.train.active:
+    if view.train.active and facts.own_run:
         return Step(
             "start", "Start", "Start", "now", f"{view.train.headline}.", "Watch it", ("tab-train",), "#train-status"
         )
