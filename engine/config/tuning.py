@@ -21,7 +21,7 @@ class TuningConfig(Section):
         "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
         "or a subject from images and captions; it needs no condition maps. word: a new word for what the base can "
         "draw already (Textual Inversion), a file of a few kilobytes. base: the base itself learns from such images, "
-        "every weight of its denoiser; needs the most memory. Stable Diffusion 1.x, 2.x and XL.",
+        "every weight of its denoiser; needs the most memory. Words and whole bases: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )
@@ -40,8 +40,8 @@ class TuningConfig(Section):
         "all",
         "LoRA layers",
         "attention: the smallest file; reuses what the base can already draw. linear: all layers of the transformer "
-        "blocks, as in most LoRA files. all: convolutions as well (LoCon, C3Lier); needed for shapes that the base has "
-        "never seen.",
+        "blocks, as in most LoRA files. all: convolutions as well (LoCon, C3Lier), in transformer bases the "
+        "modulation; needed for shapes that the base has never seen.",
         affects_speed=True,
         why_fixed="The trained weights belong to these layers.",
         only=("lora",),

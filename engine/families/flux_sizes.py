@@ -62,24 +62,25 @@ def count(
         for _ in range(2):  # image and text: modulation, query, key, value, output, MLP
             net.modulating(6 * width, width)
             for _ in range(4):
-                net.layer(width, width)
-            net.layer(4 * width, width)
-            net.layer(width, 4 * width)
+                net.layer(width, width, group="attention")
+            net.layer(4 * width, width, group="linear")
+            net.layer(width, 4 * width, group="linear")
         head_norms(net, 4)
         net.unit(int(TWO_STREAMS_KEPT[trained] * both), both, WORKING * residual, WORKING * residual, reads)
 
     def one_stream(net: NetSize, trained: bool, reads: int = 0) -> None:
         net.modulating(3 * width, width)
         for _ in range(3):
-            net.layer(width, width)
-        net.layer(4 * width, width)
-        net.layer(width, 5 * width)
+            net.layer(width, width, group="attention")
+        net.layer(4 * width, width, group="linear")
+        net.layer(width, 5 * width, group="linear")
         head_norms(net, 2)
         net.unit(int(ONE_STREAM_KEPT[trained] * both), both, WORKING * both, WORKING * both, reads)
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
     denoiser.part = "blocks"
+    denoiser.adapt(learned)
     wanted = learned.blocks or min(blocks, CONTROL_BLOCKS)
     singles, blocks_of_one = learned.single_blocks, int(config["num_single_layers"])
 
@@ -100,7 +101,7 @@ def count(
     if not trained_base:
         denoiser.units = [replace(unit, trained=0) for unit in denoiser.units]
     if not learned.control:
-        return Sizes(denoiser, control, NetSize(), 0, text_size)
+        return Sizes(denoiser, denoiser.of_adapters(), NetSize(), 0, text_size)
     control.rank = learned.rank
     embed(control)
     for _ in range(wanted):

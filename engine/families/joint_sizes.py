@@ -60,24 +60,25 @@ def count(
         net.modulating((9 if second else 6) * width, width)
         net.modulating((2 if last else 6) * width, width)
         for _ in range(7 if last else 8):  # query, key and value of image and text, and the outputs
-            net.layer(width, width)
+            net.layer(width, width, group="attention")
         vectors = 4
         if second:
             for _ in range(4):
-                net.layer(width, width)
+                net.layer(width, width, group="attention")
             vectors += 2
         if config.get("qk_norm"):
             net.weights += vectors * int(config["attention_head_dim"])
             net.adafactor += vectors * int(config["attention_head_dim"])
         for _ in range(1 if last else 2):  # the MLPs of image and text
-            net.layer(4 * width, width)
-            net.layer(width, 4 * width)
+            net.layer(4 * width, width, group="linear")
+            net.layer(width, 4 * width, group="linear")
         kept = kept_by_block(width, image, text, trained, second, last)
         net.unit(kept, width * (image + text), WORKING * residual, WORKING * residual, reads)
 
     denoiser, control = NetSize(), NetSize()
     embed(denoiser)
     denoiser.part = "blocks"
+    denoiser.adapt(learned)
     for number in range(blocks):
         last = number + 1 == blocks
         block(denoiser, number, trained_base, last, 0 if last or not learned.control else residual)
@@ -89,7 +90,7 @@ def count(
     if not trained_base:
         denoiser.units = [replace(unit, trained=0) for unit in denoiser.units]
     if not learned.control:
-        return Sizes(denoiser, control, NetSize(), 0, text_size)
+        return Sizes(denoiser, denoiser.of_adapters(), NetSize(), 0, text_size)
     control.rank = learned.rank
     embed(control)
     wanted = control_blocks(blocks, learned.blocks or CONTROL_BLOCKS)

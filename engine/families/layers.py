@@ -75,7 +75,16 @@ UNET = Layers(
     ),
 )
 """diffusers' UNet2DConditionModel and ControlNetModel."""
+_ATTENTION = r"(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"
 JOINT_TRANSFORMER = Layers(
+    adapted_prefix="transformer.",
+    adapted=MappingProxyType(
+        {
+            "attention": rf"^transformer_blocks\.\d+\.attn2?\.{_ATTENTION}",
+            "linear": r"^transformer_blocks\.\d+\.(attn2?|ff|ff_context)\.",
+            "all": r"^transformer_blocks\.",
+        }
+    ),
     quantized=("transformer_blocks.",),
     copied=("pos_embed.", "time_text_embed.", "context_embedder.", "transformer_blocks."),
     after_control=(),
@@ -86,6 +95,14 @@ JOINT_TRANSFORMER = Layers(
 )
 """diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
 TWO_STREAM_TRANSFORMER = Layers(
+    adapted_prefix="transformer.",
+    adapted=MappingProxyType(
+        {
+            "attention": rf"^(single_)?transformer_blocks\.\d+\.attn\.{_ATTENTION}",
+            "linear": r"^(single_)?transformer_blocks\.\d+\.(attn|ff|ff_context|proj_mlp|proj_out)(\.|$)",
+            "all": r"^(single_)?transformer_blocks\.",
+        }
+    ),
     quantized=("transformer_blocks.", "single_transformer_blocks."),
     copied=(
         "x_embedder.",
@@ -101,6 +118,14 @@ TWO_STREAM_TRANSFORMER = Layers(
 )
 """diffusers' FluxTransformer2DModel and FluxControlNetModel."""
 SINGLE_STREAM = Layers(
+    adapted_prefix="transformer.",
+    adapted=MappingProxyType(
+        {
+            "attention": rf"^(layers|noise_refiner|context_refiner)\.\d+\.attention\.{_ATTENTION}",
+            "linear": r"^(layers|noise_refiner|context_refiner)\.\d+\.(attention|feed_forward)\.",
+            "all": r"^(layers|noise_refiner|context_refiner)\.",
+        }
+    ),
     quantized=("layers.", "noise_refiner.", "context_refiner."),
     copied=("control_layers.", "control_noise_refiner."),
     after_control=(),

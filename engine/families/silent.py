@@ -1,4 +1,4 @@
-"""A ControlNet that adds nothing, for drawing with a UNet alone through the pipelines that draw with control."""
+"""ControlNets that add nothing, for drawing with a base alone through the pipelines that draw with control."""
 
 from __future__ import annotations
 
@@ -23,3 +23,18 @@ class SilentControlNet(ControlNetModel):
     def forward(self, *_: Any, **__: Any) -> Any:
         """(down residuals, middle residual), each (1, 1, 1, 1)."""
         return [self.zero] * self.outputs, self.zero
+
+
+class NoControl(nn.Module):
+    """The same for a transformer, whose pipeline (``FlowPipeline``) then calls its denoiser alone."""
+
+    nets: tuple[Any, ...] = ()
+
+    def __init__(self, denoiser: Any) -> None:
+        super().__init__()
+        self.config, self.dtype = denoiser.config, denoiser.dtype
+
+
+def silent_for(denoiser: Any) -> Any:
+    """What takes the place of a ControlNet where a denoiser of any family draws alone."""
+    return (SilentControlNet if "block_out_channels" in denoiser.config else NoControl)(denoiser)

@@ -9,6 +9,12 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+GROUPS = {
+    "attention": frozenset({"attention"}),
+    "linear": frozenset({"attention", "linear"}),
+    "all": frozenset({"attention", "linear", "convolution", "modulation"}),
+}
+"""Groups of layers for each choice of what a LoRA changes (``Layers.adapted``)."""
 NF4_BLOCK = 64
 """Weights that share a scale in 4 bits."""
 
@@ -130,7 +136,7 @@ class NetSize:
         """Count a convolution of kernel x kernel, or a linear layer.
 
         Args:
-            group: that a LoRA may be trained for: "attention", "linear" or "convolution"; "": none.
+            group: that a LoRA may be trained for: "attention", "linear", "convolution" or "modulation"; "": none.
         """
         if group in self.adapted:
             rank, size = self.adapter_rank, kernel or 1
@@ -154,7 +160,7 @@ class NetSize:
     def modulating(self, out: int, inner: int) -> None:
         """Count a linear layer whose outputs are scale and shift of every token."""
         before, self.part = self.part, self.part and "modulation"
-        self.layer(out, inner)
+        self.layer(out, inner, group="modulation")
         self.part = before
 
     def stored(self, kind: str, modulation: str, bytes_each: int) -> int:
@@ -168,6 +174,15 @@ class NetSize:
         others = self.weights - self.blocks.weights - self.modulation.weights
         own = kind if modulation == "base" or kind == "same" else modulation
         return bytes_each * others + self.blocks.bytes(kind, bytes_each) + self.modulation.bytes(own, bytes_each)
+
+    def adapt(self, learned: Learned) -> None:
+        """Count low-rank factors of a LoRA beside the layers from here on, if one is trained."""
+        if learned.base == "factors":
+            self.adapter_rank, self.adapted = learned.rank, GROUPS[learned.adapted]
+
+    def of_adapters(self) -> NetSize:
+        """The factors of a LoRA as a net of their own, which is all that is trained; empty if there are none."""
+        return NetSize(self.adapters, self.adapters_adafactor)
 
     def norm(self, channels: int) -> None:
         """Count a normalization layer."""

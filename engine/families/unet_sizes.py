@@ -17,12 +17,6 @@ ORIGINAL_CONTROL_CHANNELS = (16, 32, 96, 256)
 SMALL_CONTROL_CHANNELS = (8, 16, 32, 64)
 ORIGINAL_TRUNK = 320
 ONLY_CONTROLNET = Learned()
-GROUPS = {
-    "attention": frozenset({"attention"}),
-    "linear": frozenset({"attention", "linear"}),
-    "all": frozenset({"attention", "linear", "convolution"}),
-}
-"""Groups of layers for each choice of what a LoRA changes (``layers.UNET.adapted``)."""
 
 
 def control_channels(trunk: int) -> tuple[int, ...]:
@@ -90,8 +84,7 @@ def count(
         _resnet(net, channels[-1], channels[-1], temb, areas[-1], trained)
 
     unet, control = NetSize(), NetSize()
-    if learned.base == "factors":
-        unet.adapter_rank, unet.adapted = learned.rank, GROUPS[learned.adapted]
+    unet.adapt(learned)
     outputs = encoder(unet, whole)
     middle(unet, whole)
     if not whole and not learned.text:
@@ -119,7 +112,7 @@ def count(
 
     decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
     if learned.base == "factors":
-        control = NetSize(unet.adapters, unet.adapters_adafactor)
+        control = unet.of_adapters()
     if learned.vectors:
         control = NetSize(learned.vectors * text_width, learned.vectors + text_width)
     if not learned.control:

@@ -59,10 +59,10 @@ def count(
 
     def block(net: NetSize, modulated: bool = True, zeros: int = 0) -> None:
         for _ in range(4):
-            net.layer(width, width, bias=False)
-        net.layer(hidden, width, bias=False)
-        net.layer(hidden, width, bias=False)
-        net.layer(width, hidden, bias=False)
+            net.layer(width, width, bias=False, group="attention")
+        net.layer(hidden, width, bias=False, group="linear")
+        net.layer(hidden, width, bias=False, group="linear")
+        net.layer(width, hidden, bias=False, group="linear")
         vectors(net, 4 * width + (2 * head if config.get("qk_norm", True) else 0))
         if modulated:
             net.modulating(4 * width, time)
@@ -83,6 +83,7 @@ def count(
     denoiser.layer(1024, 256)
     denoiser.layer(time, 1024)
     denoiser.part = "blocks"
+    denoiser.adapt(learned)
     for _ in range(refiners):
         block(denoiser)
         block(denoiser, modulated=False)
@@ -104,7 +105,7 @@ def count(
     if not trained_base:
         denoiser.units = [replace(one, trained=0) for one in denoiser.units]
     if not learned.control:
-        return Sizes(denoiser, control, NetSize(), 0, text_size)
+        return Sizes(denoiser, denoiser.of_adapters(), NetSize(), 0, text_size)
     control.layer(width, 4 * (latents + channels - LATENTS))
     control.rank = learned.rank
     for number in range(refiners):

@@ -14,7 +14,7 @@ from engine.evaluation.pairs import Encode, Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.evaluation.probes import Probe
 from engine.evaluation.prompt_previews import make_prompt_previews
-from engine.families.silent import SilentControlNet
+from engine.families.silent import silent_for
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
@@ -161,7 +161,7 @@ class DrawPreviews:
 
 def models_without_control(state: TrainState, encode: Encode) -> Models:
     """The models of a run that has no ControlNet, to draw with captions alone."""
-    silent = SilentControlNet(state.denoiser)
+    silent = silent_for(state.denoiser)
     return Models(state.family, state.base, state.denoiser, silent, encode, schedule=state.noise_process.schedule)
 
 

@@ -124,15 +124,8 @@ def _unlocked(inputs: Inputs, net: Any) -> Trainable:
 
 
 def _lora(inputs: Inputs, net: Any) -> Trainable:
-    config, facts = inputs.config, inputs.family.facts
-    if not facts.layers.adapted:
-        raise UserError(
-            f"No LoRA can be trained for {inputs.family.title}.",
-            "Only Stable Diffusion 1.x, 2.x and XL have it so far.",
-            "Choose such a base, or train a ControlNet.",
-        )
     text = _learned_text(inputs) if inputs.facts.learned.text else None
-    return BaseLora(inputs.denoiser, inputs.place, config, inputs.family, text)
+    return BaseLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, text)
 
 
 def _learned_text(inputs: Inputs) -> LearnedText:

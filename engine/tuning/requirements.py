@@ -19,13 +19,14 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
         base: where it is.
     """
     learned, tuning = facts_of(config).learned, config.tuning
-    if learned.text and tuning.what == "lora" and family.layers.adapted and not family.text_can_learn:
+    if learned.text and learned.base == "factors" and not family.text_can_learn:
         return [f"The text encoders of {family.title} cannot be trained; set their learning rate to 0."]
-    if not learned.control and not (family.text_can_learn if learned.text else family.layers.adapted):
-        trained = facts_of(config).trains.removeprefix("a ")
+    possible = family.layers.adapted if learned.base == "factors" else family.text_can_learn
+    if not learned.control and not possible:
+        trained = facts_of(config).trains.removeprefix("a ").removeprefix("the ")
         return [
             f"No {trained} can be trained for {family.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
-            "Choose such a base, or train a ControlNet."
+            "Choose such a base, or train a ControlNet or a LoRA."
         ]
     if tuning.what != "word":
         return []
