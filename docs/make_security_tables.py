@@ -32,7 +32,7 @@ FIELDS = (
     (r"deliver-\w+-folder", f"{PLACE}; the exported file is copied there"),
     ("dataset-name|export-name|import-name|merged-base-name|own-preset-title|Name of the run", NAME),
     ("set-tuning-word", "letters, digits, - and _ only, at most 40: it becomes a file name"),
-    ("set-tuning-begun_as", TEXT),
+    ("set-tuning-begun_as|set-tuning-class_prompt", TEXT),
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
     ("set-data-balance_words", "words, split at commas; compared with captions as plain text"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),

@@ -53,7 +53,7 @@ def taught(
         "model": {"base": "demo"},
         "data": {"dataset": folder.name, "resolution": SIDE, "held_out": 2},
         "train": {"batch_size": 8, "precision": "fp32", "checkpoint_every": steps} | sections["train"],
-        "validation": {"every": 0, "check_every": 0},
+        "validation": {"every": 0, "check_every": 0} | sections.get("validation", {}),
     }
     run = create_run(workspace, parse(settings), {})
     assert train(workspace, run).outcome == "completed"

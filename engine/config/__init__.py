@@ -69,10 +69,30 @@ class RunConfig(Section):
     def _a_base_is_taught_without_a_controlnet(self) -> RunConfig:
         model, objective, what = self.model, self.objective, self.tuning.what
         if what != "controlnet" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
-            trained = {"lora": "a LoRA", "base": "a whole base", "word": "a new word"}[what]
+            trained = {"lora": "a LoRA", "subject": "a subject", "base": "a whole base", "word": "a new word"}[what]
             raise ValueError(
                 f"{trained} is trained without a ControlNet: leave model.controlnet empty, set "
                 "model.control_lora_rank to 0 and switch objective.sd_locked on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _preservation_is_possible(self) -> RunConfig:
+        tuning = self.tuning
+        if tuning.what == "base" and tuning.preserved_by == "answers":
+            raise ValueError(
+                "the untrained base would have to be in memory a second time for its answers: with a whole base set "
+                "tuning.preserve to pictures, or to none"
+            )
+        if tuning.preserved_by == "pictures" and not tuning.class_prompts:
+            raise ValueError(
+                "class images need a class prompt: enter what the subject is, such as a mug, as tuning.class_prompt, "
+                "or set tuning.preserve to answers"
+            )
+        if tuning.preserved_by == "pictures" and self.data.buckets:
+            raise ValueError(
+                "class images are square, and a batch has images of one size: switch data.buckets off, or set "
+                "tuning.preserve to answers"
             )
         return self
 

@@ -24,7 +24,11 @@ DATASETS_FILE = "datasets.toml"
 
 
 CONTROLNET = "controlnet"
-OTHER_KINDS = tuple(what for what in get_args(fields("tuning")["what"].annotation) if what != CONTROLNET)
+LIKE_A_LORA = "subject"
+"""Such runs have the settings of a LoRA."""
+OTHER_KINDS = tuple(
+    what for what in get_args(fields("tuning")["what"].annotation) if what not in (CONTROLNET, LIKE_A_LORA)
+)
 """What can be trained besides a ControlNet, which is the usual case of a preset."""
 
 
@@ -49,8 +53,9 @@ class Preset:
         """Layers for ``resolve``: these settings, and over them those for a family of bases and for what is trained.
 
         Args:
-            what: the run's ``tuning.what``.
+            what: the run's ``tuning.what``. A subject is a LoRA, with its settings.
         """
+        what = "lora" if what == LIKE_A_LORA else what
         below = [] if self.based_on is None else self.based_on.layers(family, what)
         trained = self.trained.get(what, {})
         names = {

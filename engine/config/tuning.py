@@ -15,13 +15,14 @@ MOST_VECTORS = 16
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora", "word", "base"] = setting(
+    what: Literal["controlnet", "lora", "subject", "word", "base"] = setting(
         "controlnet",
         "What is trained",
-        "controlnet: a net that makes images follow condition maps. lora: a small file that teaches the base a style "
-        "or a subject from images and captions; it needs no condition maps. word: a new word for what the base can "
-        "draw already (Textual Inversion), a file of a few kilobytes. base: the base itself learns from such images, "
-        "every weight of its denoiser; needs the most memory. Words and whole bases: Stable Diffusion 1.x, 2.x and XL.",
+        "controlnet: a net that makes images follow condition maps. The others teach the base from images and "
+        "captions, without condition maps. lora: a small file with a style or a kind of image. subject: a LoRA for one "
+        "subject, from 3 to 30 images, with a word for it and preservation of everything else (DreamBooth). word: a "
+        "new word for what the base can draw already (Textual Inversion), a file of a few kilobytes. base: every "
+        "weight of its denoiser; needs the most memory. Words and whole bases: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )
@@ -60,11 +61,11 @@ class TuningConfig(Section):
     word: str = setting(
         "",
         "New word",
-        "The word to be learned, in lower case, as you will write it in prompts. It becomes the name of the exported "
-        "file. It must be no word of the base's vocabulary: my-mug, not mug. Captions without it get it in front.",
+        "The word to be learned, in lower case, as you will write it in prompts. It becomes the name of an exported "
+        "embedding. It must be no word of the base's vocabulary: my-mug, not mug. Captions without it get it in front.",
         max_length=40,
-        why_fixed="The trained vectors belong to this word.",
-        only=("word",),
+        why_fixed="What was learned belongs to this word.",
+        only=("named",),
     )
     begun_as: str = setting(
         "",
@@ -85,6 +86,62 @@ class TuningConfig(Section):
         why_fixed="The trained vectors are as many.",
         only=("word",),
     )
+
+    preserve: Literal["auto", "none", "answers", "pictures"] = setting(
+        "auto",
+        "Preserve what the base knows",
+        "Each step also trains on what the base should not forget. answers: the untrained base's own predictions for "
+        "the class prompts; nothing has to be drawn. pictures: images of the class prompts that the untrained base "
+        "draws once before training. Both double the time of a step. auto: answers for a subject, none otherwise.",
+        affects_speed=True,
+        why_fixed="The loss of the run would mean something else.",
+        only=("preserved",),
+    )
+    class_prompt: str = setting(
+        "",
+        "Class prompts",
+        "What the subject is, without its word, and what else the base should not forget; one prompt per line: a mug. "
+        "Empty, with answers: the captions without the word.",
+        max_length=8_000,
+        lines=2,
+        why_fixed="Class images were drawn from them.",
+        only=("preserved",),
+    )
+    class_images: int = setting(
+        100,
+        "Class images",
+        "How many images the untrained base draws of the class prompts, with preserve = pictures. Usual: 100 to 300.",
+        unit="images",
+        ge=2,
+        le=5_000,
+        advanced=True,
+        why_fixed="They were drawn when the run began.",
+        only=("preserved",),
+    )
+    preserve_weight: float = setting(
+        1.0,
+        "Weight of preservation",
+        "How much it counts beside the images themselves, on average over a step (prior loss weight). Usual: 1. "
+        "kohya's scripts mix both kinds in one set, so their weight means something else.",
+        ge=0,
+        le=100,
+        may_change="course",
+        only=("preserved",),
+    )
+
+    @property
+    def preserved_by(self) -> Literal["none", "answers", "pictures"]:
+        """How the run preserves what the base knows."""
+        if self.what not in ("lora", "subject", "base"):
+            return "none"
+        if self.preserve != "auto":
+            return self.preserve
+        return "answers" if self.what == "subject" else "none"
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]:
+        """One prompt for each line that has one."""
+        return tuple(dict.fromkeys(line.strip() for line in self.class_prompt.splitlines() if line.strip()))
 
     @field_validator("word")
     @classmethod

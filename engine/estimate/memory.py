@@ -160,9 +160,10 @@ def predict_from(
     }
     accumulates = train.accumulation > processes
     half_gradients = not accumulates and (kept != "whole" or (optim.half_gradients and processes == 1))
+    together = train.batch_size * (1 if config.tuning.preserved_by == "none" else 2)  # with what is preserved
     step = training_peak(
         sizes,
-        train.batch_size,
+        together,
         bytes_each,
         facts.checkpointed(train.gradient_checkpointing),
         accumulates,
@@ -171,7 +172,7 @@ def predict_from(
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
     text_gradients = float(text_factors * (bytes_each if half_gradients else 4))
-    of_captions = train.batch_size * encoders.caption_kept * bytes_each if facts.learned.text else 0
+    of_captions = together * encoders.caption_kept * bytes_each if facts.learned.text else 0
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
     decoding = 4 * (encoders.vae + encoders.decoded_image)

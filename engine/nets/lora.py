@@ -33,10 +33,12 @@ class LoraLinear(nn.Linear):
 
     up: nn.Parameter
     down: nn.Parameter
+    off = False
+    """The factors are left out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
-        return base + functional.linear(functional.linear(x, self.down), self.up)
+        return base if self.off else base + functional.linear(functional.linear(x, self.down), self.up)
 
 
 class LoraConv2d(nn.Conv2d):
@@ -44,10 +46,12 @@ class LoraConv2d(nn.Conv2d):
 
     up: nn.Parameter
     down: nn.Parameter
+    off = False
+    """The factors are left out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
-        return base + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
+        return base if self.off else base + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
 
 
 KINDS: dict[type, type] = {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}

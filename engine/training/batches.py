@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class Batch:
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
     weights: torch.Tensor
     """(B,) fp32: each image's loss is multiplied by this."""
+    position: int = 0
+    """Place of its first image in the stream of the run's images."""
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device; a card copies while the processor continues."""
@@ -59,9 +62,33 @@ class Batch:
         draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
         text = {name: change(rows) for name, rows in self.text.items()}
         maps = change(self.maps) if self.maps is not None else None
-        return Batch(
-            change(self.mean), change(self.logvar), text, maps, draws, change(self.sizes), change(self.weights)
-        )
+        mean, logvar, sizes, weights = map(change, (self.mean, self.logvar, self.sizes, self.weights))
+        return Batch(mean, logvar, text, maps, draws, sizes, weights, self.position)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step predicts for B images, on the device."""
+
+    noisy: torch.Tensor
+    """(B, C, h, w), in the run's precision."""
+    timesteps: torch.Tensor
+    text: dict[str, torch.Tensor]
+    """From ``Family.conditioning``."""
+    target: torch.Tensor
+    weights: torch.Tensor
+    """(B,), of each image's loss."""
+
+
+class Preservation(Protocol):
+    """What a run adds to each batch."""
+
+    def others(self, task: Task, batch: Batch) -> Task:
+        """As many images as ``task`` has.
+
+        Args:
+            batch: that the task was made of, on the device.
+        """
 
 
 class Batches:
@@ -85,6 +112,7 @@ class Batches:
         inputs: InputDropout = NOTHING_LEFT_OUT,
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
+        preservation: Preservation | None = None,
         rank: int = 0,
         world: int = 1,
         read_ahead: bool = True,
@@ -96,6 +124,7 @@ class Batches:
             classes: of the images, with how often each is drawn; none: once in each epoch.
             inputs: leaves out control images and parts of captions.
             maps: prepared condition maps; None: they are read from their files.
+            preservation: what steps add to each batch, so that the base forgets less.
             with_maps: batches have condition maps; every one of these samples has one then.
             read_ahead: a second thread reads the next batch while the card computes. Without a card it costs time: once
                 it has used torch, OpenMP counts more threads than cores, and the training threads sleep between
@@ -104,6 +133,8 @@ class Batches:
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"
         self._with_maps = with_maps
+        self.preservation = preservation
+        """What steps add to each batch; None: nothing."""
         self._nearest = spec is not None and registry.get(spec.type).categorical
         self._dataset, self._samples, self._cache, self._plan, self._maps = dataset, samples, cache, plan, maps
         rows_by_size: dict[tuple[int, int], list[int]] = {}
@@ -184,7 +215,7 @@ class Batches:
         text, maps = self._inputs(position, text, maps)
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
         weights = torch.tensor([sample.weight if self._weighted else 1.0 for sample in samples])
-        batch = Batch(mean, logvar, text, maps, draws, sizes, weights)
+        batch = Batch(mean, logvar, text, maps, draws, sizes, weights, position)
         return batch.pinned() if torch.cuda.is_available() else batch
 
     def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:

@@ -79,7 +79,8 @@ def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -
     with tempfile.TemporaryDirectory(prefix="trial-", dir=workspace.cache, ignore_cleanup_errors=True) as folder:
         about = {"config": config.model_dump(mode="json"), "condition": {}}
         write_run(Path(folder), about)
-        trial = config.model_copy(update={"validation": few})
+        two = config.tuning.model_copy(update={"class_images": 2})  # a step costs the same with more of them
+        trial = config.model_copy(update={"validation": few, "tuning": two})
         trainer = _build(Path(folder), trial, workspace, dataset, token, emit)
         try:
             return _measure(trainer, config, token, emit)

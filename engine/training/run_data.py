@@ -29,6 +29,7 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, progress_events
 from engine.machine.units import counted, plural
+from engine.training.preserved_captions import preserved_captions
 from engine.training.torch_settings import without_tf32
 from engine.tuning.facts import facts_of
 from engine.tuning.learned_text import tokenizer_of
@@ -47,6 +48,8 @@ class RunData:
     """Of those used for training."""
     plan: CropPlan
     cache: TrainingCache
+    preserved: tuple[str, ...]
+    """Captions of what the base should not forget; empty: nothing is preserved."""
     maps: MapCache | ControlCache | None
     """None: the run needs no condition maps, or they are read from their files."""
 
@@ -79,7 +82,7 @@ def prepare_data(
         UserError: there are too few pairs, or a file cannot be read. Cancelled: by the user.
     """
     split, tuning = split_of(dataset, config.data.held_out, held_out), config.tuning
-    if tuning.what == "word":
+    if tuning.what == "word" or (tuning.what == "subject" and tuning.word):
         split = _with_word(split, tuning.word, emit)
     samples = [*split.train, *split.held_out]
     if not split.train:
@@ -96,12 +99,15 @@ def prepare_data(
         emit(Message(f"Class balance, in each epoch: {balance.words_about(classes)}."))
         for doubt in balance.doubts(classes, config.data):
             emit(Message(doubt, "warning"))
+    preserved = preserved_captions(config, [sample.caption for sample in split.train])
     plan, progress = CropPlan.of(config.data, config.train.seed), progress_events(emit)
     tokenizer = tokenizer_of(config, family, base)
     at_once = images_encoded_together(config.data.resolution)
 
     def warn(words: str) -> None:
         emit(Message(words, "warning"))
+
+    others = config.validation.captions_of_others if facts_of(config).drawn_by_prompt else ()
 
     def build_cache() -> TrainingCache:
         with without_tf32():  # other runs use the cache, too
@@ -118,7 +124,7 @@ def prepare_data(
                 group=group,
                 on_message=warn,
                 text=config.text,
-                other_captions=config.validation.captions_of_others if facts_of(config).drawn_by_prompt else (),
+                other_captions=(*others, *preserved),
                 tokenizer=tokenizer,
             )
 
@@ -136,7 +142,7 @@ def prepare_data(
         maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
         if maps is None:
             warn("There is no disk space for prepared condition maps; their files are read instead.")
-    return RunData(samples, split.held_out, classes, plan, cache, maps)
+    return RunData(samples, split.held_out, classes, plan, cache, preserved, maps)
 
 
 def _about_weights(trained: Sequence[Sample]) -> str:

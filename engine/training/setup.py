@@ -38,6 +38,7 @@ from engine.training import oom, speed
 from engine.training.base_check import set_noise_process
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
+from engine.training.class_images import preservation_of
 from engine.training.history import MetricsHistory
 from engine.training.input_dropout import InputDropout
 from engine.training.loss_scale import LossScale
@@ -179,6 +180,8 @@ def set_up(
     trainable.weights.refresh()
     set_noise_process(state, new=checkpoint is None)
 
+    preservation = preservation_of(state, data.preserved)
+
     # What a step calls, and the batches that it reads.
     state.connect(strategy(state, partial(oom.record_for_resume, state)))
     speed.compile_nets(state)
@@ -206,6 +209,7 @@ def set_up(
         ),
         maps=data.maps,
         with_maps=facts_of(config).needs_condition_maps,
+        preservation=preservation,
         rank=group.rank,
         world=group.world_size,
         read_ahead=device.type != "cpu",

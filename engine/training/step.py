@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 
 from engine.training import oom
+from engine.training.batches import Task
+from engine.training.preservation import joined
 from engine.training.speed import mark_cuda_graph_step
 from engine.training.state import TrainState
 
@@ -62,13 +64,19 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
         target = noise_process.target(latents, noise, timesteps)
         loss_weights = noise_process.loss_weights(timesteps, objective.min_snr_gamma) * batch.weights
 
+        # Preservation: as many images again, of what the base should not forget (preservation.py).
+        task = Task(noisy, timesteps, text, target, loss_weights)
+        if state.batches.preservation is not None:
+            others = state.batches.preservation.others(task, batch)
+            task = joined(task, others, state.config.tuning.preserve_weight)
+
         with state.parallel.micro_batch(last=micro + 1 == state.micro_batches):
             # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.
             mark_cuda_graph_step(state)
             denoiser, net = state.nets.denoiser, state.nets.net
-            predicted = family.predict(denoiser, net, noisy, timesteps, text, control)
+            predicted = family.predict(denoiser, net, task.noisy, task.timesteps, task.text, control)
             huber_c = objective.huber_c if objective.loss == "huber" else None
-            loss = denoising_loss(predicted, target, loss_weights, huber_c) / state.micro_batches
+            loss = denoising_loss(predicted, task.target, task.weights, huber_c) / state.micro_batches
 
             # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
             # weight (nets/master_weights.py). DeepSpeed and distributed/in_backward.py also clip and update here.

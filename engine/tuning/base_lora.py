@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class BaseLora(Trainable):
                 named = {text_layer_name(encoder, part, len(encoders), n): layer for n, layer in of_text.items()}
                 factors |= named
                 shares |= dict.fromkeys(named, tuning.text_rate / config.optim.learning_rate)
-        self._text, self._rank = text, tuning.rank
+        self._text, self._rank, self._layers = text, tuning.rank, list(factors.values())
         master, self.weights = place.masters_of(Factors(factors, shares))
         assert isinstance(master, Factors)
         self.master = self.averaged = master
@@ -60,6 +61,16 @@ class BaseLora(Trainable):
     @property
     def learned_text(self) -> LearnedText | None:
         return self._text
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        try:
+            for layer in self._layers:
+                layer.off = True
+            yield
+        finally:
+            for layer in self._layers:
+                layer.off = False
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_LORA if average else LORA)

@@ -62,9 +62,8 @@ class TrainableFacts:
     @property
     def exported_as(self) -> Exported:
         """What an export of it is; it decides the formats."""
-        if self.added_to_base:
-            return "adapter"
-        return "base" if self.learned.base == "everything" else "control net"
+        other: Exported = "base" if self.learned.base == "everything" else "control net"
+        return "adapter" if self.added_to_base else other
 
     @property
     def has_previews(self) -> bool:
@@ -155,14 +154,14 @@ class AdapterFacts(TrainableFacts):
 def lora(config: RunConfig) -> TrainableFacts | None:
     """Low-rank factors beside the base's own layers."""
     tuning = config.tuning
-    if tuning.what != "lora":
+    if tuning.what not in ("lora", "subject"):
         return None
     return AdapterFacts(
         "lora",
         Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers, text=tuning.text_rate > 0),
         needs_condition_maps=False,
         not_sharded=(LORA_IS_NOT_SHARDED,),
-        trains="a LoRA",
+        trains="a LoRA" if tuning.what == "lora" else "a subject (a LoRA)",
         not_drawn=NOT_MEASURED,
         drawn_by_prompt=True,
         added_to_base=True,
@@ -188,11 +187,12 @@ def whole_base(config: RunConfig) -> TrainableFacts | None:
 
 def new_word(config: RunConfig) -> TrainableFacts | None:
     """The vectors of a new word."""
-    if config.tuning.what != "word":
+    tuning = config.tuning
+    if tuning.what != "word":
         return None
     return AdapterFacts(
         "new_word",
-        Learned(control=False, text=True, vectors=config.tuning.vectors),
+        Learned(control=False, text=True, vectors=tuning.vectors),
         needs_condition_maps=False,
         not_sharded=(WORD_IS_NOT_SHARDED,),
         one_card=True,

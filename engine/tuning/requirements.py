@@ -28,6 +28,8 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
             f"No {trained} can be trained for {family.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
             "Choose such a base, or train a ControlNet or a LoRA."
         ]
+    if tuning.what == "subject":
+        return _why_no_subject(config, base)
     if tuning.what != "word":
         return []
     found = []
@@ -38,12 +40,23 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
             "The new word has nothing to begin as: enter a word that the base knows and that comes close, such as mug, "
             "as Begins as."
         )
-    if tuning.word and f"{tuning.word}</w>" in _vocabulary(base):
-        found.append(
-            f"{tuning.word} is a word of the base already, which would lose its meaning: choose another New word, such "
-            f"as my-{tuning.word}."
-        )
-    return found
+    return [*found, *_known_word(tuning.word, base)]
+
+
+def _why_no_subject(config: RunConfig, base: str) -> list[str]:
+    tuning = config.tuning
+    if not tuning.word:
+        return ["The subject has no word: enter one that the base does not know, such as zrpmug, as New word."]
+    return _known_word(tuning.word, base)
+
+
+def _known_word(word: str, base: str) -> list[str]:
+    if not word or f"{word}</w>" not in _vocabulary(base):
+        return []
+    return [
+        f"{word} is a word of the base already, which would lose its meaning: choose another New word, such as "
+        f"my-{word}."
+    ]
 
 
 def _vocabulary(base: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from engine.errors import UserError
 from engine.families.layers import Layers
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.master_weights import MasterWeightSync
@@ -98,6 +100,20 @@ class Trainable(ABC):
     def encode_text(self, text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The embeddings of a batch's captions: ``text`` itself, or that of its token numbers where text learns."""
         return text if self.learned_text is None else self.learned_text.encode(text)
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Within the block the nets that compute are as they were before training.
+
+        Raises:
+            UserError: they are not kept.
+        """
+        raise UserError(
+            "The untrained base is not in memory.",
+            f"{type(self).__name__} trains its own weights, of which no copy is kept.",
+            "Preserve by class images, and let the run draw them before training.",
+        )
+        yield
 
     def nets_of_step(self, wrapped: Any, denoiser: Any) -> tuple[Any, Any]:
         """The control net (or None) and the denoiser that a step calls.

@@ -19,11 +19,22 @@ from ui.train.bases_panel import build_bases
 from ui.train.draft_edits import PRESET, DraftEdits
 from ui.train.settings_panel import build_settings, changes_html, not_applicable_html
 
-WHAT = (("ControlNet", "controlnet"), ("LoRA", "lora"), ("New word", "word"), ("Whole base", "base"))
+WHAT = (
+    ("ControlNet", "controlnet"),
+    ("LoRA", "lora"),
+    ("Subject", "subject"),
+    ("New word", "word"),
+    ("Whole base", "base"),
+)
 """Choices of what is trained."""
-WHAT_HINT = "LoRA, new word and whole base learn a style or subject, without condition maps."
+WHAT_HINT = "All but the ControlNet teach the base a style or subject, without condition maps."
 
-OF_KIND = {"lora": ("rank", "layers", "text_rate"), "word": ("word", "begun_as", "vectors")}
+OF_KIND = {
+    "lora": ("rank", "layers", "text_rate"),
+    "named": ("word",),
+    "word": ("begun_as", "vectors"),
+    "preserved": ("preserve", "class_prompt", "class_images", "preserve_weight"),
+}
 """Settings right below, for each kind of run that has some."""
 
 

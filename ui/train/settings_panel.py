@@ -31,6 +31,15 @@ OWN_TESTS = (
 """Settings of the user's own test images and prompts, in a group of their own."""
 FIRST = (*(f"tuning.{name}" for name in config.fields("tuning")), "data.dataset", "model.base", "train.steps")
 """Settings at the top of the form."""
+RUNS = {
+    "controlnet": ("controlnet",),
+    "lora": ("lora", "subject"),
+    "word": ("word",),
+    "named": ("word", "subject"),
+    "preserved": ("lora", "subject", "base"),
+    "teaching": ("lora", "subject", "word", "base"),
+}
+"""Which kinds of run (``tuning.what``) a setting with such a mark (``setting(only=...)``) has a meaning for."""
 RESET_ALL = "all"
 """What the button that resets everything sends, in place of a setting's name."""
 
@@ -218,7 +227,5 @@ def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -
         facts: of the run's base.
     """
     hidden = [] if facts.patch > 1 else ["transformers"]
-    hidden += [kind for kind in ("controlnet", "lora", "word") if kind != config_of_draft.tuning.what]
-    if config_of_draft.tuning.what == "controlnet":
-        hidden.append("teaching")
+    hidden += [kind for kind, runs in RUNS.items() if config_of_draft.tuning.what not in runs]
     return f"<span data-hides='{' '.join(hidden)}'></span>"
