@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.data.layouts import FoundImage
-from engine.data.layouts.texts import caption_in, is_numbers, json_mistake
+from engine.data.layouts.texts import caption_in, is_numbers, mistake_in
 from engine.data.recognized import RecognizedFolder
 from engine.data.samples import Problem, Sample
 from engine.disk.images import MIN_SIDE, Inspected, check_side, has_more, inspect
@@ -199,10 +199,11 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
     if not caption and item.caption_path is not None:
         try:
             caption, text = caption_in(item.caption_path)
-            if not caption and text is not None and (mistake := json_mistake(item.caption_path, text.text)):
+            if not caption and text is not None and (mistake := mistake_in(item.caption_path, text.text)):
                 broken = f"It is broken: {mistake}"
                 result.items.append(_without_caption(item, item.caption_path, broken, "Correct that file."))
                 result.no_captions.append(item.caption_path)
+                text = None
             elif is_numbers(caption) or (not caption and item.caption_path.suffix.lower() == ".json"):
                 caption, text = item.otherwise, None
                 result.no_captions.append(item.caption_path)

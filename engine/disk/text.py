@@ -40,7 +40,7 @@ def decode(data: bytes, cut: bool = False) -> Text:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _text(data[len(mark) :].decode(encoding, "replace"), encoding, True)
-    if data.count(0) > len(data) // 5:
+    if data.strip(b"\0") and data.count(0) > len(data) // 5:
         even = data[1::2].count(0) >= data[::2].count(0)
         encoding = "utf-16-le" if even else "utf-16-be"
         return _text(data.decode(encoding, "replace"), encoding, False)

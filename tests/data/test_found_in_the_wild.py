@@ -434,6 +434,29 @@ def test_colours_with_more_than_8_bits_are_told_for_images_and_for_maps(workspac
         assert told == (images == 2), "also where the role of a file that was read before is another one now"
 
 
+def test_names_written_as_addresses_are_found(tmp_path: Path) -> None:
+    photo(tmp_path / "my cat 1.png", tmp_path / "sub" / "größe.png", tmp_path / "100%20.png")
+    named = {"my%20cat%201.png": "a cat", "sub/gr%C3%B6%C3%9Fe.png": "its size", "100%20.png": "a per cent sign"}
+    rows(tmp_path / "metadata.jsonl", *({"file_name": name, "text": text} for name, text in named.items()))
+    found = scan_folder(tmp_path)
+    assert adds_up(found) and not found.problems
+    assert pairs(found) == {
+        "my cat 1.png": ("a cat", ""), "größe.png": ("its size", ""), "100%20.png": ("a per cent sign", ""),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [bytes(64), b"a cat\0\0\0", b"\0\0\0abc\0", bytes(1)])
+def test_a_caption_file_of_zeros_is_told_and_is_no_caption(tmp_path: Path, content: bytes) -> None:
+    photo(tmp_path / "1.png", tmp_path / "2.png")
+    (tmp_path / "1.txt").write_bytes(content)
+    write(tmp_path / "2.txt", "two cats")
+    found = scan_folder(tmp_path)
+    assert adds_up(found) and pairs(found) == {"1.png": ("", ""), "2.png": ("two cats", "")}
+    (problem,) = found.problems
+    assert problem.path.name == "1.txt" and "bytes that are not text" in problem.why
+    assert not any("UTF-8" in note for note in found.notes)
+
+
 def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Path) -> None:
     for n in "12":
         photo(tmp_path / "set" / "cats" / f"{n}.png", tmp_path / "set" / "dogs" / f"{n}.png")

@@ -53,6 +53,8 @@ class NamedFiles:
                     return plain if plain.is_file() else path
         form = name.replace("\\", "/")
         alike = self._alike(form)
+        if alike is None and "%" in form:  # as an address has it: "my%20cat.png"
+            alike = self._alike(unquote(form))
         return alike if alike is not None else self._place / form
 
     def _alike(self, name: str) -> Path | None:

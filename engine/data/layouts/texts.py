@@ -19,6 +19,8 @@ _LABELS = re.compile(r"(?:\s*\d+(?:[ \t]+-?[\d.]+(?:[eE]-?\d+)?){4,}[ \t]*(?:\n|
 def caption_in(path: Path) -> tuple[str, Text | None]:
     """The caption that a file beside an image holds, and how its bytes were read. Raises OSError."""
     read = read_text(path)
+    if "\0" in read.text:
+        return "", read
     if path.suffix.lower() != ".json":
         return read.text.strip(), read
     try:
@@ -27,8 +29,10 @@ def caption_in(path: Path) -> tuple[str, Text | None]:
         return "", read
 
 
-def json_mistake(path: Path, text: str) -> str:
-    """What is wrong with a .json file of this text, without a full stop. "": nothing, or it is another kind of file."""
+def mistake_in(path: Path, text: str) -> str:
+    """What is wrong with a file of a caption that has this text, without a full stop. "": nothing."""
+    if "\0" in text:  # zeros fill a file that a power cut has kept from being written
+        return "it contains bytes that are not text"
     if path.suffix.lower() != ".json":
         return ""
     try:
