@@ -50,9 +50,11 @@ RUNS = {
     "usual": Planned(),
     "hot": Planned({"optim": {"learning_rate": 10 * RATE}}, until=60),
     "slow": Planned({"optim": {"learning_rate": RATE / 10}}),
-    "few": Planned(images=8),
+    "meek": Planned({"optim": {"learning_rate": RATE / 100}}, until=80),
+    "few": Planned(images=8, until=240),
 }
-"""In this order: a normal run; ten times its learning rate, and a tenth of it; 8 images."""
+"""In this order: a normal run, in which nothing preserves what the base knew; ten times its learning rate, a tenth
+and a hundredth of it; 8 images."""
 
 
 def other_captions() -> str:
@@ -84,7 +86,8 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
 
     def watch(event: Any) -> None:
         if isinstance(event, BaseChecked):
-            checks.append({key: float(f"{value:.5g}") for key, value in asdict(event).items()})
+            whole = ("step", "images_seen")
+            checks.append({k: v if k in whole else float(f"{v:.5g}") for k, v in asdict(event).items()})
             print(name, event, flush=True)
         elif isinstance(event, PreviewMade):
             figures.append([event.step, {key: round(value, 4) for key, value in event.figures.items()}])
@@ -102,6 +105,15 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
     return {"name": name, "images": planned.images, "settings": settings, "checks": checks, "figures": figures}
 
 
+def as_text(found: dict[str, Any]) -> str:
+    """JSON with one check a line."""
+    rows = {
+        name: ",\n".join(f"  {json.dumps(row)}" for row in found[name]) for name in ("checks", "figures") if found[name]
+    }
+    plain = json.dumps({name: value for name, value in found.items() if name not in rows}, indent=1)
+    return plain.rstrip("}\n") + "".join(f',\n "{name}": [\n{lines}\n ]' for name, lines in rows.items()) + "\n}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -112,7 +124,7 @@ def main() -> None:
     for name in options.names or RUNS:
         with tempfile.TemporaryDirectory() as folder:
             found = record(Workspace(Path(folder)), name, RUNS[name])
-        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (options.out / f"{name}.json").write_text(as_text(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

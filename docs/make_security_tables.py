@@ -41,7 +41,7 @@ FIELDS = (
     ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-(prompts|other_captions)", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
     (
-        "set-model-ingredients|try-ingredients|merged-base-files",
+        "set-model-ingredients|try-ingredients|merged-base-files|transfer-files",
         f"one per line, with a weight: {PLACE}; weights as in `import-path`",
     ),
     ("set-validation-pictures_folder", f"{PLACE}; its images are only read"),

@@ -66,13 +66,12 @@ def choose(run: Any, step: int | None) -> Any:
     Raises:
         UserError: there is none.
     """
-    from engine.evaluation.causes import verdict_facts
-    from engine.evaluation.verdict import judge
+    from engine.evaluation.run_verdict import judge_run
 
     checkpoints = run.checkpoints()
     if step is None and checkpoints:
         history = run.history()
-        best = judge(history.checks, verdict_facts(run.config), history.scores, history.kept).best
+        best = judge_run(run.config, history, history.kept).best
         step = best or checkpoints[-1].step
     for checkpoint in checkpoints:
         if checkpoint.step == step:

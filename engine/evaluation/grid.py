@@ -15,8 +15,7 @@ from engine.data.held_out import split
 from engine.data.samples import Sample
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.evaluation.causes import verdict_facts
-from engine.evaluation.verdict import judge
+from engine.evaluation.run_verdict import judge_run
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -114,9 +113,9 @@ def default_steps(steps: Sequence[int], best: int | None, most: int = MOST_COLUM
 def best_step(run: Run) -> int | None:
     """The checkpoint on disk that the verdict recommends. None until the net follows its control images."""
     history = run.history()
-    if not history.checks:
+    if not history.measured:
         return None
-    verdict = judge(history.checks, verdict_facts(run.config), history.scores, history.kept)
+    verdict = judge_run(run.config, history, history.kept)
     return verdict.best if verdict.follows_since is not None else None
 
 

@@ -26,14 +26,17 @@ from engine.workspace.paths import Workspace
 T = TypeVar("T")
 
 
-def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Models:
+def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint, base: str = "") -> Models:
     """Loads base and ControlNet, in fp16 on a graphics card, in fp32 on the CPU.
+
+    Args:
+        base: another one, as ``ready_base`` takes it; empty: the run's.
 
     Raises:
         UserError: the base is missing or is not the one that the checkpoint was trained on, or the checkpoint is
             damaged or has weights that are not finite.
     """
-    base = ready_base(workspace, run.config.model.whole_base)
+    base = ready_base(workspace, base or run.config.model.whole_base)
     family = detect(base)
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
     check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base, family.facts)

@@ -1,4 +1,6 @@
-"""The verdict on a run: one sentence, the evidence, likely causes, the best checkpoint. docs/verdict.md has the rules.
+"""The verdict on a ControlNet: one sentence, the evidence, likely causes, the best checkpoint (docs/verdict.md).
+
+``teaching_verdict.py`` judges runs that teach the base.
 
 Pure functions of what the run has recorded.
 """
@@ -36,6 +38,9 @@ Kind = Literal[
     "flat",
     "overfitting",
     "drifting",
+    "not_learning",
+    "memorizing",
+    "forgetting",
 ]
 
 MIN_STANDARD_ERRORS = 2.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Protocol
 
 from engine.jobs.events import Checked
 
@@ -34,6 +35,18 @@ FARTHER = 1.1
 DRIFT_SETS = 2
 """Number of consecutive sets of images that must show the drift."""
 
+
+class Losses(Protocol):
+    """What the rules on losses need of a check, whatever the run trains."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def held_out_loss(self) -> float: ...
+    @property
+    def training_loss(self) -> float: ...
+
+
 Figures = Sequence[tuple[int, dict[str, float]]]
 """(step, figures of the images drawn at it)."""
 
@@ -54,12 +67,12 @@ def window(count: int) -> int:
     return max(MIN_WINDOW, int(count * WINDOW_FRACTION))
 
 
-def broken_since(checks: Sequence[Checked]) -> int | None:
+def broken_since(checks: Sequence[Losses]) -> int | None:
     """The step since which both losses are far above the untrained net's, for at least the last two checks."""
     return _above(checks, BROKEN, 2)
 
 
-def worse_since(checks: Sequence[Checked]) -> int | None:
+def worse_since(checks: Sequence[Losses]) -> int | None:
     """The step since which both losses are above the untrained net's: images would be better without the net."""
     return _above(checks, WORSE, WORSE_CHECKS)
 
@@ -73,7 +86,7 @@ def diverging(checks: Sequence[Checked]) -> bool:
     )
 
 
-def _above(checks: Sequence[Checked], factor: float, least: int) -> int | None:
+def _above(checks: Sequence[Losses], factor: float, least: int) -> int | None:
     """The first step of the final run of checks, ``least`` or more, with both losses ``factor`` times the first."""
     first, since, count = checks[0], None, 0
     for check in reversed(checks[1:]):
@@ -84,7 +97,7 @@ def _above(checks: Sequence[Checked], factor: float, least: int) -> int | None:
     return since if count >= least else None
 
 
-def overfitting_since(checks: Sequence[Checked]) -> int | None:
+def overfitting_since(checks: Sequence[Losses]) -> int | None:
     """The step of the lowest held-out loss, if that has risen for a whole window while the training loss fell."""
     if len(checks) < 2 * MIN_WINDOW:
         return None
@@ -105,21 +118,29 @@ def flat_since(checks: Sequence[Checked]) -> int | None:
 
     The best value of a window improves on all earlier ones by more than FLAT_LOSS or FLAT_GAIN of these.
     """
-    size = window(len(checks))
-    if len(checks) < 3 * MIN_WINDOW or len(checks) < 2 * size:
+    return no_better_since(
+        [check.step for check in checks],
+        [check.held_out_loss for check in checks],
+        [check.gain_share for check in checks],
+    )
+
+
+def no_better_since(steps: Sequence[int], held_out: Sequence[float], gained: Sequence[float]) -> int | None:
+    """``flat_since`` for the held-out losses and gains of checks at these steps."""
+    size = window(len(steps))
+    if len(steps) < 3 * MIN_WINDOW or len(steps) < 2 * size:
         return None
-    losses = smooth([check.held_out_loss for check in checks])
-    gains = smooth([check.gain_share for check in checks])
+    losses, gains = smooth(held_out), smooth(gained)
     start: int | None = None
-    for first in range(len(checks) - size, 0, -1):
+    for first in range(len(steps) - size, 0, -1):
         lower = min(losses[:first]) - min(losses[first:])
         higher = max(gains[first:]) - max(gains[:first])
         if lower > FLAT_LOSS * min(losses[:first]) or higher > FLAT_GAIN * max(gains[:first]):
             break
         start = first
-    if start is None or len(checks) - start < 2 * size:
+    if start is None or len(steps) - start < 2 * size:
         return None
-    return checks[start].step
+    return steps[start]
 
 
 def drifting_since(figures: Figures) -> int | None:

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.export import model_card
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.source import merged_words, public_name
-from engine.export.story import story_of
+from engine.export.story import Story, story_of
 from engine.export.writing import (
     CARD_ENDING,
     TEMPORARY,
@@ -88,6 +88,20 @@ def header_of(checkpoint: Checkpoint, stem: str, precision: str) -> dict[str, st
     return found | ({"merged_with": merged} if merged else {})
 
 
+def _measured(story: Story) -> list[tuple[str, str]]:
+    """What the last loss check has measured, for the card."""
+    check = story.taught
+    if check is None or not check.step:
+        return []
+    return [
+        (
+            f"gain at step {check.step:,}: loss on held-out images, below the untrained base's",
+            f"{check.gain:.1%} ± {check.gain_error:.1%}",
+        ),
+        ("drift: change of predictions for other captions", f"{check.drift:.1%} ± {check.drift_error:.1%}"),
+    ]
+
+
 def card_text(
     title: str,
     tag: str,
@@ -115,6 +129,7 @@ def card_text(
         ("images in the dataset", story.training_pictures or ""),
         ("resolution, px", story.resolution or ""),
         ("precision", header["precision"]),
+        *_measured(story),
     ]
     return "\n".join(
         [

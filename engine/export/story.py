@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.config import ValidationConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
+from engine.jobs.events import BaseChecked
 from engine.runs.run import PreviewRecord, Run
 
 UNION_MODE = "union_mode"
@@ -28,6 +29,8 @@ class Story:
     clip_skip: int = 1
     """Layer of the text encoder, counted from the last as AUTOMATIC1111 does."""
     training_pictures: int = 0
+    taught: BaseChecked | None = None
+    """The last loss check up to the checkpoint's step, of a run that teaches its base."""
 
 
 UNKNOWN = Story()
@@ -46,6 +49,7 @@ def story_of(checkpoint: Path) -> Story:
     step = _step(checkpoint)
     records = [record for record in run.previews() if step is None or record.step <= step]
     last: PreviewRecord | None = records[-1] if records else None
+    checks = [check for check in run.history().base_checks if step is None or check.step <= step]
     return Story(
         scores=dict(last.scores) if last else {},
         pictures=tuple(path for path in last.pictures if path.is_file()) if last else (),
@@ -53,6 +57,7 @@ def story_of(checkpoint: Path) -> Story:
         resolution=run.config.data.resolution,
         clip_skip=run.config.model.clip_skip,
         training_pictures=_count(folder.parent.parent / "datasets" / run.config.data.dataset),
+        taught=checks[-1] if checks else None,
     )
 
 

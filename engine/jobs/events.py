@@ -115,7 +115,7 @@ class BaseChecked:
     held_out_loss: float
     training_loss: float
     gain: float
-    """0.1: the loss on held-out images is 10 % below that of the untrained base. Mean of each image's own share."""
+    """0.1: the loss on held-out images is 10 % below that of the untrained base (geometric mean)."""
     gain_error: float
     """Standard error of ``gain`` over the images."""
     training_gain: float

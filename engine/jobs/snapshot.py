@@ -154,6 +154,11 @@ class JobSnapshot:
         return self.last_step.step if self.last_step else self.start_step
 
     @property
+    def measured(self) -> tuple[Checked | BaseChecked, ...]:
+        """The loss checks, of whichever kind."""
+        return (*self.checks, *self.base_checks)
+
+    @property
     def seconds_per_step(self) -> float:
         """Median of the last steps; 0: none was taken yet."""
         # median_low: with two steps, one during which the machine was held up does not count.

@@ -38,7 +38,6 @@ from engine.training.state import TrainState
 
 FILE = "base_answers.safetensors"
 """What the untrained base answers, in the run's folder: written at step 0, read by a resumed run."""
-LEAST_LOSS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,10 @@ class BaseLosses:
         self._base = BaseAnswers(held_out, training, errors, _stored(path, "predictions"))
 
     def check(self, at_once: int) -> LossCheck:
-        """Measure the present weights. Gains and drift are means of each image's own share.
+        """Measure the present weights.
+
+        A gain is 1 minus the geometric mean of each image's loss as a share of the untrained base's; drift is a mean of
+        such shares. Otherwise the least noisy images, whose loss is largest, would outweigh the others.
 
         Args:
             at_once: images in one forward pass.
@@ -105,23 +107,22 @@ class BaseLosses:
             held_out, training = (losses(state, some, at_once) for some in (self._held_out, self._training))
             predicted, _ = _answers(state, self._other[0], at_once)
         changes = (predicted - base.predictions).square().mean(dim=tuple(range(1, predicted.ndim))).numpy()
-        gains = _shares(base.held_out - held_out, base.held_out)
-        training_gains = _shares(base.training - training, base.training)
-        drifts = _shares(changes, base.other)
+        ratios, training_ratios = np.log(held_out / base.held_out), np.log(training / base.training)
+        drifts = changes / base.other
         found = BaseChecked(
             step=state.step,
             images_seen=state.step * state.images_per_step,
             held_out_loss=_mean(held_out),
             training_loss=_mean(training),
-            gain=_mean(gains),
-            gain_error=_standard_error(gains),
-            training_gain=_mean(training_gains),
+            gain=1 - math.exp(_mean(ratios)),
+            gain_error=math.exp(_mean(ratios)) * _standard_error(ratios),
+            training_gain=1 - math.exp(_mean(training_ratios)),
             drift=_mean(drifts),
             drift_error=_standard_error(drifts),
             seconds=0.0,
             memory_gib=memory_gib(state.device),
         )
-        left_out = sum(int((~np.isfinite(some)).sum()) for some in (gains, training_gains, drifts))
+        left_out = sum(int((~np.isfinite(some)).sum()) for some in (ratios, training_ratios, drifts))
         return LossCheck(found, all(map(math.isfinite, vars(found).values())), left_out)
 
 
@@ -189,10 +190,6 @@ def _stored(path: Path, name: str) -> torch.Tensor:
             f"{path.name} in the run's folder, with the answers of the untrained base, cannot be read ({error}).",
             "The training goes on. A new run measures them again.",
         ) from error
-
-
-def _shares(amounts: np.ndarray, of: np.ndarray) -> np.ndarray:
-    return np.asarray(amounts / np.maximum(of, LEAST_LOSS))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.config.validation import CHECK_SHARE
-from engine.evaluation import causes
-from engine.evaluation.verdict import Verdict, judge
+from engine.evaluation.run_verdict import judge_run
+from engine.evaluation.verdict import Verdict
 from engine.jobs.events import Message
 from engine.machine.clock import active_time
 from engine.machine.errors import is_device_lost
@@ -21,6 +21,8 @@ from engine.training.fixed_losses import ControlLosses
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
+ENDS_EARLY = ("flat", "overfitting", "memorizing", "broken")
+"""Verdicts with which a run ends by itself, if its settings ask for that."""
 MAX_LEFT_OUT = 3
 """Number of checks in a row that did not fit in memory, after which no more are tried."""
 
@@ -75,9 +77,7 @@ class LossChecks:
         """The verdict on the figures from step ``since`` on. If it cannot be computed: "too early", and a warning."""
         state, history = self._state, self._state.history
         try:
-            facts = causes.verdict_facts(state.config, state.trained_samples)
-            checks = [check for check in history.checks if check.step >= since]
-            return judge(checks, facts, history.scores, checkpoints, history.figures)
+            return judge_run(state.config, history, checkpoints, state.trained_samples, since=since)
         except Exception as error:  # a run must not end because of a sentence above the charts
             state.emit(Message(f"No verdict: {type(error).__name__}: {error}", "warning"))
             return Verdict("too_early", "")
@@ -144,7 +144,7 @@ class LossChecks:
         if state.config.validation.stop_when_flat:
             # A run that stopped by itself and was resumed has to become flat again.
             verdict = self.verdict(since=self._first_step)
-            if verdict.kind in ("flat", "overfitting", "broken"):
+            if verdict.kind in ENDS_EARLY:
                 self.should_stop_early = True
                 state.emit(Message(f"The run ends by itself, as its settings ask. {verdict.sentence}"))
         return True

@@ -51,7 +51,7 @@ class NextRun:
 def after(workspace: Workspace, run: Run, history: JobSnapshot, hardware: Hardware) -> NextRun | None:
     """What to try after a run that has ended. None: nothing known would help, or its dataset or base is gone."""
     verdict, advice = verdict_of(history, workspace.datasets), advice_on(workspace, run, history)
-    if verdict is None or advice is None:
+    if verdict is None:
         return None
     try:
         return next_run(verdict, run.config, advice, start_facts(workspace, run.config, hardware))
@@ -59,9 +59,13 @@ def after(workspace: Workspace, run: Run, history: JobSnapshot, hardware: Hardwa
         return None
 
 
-def next_run(verdict: Verdict, config: RunConfig, advice: Advice, facts: StartFacts) -> NextRun | None:
-    """The next run to try. None where settings would not help: the verdict's causes then say where to look."""
-    found = _by_verdict(verdict, config, advice, facts)
+def next_run(verdict: Verdict, config: RunConfig, advice: Advice | None, facts: StartFacts) -> NextRun | None:
+    """The next run to try. None where settings would not help: the verdict's causes then say where to look.
+
+    Args:
+        advice: None for a run that teaches the base.
+    """
+    found = _after_teaching(verdict, config, facts) if advice is None else _by_verdict(verdict, config, advice, facts)
     if found is None:
         return None
     try:
@@ -91,6 +95,22 @@ def _by_verdict(verdict: Verdict, config: RunConfig, advice: Advice, facts: Star
         return _longer(config, facts, advice.steps, "It was too short for a net that begins to follow suddenly.")
     if verdict.kind == "ignored" and advice.images_per_step > config.images_per_step:
         return _more_images(config, facts, advice.images_per_step, "With so few images, steps contradict each other.")
+    return None
+
+
+def _after_teaching(verdict: Verdict, config: RunConfig, facts: StartFacts) -> NextRun | None:
+    rate, usual = config.optim.learning_rate, usual_rate(config, facts)
+    if verdict.kind in ("broken", "worse"):
+        return _rate(config, rate / 3, "The loss rose above that of the untrained base.")
+    if verdict.kind == "forgetting":
+        return _rate(config, rate / 3, "A lower rate changes the base less on other captions.")
+    if verdict.kind == "memorizing":
+        return _shorter(config, verdict.best or 0, "After that it learned its images by heart.")
+    if verdict.kind == "not_learning" and usual and rate < TOO_LOW * usual:
+        return _rate(config, usual, "The learning rate was far below the usual one.")
+    if verdict.kind in ("improving", "not_learning"):
+        still = "It was still improving." if verdict.kind == "improving" else "It was too short to learn anything."
+        return _longer(config, facts, rounded(LONGER * config.train.steps), still)
     return None
 
 
@@ -128,12 +148,14 @@ def _against_overfitting(verdict: Verdict, config: RunConfig, facts: StartFacts)
     if few is not None and few.offer is not None:
         words = f"{few.what} {few.try_this}"
         return NextRun("New run with a Control-LoRA", words, few.offer.settings)
-    if not verdict.since or verdict.since >= config.train.steps:
+    since = verdict.since or 0
+    return _shorter(config, since, f"Since step {since:,} it has been memorizing its images.")
+
+
+def _shorter(config: RunConfig, steps: int, why: str) -> NextRun | None:
+    """A run that ends at a step of this one. ``steps``: 0: none is known."""
+    if not 0 < steps < config.train.steps:
         return None
-    steps = rounded(verdict.since)
-    shorter = f"New run of {counted(steps, 'step')}"
-    words = (
-        f"Since step {verdict.since:,} it has been memorizing its images. More images would help more than a "
-        "shorter run."
-    )
-    return NextRun(shorter, words, {"train.steps": steps})
+    steps = rounded(steps)
+    words = f"{why} More images would help more than a shorter run."
+    return NextRun(f"New run of {counted(steps, 'step')}", words, {"train.steps": steps})

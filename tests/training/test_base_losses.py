@@ -43,8 +43,8 @@ def test_gain_and_drift_begin_at_zero_and_a_resumed_run_measures_the_same(
     assert [check.step for check in (first, *later)] == [0, 2, 4]
     assert (first.gain, first.gain_error, first.training_gain, first.drift) == (0, 0, 0, 0)
     assert later[0].gain != 0 and 0 < later[0].drift < later[1].drift
-    share = 1 - later[1].held_out_loss / first.held_out_loss  # of a single held-out image
-    assert later[1].gain == pytest.approx(share, rel=1e-3)
+    share = 1 - later[1].held_out_loss / first.held_out_loss
+    assert later[1].gain == pytest.approx(share, rel=0.2), "of a single held-out image, at several noise levels"
     train(images_only, paused, {2: "pause"})
     train(images_only, Run(paused.folder))
     assert checks(Run(paused.folder)) == checks(straight) and len(checks(straight)) == 3

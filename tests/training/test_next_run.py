@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.cli.main import main
-from engine.config import RunConfig
+from engine.config import RunConfig, parse
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.estimate.advice import advise
@@ -142,3 +142,22 @@ def test_the_command_line_says_it_at_the_end(
             outcome == "stopped"
         )
     assert lines[-1].endswith(f"engine.cli train --from-run {run.name} --set optim.learning_rate=0.001")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "title"),
+    [
+        ("broken", 3e-4, "New run with learning rate 0.0001"),
+        ("forgetting", 3e-4, "New run with learning rate 0.0001"),
+        ("memorizing", 1e-4, "New run of 500 steps"),
+        ("not_learning", 1e-6, "New run with learning rate 0.0001"),
+        ("not_learning", 1e-4, "Resume up to step 2,200"),
+        ("improving", 1e-4, "Resume up to step 2,200"),
+        ("flat", 1e-4, ""),
+    ],
+)
+def test_after_a_run_that_taught_the_base(kind: Any, rate: float, title: str) -> None:
+    config = parse({"tuning": {"what": "lora"}, "optim": {"learning_rate": rate}, "train": {"steps": 1_500}})
+    facts = StartFacts(listed=40, images=40, parameters=860_000_000)
+    offer = next_run(Verdict(kind, "", best=500), config, None, facts)
+    assert (offer.title if offer else "") == title

@@ -79,7 +79,7 @@ def take(context: AppContext, run: str, offer: NextRun) -> None:
 def render(context: AppContext, view: View) -> list[Any]:
     """Render the advice, the button and what it offers."""
     nothing = ["", gr.Button(visible=False), None]
-    if not view.shown_run or not view.history.checks:
+    if not view.shown_run or not view.history.measured:
         return nothing
     try:
         run = Run(context.workspace.runs / view.shown_run)
@@ -99,4 +99,4 @@ def render(context: AppContext, view: View) -> list[Any]:
 
 def _key(view: View) -> Any:
     pace = f"{view.history.seconds_per_step:.1g}"  # one digit: times need not follow each step
-    return view.shown_run, view.train.state in ENDED, view.history.checks[-1:], view.history.changes, pace
+    return view.shown_run, view.train.state in ENDED, view.history.measured[-1:], view.history.changes, pace

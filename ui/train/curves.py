@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.jobs.events import Checked
+from engine.evaluation.verdict_rules import Losses
+from engine.jobs.events import BaseChecked, Checked
 from engine.jobs.snapshot import JobSnapshot
 from ui.train.chart import CHANGED, PAUSED, SAVED
 
@@ -73,6 +74,8 @@ def likely_range(figures: Sequence[tuple[int, dict[str, float]]]) -> list[tuple[
 
 
 HELD_OUT, TRAINED = "held-out pairs", "training pairs"
+HELD_OUT_IMAGES, TRAINED_IMAGES, DRIFT = "gain, held-out images", "gain, training images", "drift, other captions"
+"""Lines of a run that teaches the base."""
 
 
 def gain_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
@@ -82,15 +85,27 @@ def gain_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
     return _percent(rows)
 
 
-def fixed_loss_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
-    """Return columns step, percent and line: change of held-out and training loss since the first check."""
+def taught_rows(checks: Sequence[BaseChecked]) -> dict[str, list[Any]]:
+    """Return columns step, percent and line: the gain of held-out and training images, and the drift."""
+    rows = [(c.step, 100 * c.gain, HELD_OUT_IMAGES) for c in checks]
+    rows += [(c.step, 100 * c.training_gain, TRAINED_IMAGES) for c in checks]
+    return _percent(rows + [(c.step, 100 * c.drift, DRIFT) for c in checks])
+
+
+def fixed_loss_rows(checks: Sequence[Losses], held_out: str = HELD_OUT, trained: str = TRAINED) -> dict[str, list[Any]]:
+    """Return columns step, percent and line: change of held-out and training loss since the first check.
+
+    Args:
+        held_out: name of the first line.
+        trained: name of the second line.
+    """
     return _percent(
         [
             (check.step, 100 * (now / start - 1) if start else 0.0, line)
             for check in checks
             for now, start, line in (
-                (check.held_out_loss, checks[0].held_out_loss, HELD_OUT),
-                (check.training_loss, checks[0].training_loss, TRAINED),
+                (check.held_out_loss, checks[0].held_out_loss, held_out),
+                (check.training_loss, checks[0].training_loss, trained),
             )
         ]
     )

@@ -90,9 +90,10 @@ def begin_again(context: AppContext, name: str, other: Mapping[str, Any] | None 
     """
     own = Run(context.workspace.run_folder(name)).config
     preset = context.preset_of(context.draft).name
-    usual = flatten(context.config_of(Draft(preset, {"model": {"base": own.model.base}}))[0].model_dump())
+    chosen = {"model.base": own.model.base, "tuning.what": own.tuning.what}
+    usual = flatten(context.config_of(Draft(preset, unflatten(chosen)))[0].model_dump())
     values = {**flatten(own.model_dump(include={"name", *SECTIONS})), **(other or {})}
-    changes = {dotted: value for dotted, value in values.items() if value != usual[dotted] or dotted == "model.base"}
+    changes = {dotted: value for dotted, value in values.items() if value != usual[dotted] or dotted in chosen}
     context.set_draft(preset, unflatten(changes), refresh_forms=True)
     context.show_run("")
 

@@ -14,6 +14,7 @@ from ui.train.before_start import build_before_start
 from ui.train.cautions import build_cautions
 from ui.train.checkpoints_panel import build_checkpoints
 from ui.train.evaluate_panel import build_evaluate
+from ui.train.follow_up import build_follow_up
 from ui.train.own_presets import build_own_presets
 from ui.train.preview_sets import build_previews
 from ui.train.resume_form import build_resume_form
@@ -21,6 +22,7 @@ from ui.train.run_facts import run_facts
 from ui.train.run_form import RunForm
 from ui.train.several_cards import build_several_cards
 from ui.train.status_bar import StatusBar
+from ui.train.transfer_panel import build_transfer
 from ui.train.verdict import build_verdict
 from ui.train.watch import build_log, build_watch
 
@@ -48,11 +50,13 @@ def build(context: AppContext, live: Live) -> None:
         with verdict:
             build_verdict(context, live, charts)
             build_advice(context, live)
+            build_follow_up(context, live)
         build_watch(live, charts)
         with gr.Column(elem_classes="snug"):
             build_resume_form(context, live)
             build_checkpoints(context, live, bar.run)
             build_evaluate(context, live)
+            build_transfer(context, live)
             with gr.Accordion("Settings of this run", open=False, visible=False, elem_id="run-about-box") as about:
                 facts = gr.HTML(elem_id="run-about")
             build_log(live)

@@ -14,7 +14,17 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
 from ui.train.chart import FOLLOWS, line_chart
-from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows, step_axis
+from ui.train.curves import (
+    DRIFT,
+    HELD_OUT,
+    HELD_OUT_IMAGES,
+    TRAINED,
+    TRAINED_IMAGES,
+    fixed_loss_rows,
+    gain_rows,
+    step_axis,
+    taught_rows,
+)
 from ui.train.places import place_button
 
 SIGNS: dict[Kind, tuple[str, str]] = {
@@ -28,10 +38,18 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),
     "drifting": ("!", "warning"),
+    "not_learning": ("…", ""),
+    "memorizing": ("!", "warning"),
+    "forgetting": ("!", "warning"),
 }
 GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
 LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
+TAUGHT_TITLE = "Gain (higher is better) and drift (lower is better), in % of the untrained base's loss"
+TAUGHT_COLOURS = {HELD_OUT_IMAGES: "var(--first)", TRAINED_IMAGES: "#94a3b8", DRIFT: "#d97706"}
+IMAGE_LOSS_TITLE = "Loss on fixed images, % change (lower is better)"
+IMAGES = ("held-out images", "training images")
+IMAGE_COLOURS = dict(zip(IMAGES, COLOURS.values(), strict=True))
 
 
 def build_verdict(context: AppContext, live: Live, charts: Any) -> None:
@@ -49,7 +67,7 @@ def build_verdict(context: AppContext, live: Live, charts: Any) -> None:
 
 def _key(view: View) -> Any:
     history = view.history
-    return view.shown_run, history.checks[-1:], history.kept, len(history.scores), history.changes
+    return view.shown_run, history.measured[-1:], history.kept, len(history.scores), history.changes
 
 
 def verdict_html(verdict: Verdict) -> str:
@@ -66,7 +84,7 @@ def verdict_html(verdict: Verdict) -> str:
 
 def marks_of(history: JobSnapshot, verdict: Verdict | None) -> dict[str, tuple[int, ...]]:
     """Return the marks of the charts: those of all charts, and the step since which it follows its control images."""
-    since = verdict.follows_since if verdict else None
+    since = verdict.follows_since if verdict and not history.base_checks else None
     return {FOLLOWS: () if since is None else (since,), **step_axis(history)["marks"]}
 
 
@@ -76,9 +94,16 @@ def _render(context: AppContext, view: View) -> list[Any]:
     if verdict is None:
         return ["", "", ""]
     options = {**step_axis(history), "marks": marks_of(history, verdict)}
-    gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
-    if len(history.checks) < 2:
+    if len(history.measured) < 2:
         return [verdict_html(verdict), "", ""]
+    if taught := history.base_checks:
+        gains, losses = taught_rows(taught), fixed_loss_rows(taught, *IMAGES)
+        return [
+            verdict_html(verdict),
+            line_chart(gains, "step", "percent", "line", TAUGHT_COLOURS, TAUGHT_TITLE, "Share, %", **options),
+            line_chart(losses, "step", "percent", "line", IMAGE_COLOURS, IMAGE_LOSS_TITLE, "Change, %", **options),
+        ]
+    gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
     return [
         verdict_html(verdict),
         line_chart(gains, "step", "percent", "line", COLOURS, GAIN_TITLE, "Gain, %", **options),

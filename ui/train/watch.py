@@ -75,7 +75,7 @@ def _loss(view: View) -> list[Any]:
 def _more(view: View) -> list[Any]:
     """Render learning rate, images per second and memory."""
     history = view.history
-    memory = [(check.step, check.memory_gib) for check in history.checks if check.memory_gib]
+    memory = [(check.step, check.memory_gib) for check in history.measured if check.memory_gib]
     curves = (
         (history.rate.points, "learning rate", "Learning rate"),
         (history.pace.points, "images per second", "Images per second"),

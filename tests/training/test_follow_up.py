@@ -1,0 +1,45 @@
+"""A ControlNet on what a run has taught the base: the export, and the settings that use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import parse
+from engine.config.presets import unflatten
+from engine.errors import UserError
+from engine.training.follow_up import controlnet_settings, exported_for_controlnet, teaches_base
+from engine.workspace.paths import Workspace
+from tests.short_runs import train
+from tests.training.test_lora import images_only, run_of  # noqa: F401
+
+
+def quiet(done: int, total: int, label: str) -> None:
+    """No progress is shown."""
+
+
+def test_a_lora_becomes_a_file_in_the_base_of_a_controlnet(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
+    run = run_of(images_only, tiny_base, train={"steps": 2}, validation={"check_every": 0})
+    with pytest.raises(UserError, match="nothing to train a ControlNet on"):
+        exported_for_controlnet(images_only, run, None, quiet)
+    train(images_only, run)
+    made = exported_for_controlnet(images_only, run, None, quiet)
+    written = made.stat().st_mtime_ns
+    assert exported_for_controlnet(images_only, run, None, quiet) == made and made.stat().st_mtime_ns == written
+    config = parse(unflatten(controlnet_settings(run, made)))
+    assert (config.tuning.what, config.data.dataset, config.data.resolution) == ("controlnet", "images", 64)
+    assert (config.model.base, config.model.ingredients) == (str(tiny_base), str(made))
+
+
+def test_only_runs_that_teach_the_base_can_be_followed(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
+    assert teaches_base(run_of(images_only, tiny_base).config)
+    assert not teaches_base(parse({}))
+    whole = parse({"tuning": {"what": "base"}})
+    assert teaches_base(whole)
+
+
+def test_a_whole_base_becomes_the_base(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
+    run = run_of(images_only, tiny_base, tuning={"what": "base"})
+    settings = controlnet_settings(run, Path("/exports/taught"))
+    assert settings["model.base"] == "/exports/taught" and "model.ingredients" not in settings
