@@ -111,7 +111,9 @@ def as_text(found: dict[str, Any]) -> str:
         name: ",\n".join(f"  {json.dumps(row)}" for row in found[name]) for name in ("checks", "figures") if found[name]
     }
     plain = json.dumps({name: value for name, value in found.items() if name not in rows}, indent=1)
-    return plain.rstrip("}\n") + "".join(f',\n "{name}": [\n{lines}\n ]' for name, lines in rows.items()) + "\n}\n"
+    return (
+        plain.removesuffix("\n}") + "".join(f',\n "{name}": [\n{lines}\n ]' for name, lines in rows.items()) + "\n}\n"
+    )
 
 
 def main() -> None:

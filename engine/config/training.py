@@ -13,7 +13,7 @@ class TrainConfig(Section):
     steps: int = setting(
         4000,
         "Steps",
-        "Optimizer steps of the whole run. Usual: 4,000 to 20,000.",
+        "Optimizer steps of the whole run. Usual: 4,000 to 20,000; for a LoRA 500 to 3,000.",
         unit="steps",
         ge=1,
         le=10_000_000,

@@ -42,6 +42,10 @@ class Curve:
         saved = [check.step for check in checks[2::2]]
         return judge_run(self.config, JobSnapshot(base_checks=checks, figures=figures), saved, self.images)
 
+    def check_at(self, step: int) -> BaseChecked:
+        """The last check up to a step."""
+        return [check for check in self.checks if check.step <= step][-1]
+
     @property
     def verdict(self) -> Verdict:
         return self.upto(self.checks[-1].step)
@@ -74,6 +78,13 @@ def test_a_planted_fault_is_told_with_its_cause(name: str, kind: str, by: int, c
     for verdict in (curve.upto(by), curve.verdict):
         assert verdict.kind == kind, verdict.sentence
         assert any(cause in found.text for found in verdict.causes)
+
+
+def test_at_a_tenth_and_a_hundredth_of_the_rate_the_base_learns_later_and_forgets_less(usual: Curve) -> None:
+    slow, meek = Curve("slow"), Curve("meek")
+    assert (slow.verdict.kind, meek.verdict.kind) == ("improving", "improving")
+    assert slow.checks[-1].drift < slow.checks[-1].gain < usual.checks[-1].drift
+    assert meek.checks[-1].gain < 0.5 * usual.check_at(meek.checks[-1].step).gain
 
 
 def test_a_run_whose_drift_stays_small_improves_and_a_long_rest_is_flat(usual: Curve) -> None:
