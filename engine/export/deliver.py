@@ -16,6 +16,7 @@ from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.writing import CARD_ENDING, FOLDER_MARKS, SPARE_BYTES
+from engine.families.adapter_kinds import kind_of_file
 from engine.families.drawing import ComfyNodes
 from engine.families.facts import version_of
 from engine.jobs.control import CancelToken, OnProgress
@@ -72,6 +73,15 @@ INVOKE_FOLDER = "autoimport/controlnet"
 """InvokeAI takes models from any folder that its Model Manager is told to scan."""
 
 
+A1111_EXTENSION = "extensions/sd-webui-controlnet/models"
+FOLDERS_OF_KIND = {
+    "lora": ("loras", "Lora"),
+    "embedding": ("embeddings", "../embeddings"),
+    "base": ("checkpoints", "Stable-diffusion", "StableDiffusion"),
+}
+"""Folders beside those of ControlNets: ComfyUI's, AUTOMATIC1111's, and those of others."""
+
+
 def program(name: str) -> Program:
     """Find a program by name."""
     return next(program for program in PROGRAMS if program.name == name)
@@ -123,7 +133,17 @@ def next_step(copied: Path, wanted: Program) -> str:
 
 
 def folder_of_kind(folder: Path, file: Path) -> Path:
-    """The folder for this file beside the program's ControlNets: ComfyUI loads some nets from another one."""
+    """The folder for this file beside the program's ControlNets: programs have one for each kind of file."""
+    kind = kind_of_file(file)
+    if kind in FOLDERS_OF_KIND:
+        extension = folder.as_posix().endswith("/" + A1111_EXTENSION)
+        models = folder.parents[2] / "models" if extension else folder.parent
+        names = FOLDERS_OF_KIND[kind]
+        there = {path.name.casefold(): path for path in models.iterdir()} if models.is_dir() else {}
+        usual = names[0] if folder.name == _NETS else names[1]
+        if usual == "../embeddings":
+            return models.parent / "embeddings"
+        return next((there[name.casefold()] for name in names if name.casefold() in there), models / usual)
     family = version_of(file.stem)
     beside = family.comfy.folder if family else folder.name
     return folder.with_name(beside) if folder.name == ComfyNodes().folder else folder

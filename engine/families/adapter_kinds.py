@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from engine.disk.tensor_file import tensor_shapes
+from engine.disk.tensor_file import tensor_names, tensor_shapes
 from engine.errors import UserError
 from engine.families.facts import FamilyFacts, by_text_width
+from engine.families.files import UNET_PREFIX
 
 OTHER_METHODS = {
     "hada_": "LoHa (LyCORIS)",
@@ -33,6 +35,19 @@ WHOLE_MODELS = (
 def other_method(names: Sequence[str]) -> str:
     """The method of an adapter that is no plain LoRA; "" if it is one, or no adapter."""
     return next((title for mark, title in OTHER_METHODS.items() if any(mark in name for name in names)), "")
+
+
+def kind_of_file(path: Path) -> Literal["lora", "embedding", "base", "net"]:
+    """What a .safetensors file is for a program that has a folder for each kind; "net" also for one it cannot tell."""
+    try:
+        names = tensor_names(path)
+    except (OSError, ValueError):
+        return "net"
+    if any(name.startswith(UNET_PREFIX) for name in names):
+        return "base"
+    if {"emb_params", "clip_l", "clip_g"} & set(names):
+        return "embedding"
+    return "lora" if any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in names) else "net"
 
 
 def is_lora(names: Sequence[str]) -> bool:

@@ -8,9 +8,20 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from engine.errors import UserError
-from engine.export.deliver import PROGRAMS, Program, copy_to, models_folder, next_step, opening_command, program
+from engine.export.deliver import (
+    PROGRAMS,
+    Program,
+    copy_to,
+    folder_of_kind,
+    models_folder,
+    next_step,
+    opening_command,
+    program,
+)
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remember, remembered
@@ -161,3 +172,21 @@ def test_folders_are_remembered_and_a_token_cannot_be(workspace: Workspace) -> N
         remember(workspace, token="hf_secret")
     (workspace.root / "remembered.json").write_text(json.dumps(["odd"]), encoding="utf-8")
     assert remembered(workspace) == {}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "comfy", "a1111"),
+    [
+        ("lora_unet_conv_in.lora_down.weight", "models/loras", "models/Lora"),
+        ("emb_params", "models/embeddings", "embeddings"),
+        ("model.diffusion_model.out.2.weight", "models/checkpoints", "models/Stable-diffusion"),
+        ("controlnet_mid_block.weight", "models/controlnet", "extensions/sd-webui-controlnet/models"),
+    ],
+)
+def test_each_kind_of_file_goes_to_its_own_folder(tmp_path: Path, tensor: str, comfy: str, a1111: str) -> None:
+    save_file({tensor: torch.zeros(1)}, tmp_path / "mine_sd15.safetensors")
+    file = tmp_path / "mine_sd15.safetensors"
+    ours = folders(tmp_path / "ComfyUI", "comfy", "models/controlnet", "models/loras")
+    theirs = folders(tmp_path / "webui", "extensions/sd-webui-controlnet/models", "models/Stable-diffusion")
+    assert folder_of_kind(models_folder(ours, COMFY), file) == ours / comfy
+    assert folder_of_kind(models_folder(theirs, A1111), file) == theirs / a1111
