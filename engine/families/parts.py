@@ -40,7 +40,10 @@ def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(base, f"{subfolder}/{name}" if subfolder else name))
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if subfolder and not isinstance(found, dict):
+            raise ValueError(f"its {name} holds no settings")
+        return found  # type: ignore[no-any-return]
     except UserError:
         raise
     except Exception as error:

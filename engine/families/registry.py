@@ -17,7 +17,7 @@ from engine.families.sd3 import StableDiffusion3
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
-from engine.families.weight_files import incomplete_base, require_base, require_folders, require_weights
+from engine.families.weight_files import incomplete_base, require_base, require_weights, require_words
 from engine.families.zimage import ZImage
 
 WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -64,7 +64,7 @@ def detect(base: str) -> Family:
             if Path(base).is_dir():
                 present = [name for name, kind in index.items() if kind and kind != [None, None]]
                 require_weights(Path(base), [name for name in WITH_WEIGHTS if name in present])
-                require_folders(Path(base), [name for name in WITH_WORDS if name in present])
+                require_words(Path(base), [name for name in WITH_WORDS if name in present])
             if Path(base).exists() and (why := misfit(base, index, (family.facts.denoiser, "vae", *WITH_TEXT))):
                 raise incomplete_base(Path(base), why)
             return family

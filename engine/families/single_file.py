@@ -171,7 +171,9 @@ def _recognise(path: str, size: int, changed: int, told: int) -> SingleFile:
     try:
         facts = family_of_tensors(shapes, own_configs)
     except NoBase as error:
-        raise _refused(path, str(error), FOLDER if error.as_folder else COMPLETE) from error
+        base = Path(path).absolute().parent.parent  # of a part's weights
+        inside = f"Choose the folder {base}." if (base / "model_index.json").is_file() else ""
+        raise _refused(path, str(error), inside or (FOLDER if error.as_folder else COMPLETE)) from error
     if facts is None:
         return SingleFile(beside, _markers(shapes) | told_beside)
     layout = facts.name
@@ -230,11 +232,11 @@ def _no_weights(path: Path) -> UserError:
     )
     if path.suffix.lower() in ENDINGS:
         why = f"Its file ending has capital letters: rename it to {path.stem}{path.suffix.lower()}"
-    return UserError(
-        f"{path.name} cannot be used as a base model.",
-        f"{why}.",
-        "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout.",
-    )
+    if path.name == "model_index.json":
+        return UserError(
+            f"{path.name} alone is no base model.", "It is a part of one.", f"Choose the folder {path.parent}."
+        )
+    return UserError(f"{path.name} cannot be used as a base model.", f"{why}.", COMPLETE)
 
 
 COMPLETE = "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout."

@@ -86,6 +86,17 @@ def _found(folder: Path) -> set[tuple[str, str]]:
     return {kind for name in names if (kind := weight_name(name))}
 
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+)
+"""Files of which a tokenizer has at least one."""
+
+
 def require_base(base: Path) -> None:
     """Check that a folder is that of a base.
 
@@ -102,9 +113,21 @@ def require_base(base: Path) -> None:
         why, choose = f"It is a part of the base {base.parent.name}.", f"Choose the folder {base.parent}."
     elif inner:
         why, choose = f"The base is inside it: {', '.join(inner[:3])}.", f"Choose the folder {base / inner[0]}."
+    elif kind := class_of(base / "config.json"):
+        why = f"It is a single part of a model: {kind}."
+        choose = "Choose a whole base: a folder with a model_index.json."
     elif files:
         why, choose = f"It is a folder with {', '.join(files[:3])}.", f"Choose the file itself: {base / files[0]}."
     raise UserError(f"The folder {base.name} is not a base model.", why, choose)
+
+
+def class_of(config: Path) -> str:
+    """The class of diffusers that a part's config names. "": none."""
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        return str(found.get("_class_name") or "") if isinstance(found, dict) else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def require_weights(base: Path, parts: Iterable[str]) -> None:
@@ -138,11 +161,23 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
         raise incomplete_base(base, why)
 
 
-def require_folders(base: Path, parts: Iterable[str]) -> None:
-    """Raise UserError unless a base's folder holds these folders."""
+def require_words(base: Path, parts: Iterable[str]) -> None:
+    """Check that each tokenizer's folder of a base has a vocabulary, and that its JSON files are whole.
+
+    Raises:
+        UserError: names the folder or the file.
+    """
     for part in parts:
-        if not (base / part).is_dir():
+        folder = base / part
+        if not folder.is_dir():
             raise incomplete_base(base, f"It has no folder {part}.")
+        if not any((folder / name).is_file() for name in VOCABULARIES):
+            raise incomplete_base(base, f"{part} has no vocabulary, such as {VOCABULARIES[0]}.")
+        for path in sorted(folder.glob("*.json")):
+            content = path.read_bytes().strip()
+            if (content[:1], content[-1:]) not in ((b"{", b"}"), (b"[", b"]")):
+                why = what_instead(path) or "It is no whole JSON file"
+                raise incomplete_base(base, f"{part}/{path.name}: {why}.")
 
 
 def incomplete_base(base: Path, why: str) -> UserError:

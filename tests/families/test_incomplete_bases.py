@@ -67,3 +67,44 @@ def test_a_gated_base_without_a_token_says_where_to_accept_its_terms(
         with pytest.raises(UserError, match="terms") as refused:
             detect(workspace.locate_base(GATED))
     assert "hf auth login" in refused.value.try_this
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "why", "choose"),
+    [
+        (lambda base: [path.unlink() for path in (base / "tokenizer").iterdir()], "has no vocabulary", "again"),
+        (lambda base: cut(base / "tokenizer" / "tokenizer.json"), "tokenizer.json: It is no whole JSON file", "again"),
+        (
+            lambda base: (base / "tokenizer" / "tokenizer.json").write_text("version https://git-lfs.github.com/spec"),
+            "tokenizer.json: It is a Git LFS pointer",
+            "again",
+        ),
+        (lambda base: (base / "unet" / "config.json").write_text("[1]"), "its config.json holds no settings", "folder"),
+        (lambda base: (base / "unet" / "config.json").write_text('"unet"'), "holds no settings", "folder"),
+    ],
+)
+def test_what_would_fail_only_at_start_is_told_at_the_choice(
+    damage: Any, why: str, choose: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(DEMO_BASE, base)
+    damage(base)
+    with pytest.raises(UserError) as refused:
+        detect(str(base))
+    assert why in refused.value.why and choose in refused.value.try_this
+
+
+def test_a_part_of_a_base_is_refused_with_the_folder_to_choose(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(DEMO_BASE, base)
+    for part in ("unet", "unet/diffusion_pytorch_model.safetensors", "model_index.json"):
+        with pytest.raises(UserError) as refused:
+            detect(str(base / part))
+        assert refused.value.try_this == f"Choose the folder {base}."
+    shutil.move(base / "unet", tmp_path / "alone")
+    with pytest.raises(UserError, match="a single part of a model: UNet2DConditionModel"):
+        detect(str(tmp_path / "alone"))
