@@ -50,6 +50,7 @@ HELP = """
 - **Prompt dropout**: the share of training images whose caption is hidden, so that the control image counts more.
 - **EMA**: a running average of the weights, which often gives smoother images.
 - **Control-LoRA**: a much smaller file that holds only the difference between the ControlNet and its base model.
+- **LoRA**: a small file that teaches the base model a style or subject, without control images.
 
 ### If it does not follow the control image
 Train longer, look at the maps on the Conditions tab (the net learns nothing from maps that are nearly black or nearly
