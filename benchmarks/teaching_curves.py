@@ -35,6 +35,16 @@ RATE = 3e-3
 """Usual for a LoRA on the bundled base."""
 
 
+def known_captions(seed: int) -> str:
+    """Captions of the base's own shapes, one per line."""
+    rng = np.random.default_rng(seed)
+    return "\n".join(caption(*random_colours(rng), shape) for _ in range(2) for shape in SHAPES)
+
+
+OTHERS, KNOWN = known_captions(5), known_captions(6)
+"""Captions on which the drift is measured, and with which a run preserves what the base knows."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """One run to record."""
@@ -48,19 +58,14 @@ class Planned:
 
 RUNS = {
     "usual": Planned(),
+    "kept": Planned({"tuning": {"preserve": "answers", "class_prompt": KNOWN}}, until=100),
     "hot": Planned({"optim": {"learning_rate": 10 * RATE}}, until=60),
     "slow": Planned({"optim": {"learning_rate": RATE / 10}}),
     "meek": Planned({"optim": {"learning_rate": RATE / 100}}, until=80),
     "few": Planned(images=8, until=240),
 }
-"""In this order: a normal run, in which nothing preserves what the base knew; ten times its learning rate, a tenth
-and a hundredth of it; 8 images."""
-
-
-def other_captions() -> str:
-    """Captions of the base's own shapes, one per line."""
-    rng = np.random.default_rng(5)
-    return "\n".join(caption(*random_colours(rng), shape) for _ in range(2) for shape in SHAPES)
+"""In this order: a normal run, in which nothing preserves what the base knew; the same with preservation by its own
+answers; ten times the learning rate, a tenth and a hundredth of it; 8 images."""
 
 
 def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
             "pictures": 8,
             "sampling_steps": 12,
             "guidance_scale": 3.0,
-            "other_captions": other_captions(),
+            "other_captions": OTHERS,
         },
     }
     config = resolve(("benchmark", usual), (name, planned.settings))[0]

@@ -47,11 +47,14 @@ class TeachingFacts:
     learning_rate: float
     images: int = 0
     """Training images; 0: unknown."""
+    preserves: bool = False
+    """Each step also trains on what the base should not forget."""
 
 
 def teaching_facts(config: RunConfig, images: int = 0) -> TeachingFacts:
     """The facts of a run with these settings."""
-    return TeachingFacts(config.train.steps, config.optim.learning_rate, images)
+    preserves = config.tuning.preserved_by != "none"
+    return TeachingFacts(config.train.steps, config.optim.learning_rate, images, preserves)
 
 
 def learned(check: BaseChecked) -> bool:
@@ -212,8 +215,9 @@ def _of_memorizing(facts: TeachingFacts) -> tuple[Cause, ...]:
 
 
 def _of_forgetting(facts: TeachingFacts) -> tuple[Cause, ...]:
+    unkept = Cause("Nothing in the run preserves what the base knows (Preserve what the base knows).", "settings")
     return (
-        Cause("Nothing in the run keeps what the base could do before.", "settings"),
+        *(() if facts.preserves else (unkept,)),
         Cause(f"The learning rate ({facts.learning_rate:g}) is high for these images: try a third of it.", "settings"),
         Cause("The run is long for its images: use an earlier checkpoint.", "settings"),
     )

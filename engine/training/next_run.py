@@ -21,6 +21,7 @@ from engine.training.caution import StartFacts
 from engine.training.cautions import TOO_LOW, number, usual_rate
 from engine.training.image_cautions import number_of_images
 from engine.training.start_facts import start_facts
+from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
 LONGER = 1.5
@@ -102,6 +103,9 @@ def _after_teaching(verdict: Verdict, config: RunConfig, facts: StartFacts) -> N
     rate, usual = config.optim.learning_rate, usual_rate(config, facts)
     if verdict.kind in ("broken", "worse"):
         return _rate(config, rate / 3, "The loss rose above that of the untrained base.")
+    if verdict.kind == "forgetting" and config.tuning.preserved_by == "none" and facts_of(config).rank:
+        why = "The base forgot other things. Each step then also trains on its own answers; it takes twice the time."
+        return NextRun("New run that preserves what the base knows", why, {"tuning.preserve": "answers"})
     if verdict.kind == "forgetting":
         return _rate(config, rate / 3, "A lower rate changes the base less on other captions.")
     if verdict.kind == "memorizing":

@@ -365,4 +365,9 @@ def test_presets_of_other_trainables_fit_their_cards_as_the_docs_say(preset: str
         cell = row[2 + number + len(SIDES) * ("lora", "base").index(what)]
         assert f"{needed:.1f} GB" in cell
         assert (needed < CARDS[preset] * 0.93) == ("does not fit" not in cell)
+        subject = ("subject", {"tuning": {"what": "subject", "word": "my-mug"}})
+        preserved = predict_from(
+            resolve(*found.layers(family, "subject"), size, subject)[0], read_configs(LAYOUTS / family)
+        )
+        assert preserved.needs / GIB < CARDS[preset] * 0.99, "a subject fits, too"
         assert what == "base" or needed < CARDS[preset] * 0.93, "a LoRA fits every card"

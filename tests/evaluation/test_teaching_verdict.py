@@ -70,7 +70,7 @@ def test_every_recorded_run_has_its_settings() -> None:
     [
         ("hot", "broken", 20, "learning rate (0.03) is too high"),
         ("few", "memorizing", 160, "8 training images are few"),
-        ("usual", "forgetting", 60, "keeps what the base could do before"),
+        ("usual", "forgetting", 60, "Nothing in the run preserves what the base knows"),
     ],
 )
 def test_a_planted_fault_is_told_with_its_cause(name: str, kind: str, by: int, cause: str) -> None:
@@ -85,6 +85,14 @@ def test_at_a_tenth_and_a_hundredth_of_the_rate_the_base_learns_later_and_forget
     assert (slow.verdict.kind, meek.verdict.kind) == ("improving", "improving")
     assert slow.checks[-1].drift < slow.checks[-1].gain < usual.checks[-1].drift
     assert meek.checks[-1].gain < 0.5 * usual.check_at(meek.checks[-1].step).gain
+
+
+def test_preservation_keeps_the_drift_below_the_gain(usual: Curve) -> None:
+    kept = Curve("kept")
+    last = kept.checks[-1]
+    assert kept.verdict.kind == "improving"
+    assert last.drift < 0.5 * last.gain and last.drift < 0.2 * usual.check_at(last.step).drift
+    assert judge_teaching(usual.checks, replace(FACTS, preserves=True)).causes[0].text.startswith("The learning rate")
 
 
 def test_a_run_whose_drift_stays_small_improves_and_a_long_rest_is_flat(usual: Curve) -> None:

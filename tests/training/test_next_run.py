@@ -148,7 +148,7 @@ def test_the_command_line_says_it_at_the_end(
     ("kind", "rate", "title"),
     [
         ("broken", 3e-4, "New run with learning rate 0.0001"),
-        ("forgetting", 3e-4, "New run with learning rate 0.0001"),
+        ("forgetting", 3e-4, "New run that preserves what the base knows"),
         ("memorizing", 1e-4, "New run of 500 steps"),
         ("not_learning", 1e-6, "New run with learning rate 0.0001"),
         ("not_learning", 1e-4, "Resume up to step 2,200"),
@@ -161,3 +161,7 @@ def test_after_a_run_that_taught_the_base(kind: Any, rate: float, title: str) ->
     facts = StartFacts(listed=40, images=40, parameters=860_000_000)
     offer = next_run(Verdict(kind, "", best=500), config, None, facts)
     assert (offer.title if offer else "") == title
+    if kind == "forgetting":
+        assert offer is not None
+        kept = next_run(Verdict(kind, ""), with_settings(config, offer.settings), None, facts)
+        assert kept is not None and kept.title == "New run with learning rate 0.0001"
