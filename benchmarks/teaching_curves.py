@@ -58,7 +58,7 @@ class Planned:
 
 RUNS = {
     "usual": Planned(),
-    "kept": Planned({"tuning": {"preserve": "answers", "class_prompt": KNOWN}}, until=100),
+    "kept": Planned({"tuning": {"preserve": "answers", "class_prompt": KNOWN}}, until=60),
     "hot": Planned({"optim": {"learning_rate": 10 * RATE}}, until=60),
     "slow": Planned({"optim": {"learning_rate": RATE / 10}}),
     "meek": Planned({"optim": {"learning_rate": RATE / 100}}, until=80),

@@ -20,6 +20,7 @@ from engine.evaluation.adherence import Adherence, Metric, PairScores
 from engine.evaluation.image_files import webp, write_folder
 from engine.evaluation.loaded import LowMemoryDrawing, load_models
 from engine.evaluation.pairs import ImageRequest, Pair, no_side_effects, read_pair, round_trip
+from engine.evaluation.transfer_report import JSON, transfer_folder
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted
 from engine.runs.checkpoints import Checkpoint
@@ -29,7 +30,6 @@ from engine.workspace.base_reference import join, parse_ingredients
 from engine.workspace.paths import Workspace
 
 PAIRS = 8
-JSON = "transfer.json"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Drawn:
     images: list[np.ndarray]
     scores: list[PairScores]
     remarks: list[str]
-
-
-def transfer_folder(run_folder: Path, step: int) -> Path:
-    """The folder that ``measure_transfer`` writes to."""
-    return run_folder / "evaluation" / f"transfer-{step:06d}"
 
 
 def measure_transfer(
@@ -102,20 +97,6 @@ def measure_transfer(
 
     write_folder(transfer_folder(run.folder, checkpoint.step), fill)
     return found
-
-
-def transfer_text(found: dict[str, Any]) -> str:
-    """The result of ``measure_transfer`` in a sentence or two."""
-    names = ", ".join(Path(one).name for one in found["files"])
-    own, other, change = found["own"], found["other"], found["change"]
-    if own is None or other is None or change is None:
-        return f"Drawn with {names}. Adherence cannot be measured for these control images; compare them by eye."
-    figures = f"Adherence {own['value']:.2f} on its own base, {other['value']:.2f} with {names}"
-    interval = f"difference {change['value']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f}"
-    text = "It obeys as well with it." if change["low"] <= 0 <= change["high"] else "It obeys less with it."
-    if change["low"] > 0:
-        text = "It obeys even better with it."
-    return f"{text} {figures} ({interval}, {counted(found['pairs'], 'pair')})."
 
 
 def _draw(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.bases.merging import ready_base
-from engine.config import RunConfig
 from engine.errors import UserError
 from engine.evaluation.grid import best_step
 from engine.jobs.control import CancelToken, OnProgress
@@ -15,12 +14,6 @@ from engine.runs.run import Run
 from engine.tuning.facts import facts_of
 from engine.workspace.base_reference import Ingredient, parse_ingredients
 from engine.workspace.paths import Workspace, safe_name
-
-
-def teaches_base(config: RunConfig) -> bool:
-    """Whether a run's export is something that a ControlNet can be trained on."""
-    facts = facts_of(config)
-    return facts.drawn_by_prompt and not facts.needs_condition_maps
 
 
 def chosen_checkpoint(run: Run) -> Checkpoint:

@@ -91,7 +91,7 @@ def test_preservation_keeps_the_drift_below_the_gain(usual: Curve) -> None:
     kept = Curve("kept")
     last = kept.checks[-1]
     assert kept.verdict.kind == "improving"
-    assert last.drift < 0.5 * last.gain and last.drift < 0.2 * usual.check_at(last.step).drift
+    assert last.drift < 0.5 * last.gain and last.drift < 0.4 * usual.check_at(last.step).drift
     assert judge_teaching(usual.checks, replace(FACTS, preserves=True)).causes[0].text.startswith("The learning rate")
 
 

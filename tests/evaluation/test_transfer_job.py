@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine.errors import UserError
-from engine.evaluation.transfer_job import measure_transfer, transfer_folder, transfer_text
+from engine.evaluation.transfer_job import measure_transfer
+from engine.evaluation.transfer_report import transfer_folder, transfer_text
 from engine.families.registry import detect
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace

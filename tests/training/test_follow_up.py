@@ -9,7 +9,7 @@ import pytest
 from engine.config import parse
 from engine.config.presets import unflatten
 from engine.errors import UserError
-from engine.training.follow_up import controlnet_settings, exported_for_controlnet, teaches_base
+from engine.training.follow_up import controlnet_settings, exported_for_controlnet
 from engine.workspace.paths import Workspace
 from tests.short_runs import train
 from tests.training.test_lora import images_only, run_of  # noqa: F401
@@ -32,14 +32,18 @@ def test_a_lora_becomes_a_file_in_the_base_of_a_controlnet(images_only: Workspac
     assert (config.model.base, config.model.ingredients) == (str(tiny_base), str(made))
 
 
-def test_only_runs_that_teach_the_base_can_be_followed(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
-    assert teaches_base(run_of(images_only, tiny_base).config)
-    assert not teaches_base(parse({}))
-    whole = parse({"tuning": {"what": "base"}})
-    assert teaches_base(whole)
-
-
 def test_a_whole_base_becomes_the_base(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
     run = run_of(images_only, tiny_base, tuning={"what": "base"})
     settings = controlnet_settings(run, Path("/exports/taught"))
     assert settings["model.base"] == "/exports/taught" and "model.ingredients" not in settings
+
+
+@pytest.mark.long
+def test_the_folder_of_a_whole_base_is_a_base(images_only: Workspace, tiny_base: Path) -> None:  # noqa: F811
+    quick = {"steps": 1, "precision": "fp32"}
+    run = run_of(images_only, tiny_base, tuning={"what": "base"}, train=quick, validation={"check_every": 0})
+    train(images_only, run)
+    made = exported_for_controlnet(images_only, run, None, quiet)
+    assert made.is_dir() and exported_for_controlnet(images_only, run, None, quiet) == made
+    config = parse(unflatten(controlnet_settings(run, made)))
+    assert images_only.locate_base(config.model.base) == str(made)

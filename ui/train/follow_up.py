@@ -13,6 +13,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.runs.run import Run
+from engine.tuning.facts import facts_of
 from ui.page.context import AppContext
 from ui.page.jobs import job_controls
 from ui.page.live import Live
@@ -47,14 +48,13 @@ def build_follow_up(context: AppContext, live: Live) -> None:
 
 def can_follow(context: AppContext, view: View) -> bool:
     """Whether the shown run has ended, teaches its base, and has a checkpoint."""
-    from engine.training.follow_up import teaches_base
-
     if not view.shown_run or view.train.state not in ENDED or not view.history.kept:
         return False
     try:
-        return teaches_base(Run(context.workspace.runs / view.shown_run).config)
+        facts = facts_of(Run(context.workspace.runs / view.shown_run).config)
     except UserError:
         return False  # the tab says what is wrong with a damaged run
+    return facts.drawn_by_prompt and not facts.learned.control
 
 
 def follow_up_job(context: AppContext, name: str) -> Work:

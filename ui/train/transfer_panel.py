@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.evaluation.transfer_report import JSON, transfer_folder, transfer_text
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
@@ -68,7 +69,7 @@ def transfer_job(context: AppContext, name: str, checkpoint: Checkpoint, ingredi
     """Return the job that draws and measures."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.evaluation.transfer_job import measure_transfer, transfer_folder, transfer_text
+        from engine.evaluation.transfer_job import measure_transfer
 
         run = Run(context.workspace.run_folder(name))
         progress = progress_events(emit, "Drawing, steps")
@@ -89,8 +90,6 @@ def _box(context: AppContext, view: View) -> Any:
 
 def show(context: AppContext, view: View) -> list[Any]:
     """Render the newest result of the shown run."""
-    from engine.evaluation.transfer_job import JSON, transfer_text
-
     found = sorted((context.workspace.runs / view.shown_run / "evaluation").glob(f"transfer-*/{JSON}"))
     if not view.shown_run or not found:
         return ["", gr.Gallery([], visible=False)]
