@@ -19,7 +19,7 @@ MOST_PASSES = 1_000
 """The most times that each image is shown. A rule of thumb."""
 CLOSE = 0.1
 """Numbers of steps that differ by less than this share count as equal."""
-LENGTH, BATCH = "Train", "Images per step"
+LENGTH, BATCH = "Recommended length", "Images per step"
 NO_FIGURES = "No figures are published for runs like this one, and there is none in this workspace."
 
 
