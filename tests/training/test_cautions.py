@@ -200,7 +200,7 @@ def test_what_a_button_sets_ends_its_caution() -> None:
 def test_cautions_of_a_lora_do_not_speak_of_a_controlnet() -> None:
     assert "ControlNet" in found(DEMO)["demo_base"].why
     lora = found(DEMO, tuning__what="lora")
-    assert lora["demo_base"].level == "red" and not any("ControlNet" in one.words for one in lora.values())
+    assert lora["demo_base"].level == "note" and not any("ControlNet" in one.words for one in lora.values())
 
 
 def test_the_demo_needs_no_caution(workspace: Workspace) -> None:
@@ -299,7 +299,7 @@ def test_a_dry_run_says_what_to_expect_and_creates_nothing(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("40 steps of 8 images, roughly ") and lines[1].startswith("Serious:  ")
     assert any(line.startswith("Follows its control images: ") for line in lines)
-    assert main([*start, "--dataset", "gone"]) != 0 and "could not start" in capsys.readouterr().err
+    assert main([*start, "--dataset", "gone"]) != 0 and "cannot start" in capsys.readouterr().err
     assert not workspace.run_folders()
 
 
