@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.cli.demo import MAX_IOU_WITHOUT, MIN_COLOURS, run_demo
+from engine.cli.demo import MAX_IOU_WITHOUT, MIN_COLOURS, MIN_IOU, run_demo
 from engine.config.presets import resolve, unflatten
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.grid import read_grid
@@ -86,7 +86,7 @@ def test_the_whole_demo_learns_where_the_outlines_are(workspace: Workspace) -> N
     lines: list[str] = []
     result = run_demo(workspace, Control().token, lambda event: None, lambda *_: None, lines.append, base=BASE)
     assert result.colours >= MIN_COLOURS and result.iou_without <= MAX_IOU_WITHOUT, "\n".join(lines)
-    assert result.iou >= 0.8, "\n".join(lines)
+    assert result.iou >= MIN_IOU, "\n".join(lines)
     run = Run(result.run_folder)
     verdict = verdict_of(run.history(), workspace.datasets)
     assert verdict is not None and verdict.follows_since is not None
