@@ -129,9 +129,11 @@ def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview:
     live.on(changes, show_live, inputs, shown, trigger_mode="always_last")
     live.on(preview.back.click, turn(-1), inputs, [*shown, preview.number, preview.upload])
     live.on(preview.forth.click, turn(1), inputs, [*shown, preview.number, preview.upload])
-    live.on(preview.show.click, show, inputs, shown, show_progress="full")
+    # Not over the text: gradio's overlay would lie over Cancel, too.
+    over: dict[str, Any] = {"show_progress": "full", "show_progress_on": [preview.slider]}
+    live.on(preview.show.click, show, inputs, shown, **over)
     live.on(preview.cancel.click, running.cancel, refresh=False)
-    live.on(preview.random.click, sheet, [chosen, *form.inputs], [preview.sheet, preview.about], show_progress="full")
+    live.on(preview.random.click, sheet, [chosen, *form.inputs], [preview.sheet, preview.about], **over)
 
 
 def allow_program(context: AppContext, settings: ConditionSettings) -> ConditionSettings:
