@@ -400,6 +400,11 @@ def _expected() -> dict[str, Any]:
     return json.loads((FOLDER / EXPECTED).read_text(encoding="utf-8"))
 
 
+REWRITTEN = "decoder"
+"""A run with Adafactor, whose update is the app's own by now: the same formula in another order. On some processors the
+last bit differs from that of the version that made the fixture (1.5e-8): it may be compared with a tolerance."""
+
+
 @functools.cache
 def same_bits(run: str = "") -> bool:
     """Whether this machine computes the same bits as the one that made the fixture."""
@@ -477,7 +482,7 @@ def test_a_paused_run_finishes_with_the_same_bits(moved: Path, name: str) -> Non
     exact = ("names", "kept", "turns", "previews", "run", "warnings", "checkpoint")
     assert kept({part: before[part] for part in exact}, {part: now[part] for part in exact}) == []
     decided = ("losses", "scores", "check", "state")
-    if same_bits(name):
+    if same_bits(name) and (name != REWRITTEN or before["files"] == now["files"]):
         assert before["files"] == now["files"]
         assert kept({part: before[part] for part in decided}, {part: now[part] for part in decided}) == []
         return

@@ -12,6 +12,7 @@ from engine.distributed.group import ProcessGroup
 from engine.errors import UserError
 from engine.machine.precision import DTYPES
 from engine.machine.units import counted
+from engine.tuning.facts import facts_of
 
 
 def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
@@ -22,10 +23,16 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
     at once, and ``accumulation`` the number of micro-batches in a whole step.
 
     Raises:
-        UserError: the images of a step cannot be split evenly.
+        UserError: the images of a step cannot be split evenly, or what is trained is too small to be shared.
     """
     if world_size == 1:
         return config, ""
+    if (trained := facts_of(config)).one_card:
+        raise UserError(
+            "This run cannot be shared by several processes.",
+            f"It trains {trained.trains}, which is so small that several cards would gain nothing.",
+            "Start it on one card.",
+        )
     train, images = config.train, config.images_per_step
     if images % world_size:
         fitting = -(-images // world_size) * world_size

@@ -45,9 +45,10 @@ class Worker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             if (job := self._jobs.next(POLL_SECONDS)) is not None:
-                self._do(job)
+                self.do(job)
 
-    def _do(self, job: Job) -> None:
+    def do(self, job: Job) -> None:
+        """Draw a job that ``Jobs.next`` has given out, and record how it ends. Raises nothing."""
         start = time.monotonic()
         warnings: tuple[str, ...] = ()
 

@@ -17,7 +17,6 @@ from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
 from engine.distributed.accelerator import accelerator_for
 from engine.distributed.agreement import agree_on_precision, split_among, start_equal
-from engine.errors import UserError
 from engine.estimate.memory import images_drawn_together
 from engine.families.base import Family
 from engine.families.registry import detect
@@ -76,12 +75,6 @@ def set_up(
     """
     # This process's share of a step, and the base's family and noise process.
     group = processes.current()
-    if group.world_size > 1 and facts_of(config).one_card:
-        raise UserError(
-            "This run cannot be shared by several processes.",
-            f"It trains {facts_of(config).trains}, which is so small that several cards would gain nothing.",
-            "Start it on one card.",
-        )
     batch_size = configured_batch_size or config.train.batch_size
     config, split_words = split_among(config, group.world_size)
     history = MetricsHistory(run_folder, emit)

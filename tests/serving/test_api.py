@@ -376,7 +376,7 @@ def test_a_request_for_another_net_is_not_drawn_after_a_restart(tmp_path: Path, 
     worker = Worker(again, ServedNet("net", loud_controlnet, "base"), lambda *_: pytest.fail("drawn"))
     job = again.next(0)
     assert job is not None
-    worker._do(job)
+    worker.do(job)
     assert job.state == "failed" and job.error is not None and "started again" in job.error["why"]
 
 

@@ -54,7 +54,7 @@ def build(context: AppContext, live: Live) -> None:
     job_controls(
         live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or wait until it has ended."
     )
-    live.outputs([result], lambda view: (view.results.get(KIND), not view.runs), lambda view: [_result(view)])
+    live.outputs([result], lambda view: (view.results.get(KIND), not view.runs), lambda view: [result_html(view)])
 
 
 def _build_options(context: AppContext, live: Live, run: Any) -> list[Any]:
@@ -126,7 +126,8 @@ def _rank_title(rank: int) -> str:
     return f"{rank}: closest" if rank == RANKS[-1] else str(rank)
 
 
-def _result(view: View) -> str:
+def result_html(view: View) -> str:
+    """What the last export has made, or what will appear there."""
     result = view.results.get(KIND)
     if result is None:
         return note(APPEARS) if view.runs else no_run_yet(APPEARS)

@@ -32,7 +32,7 @@ class WindowApi:
 
     def __init__(self, context: AppContext) -> None:
         self._jobs = ModelJobs(context, (JobKind.SERVE,), JobRunner())
-        self._context = context
+        self.context = context
         self.server: ApiServer | None = None
         self.token = ""
 
@@ -50,7 +50,7 @@ class WindowApi:
 
         self.stop()
         self.token = read_token(None)
-        self.server = ApiServer(self._context.workspace, served, self._use_models, self.token, port)
+        self.server = ApiServer(self.context.workspace, served, self._use_models, self.token, port)
         self.server.start()
 
     def stop(self) -> None:

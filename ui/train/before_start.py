@@ -48,7 +48,7 @@ def build_before_start(context: AppContext, live: Live, form: RunForm) -> Any:
         lambda view: (view.train.state, view.train.hint, view.train.advice, view.train.cautions, not view.datasets),
         lambda view: [forecast_html(view)],
     )
-    live.outputs([pairs], lambda view: _key(context, view), lambda view: [_pairs(context, view)])
+    live.outputs([pairs], lambda view: key_of(context, view), lambda view: [_pairs(context, view)])
     return box
 
 
@@ -78,7 +78,8 @@ def take_steps(context: AppContext) -> None:
         fill_form(context, {"train.steps": advice.other_steps})
 
 
-def _key(context: AppContext, view: View) -> Any:
+def key_of(context: AppContext, view: View) -> Any:
+    """What the pairs that are shown depend on; None while none are shown."""
     if view.shown_run or view.train.active:
         return None
     changes = view.draft.changes

@@ -98,7 +98,7 @@ def build_one(context: AppContext, live: Live) -> None:
         lambda view: _job_state(jobs, view),
     )
     live.outputs([preview], lambda view: view.results.get(PREVIEW), _preview)
-    live.outputs([results, message], lambda view: (view.results.get(JobKind.TRY), not view.runs), _result)
+    live.outputs([results, message], lambda view: (view.results.get(JobKind.TRY), not view.runs), shown_result)
 
 
 def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: bool) -> DrawRequest:
@@ -141,7 +141,8 @@ def _preview(view: View) -> list[Any]:
     return [gr.Image(preview.where if preview else None, visible=preview is not None)]
 
 
-def _result(view: View) -> list[Any]:
+def shown_result(view: View) -> list[Any]:
+    """The images that were drawn last and the line about them, or what will appear there."""
     result = view.results.get(JobKind.TRY)
     if result is None:
         return [gr.Gallery([], visible=False), note(APPEARS) if view.runs else no_run_yet(APPEARS)]

@@ -46,7 +46,7 @@ def ask(api: WindowApi, edges: Image.Image, wait: float) -> dict[str, Any]:
 def test_a_request_waits_for_the_job_of_the_window_and_leaves_its_problem_panel(
     api: WindowApi, edges: Image.Image
 ) -> None:
-    context, go_on = api._context, threading.Event()
+    context, go_on = api.context, threading.Event()
     context.show_problem(UserError("What.", "Why.", "Try."))
 
     def other(_token: Token, _emit: Emit) -> Any:
@@ -84,8 +84,8 @@ def test_while_a_run_trains_its_models_draw(
                 request.do(None)
         return "paused"
 
-    api._context.runner.start("train", "Training birds", train)
+    api.context.runner.start("train", "Training birds", train)
     answer = ask(api, edges, wait=30)
     assert (answer["state"], answer["warnings"], threads) == ("done", ["lent"], ["job-train"])
-    api._context.runner.pause()
-    assert api._context.runner.wait(20)
+    api.context.runner.pause()
+    assert api.context.runner.wait(20)

@@ -63,7 +63,7 @@ def test_try_it_says_which_damaged_checkpoint_it_leaves_out_and_which_it_uses(co
 def test_tabs_that_work_on_runs_say_where_one_is_made_while_there_is_none(context: AppContext) -> None:
     view = context.view()
     assert view.runs == ()
-    for shown in (lambda view: str(try_tab._result(view)[1]), export_tab._result):
+    for shown in (lambda view: str(try_tab.shown_result(view)[1]), export_tab.result_html):
         assert "There is no run yet" in shown(view) and "tab-train-button" in shown(view)
         assert "There is no run yet" not in shown(replace(view, runs=("birds",)))
 

@@ -17,7 +17,7 @@ from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.states import Readiness, train_view
-from ui.train.before_start import NO_DATASET, _key, forecast_html, pairs_html, steps_button, take_steps
+from ui.train.before_start import NO_DATASET, forecast_html, key_of, pairs_html, steps_button, take_steps
 
 
 def test_three_pairs_are_cropped_as_for_training_and_made_once(workspace: Workspace) -> None:
@@ -42,7 +42,7 @@ def test_the_pairs_change_with_what_is_trained(ready_workspace: Workspace) -> No
     keys = set()
     for what in ("controlnet", "lora"):
         context.set_draft("cpu", {"data": {"dataset": "pairs"}, "tuning": {"what": what}})
-        keys.add(str(_key(context, context.view())))
+        keys.add(str(key_of(context, context.view())))
     assert len(keys) == 2
 
 
