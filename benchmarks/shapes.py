@@ -129,6 +129,8 @@ def build_state(config: RunConfig, family_name: str, noise_process: NoiseProcess
     state.parallel.prepare()
     state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))
     state.next_batch = lambda micro: batch_of_zeros(state)  # type: ignore[method-assign]
+    no_others: Any = SimpleNamespace(preservation=None)  # the batches above are all that a step trains on
+    state.batches = no_others
     return state
 
 

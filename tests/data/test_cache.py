@@ -193,7 +193,7 @@ def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
     """Wraps a family's encoding method: after ``after`` calls, more than ``most`` at once run out of memory."""
 
     def encode(family: StableDiffusion, first: Any, *rest: Any, **more: Any) -> Any:
-        count = len(rest[-1])
+        (count,) = (len(one) for one in rest if isinstance(one, list | torch.Tensor))  # captions or images
         seen.append(count)
         if len(seen) > after and count > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -202,7 +202,7 @@ def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
     return encode
 
 
-@pytest.mark.parametrize("method", ["encode_images", "encode_text"])
+@pytest.mark.parametrize("method", ["encode_images", "encode_long"])
 def test_after_out_of_memory_encoding_continues_with_smaller_batches(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -233,7 +233,7 @@ def test_after_out_of_memory_encoding_continues_with_smaller_batches(
 
 
 @pytest.mark.parametrize(
-    ("method", "words"), [("encode_images", "one of the images"), ("encode_text", "one of the captions")]
+    ("method", "words"), [("encode_images", "one of the images"), ("encode_long", "one of the captions")]
 )
 def test_a_single_image_out_of_memory_is_an_error_and_finished_shards_are_kept(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str, words: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from annotated_types import Le
 from safetensors.torch import load_file
 
 from engine.config import SECTIONS, RunConfig, fields, speed_settings
@@ -48,7 +49,8 @@ def another(dotted: str) -> dict[str, Any]:
     elif field.annotation is str:
         value = "owner/another"
     else:
-        value = 0.999 if dotted == "optim.ema_decay" else now + 64
+        most = next((bound.le for bound in field.metadata if isinstance(bound, Le)), now + 64)
+        value = 0.999 if dotted == "optim.ema_decay" else min(now + 64, most)
     return {dotted: value}
 
 
