@@ -247,7 +247,7 @@ def test_a_verdict_that_breaks_does_not_end_the_run(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("no figures")
 
-    monkeypatch.setattr("engine.training.loss_checks.judge", broken)
+    monkeypatch.setattr("engine.training.loss_checks.judge_run", broken)
     run = new_run(**{"train.checkpoint_every": 2})
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed" and run.completed

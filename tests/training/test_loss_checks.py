@@ -349,7 +349,7 @@ def test_the_best_checkpoint_is_never_removed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = Verdict("improving", "Usable.", best=2)
-    monkeypatch.setattr("engine.training.loss_checks.judge", lambda *_: best)
+    monkeypatch.setattr("engine.training.loss_checks.judge_run", lambda *_, **__: best)
     run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2}, **BOTH_ENDS)
     trained = train(ready_workspace, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from engine.config import parse
 from engine.errors import UserError
 from engine.estimate.memory import predict
+from engine.families.base import Family
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Progress
 from engine.runs.checkpoints import LORA
@@ -49,7 +50,9 @@ def test_the_loss_of_a_batch_of_two_made_by_hand() -> None:
     assert denoising_loss(task.noisy, task.target, task.weights).item() == pytest.approx(9 + 0.5 * 4)
 
 
-def test_a_step_is_that_loss_of_its_own_two_halves(images_only: Workspace, tiny_base: Path) -> None:
+def test_a_step_is_that_loss_of_its_own_two_halves(
+    images_only: Workspace, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of(images_only, tiny_base, tuning={**SUBJECT, "preserve_weight": 0.5}, validation=FEW_STEPS)
     trainer = build_trainer(images_only, run, Control().token, lambda event: None)
     state = trainer.state
@@ -59,12 +62,12 @@ def test_a_step_is_that_loss_of_its_own_two_halves(images_only: Workspace, tiny_
     seen: list[tuple[torch.Tensor, ...]] = []
     predict = state.family.predict
 
-    def watch(*given: Any) -> torch.Tensor:
+    def watch(_: Family, *given: Any) -> torch.Tensor:
         answer = predict(*given)
         seen.append((given[2], answer.detach()))
         return answer
 
-    object.__setattr__(state.family, "predict", watch)
+    monkeypatch.setattr(type(state.family), "predict", watch)
     loss = train_step(state)
     (noisy_of_base, by_base), (noisy, predicted) = seen
     own, of_others = predicted.chunk(2)
