@@ -139,7 +139,7 @@ def test_adamw_is_one_kernel(monkeypatch: pytest.MonkeyPatch, device: str) -> No
     seen: dict[str, Any] = {}
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **given: seen.update(given))
     one = SimpleNamespace(requires_grad=True, ndim=2, device=SimpleNamespace(type=device))
-    net: Any = SimpleNamespace(parameters=lambda: iter([one]))
+    net: Any = SimpleNamespace(parameters=lambda: iter([one]), named_parameters=lambda: iter([("weight", one)]))
     build_optimizer(net, OptimConfig(learning_rate=3e-5, beta1=0.8, beta2=0.95))
     assert seen == {"lr": 3e-5, "betas": (0.8, 0.95), "fused": True}
 
@@ -199,7 +199,8 @@ def test_eight_bits_on_a_processor_are_refused_in_words(
 def on_a_card() -> torch.nn.Module:
     """Stands in for a net on a graphics card."""
     weight = SimpleNamespace(device=torch.device("cuda"), requires_grad=True, ndim=2)
-    return SimpleNamespace(parameters=lambda: iter([weight]))  # type: ignore[return-value]
+    named = [("weight", weight)]
+    return SimpleNamespace(parameters=lambda: iter([weight]), named_parameters=lambda: iter(named))  # type: ignore[return-value]
 
 
 @pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
@@ -244,12 +245,16 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     )
     session = TrySession(ready_workspace, device="cpu")
     drawn = session.generate([request])[0]
-    shutil.move(folder / "base_decoder", folder.parent / "elsewhere")
-    plain = TrySession(ready_workspace, device="cpu").generate([request])[0]
+    alone = replace(request, controlnet=folder.parent / "alone")
+    shutil.copytree(folder / "controlnet", alone.controlnet / "controlnet")
+    plain = TrySession(ready_workspace, device="cpu").generate([alone])[0]
     assert not np.array_equal(drawn, plain)
-    other = shutil.copytree(folder, folder.parent / "other")
-    again = session.generate([replace(request, controlnet=other)])[0]
+    again = session.generate([alone])[0]
     assert np.array_equal(again, plain), "the base of the run before is not kept for the next one"
+
+    shutil.move(folder / "base_decoder", folder.parent / "elsewhere")
+    with pytest.raises(UserError, match=r"Its file base_decoder/decoder\.safetensors is missing"):
+        TrySession(ready_workspace, device="cpu").generate([request])
 
 
 def test_an_average_needs_a_locked_base() -> None:
