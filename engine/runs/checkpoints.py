@@ -122,16 +122,16 @@ def inspect_checkpoint(folder: Path) -> Checkpoint | str:
             return f"it was written by a newer version of this app (format {written_as}; this one reads {FORMAT})"
         step, images_seen, files = int(about["step"]), int(about["images_seen"]), dict(about["files"])
     except FileNotFoundError:
-        return f"{DESCRIPTION} is missing: it was not written completely"
+        return f"its {DESCRIPTION} is missing: it was not written completely"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{DESCRIPTION} cannot be read"
+        return f"its {DESCRIPTION} cannot be read"
     if "seal" in about and about["seal"] != description_checksum(about):
-        return f"{DESCRIPTION} has changed since it was written"
+        return f"its {DESCRIPTION} has changed since it was written"
     weights = [name for name in files if not name.startswith(f"{STATE}/")]
     state = [name for name in files if name.startswith(f"{STATE}/")]
     wrong = next((name for name in weights if _size(folder / name) != files[name]), "")
     if wrong:
-        return f"{wrong} is missing or shorter than it was written"
+        return f"its file {wrong} is missing or shorter than it was written"
     return Checkpoint(
         folder=folder,
         step=step,

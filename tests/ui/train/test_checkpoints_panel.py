@@ -34,7 +34,7 @@ def test_unusable_checkpoints_are_named(run: Path) -> None:
     (run / "checkpoints" / "step-000010" / "controlnet" / "config.json").unlink()
     words = describe(run, list_checkpoints(run), broken_checkpoints(run))
     assert "1 checkpoint." in words and "Free disk space: " in words
-    assert "step-000010 cannot be used: controlnet/config.json is missing" in words
+    assert "step-000010 cannot be used: its file controlnet/config.json is missing" in words
 
 
 def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
