@@ -21,6 +21,7 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken
 from engine.machine.errors import is_of_machine
 from engine.machine.memory import cap_allocator, free_memory
+from engine.machine.net_lock import NET_LOCK
 from engine.machine.units import counted
 
 _loaded: dict[tuple[str, str, str], Any] = {}
@@ -97,7 +98,8 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
                 raise _not_here(MissingWeights(model, name or model.id, _target(name or model.id)))
             cap_allocator(torch.device(where))
             try:
-                _loaded[key] = function_at(model.load)(place, where)
+                with NET_LOCK:
+                    _loaded[key] = function_at(model.load)(place, where)
             except UserError:
                 raise
             except Exception as error:  # a damaged file can make a library raise anything

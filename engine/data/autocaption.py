@@ -29,6 +29,7 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.machine.errors import is_of_machine
 from engine.machine.memory import cap_allocator
+from engine.machine.net_lock import NET_LOCK
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # otherwise it warns about torchvision on every start
 
@@ -100,7 +101,8 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     try:
         processor = getattr(transformers, about.processor).from_pretrained(place, trust_remote_code=False)
-        net = getattr(transformers, about.model).from_pretrained(place, dtype=dtype, trust_remote_code=False)
+        with NET_LOCK:
+            net = getattr(transformers, about.model).from_pretrained(place, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # a damaged file can make a loader raise anything
         if is_of_machine(error):
             raise

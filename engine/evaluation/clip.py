@@ -14,6 +14,7 @@ import numpy as np
 from engine.conditions import weights
 from engine.conditions.declaration import RequiredModel
 from engine.jobs.control import CancelToken
+from engine.machine.net_lock import NET_LOCK
 
 MODEL = RequiredModel("openai/clip-vit-large-patch14", 1710, "MIT", "engine.evaluation.clip:load", "clip_model")
 USUAL_PLACE = "clip"
@@ -67,7 +68,8 @@ class Clip:
 
         self.name = place.name
         self._device = device
-        self._model: Any = CLIPModel.from_pretrained(place, local_files_only=True).to(device).eval()
+        with NET_LOCK:
+            self._model: Any = CLIPModel.from_pretrained(place, local_files_only=True).to(device).eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         side = int(self._model.config.vision_config.image_size)
         found = weights.read_preprocessing(place, side or SIDE)

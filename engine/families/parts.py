@@ -18,6 +18,7 @@ from engine.families import single_file
 from engine.families.weight_files import variant_of
 from engine.hub.faults import Repository, explain
 from engine.machine.errors import is_of_machine
+from engine.machine.net_lock import NET_LOCK
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """diffusers' name for a model's weights. With ``.index.json`` behind it: the list of the files they are split into."""
@@ -118,11 +119,12 @@ def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -
     if dtype is not None:
         options["torch_dtype"] = dtype
     try:
-        if Path(base).is_file():
-            return single_file.load(kind, base, subfolder, dtype)
-        if dtype is not None and Path(base).is_dir() and (variant := variant_of(Path(base) / subfolder)):
-            options["variant"] = variant
-        return kind.from_pretrained(base, **options)
+        with NET_LOCK:
+            if Path(base).is_file():
+                return single_file.load(kind, base, subfolder, dtype)
+            if dtype is not None and Path(base).is_dir() and (variant := variant_of(Path(base) / subfolder)):
+                options["variant"] = variant
+            return kind.from_pretrained(base, **options)
     except UserError:
         raise
     except Exception as error:

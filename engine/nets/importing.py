@@ -21,6 +21,7 @@ from engine.families.control_files import ControlFiles
 from engine.families.facts import control_files
 from engine.families.parts import file_tensors
 from engine.families.registry import Family
+from engine.machine.net_lock import NET_LOCK
 from engine.machine.units import counted
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
@@ -99,7 +100,7 @@ def store(found: Imported, folder: Path) -> None:
 
 def expected_config(family: Family, denoiser: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a new net for a base whose denoiser has this config. Takes no memory for weights."""
-    with init_empty_weights():
+    with NET_LOCK, init_empty_weights():
         net = family.new_controlnet(getattr(diffusers, family.facts.denoiser_class).from_config(dict(denoiser)))
     # diffusers ignores the values of entries that it lists as left at their defaults.
     left_out = ("_name_or_path", "_use_default_values")

@@ -24,6 +24,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.layers import Layers
 from engine.families.registry import Family
+from engine.machine.net_lock import NET_LOCK
 from engine.nets.controlnet_files import read_config
 from engine.nets.lean_build import built_without, in_memory
 from engine.nets.lora import shared_with, subtract_factors, to_control_lora, to_low_rank_over_itself
@@ -81,7 +82,8 @@ def initial_controlnet(
         # A Control-LoRA is built without the weights that it shares: the fp32 net is never in RAM as a whole.
         shared = shared_with(denoiser, rank, family.layers) if rank else None
         new = partial(family.new_controlnet, denoiser, blocks)
-        controlnet = built_without(new, shared) if shared else new()
+        with NET_LOCK:
+            controlnet = built_without(new, shared) if shared else new()
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
         if config.model.hint_start == "he":

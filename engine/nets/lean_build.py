@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-ONE_AT_A_TIME = threading.RLock()
-"""Held while layers of this thread are followed: two threads would give them back in the wrong order."""
+from engine.machine.net_lock import NET_LOCK
+
 NO_OP = ".*copying from a non-meta parameter"
 """What torch warns of when weights are loaded that a net is built without."""
 
@@ -28,7 +28,7 @@ def built_without(make: Callable[[], Any], left_out: Callable[[str, Any], bool])
         make: builds the net, the same each time; called twice.
         left_out: whether to leave out the weight of a layer, given its name and the layer.
     """
-    with ONE_AT_A_TIME:
+    with NET_LOCK:  # two threads that follow their layers would give them back in the wrong order
         return _built_without(make, left_out)
 
 

@@ -9,13 +9,14 @@ from accelerate import init_empty_weights
 
 from engine.families.facts import of_control_net
 from engine.families.registry import by_name
+from engine.machine.net_lock import NET_LOCK
 
 Tensors = dict[str, torch.Tensor]
 
 
 def empty_net(config: dict[str, Any]) -> Any:
     """The net of a config on the meta device: names and shapes, no memory."""
-    with init_empty_weights():
+    with NET_LOCK, init_empty_weights():
         return by_name(of_control_net(config).name).empty_controlnet(config)
 
 
