@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.bases.merged_tensors import text_tensors, write_denoiser
 from engine.disk.durable import atomic_write_text
+from engine.disk.in_use import remove_folder
 from engine.errors import UserError
 from engine.families.ldm_base import names_of, to_ldm
 from engine.families.parts import read_component_config
@@ -103,7 +104,7 @@ def write_folder(path: Path, source: BaseSource, on_tensor: Callable[[str], None
     write_configs(path, source)
     for part, tensors in source.parts.items():
         if part == source.family.facts.denoiser:
-            shutil.rmtree(path / part)
+            remove_folder(path / part)
             write_denoiser(path / part, source.family.denoiser_config(source.base), tensors, {}, on_tensor)
         else:
             name = "diffusion_pytorch_model.safetensors" if part == "vae" else "model.safetensors"

@@ -62,12 +62,12 @@ def test_a_pasted_path_is_understood_everywhere(workspace: Workspace, tmp_path: 
 
 
 NAMES = """
-    source folder name dataset run job arguments --name --type --format --merged --from-run --preset --dataset
+    source folder name dataset run job arguments base --name --type --format --merged --from-run --preset --dataset
     --base --auto --clip --ingredients --roles --image-column --caption-column --condition-column --subset --split
     --finding --replace --prefix --suffix --trigger --template --set --prompt --negative --steps --images --seeds
     --strengths
 """.split()  # noqa: SIM905 - readable
-"""Options that take text. Those that may also be paths (source, folder, --base, --auto, --clip, --ingredients) are
+"""Options that take text. Those that may also be paths (source, folder, base, --base, --auto, --clip, --ingredients) are
 cleaned up where a path is told from a name: typed_source, find_in, locate_base, load, clip.find, parse_ingredients."""
 BOXES = {
     "export/delivery_panel": {
@@ -76,12 +76,19 @@ BOXES = {
         "hub-token": None,
     },
     "export/export_tab": {"export-name": None},
-    "export/more_panels": {"import-path": import_as_run, "import-base": Workspace.locate_base, "import-name": None},
+    "export/more_panels": {"import-path": import_as_run, "import-base": Workspace.locate_base, "import-name": None}
+    | {
+        "merged-base-base": Workspace.locate_base,
+        "merged-base-files": parse_ingredients,
+        "merged-base-name": None,
+    },
+    "export/serving_panel": {"serve-token": None},
     "page/form": {"": parse},
     "train/run_form": {"": None},
     "train/own_presets": {"own-preset-title": None},
     "train/bases_panel": {"bases-folder": find_in},
     "train/several_cards": {"several-cards-command": None},
+    "train/transfer_panel": {"transfer-files": parse_ingredients},
     "try_it/compare_panel": dict.fromkeys(
         ("compare-seeds", "compare-strengths", "compare-prompts", "compare-negative"), None
     ),
