@@ -86,6 +86,7 @@ def test_the_file_changes_text_and_denoiser_as_the_run_did(
         assert (before[name] - rows).abs().max() > 1e-3
 
 
+@pytest.mark.long
 def test_a_paused_run_ends_as_a_straight_one(images_only: Workspace, tiny_base: Path) -> None:
     settings: dict[str, Any] = {"train": {"precision": "bf16", "accumulation": 2}, "optim": {"ema_decay": 0.9}}
     straight, paused = (run_of(images_only, tiny_base, **settings) for _ in range(2))

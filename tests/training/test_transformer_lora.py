@@ -28,6 +28,7 @@ from tests.teaching_runs import add_images
 from tests.teaching_runs import run_of as run_that_teaches
 
 BASES = ["tiny_sd3", "tiny_flux", "tiny_zimage"]
+ONE_IS_QUICK = [BASES[0], *(pytest.param(base, marks=pytest.mark.long) for base in BASES[1:])]
 
 
 @pytest.fixture(params=BASES)
@@ -96,6 +97,7 @@ def test_diffusers_reads_the_file(base: Path, workspace: Workspace, tmp_path: Pa
         torch.testing.assert_close(theirs[name], parameter, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("base", ONE_IS_QUICK, indirect=True)
 def test_a_paused_run_ends_as_a_straight_one(base: Path, workspace: Workspace, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"train": {"steps": 4, "precision": "bf16"}, "optim": {"ema_decay": 0.9}}
     straight, paused = (run_of(workspace, base, tmp_path, **settings) for _ in range(2))
