@@ -68,7 +68,8 @@ NAMES = """
     --strengths
 """.split()  # noqa: SIM905 - readable
 """Options that take text. Those that may also be paths (source, folder, base, --base, --auto, --clip, --ingredients)
-are cleaned up where a path is told from a name: typed_source, find_in, locate_base, load, clip.find, parse_ingredients."""
+are cleaned up where a path is told from a name, in typed_source, find_in, locate_base, load, clip.find and
+parse_ingredients."""
 BOXES = {
     "export/delivery_panel": {
         "deliver-{program.name}-folder": models_folder,
