@@ -24,7 +24,7 @@ def build_trial(context: AppContext, live: Live, form: RunForm) -> None:
     """Build the button, its help or progress, and its cancel button."""
     with gr.Row(elem_classes="beside", equal_height=True):
         start = gr.Button("Try three steps", scale=0, min_width=150, elem_id="train-trial")
-        add = queue_button(live, start, "Add the trial to the queue")
+        add = queue_button(live, start, "Queue the trial")
         cancel = gr.Button("Cancel the trial", visible=False, scale=0, min_width=150, elem_id="train-trial-cancel")
         progress = gr.HTML(elem_id="train-trial-progress")
 
