@@ -99,8 +99,11 @@ class CheckPanel:
         live.on(self._back.click, self._turn(-1), [*selection, self._number], self._viewer)
         live.on(self._forth.click, self._turn(1), [*selection, self._number], self._viewer)
         live.on(self._examples.select, self._show_example, selection, self._viewer)
-        live.on(self._exclude.click, self._decide(check_jobs.exclude), selection, [*self._list, *filled], refresh=True)
-        live.on(self._undo.click, self._decide(check_jobs.undo), selection, [*self._list, *filled], refresh=True)
+        for button, decision in ((self._exclude, check_jobs.exclude), (self._undo, check_jobs.undo)):
+            act = self._decide(decision)
+            decided = live.on(button.click, act, selection, [*self._list, *filled], refresh=True)
+            # Once more: details that were read before the decision may have reached the page after it.
+            live.on(decided.then, self._show_finding, selection, filled)
         live.on([self._start.click, self._add.click], self._check, [chosen])
         live.on(self._correct.click, self._start_correcting, selection)
         job_controls(live, KIND, [], self._cancel, self._progress)
