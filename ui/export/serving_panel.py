@@ -25,7 +25,7 @@ def build(context: AppContext, live: Live, run: Any, checkpoint: Any) -> None:
         gr.HTML(
             note(
                 "Scripts, Photoshop and Blender plugins on this computer can draw with the selected checkpoint while "
-                "this window is open. Its own address is also that of an AUTOMATIC1111 server. docs/serving.md has "
+                "this window is open. The server also answers plugins that expect AUTOMATIC1111. docs/serving.md has "
                 "examples."
             )
         )
