@@ -58,11 +58,12 @@ def trained_denoiser(workspace: Workspace, run: Run) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def outputs(base: Path | str, denoiser: torch.nn.Module) -> torch.Tensor:
+def outputs(base: Path | str, denoiser: torch.nn.Module, net: Any = None) -> torch.Tensor:
     """A prediction for noise, through the family's own call."""
     family, where = detect(str(base)), str(base)
     noisy = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     encoder, tokenizer = family.load_text_encoder(where, torch.float32), family.load_tokenizer(where)
     encoded = family.encode_text(tokenizer, encoder, ["noise"])
     text = family.conditioning(encoded, torch.tensor([[64, 64, 0, 0, 64, 64]]), torch.float32, None)
-    return family.predict(denoiser, None, noisy, torch.tensor([500]), text, None)
+    control = None if net is None else torch.zeros((1, 3, 64, 64))
+    return family.predict(denoiser, net, noisy, torch.tensor([500]), text, control)

@@ -128,7 +128,7 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
             "in the window."
         )
     else:
-        _say(f"{owner.doing} has the workspace open{f' at {owner.address}' if owner.address else ''}.".capitalize())
+        _say(f"{_first_upper(owner.doing)} has the workspace open{f' at {owner.address}' if owner.address else ''}.")
     if results:
         _say("\nThe last jobs:")
     for result in results:
@@ -140,7 +140,7 @@ def _print(queue: QueueFolder, workspace: Workspace) -> None:
 def _who(workspace: Workspace) -> str:
     """A sentence that says which process will run a job that was just added."""
     owner = owner_of(workspace)
-    return f"{owner.doing.capitalize()} will run it when its turn comes." if owner else "Run it with: queue run"
+    return f"{_first_upper(owner.doing)} will run it when its turn comes." if owner else "Run it with: queue run"
 
 
 def _place(queue: QueueFolder, entry: Entry) -> int:
@@ -149,3 +149,8 @@ def _place(queue: QueueFolder, entry: Entry) -> int:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _first_upper(words: str) -> str:
+    """Words as the start of a sentence; names in them keep their case."""
+    return words[:1].upper() + words[1:]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.disk.typed_path import path_of, typed_path
-from engine.jobs.control import Control
+from engine.jobs.control import CancelToken, Control
+from engine.serving import PORT, WAITING
 from engine.workspace.paths import Workspace
 
 POLL_SECONDS = 0.5
@@ -19,8 +20,8 @@ def add_command(commands: Any) -> None:
     serve.add_argument("net", type=typed_path, help="a run's folder name, or a ControlNet's file or folder")
     serve.add_argument("--base", type=typed_path, default="", help="the base to draw with; default: the run's")
     serve.add_argument("--step", type=int, help="checkpoint of the run; default: the newest")
-    serve.add_argument("--port", type=int, default=None, help="default: 7870; 0: any that is free")
-    serve.add_argument("--waiting", type=int, default=None, help="requests that may wait; default: 16")
+    serve.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0: any that is free")
+    serve.add_argument("--waiting", type=int, default=WAITING, help=f"requests that may wait; default: {WAITING}")
     serve.add_argument(
         "--token-file",
         type=path_of,
@@ -41,9 +42,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.inference.session import TrySession
-    from engine.serving.jobs import Job
     from engine.serving.served_net import serve_file, serve_run
-    from engine.serving.server import PORT, WAITING, ApiServer, read_token
+    from engine.serving.server import ApiServer, read_token
     from engine.serving.worker import Draw
 
     console = EventPrinter()
@@ -54,12 +54,11 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         served = serve_file(Path(options.net), options.base)
     session = TrySession(workspace)
 
-    def use_models(draw: Draw, job: Job) -> None:
-        draw(session, job)
+    def use_models(draw: Draw, token: CancelToken) -> None:
+        draw(session, token)
 
     token = read_token(options.token_file)
-    port = PORT if options.port is None else options.port
-    server = ApiServer(workspace, served, use_models, token, port, options.waiting or WAITING, options.allow_host)
+    server = ApiServer(workspace, served, use_models, token, options.port, options.waiting, options.allow_host)
     for note in served.notes:
         console.say(note)
     console.say("Loading the models.")

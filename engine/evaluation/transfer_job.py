@@ -63,7 +63,7 @@ def measure_transfer(
     try:
         files = parse_ingredients(ingredients)
     except ValueError as error:
-        raise UserError("The files were not read.", f"{str(error).capitalize()}.", "Correct the list.") from error
+        raise UserError("The files were not read.", f"In the list, {error}.", "Correct the list.") from error
     if not files:
         raise UserError("Nothing was drawn.", "No LoRA or embedding file is named.", "Enter one file per line.")
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))

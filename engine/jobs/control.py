@@ -23,6 +23,17 @@ class CancelToken(Protocol):
         """Raise Cancelled if the job was cancelled."""
 
 
+class AnyOf:
+    """A token that is cancelled if one of several is."""
+
+    def __init__(self, *tokens: CancelToken) -> None:
+        self._tokens = tokens
+
+    def raise_if_cancelled(self) -> None:
+        for token in self._tokens:
+            token.raise_if_cancelled()
+
+
 class Cancelled(Exception):
     """Raised in the worker by ``raise_if_cancelled``. The runner ends the job as cancelled."""
 

@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.inference.samplers import BALANCES, DEFAULT, SAMPLERS
 from engine.machine.units import counted
 from engine.serving.bodies import MAX_COUNT, ImageBody
-from engine.serving.desk import Desk
+from engine.serving.job_service import JobService
 
 WAIT = 600.0
 NO_MAP = (None, "", "none", "None")
@@ -27,13 +27,13 @@ UNUSED = ("enable_hr", "restore_faces", "tiling", "refiner_checkpoint", "script_
 """Fields that ask for something that the app does not do: answered with a warning where they are on."""
 
 
-def add_routes(api: FastAPI, desk: Desk) -> None:
+def add_routes(api: FastAPI, service: JobService) -> None:
     """Add the addresses under /sdapi and /controlnet."""
-    net = desk.served.name
+    net = service.served.name
 
     @api.post("/sdapi/v1/txt2img", tags=["AUTOMATIC1111"], summary="Draw images, and wait for them")
     async def txt2img(body: dict[str, Any]) -> dict[str, Any]:
-        return await _draw(desk, body, {})
+        return await _draw(service, body, {})
 
     @api.post("/sdapi/v1/img2img", tags=["AUTOMATIC1111"], summary="Draw over an image, and wait for it")
     async def img2img(body: dict[str, Any]) -> dict[str, Any]:
@@ -43,20 +43,20 @@ def add_routes(api: FastAPI, desk: Desk) -> None:
                 "The image cannot be drawn.", f"init_images has {counted(len(start), 'image')}.", "Send one."
             )
         over = {"image": start[0], "mask": body.get("mask"), "change": body.get("denoising_strength")}
-        return await _draw(desk, body, over)
+        return await _draw(service, body, over)
 
     @api.post("/sdapi/v1/interrupt", tags=["AUTOMATIC1111"], summary="Cancel what is being drawn")
     async def interrupt() -> dict[str, Any]:
-        if job := desk.jobs.drawing():
-            desk.jobs.cancel(job)
+        if job := service.jobs.drawing():
+            service.jobs.cancel(job)
         return {}
 
     @api.get("/sdapi/v1/progress", tags=["AUTOMATIC1111"], summary="Progress of what is being drawn")
     async def progress() -> dict[str, Any]:
-        job = desk.jobs.drawing()
+        job = service.jobs.drawing()
         share = job.done / job.total if job and job.total else 0.0
-        left = desk.jobs.seconds_left(job) if job else 0.0
-        state = {"job_count": desk.jobs.counts()["waiting"] + bool(job), "sampling_step": job.done if job else 0}
+        left = service.jobs.seconds_left(job) if job else 0.0
+        state = {"job_count": service.jobs.counts()["waiting"] + bool(job), "sampling_step": job.done if job else 0}
         return {"progress": share, "eta_relative": left, "state": state, "current_image": None, "textinfo": None}
 
     @api.get("/sdapi/v1/samplers", tags=["AUTOMATIC1111"], summary="Names of the samplers")
@@ -65,17 +65,17 @@ def add_routes(api: FastAPI, desk: Desk) -> None:
 
     @api.get("/sdapi/v1/sd-models", tags=["AUTOMATIC1111"], summary="The base")
     async def models() -> list[dict[str, Any]]:
-        return [{"title": _base(desk), "model_name": _base(desk), "hash": None, "sha256": None, "filename": ""}]
+        return [{"title": _base(service), "model_name": _base(service), "hash": None, "sha256": None, "filename": ""}]
 
     @api.get("/sdapi/v1/options", tags=["AUTOMATIC1111"], summary="The base")
     async def options() -> dict[str, Any]:
-        return {"sd_model_checkpoint": _base(desk)}
+        return {"sd_model_checkpoint": _base(service)}
 
     @api.post("/sdapi/v1/options", tags=["AUTOMATIC1111"], summary="Accepts the present base only")
     async def set_options(body: dict[str, Any]) -> dict[str, Any]:
         wanted = body.get("sd_model_checkpoint")
-        if wanted not in (None, _base(desk)):
-            raise HTTPException(422, f"The base is fixed when the server starts; it is {_base(desk)}.")
+        if wanted not in (None, _base(service)):
+            raise HTTPException(422, f"The base is fixed when the server starts; it is {_base(service)}.")
         return {}
 
     @api.get("/controlnet/version", tags=["AUTOMATIC1111"], summary="Version of the ControlNet extension's API")
@@ -88,17 +88,17 @@ def add_routes(api: FastAPI, desk: Desk) -> None:
 
     @api.get("/controlnet/module_list", tags=["AUTOMATIC1111"], summary="How control images are made")
     async def module_list() -> dict[str, Any]:
-        return {"module_list": ["none", *([desk.served.condition] if desk.served.make_map else [])]}
+        return {"module_list": ["none", *([service.served.condition] if service.served.make_map else [])]}
 
 
-def _base(desk: Desk) -> str:
-    return str(desk.served.card["base"])
+def _base(service: JobService) -> str:
+    return str(service.served.card["base"])
 
 
-async def _draw(desk: Desk, body: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+async def _draw(service: JobService, body: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     ours, notes = translate(body)
-    job = await desk.accept({**ours, **{name: value for name, value in over.items() if value is not None}})
-    await desk.wait(job, WAIT)
+    job = await service.accept({**ours, **{name: value for name, value in over.items() if value is not None}})
+    await service.wait(job, WAIT)
     if job.state != "done":
         words = job.error or {"what": "The image was not drawn.", "why": f"The request is {job.state}.", "try_this": ""}
         raise HTTPException(500 if job.over else 504, " ".join(words.values()).strip())

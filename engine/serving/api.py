@@ -15,16 +15,16 @@ from starlette.exceptions import HTTPException
 from engine.errors import UserError
 from engine.serving import a1111
 from engine.serving.bodies import ImageBody
-from engine.serving.desk import Desk
+from engine.serving.job_service import JobService
 from engine.serving.jobs import Jobs, QueueFull
 from engine.serving.served_net import ServedNet
 from engine.version import VERSION
 
 
 def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
-    """The application without its gate (``gate.py``)."""
+    """The application without its guard (``guard.py``)."""
     api = FastAPI(title="ControlNet Studio", version=VERSION, docs_url=None, redoc_url=None)
-    desk = Desk(jobs, served)
+    service = JobService(jobs, served)
     api.add_exception_handler(UserError, _user_error)
     api.add_exception_handler(RequestValidationError, _invalid)
 
@@ -32,23 +32,23 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
     async def draw(body: ImageBody, request: Request, wait: float = 0) -> Response:  # type: ignore[valid-type]
         """Answers 202 with the job's id; with ``wait`` (seconds) once it is over, or after that time. With the header
         ``Accept: image/png`` a job that is done within ``wait`` answers with its first image."""
-        job = await desk.accept(body.model_dump(exclude_none=True))  # type: ignore[attr-defined]
-        await desk.wait(job, wait)
+        job = await service.accept(body.model_dump(exclude_none=True))  # type: ignore[attr-defined]
+        await service.wait(job, wait)
         if job.state == "done" and "image/png" in request.headers.get("accept", ""):
             return FileResponse(job.image(0), media_type="image/png", headers={"x-job": job.id})
-        return JSONResponse(desk.describe(job), 200 if job.over else 202)
+        return JSONResponse(service.describe(job), 200 if job.over else 202)
 
     @api.get("/v1/images/{id}", summary="State of a job")
     async def state(id: str, wait: float = 0) -> dict[str, Any]:
         """``state`` is waiting, drawing, done, failed or cancelled."""
-        job = desk.find(id)
-        await desk.wait(job, wait)
-        return desk.describe(job)
+        job = service.find(id)
+        await service.wait(job, wait)
+        return service.describe(job)
 
     @api.get("/v1/images/{id}/{number}.png", summary="An image that was drawn", response_class=FileResponse)
     async def image(id: str, number: int) -> Response:
         """A PNG with its settings inside. ``number`` begins at 0."""
-        job = desk.find(id)
+        job = service.find(id)
         if not 0 <= number < job.drawn:
             raise HTTPException(404, f"The job is {job.state} and has {job.drawn} images.")
         return FileResponse(job.image(number), media_type="image/png")
@@ -56,9 +56,9 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
     @api.delete("/v1/images/{id}", summary="Cancel a job")
     async def cancel(id: str) -> dict[str, Any]:
         """A job that is being drawn ends after its present step."""
-        job = desk.find(id)
+        job = service.find(id)
         await to_thread.run_sync(jobs.cancel, job)
-        return desk.describe(job)
+        return service.describe(job)
 
     @api.get("/v1/health", summary="Whether the server works, and how many jobs it has")
     async def health() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
     async def docs() -> HTMLResponse:
         return HTMLResponse(_docs(api.openapi()))
 
-    a1111.add_routes(api, desk)
+    a1111.add_routes(api, service)
     return api
 
 

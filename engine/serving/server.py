@@ -13,17 +13,15 @@ import uvicorn
 
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
+from engine.serving import PORT, WAITING
 from engine.serving.api import build_api
-from engine.serving.gate import Gate
+from engine.serving.guard import ApiGuard
 from engine.serving.jobs import Jobs
 from engine.serving.served_net import ServedNet
 from engine.serving.worker import UseModels, Worker
 from engine.workspace.paths import Workspace
 
 HOST = "127.0.0.1"
-PORT = 7870
-WAITING = 16
-"""Requests that may wait."""
 START_SECONDS = 15.0
 SHORTEST_TOKEN = 16
 
@@ -55,7 +53,7 @@ class ApiServer:
         self.served = served
         self.jobs = Jobs(workspace.serving / str(self.port), waiting)
         self._worker = Worker(self.jobs, served, use_models)
-        app = Gate(build_api(self.jobs, served), token, names)
+        app = ApiGuard(build_api(self.jobs, served), token, names)
         # Without an access log: it would fill with the addresses of clients that ask for the state each second.
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
         self._server = uvicorn.Server(config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 from engine.inference.image_info import request_settings, save_png
-from engine.jobs.control import Cancelled, CancelToken
+from engine.jobs.control import AnyOf, Cancelled, CancelToken
 from engine.jobs.faults import describe_crash
 from engine.serving.bodies import try_requests
 from engine.serving.jobs import Job, Jobs
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from engine.inference.session import TrySession
 
 POLL_SECONDS = 0.5
+STOP_SECONDS = 30.0
+"""Loading a base cannot be interrupted: nobody waits longer for it, and it leaves nothing."""
 Draw = Callable[["TrySession", CancelToken], None]
-UseModels = Callable[[Draw, Job], None]
-"""``use_models(draw, job)`` calls ``draw(session, token)`` with a session, now or once one is free. It raises
-Cancelled if the job is cancelled while it waits."""
+UseModels = Callable[[Draw, CancelToken], None]
+"""``use_models(draw, token)`` calls ``draw(session, token)`` with a session, now or once one is free. It raises
+Cancelled if the token is cancelled while it waits."""
 
 
 class Worker:
@@ -38,9 +40,14 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the job that is being drawn, which goes on with the next start if it takes too long."""
+        """End between two steps. The job that is being drawn gets no result, so the next start draws it."""
         self._stopping.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=STOP_SECONDS)
+
+    def raise_if_cancelled(self) -> None:
+        """The worker is a token for what it draws: cancelled when it is to end."""
+        if self._stopping.is_set():
+            raise Cancelled
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -55,7 +62,7 @@ class Worker:
         def draw(session: TrySession, token: CancelToken) -> None:
             nonlocal warnings
             requests = try_requests(self._served, job.request, job.files())
-            images = session.generate(requests, token, progress, self._served.categorical)
+            images = session.generate(requests, AnyOf(self, token), progress, self._served.categorical)
             warnings = session.warnings
             for number, (request, image) in enumerate(zip(requests, images, strict=True)):
                 about = {"run": self._served.name, "net": self._net, "width": image.width, "height": image.height}
@@ -72,9 +79,10 @@ class Worker:
                     "The request was for the net that this server had before it was started again.",
                     "Send it again.",
                 )
-            self._use_models(draw, job)
+            self._use_models(draw, AnyOf(self, job))
         except Cancelled:
-            self._jobs.end(job, "cancelled")
+            if job.cancelled:
+                self._jobs.end(job, "cancelled")
         except UserError as error:
             self._jobs.end(job, "failed", error=_words(error.what, error.why, error.try_this))
         except BaseException as error:  # whatever it is, the next job is drawn

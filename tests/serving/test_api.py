@@ -24,8 +24,9 @@ from engine.errors import UserError
 from engine.inference.image_info import read_settings
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
+from engine.jobs.control import CancelToken
 from engine.serving import jobs as jobs_module
-from engine.serving.jobs import Job, Jobs
+from engine.serving.jobs import Jobs
 from engine.serving.served_net import ServedNet, serve_file
 from engine.serving.server import ApiServer, read_token
 from engine.serving.worker import Draw, Worker
@@ -66,10 +67,10 @@ def serving(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, loud_cont
     session, go_on = TrySession(workspace, device="cpu"), threading.Event()
     go_on.set()
 
-    def use_models(draw: Draw, job: Job) -> None:
+    def use_models(draw: Draw, token: CancelToken) -> None:
         while not go_on.wait(0.02):
-            job.raise_if_cancelled()
-        draw(session, job)
+            token.raise_if_cancelled()
+        draw(session, token)
 
     defaults = {"width": 64, "height": 64, "steps": 2}
     served = ServedNet("ring", loud_controlnet, str(tiny_base), make_map=invert, defaults=defaults)
@@ -378,6 +379,23 @@ def test_a_request_for_another_net_is_not_drawn_after_a_restart(tmp_path: Path, 
     assert job is not None
     worker.do(job)
     assert job.state == "failed" and job.error is not None and "started again" in job.error["why"]
+
+
+def test_a_server_that_stops_ends_between_two_steps_and_draws_the_job_after_its_next_start(
+    serving: Serving, tmp_path: Path, edges: Image.Image
+) -> None:
+    jobs, served = Jobs(tmp_path, 4), serving.server.served
+    request = {"seed": 1, "steps": 1000, "served": served.identity}
+    job = jobs.add(request, {"map": base64.b64decode(in_base64(edges))})
+    worker = Worker(jobs, served, lambda draw, token: draw(serving.session, token))
+    worker.start()
+    while not job.done:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - begun < 10 and not job.over
+    waiting = Jobs(tmp_path, 4).next(0)
+    assert waiting is not None and waiting.id == job.id
 
 
 def test_a_full_disk_fails_the_request_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,69 +13,31 @@ from safetensors import safe_open
 
 from engine.bases.merging import ready_base
 from engine.config import parse
-from engine.data.dataset import Dataset
-from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.export.out import export
 from engine.families.registry import detect
 from engine.families.silent import SilentControlNet
-from engine.jobs.control import Control
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
 from engine.runs.run import Run, read_preview
-from engine.training.job import build_trainer
-from engine.training.new_run import create_run, missing
+from engine.training.new_run import missing
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
 from tests.short_runs import train
+from tests.teaching_runs import add_images, outputs, trained_denoiser
+from tests.teaching_runs import run_of as run_that_teaches
 
 
 @pytest.fixture
 def images_only(workspace: Workspace, tmp_path: Path) -> Workspace:
     """A workspace with the dataset "images": images and captions, no condition maps."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(4):
-        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"noise {number}", encoding="utf-8")
-    Dataset.create(workspace, "images", scan_folder(folder))
+    add_images(workspace, tmp_path / "images")
     return workspace
 
 
 def run_of(workspace: Workspace, base: Path, **sections: Any) -> Run:
-    settings: dict[str, Any] = {
-        "tuning": {"what": "lora", "rank": 4},
-        "model": {"base": str(base)},
-        "data": {"dataset": "images", "resolution": 64, "held_out": 1},
-        "optim": {"learning_rate": 1e-2},
-        "train": {"steps": 4, "batch_size": 2, "precision": "fp32", "checkpoint_every": 100},
-        "validation": {"every": 0, "check_every": 2},
-    }
-    for section, values in sections.items():
-        settings[section] = settings[section] | values
-    return create_run(workspace, parse(settings), {})
-
-
-def trained_denoiser(workspace: Workspace, run: Run) -> torch.nn.Module:
-    """The denoiser of a run as it computes now."""
-    trainer = build_trainer(workspace, run, Control().token, lambda event: None)
-    try:
-        return trainer.state.denoiser.eval()
-    finally:
-        trainer.close()
-
-
-@torch.no_grad()
-def outputs(base: Path, denoiser: torch.nn.Module, net: Any = None) -> torch.Tensor:
-    """A prediction for noise, through the family's own call."""
-    family = detect(str(base))
-    generator = torch.Generator().manual_seed(0)
-    noisy = torch.randn((1, 4, 8, 8), generator=generator)
-    encoder, tokenizer = family.load_text_encoder(str(base), torch.float32), family.load_tokenizer(str(base))
-    encoded = family.encode_text(tokenizer, encoder, ["noise"])
-    text = family.conditioning(encoded, torch.tensor([[64, 64, 0, 0, 64, 64]]), torch.float32, None)
-    control = None if net is None else torch.zeros((1, 3, 64, 64))
-    return family.predict(denoiser, net, noisy, torch.tensor([500]), text, control)
+    tuning = {"what": "lora", "rank": 4} | sections.pop("tuning", {})
+    optim = {"learning_rate": 1e-2} | sections.pop("optim", {})
+    return run_that_teaches(workspace, base, tuning=tuning, optim=optim, **sections)
 
 
 @pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])

@@ -9,13 +9,12 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.machine.units import counted
+from engine.serving import PORT
 from ui.page.api_server import WindowApi
 from ui.page.choices import NEWEST, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
-
-PORT = 7870
 
 
 def build(context: AppContext, live: Live, run: Any, checkpoint: Any) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.jobs.control import CancelToken, Token
+from engine.jobs.control import AnyOf, CancelToken, Token
 from engine.jobs.runner import Busy, Emit, JobRunner
 from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
@@ -15,7 +15,6 @@ from ui.page.model_jobs import Draw, ModelJobs
 
 if TYPE_CHECKING:
     from engine.inference.session import TrySession
-    from engine.serving.jobs import Job
     from engine.serving.served_net import ServedNet
     from engine.serving.server import ApiServer
 
@@ -65,13 +64,13 @@ class WindowApi:
             return ()
         return self.server.url, self.server.served, tuple(self.server.jobs.counts().items())
 
-    def _use_models(self, draw: Draw, job: Job) -> None:
+    def _use_models(self, draw: Draw, token: CancelToken) -> None:
         over = threading.Event()
         raised: list[BaseException] = []
 
         def work(_token: Token, _emit: Emit, use_models: Callable[[Draw], None]) -> Outcome:
             def draw_it(session: TrySession, other: CancelToken) -> None:
-                draw(session, _Both(job, other))
+                draw(session, AnyOf(token, other))
 
             try:
                 use_models(draw_it)
@@ -82,7 +81,7 @@ class WindowApi:
             return "completed"
 
         while True:
-            job.raise_if_cancelled()
+            token.raise_if_cancelled()
             try:
                 self._jobs.start_quietly(JobKind.SERVE, TITLE, work)
                 break
@@ -91,14 +90,3 @@ class WindowApi:
         over.wait()
         if raised:
             raise raised[0]
-
-
-class _Both:
-    """Cancelled if either of two tokens is."""
-
-    def __init__(self, *tokens: CancelToken) -> None:
-        self._tokens = tokens
-
-    def raise_if_cancelled(self) -> None:
-        for token in self._tokens:
-            token.raise_if_cancelled()

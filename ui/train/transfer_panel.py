@@ -56,7 +56,8 @@ def build_transfer(context: AppContext, live: Live) -> None:
     def measure(ingredients: str) -> None:
         name = context.view().shown_run
         chosen = pick_checkpoint(context, name, NEWEST)
-        context.free_models()
+        if not context.must_queue:  # else the models are another job's, and this one is refused
+            context.free_models()
         context.start_job(KIND, f"Drawing {name} on a LoRA", transfer_job(context, name, chosen, ingredients))
 
     live.on(start.click, measure, [files])

@@ -20,7 +20,7 @@ MAX_SEED = 2**31 - 1
 """Of seeds that are drawn here: every client can hold them."""
 
 
-class Desk:
+class JobService:
     """Accepts requests, waits for their jobs, and tells their state."""
 
     def __init__(self, jobs: Jobs, served: ServedNet) -> None:

@@ -19,7 +19,7 @@ OPEN = ("/docs", "/openapi.json")
 TOKEN_NAMES = frozenset({"token", "access_token", "api_key", "apikey", "key"})
 
 
-class Gate:
+class ApiGuard:
     """ASGI middleware around the API.
 
     Args:
