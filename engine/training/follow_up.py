@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def exported_for_controlnet(workspace: Workspace, run: Run, token: CancelToken |
     chosen = chosen_checkpoint(run)
     name = f"{safe_name(run.config.name or run.name)}-step-{chosen.step}"
     for made in exports_in(run.exports):
-        if made.path.stem.startswith(name):
+        if re.match(rf"{re.escape(name)}(?!\d)", made.path.stem):  # step-20 is not that of step 2
             return made.path
     whole = facts_of(run.config).learned.base == "everything"
     base = ready_base(workspace, run.config.model.whole_base, token, progress) if whole else ""

@@ -27,6 +27,8 @@ def test_a_lora_becomes_a_file_in_the_base_of_a_controlnet(images_only: Workspac
     made = exported_for_controlnet(images_only, run, None, quiet)
     written = made.stat().st_mtime_ns
     assert exported_for_controlnet(images_only, run, None, quiet) == made and made.stat().st_mtime_ns == written
+    made.rename(made.with_name(made.name.replace("step-2", "step-20")))
+    assert exported_for_controlnet(images_only, run, None, quiet) == made, "another step's is not taken for it"
     config = parse(unflatten(controlnet_settings(run, made)))
     assert (config.tuning.what, config.data.dataset, config.data.resolution) == ("controlnet", "images", 64)
     assert (config.model.base, config.model.ingredients) == (str(tiny_base), str(made))
