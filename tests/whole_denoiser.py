@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from engine.families.sizes import Learned
 from engine.tuning.build import BUILDERS
-from engine.tuning.facts import CASES, TrainableFacts
+from engine.tuning.facts import CASES
+from engine.tuning.trainable_facts import TrainableFacts
 
 NOT_DRAWN = "Images are drawn with a ControlNet and a control image."
 

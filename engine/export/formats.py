@@ -131,7 +131,7 @@ ADAPTER_FORMATS: tuple[ExportFormat, ...] = (
 )
 """The forms of a file that is added to a base."""
 FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": BASE_FORMATS}
-"""By what an export is (``engine.tuning.facts.Exported``)."""
+"""By what an export is (``engine.tuning.trainable_facts.Exported``)."""
 DEFAULT_RANK = 128
 AS_TRAINED = 0
 """In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""

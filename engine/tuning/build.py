@@ -15,10 +15,11 @@ from engine.families.base import Family
 from engine.nets.initial import initial_controlnet
 from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
-from engine.tuning.facts import TrainableFacts, facts_of, is_over_start
+from engine.tuning.facts import facts_of, is_over_start
 from engine.tuning.learned_text import LearnedText, tokenizer_of
 from engine.tuning.new_word import NewWord
 from engine.tuning.trainable import Placement, Trainable
+from engine.tuning.trainable_facts import TrainableFacts
 from engine.tuning.unlocked import UnlockedDecoder
 from engine.tuning.whole_base import WholeBase
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.family_facts import FamilyFacts
-from engine.families.sizes import Learned, NetSize, Sizes
+from engine.families.sizes import Learned
+from engine.tuning.trainable_facts import AdapterFacts, TrainableFacts
 
 MasterWeights = Literal["whole", "split", "none"]
 """How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
-
-Exported = Literal["control net", "adapter", "base"]
-"""A net beside the base, a small file that is added to it, or the base itself."""
 
 UPDATED_TOGETHER = 2**23
 """With ``optim.in_backward``: an update begins when this many weights have their gradients, whole weights at a time."""
@@ -28,127 +25,6 @@ NOT_MEASURED = "Its images are drawn from prompts, without control images that t
 BASE_NOT_DRAWN = "Export it, then choose the folder or file as base model, in Try it or for a ControlNet run."
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
-
-
-@dataclass(frozen=True)
-class TrainableFacts:
-    """The kind of trainable that a run's settings ask for."""
-
-    kind: str
-    """Its key in ``build.BUILDERS``."""
-    learned: Learned = Learned()
-    """What is trained, for the estimate."""
-    averages_base: bool = False
-    """An EMA covers the trained weights of the base, too."""
-    needs_condition_maps: bool = True
-    """Each training image needs a condition map. The result is judged by the control gain, and its previews show what
-    the control image asked for."""
-    not_sharded: tuple[str, ...] = ()
-    """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
-    one_card: bool = False
-    """It cannot be trained by several processes."""
-    message: str = ""
-    """What the user is told when training starts; empty: nothing."""
-    trains: str = "a ControlNet"
-    """What is trained, as a noun phrase for people; checkpoints say it, too."""
-    not_drawn: str = ""
-    """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
-
-    drawn_by_prompt: bool = False
-    """Its previews are drawn from captions and prompts alone, without control images."""
-    added_to_base: bool = False
-    """Its checkpoints hold a file that is added to the base, so that Try it can draw with them (runs/adapters.py)."""
-
-    @property
-    def exported_as(self) -> Exported:
-        """What an export of it is; it decides the formats."""
-        other: Exported = "base" if self.learned.base == "everything" else "control net"
-        return "adapter" if self.added_to_base else other
-
-    @property
-    def has_previews(self) -> bool:
-        """Images are drawn while it trains."""
-        return self.drawn_by_prompt or not self.not_drawn
-
-    @property
-    def why_not_drawn(self) -> str:
-        """A sentence on what is trained and why no images can be drawn with it; empty if they can."""
-        return f"It trains {self.trains}. {self.not_drawn}" if self.not_drawn else ""
-
-    @property
-    def rank(self) -> int:
-        """Rank of the low-rank factors; 0: whole weights are trained."""
-        return self.learned.rank
-
-    @property
-    def base_is_frozen(self) -> bool:
-        """None of the base's own weights is trained, so that it may be quantized."""
-        return self.learned.base in ("nothing", "factors")
-
-    # What memory and disk it takes. A trainable of which ``Learned`` does not tell it derives a class of its own.
-
-    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        """Sizes of the trained nets beside the base. Each takes master weights, gradients and an optimizer's state."""
-        return (sizes.controlnet,) if self.learned.control else ()
-
-    def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        """Sizes of the trained parts of the base, which take the same."""
-        parts = {"nothing": (), "factors": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
-        return parts[self.learned.base]
-
-    def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
-        """Number of fp32 values of the net that is built in RAM before it moves to the device.
-
-        Args:
-            from_file: it starts from another net. A new Control-LoRA is never in RAM as a whole net.
-        """
-        if not self.learned.control:
-            return sizes.denoiser.weights
-        return sizes.controlnet.trained if self.rank and not from_file else sizes.controlnet.weights
-
-    def bytes_when_loaded(self, bytes_each: int) -> int:
-        """Bytes of each weight of the base as it is loaded: fp32 where master weights begin as its copy.
-
-        Args:
-            bytes_each: in the run's precision.
-        """
-        return bytes_each if self.base_is_frozen else 4
-
-    def averaged_weights(self, sizes: Sizes) -> int:
-        """Number of values in a checkpoint's averaged files. Low-rank weights are saved merged, too."""
-        net = sizes.controlnet
-        control = net.weights + net.tables + (net.trained if self.rank else 0)
-        return control + (self._of_base(sizes) if self.averages_base else 0)
-
-    def saved_weights(self, sizes: Sizes) -> int:
-        """Number of values in a checkpoint's files, without the averaged ones."""
-        return self.averaged_weights(sizes) + (0 if self.averages_base else self._of_base(sizes))
-
-    def _of_base(self, sizes: Sizes) -> int:
-        return sum(part.trained for part in self.trained_of_base(sizes))
-
-    def checkpointed(self, scope: str) -> tuple[bool, bool]:
-        """Whether gradient checkpointing covers the control net, and the denoiser.
-
-        Args:
-            scope: as ``Trainable.use_gradient_checkpointing`` takes it.
-        """
-        control = scope != "none" and self.learned.control
-        return control, scope == "both" or (scope != "none" and not self.learned.control)
-
-
-class AdapterFacts(TrainableFacts):
-    """A net of low-rank factors, or of a word's vectors, which the family's counting returns in the place of a control
-    net."""
-
-    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        return (sizes.controlnet,)
-
-    def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
-        return sizes.controlnet.weights
-
-    def averaged_weights(self, sizes: Sizes) -> int:
-        return sizes.controlnet.weights
 
 
 def lora(config: RunConfig) -> TrainableFacts | None:

@@ -13,8 +13,9 @@ from engine.families.registry import detect
 from engine.families.sizes import Sizes
 from engine.training.setup import build_nets
 from engine.tuning.build import BUILDERS
-from engine.tuning.facts import CASES, TrainableFacts, facts_of
+from engine.tuning.facts import CASES, facts_of
 from engine.tuning.trainable import Placement, Trainable
+from engine.tuning.trainable_facts import TrainableFacts
 
 CPU = torch.device("cpu")
 HEADERS = 64 * 1024
