@@ -58,10 +58,14 @@ def _bound(field: Any, *names: str) -> float | None:
     return None
 
 
-def widget(field: Any, value: Any, elem_id: str) -> Any:
-    """Build the component of one field. The config checks the bounds, so that all problems are reported together."""
+def widget(field: Any, value: Any, elem_id: str, of_draft: bool = True) -> Any:
+    """Build the component of one field. The config checks the bounds, so that all problems are reported together.
+
+    Args:
+        of_draft: style.css hides it where it has no meaning for the run of the form (``setting(only=...)``).
+    """
     about = describe(field)
-    classes = [f"only-{kind}" for kind in (field.json_schema_extra or {}).get("only", ())]
+    classes = [f"only-{kind}" for kind in marks(field)] if of_draft else []
     common = {"label": about.label, "info": about.hint, "elem_id": elem_id, "interactive": True}
     common["elem_classes"] = classes
     if about.kind == "choice":
@@ -73,6 +77,11 @@ def widget(field: Any, value: Any, elem_id: str) -> Any:
     if about.kind == "slider":
         return gr.Slider(about.low, about.high, value=value, step=0.05, **common)
     return gr.Number(value=value, precision=0 if about.kind == "integer" else None, **common)
+
+
+def marks(field: Any) -> tuple[str, ...]:
+    """Return the kinds of run that a field has a meaning for; none: all runs."""
+    return tuple((field.json_schema_extra or {}).get("only", ()))
 
 
 def section_widgets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,13 +11,15 @@ from engine import config
 from engine.config import SECTIONS
 from engine.config.presets import flatten, unflatten
 from engine.errors import UserError
+from engine.families.files import configs_of
 from engine.runs.run import Run
 from ui.page.context import AppContext
-from ui.page.form import parse_value, widget
+from ui.page.form import marks, parse_value, widget
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.states import TrainTabState
 from ui.page.view import Draft, View
+from ui.train.settings_panel import not_applicable
 
 HELP = (
     "Changes apply from the next step, which the charts mark. The optimizer's state is kept unless you choose "
@@ -40,12 +42,13 @@ NEWEST = -1
 def build_resume_form(context: AppContext, live: Live) -> None:
     """Build the folded form. It is visible while the shown run can be resumed."""
     settings: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     with gr.Accordion("Resume with other settings", open=False, visible=False, elem_id="resume-settings") as box:
         gr.HTML(note(HELP))
-        _widgets("course", settings, 200)
+        _widgets("course", settings, columns, 200)
         with gr.Accordion("Less memory, slower steps", open=False, elem_id="resume-memory"):
             gr.HTML(note(MEMORY_HELP))
-            _widgets("memory", settings, 260)
+            _widgets("memory", settings, columns, 260)
         from_step = gr.Dropdown(
             [("the newest", NEWEST)],
             value=NEWEST,
@@ -66,17 +69,26 @@ def build_resume_form(context: AppContext, live: Live) -> None:
 
     live.on(resume.click, go_on, [shown, from_step, *settings.values()])
     live.on(again.click, lambda name: begin_again(context, name), [shown])
-    live.outputs([box, shown, from_step, *settings.values()], _key, lambda view: _render(context, view, settings))
+    outputs = [box, shown, from_step, *columns.values(), *settings.values()]
+    live.outputs(outputs, _key, lambda view: _render(context, view, tuple(columns), tuple(settings)))
 
 
-def _widgets(kind: config.MayChange, settings: dict[str, Any], width: int) -> None:
-    """Build the boxes of the settings that may change as ``kind`` says, and add them to ``settings``."""
+def _widgets(kind: config.MayChange, settings: dict[str, Any], columns: dict[str, Any], width: int) -> None:
+    """Build the boxes of the settings that may change as ``kind`` says.
+
+    Args:
+        settings: they are added here.
+        columns: so are the columns of those that have a meaning for some kinds of run only.
+    """
     default = flatten(config.RunConfig().model_dump())
     with gr.Row(equal_height=False):
         for dotted in (name for name, its in config.changeable().items() if its == kind):
-            with gr.Column(min_width=width):
+            field = config.field_of(dotted)
+            with gr.Column(min_width=width) as column:
                 elem_id = "resume-" + dotted.replace(".", "-")
-                settings[dotted] = widget(config.field_of(dotted), default[dotted], elem_id)
+                settings[dotted] = widget(field, default[dotted], elem_id, of_draft=False)
+            if marks(field):
+                columns[dotted] = column
 
 
 def begin_again(context: AppContext, name: str, other: Mapping[str, Any] | None = None) -> None:
@@ -102,9 +114,13 @@ def _key(view: View) -> Any:
     return view.shown_run, view.train.state in CAN_RESUME, view.history.kept, view.history.changes
 
 
-def _render(context: AppContext, view: View, settings: dict[str, Any]) -> list[Any]:
-    """Render the form with the settings that the run has now."""
-    hidden = [gr.Accordion(visible=False), "", *[gr.skip()] * (1 + len(settings))]
+def _render(context: AppContext, view: View, columns: Sequence[str], settings: Sequence[str]) -> list[Any]:
+    """Render the form with the settings that the run has now.
+
+    Args:
+        columns: the settings that have a column of their own to hide. settings: all of them.
+    """
+    hidden = [gr.Accordion(visible=False), "", *[gr.skip()] * (1 + len(columns) + len(settings))]
     if not view.shown_run or view.train.state not in CAN_RESUME:
         return hidden
     try:
@@ -112,6 +128,7 @@ def _render(context: AppContext, view: View, settings: dict[str, Any]) -> list[A
     except UserError:
         return hidden  # a damaged run; the tab says what is wrong
     values = flatten(run.config.model_dump())
+    without = not_applicable(run.config, configs_of(context.workspace, run.config.model.base).facts)
     steps = [checkpoint.step for checkpoint in reversed(run.checkpoints()) if checkpoint.resumable]
     choices = [(f"the newest (step {steps[0]:,})" if steps else "the newest", NEWEST)]
     choices += [(f"step {step:,}", step) for step in steps[1:]]
@@ -120,5 +137,6 @@ def _render(context: AppContext, view: View, settings: dict[str, Any]) -> list[A
         gr.Accordion(visible=True),
         run.name,
         gr.Dropdown(choices, value=NEWEST),
+        *(gr.Column(visible=not set(marks(config.field_of(one))) & set(without)) for one in columns),
         *(values[dotted] for dotted in settings),
     ]

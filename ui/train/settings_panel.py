@@ -220,12 +220,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= 24 else f"…{text[-23:]}"
 
 
-def not_applicable_html(config_of_draft: config.RunConfig, facts: FamilyFacts) -> str:
-    """Return the names of settings without a meaning for a run (``setting(only=...)``), which style.css hides.
+def not_applicable(run: config.RunConfig, facts: FamilyFacts) -> tuple[str, ...]:
+    """Return the marks (``setting(only=...)``) of settings that have no meaning for a run.
 
     Args:
         facts: of the run's base.
     """
-    hidden = [] if facts.patch > 1 else ["transformers"]
-    hidden += [kind for kind, runs in RUNS.items() if config_of_draft.tuning.what not in runs]
-    return f"<span data-hides='{' '.join(hidden)}'></span>"
+    hidden = () if facts.patch > 1 else ("transformers",)
+    return (*hidden, *(kind for kind, runs in RUNS.items() if run.tuning.what not in runs))
+
+
+def not_applicable_html(run: config.RunConfig, facts: FamilyFacts) -> str:
+    """Return these marks of the form's run for style.css, which hides the settings.
+
+    Args:
+        facts: of the run's base.
+    """
+    return f"<span data-hides='{' '.join(not_applicable(run, facts))}'></span>"

@@ -42,9 +42,18 @@ def shown(context: AppContext, live: Live) -> tuple[bool, str, dict[str, Any]]:
     """Whether the form is visible, of which run, and its values by the id of their box."""
     (outputs,) = live.registered
     view = context.view()
-    visible, name, _, *values = outputs.render(view)
-    ids = [component.elem_id for component in outputs.components[3:]]
-    return bool(visible.visible), name, dict(zip(ids, values, strict=False))
+    visible, name, *values = outputs.render(view)
+    ids = [component.elem_id or "" for component in outputs.components[2:]]
+    boxes = {one: value for one, value in zip(ids, values, strict=True) if one and one != "resume-from-step"}
+    return bool(visible.visible), name, boxes
+
+
+def hidden(context: AppContext, live: Live) -> set[str]:
+    """The ids of the boxes whose columns are hidden."""
+    (outputs,) = live.registered
+    pairs = zip(outputs.components, outputs.render(context.view()), strict=True)
+    columns = [one for one, value in pairs if isinstance(value, gr.Column) and not value.visible]
+    return {str(box.elem_id) for box in outputs.components if box.parent is not None and box.parent.parent in columns}
 
 
 def test_it_holds_what_may_change_as_the_run_has_it_now(ready_workspace: Workspace, run: Run) -> None:
@@ -58,6 +67,20 @@ def test_it_holds_what_may_change_as_the_run_has_it_now(ready_workspace: Workspa
     assert "step 0: learning rate 0.001 → 0.0005, steps 6 → 12" in run_facts(context, context.view())
     context.show_run("")
     assert shown(context, live)[:2] == (False, "")
+
+
+@pytest.mark.parametrize("what", ["controlnet", "lora"])
+def test_a_setting_without_a_meaning_for_the_shown_run_is_hidden(
+    what: str, ready_workspace: Workspace, new_run: RunFactory
+) -> None:
+    context = AppContext(ready_workspace)
+    context.set_draft(context.draft.preset, {"tuning": {"what": "lora"}})
+    context.show_run(new_run(**{"tuning.what": what}).name)
+    live = build(context)
+    preserves = {"resume-tuning-preserve_weight"} if what == "controlnet" else set()
+    assert hidden(context, live) == {"resume-train-modulation_storage"} | preserves, "whatever the form says"
+    boxes = {one.elem_id: one for one in live.registered[0].components}
+    assert "only-preserved" not in boxes["resume-tuning-preserve_weight"].elem_classes
 
 
 def test_what_is_entered_is_what_the_run_goes_on_with(
