@@ -139,6 +139,11 @@ class TuningConfig(Section):
         return "answers" if self.what == "subject" else "none"
 
     @property
+    def caption_word(self) -> str:
+        """The word that each caption gets; empty: captions stay as they are."""
+        return self.word if self.what in ("word", "subject") else ""
+
+    @property
     def class_prompts(self) -> tuple[str, ...]:
         """One prompt for each line that has one."""
         return tuple(dict.fromkeys(line.strip() for line in self.class_prompt.splitlines() if line.strip()))

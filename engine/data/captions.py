@@ -77,9 +77,12 @@ def add(text: str, prefix: str = "", suffix: str = "", separator: str = ", ") ->
 def add_trigger(text: str, trigger: str, separator: str = ", ") -> str:
     """Adds the trigger word in front, unless the caption already contains it as a whole word."""
     trigger = trigger.strip()
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.IGNORECASE):
-        return text
-    return add(text, prefix=trigger, separator=separator)
+    return text if not trigger or has_word(text, trigger) else add(text, prefix=trigger, separator=separator)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether a caption contains a word, as a whole word in upper or lower case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def replace(

@@ -32,6 +32,8 @@ class StartFacts:
     too_small: int = 0
     """Images whose shorter side is below the resolution."""
     without_caption: int = 0
+    without_word: int = 0
+    """Captions without the word that the run gives a meaning to; 0 if it does not."""
     found: Mapping[str, int] = field(default_factory=dict)
     """How often the dataset check made each finding, if it was run since the dataset last changed."""
     checked: bool = True

@@ -23,6 +23,8 @@ from engine.training.image_cautions import (
     lost_lines,
     missing_captions,
     missing_maps,
+    missing_word,
+    nothing_preserved,
     number_of_images,
     small_images,
     unknown_images,
@@ -200,6 +202,7 @@ RULES: tuple[Rule, ...] = (
     unknown_images,
     number_of_images,
     images_to_teach,
+    nothing_preserved,
     small_images,
     missing_maps,
     faulty_maps,
@@ -207,6 +210,7 @@ RULES: tuple[Rule, ...] = (
     dataset_check,
     class_balance,
     missing_captions,
+    missing_word,
     resolution,
     learning_rate,
     batch,
@@ -228,7 +232,9 @@ ABOUT_CONTROL: tuple[Rule, ...] = (
 """They apply to nets that learn to follow control images. Other runs are not judged by them."""
 
 
-WITH_REMEDY = tuple(rule.__name__ for rule in (number_of_images, resolution, learning_rate, batch, too_short, disk))
+WITH_REMEDY = tuple(
+    rule.__name__ for rule in (number_of_images, nothing_preserved, resolution, learning_rate, batch, too_short, disk)
+)
 """Names of the rules that offer other settings."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from engine.config import RunConfig
 from engine.data import balance
@@ -26,6 +27,8 @@ EXPECT = (
 3 million better ones; the published nets had 80,000 to 3 million."""
 FEW_TO_TEACH = 5
 """Training images below which a style or subject is taught from very few."""
+FEW_UNPRESERVED = 30
+"""Training images up to which a subject or a whole base is taught with preservation (Ruiz et al. 2023 use 3 to 5)."""
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
 SAID_ELSEWHERE = frozenset({*FAULTS, LINES_LOST.name, "caption_missing", "too_small", "map_missing"})
@@ -138,6 +141,37 @@ def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
         "So few are soon learned by heart, with their backgrounds and poses.",
         "Add images, or hold out fewer.",
         look="dataset",
+    )
+
+
+def nothing_preserved(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """A subject or a whole base is taught from up to ``FEW_UNPRESERVED`` images, and nothing is preserved."""
+    tuning, trained = config.tuning, max(0, facts.images - config.data.held_out)
+    whole = facts_of(config).learned.base == "everything"
+    if not 0 < trained <= FEW_UNPRESERVED or tuning.preserved_by != "none" or not (whole or tuning.what == "subject"):
+        return None
+    by: Literal["answers", "pictures"] = "pictures" if whole else "answers"
+    can = bool(tuning.class_prompts) or not whole
+    return Caution(
+        "yellow",
+        f"Nothing is preserved, with {counted(trained, 'image')} to train on.",
+        "From so few images the base forgets other things of the same kind: all mugs become your mug.",
+        f"Preserve what the base knows by {by}{'' if can else ', and enter class prompts'}.",
+        Remedy(f"Preserve by {by}", {"tuning.preserve": by}) if can else None,
+    )
+
+
+def missing_word(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """Captions lack the word that the run gives a meaning to; it is put in front of them."""
+    if not facts.without_word:
+        return None
+    word, count = config.tuning.caption_word, facts.without_word
+    return Caution(
+        "note",
+        f"{count:,} of {counted(facts.listed, 'caption')} {plural(count, 'lacks', 'lack')} the word {word}.",
+        f"It is put in front of them for training: {word}, a photo on a table.",
+        "To have it elsewhere in the sentence, write it into the captions.",
+        look="captions",
     )
 
 
@@ -254,7 +288,10 @@ def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:
     """More than ``CAPTIONLESS_SHARE`` of the images have no caption."""
     if facts.without_caption <= CAPTIONLESS_SHARE * facts.listed:
         return None
+    word = config.tuning.caption_word
     why, try_this = "The net learns to ignore the prompt.", "Write or generate captions."
+    if word:
+        why = f"Their caption is {word} alone, so grounds and poses become a part of what it means."
     if facts.without_caption == facts.listed:
         return Caution("yellow", "No image has a caption.", why, try_this, look="captions")
     return some_images(facts.without_caption, facts, "has no caption", "have no caption", why, try_this, "captions")

@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.data import balance, control_cache
 from engine.data.balance import ImageClass, classes_of
 from engine.data.cache import TrainingCache, open_or_build
-from engine.data.captions import add_trigger
+from engine.data.captions import add_trigger, has_word
 from engine.data.control_cache import ControlCache
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -81,9 +81,9 @@ def prepare_data(
     Raises:
         UserError: there are too few pairs, or a file cannot be read. Cancelled: by the user.
     """
-    split, tuning = split_of(dataset, config.data.held_out, held_out), config.tuning
-    if tuning.what == "word" or (tuning.what == "subject" and tuning.word):
-        split = _with_word(split, tuning.word, emit)
+    split = split_of(dataset, config.data.held_out, held_out)
+    if word := config.tuning.caption_word:
+        split = _with_word(split, word, emit)
     samples = [*split.train, *split.held_out]
     if not split.train:
         raise UserError(
@@ -164,7 +164,7 @@ def _with_word(split: Split, word: str, emit: Emit) -> Split:
         for samples in (split.train, split.held_out)
     )
     captions = [sample.caption for sample in (*split.train, *split.held_out)]
-    if lacking := sum(add_trigger(caption, word) != caption for caption in captions):
+    if lacking := sum(not has_word(caption, word) for caption in captions):
         of = counted(len(captions), "caption")
         emit(Message(f"{lacking:,} of {of} {plural(lacking, 'lacks', 'lack')} the word {word}; it is put in front."))
     return replace(split, train=train, held_out=held_out)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from engine.config import RunConfig
 from engine.config.presets import resolve
 from engine.data.balance import ImageClass, classes_of
+from engine.data.captions import has_word
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.data.doctor.lost_lines import LINES_LOST
@@ -44,6 +45,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         images=dataset.count(ready=facts_of(config).needs_condition_maps),
         too_small=dataset.count_smaller(config.data.resolution),
         without_caption=dataset.captions.count(dataset.index.path, "empty"),
+        without_word=_without_word(dataset, config.tuning.caption_word),
         found=found or {},
         checked=found is not None,
         own_shapes=is_of_demo_shapes(workspace, dataset.source),
@@ -74,6 +76,10 @@ def _found(dataset: Dataset) -> Mapping[str, int] | None:
         return store.counts() if current else None
     except sqlite3.Error:  # only a cache: the next check writes it again, and reports if it cannot
         return None
+
+
+def _without_word(dataset: Dataset, word: str) -> int:
+    return sum(not has_word(sample.caption, word) for sample in dataset.samples(ready=False)) if word else 0
 
 
 def _classes(dataset: Dataset, config: RunConfig) -> tuple[ImageClass, ...]:

@@ -18,7 +18,7 @@ from tests.browser.studio import open_tab, studio
 from tests.browser.test_dataset_journey import make_maps
 
 pytestmark = [*IN_A_BROWSER, pytest.mark.long]
-IMAGES, LORA_STEPS, NET_STEPS = 16, 20, 6
+IMAGES, LORA_STEPS, NET_STEPS = 16, 20, 40
 
 
 def train(page: Any, steps: int) -> None:

@@ -37,6 +37,8 @@ GOOD = {"listed": 30_000, "images": 30_000, "parameters": 860_000_000, "base_sid
 """Facts of a run that needs no caution."""
 DEMO = {"on_demo_base": True, "parameters": 2_500_000, "base_side": 128, "demo_rate": 3e-3}
 
+UNPRESERVED = {"tuning__preserve": "none", "data__held_out": 4}
+
 
 def config(**settings: Any) -> RunConfig:
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
@@ -77,6 +79,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("images_to_teach", {"images": 20}, {}, ""),
     ("images_to_teach", {"images": 20}, {"tuning__what": "lora", "data__held_out": 15}, "note"),
     ("images_to_teach", {"images": 20}, {"tuning__what": "base", "data__held_out": 16}, "yellow"),
+    ("nothing_preserved", {"images": 30}, {"tuning__what": "subject"}, ""),
+    ("nothing_preserved", {"images": 34}, {**UNPRESERVED, "tuning__what": "subject"}, "yellow"),
+    ("nothing_preserved", {"images": 35}, {**UNPRESERVED, "tuning__what": "subject"}, ""),
+    ("nothing_preserved", {"images": 20}, {**UNPRESERVED, "tuning__what": "lora"}, ""),
+    ("nothing_preserved", {"images": 20}, {**UNPRESERVED, "tuning__what": "base"}, "yellow"),
+    ("nothing_preserved", {"images": 20}, {"tuning__what": "base", "tuning__class_prompt": "a mug"}, "yellow"),
     ("small_images", {"too_small": 2_999}, {}, ""),
     ("small_images", {"too_small": 3_000}, {}, "yellow"),
     ("missing_maps", {"images": 28_501}, {}, ""),
@@ -98,6 +106,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("missing_captions", {"without_caption": 15_000}, {}, ""),
     ("missing_captions", {"without_caption": 15_001}, {}, "yellow"),
     ("missing_captions", {"without_caption": 30_000}, {}, "yellow"),
+    ("missing_word", {"without_word": 1}, {"tuning__what": "word", "tuning__word": "my-mug"}, "note"),
+    ("missing_word", {"without_word": 0}, {"tuning__what": "word", "tuning__word": "my-mug"}, ""),
     ("resolution", {}, {"data__resolution": 512}, ""),
     ("resolution", {}, {"data__resolution": 576}, "yellow"),
     ("resolution", {"base_side": 0}, {"data__resolution": 576}, ""),
@@ -168,12 +178,12 @@ def test_red_ones_come_first_and_a_usual_run_has_notes_only() -> None:
 @pytest.mark.parametrize("what", [CONTROLNET, *OTHER_KINDS])
 @pytest.mark.parametrize("family", FACTS, ids=lambda facts: facts.name)
 def test_no_preset_is_cautioned_against(family: Any, what: str) -> None:
-    """Settings that we ship must not be called unusual; nor 20 images for other things than ControlNets."""
+    """Settings that we ship must not be called unusual; nor 20 images for a LoRA, a subject or a word."""
     for preset in all_presets():
         asked = {"model": {"base": "owner/base"}, "tuning": {"what": what}}
         settings = resolve(*preset.layers(family.name, what), ("test", asked))[0]
         own = {"base_side": settings.data.resolution, "parameters": family.parameters}
-        few = {} if what == CONTROLNET else {"images": 20, "listed": 20}
+        few = {} if what in (CONTROLNET, "base") else {"images": 20, "listed": 20}
         facts = StartFacts(**GOOD | own | few)
         assert {one.level for one in cautions(settings, facts)} == {"note"}, preset.name
 
@@ -237,6 +247,8 @@ def test_the_facts_of_own_images(workspace: Workspace, photographs: Dataset, tin
     assert (facts.listed, facts.images, facts.too_small, facts.without_caption) == (4, 4, 1, 2)
     assert (facts.base_side, facts.toy, facts.on_demo_base, facts.own_shapes) == (64, True, False, False)
     assert facts.disk_needed > 0 and facts.disk_free > 0 and facts.seconds_per_image > 0 and not facts.measured
+    word = config(data__dataset="mine", model__base=str(tiny_base), tuning__what="subject", tuning__word="number")
+    assert start_facts(workspace, word, CARD).without_word == 2 and facts.without_word == 0
     assert facts.found == {}, "the dataset was not checked"
     check(photographs, 64, workers=1)
     assert start_facts(workspace, settings, CARD).found["map_blank"] == 4
