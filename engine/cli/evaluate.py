@@ -1,7 +1,8 @@
-"""The command "evaluate": the full evaluation of one checkpoint.
+"""The commands "evaluate", the full evaluation of one checkpoint, and "transfer": does it obey on a LoRA?
 
 python -m engine.cli evaluate RUN
 python -m engine.cli evaluate RUN --checkpoint 500 --pairs 128 --json
+python -m engine.cli transfer RUN style.safetensors:0.8 word.pt
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 from engine.jobs.control import Control
+from engine.workspace.base_reference import parse_ingredients
 from engine.workspace.paths import Workspace
 
 
-def add_command(commands: Any) -> None:
-    """Add "evaluate" to the command line's parsers."""
+def add_commands(commands: Any) -> None:
+    """Add the commands to the command line's parsers."""
     evaluate = commands.add_parser(
         "evaluate",
         help="check whether a checkpoint follows its control images and whether it is damaged; takes minutes",
@@ -28,6 +32,16 @@ def add_command(commands: Any) -> None:
     evaluate.add_argument("--clip", default=None, metavar="FOLDER_OR_ID", help="CLIP model; default: the run's setting")
     evaluate.add_argument("--download", action="store_true", help="download the CLIP model if it is missing")
     evaluate.add_argument("--json", action="store_true", help="print only the report, as JSON")
+    transfer = commands.add_parser(
+        "transfer", help="draw held-out pairs on the run's base and on it with LoRA files, and compare the adherence"
+    )
+    transfer.add_argument("run", help="the run's folder name")
+    transfer.add_argument(
+        "files",
+        nargs="+",
+        help="LoRA and embedding files; a weight other than 1 after a colon: style.safetensors:0.8",
+    )
+    transfer.add_argument("--checkpoint", type=int, metavar="N", help="step of the checkpoint; default: the newest")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -60,6 +74,40 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     return 0
 
 
+def transfer(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Draw the pairs on both bases, and print the result. Returns the exit status 0."""
+    from engine.cli.output import EventPrinter
+    from engine.conditions import places
+    from engine.evaluation.transfer_job import measure_transfer
+    from engine.evaluation.transfer_report import transfer_folder, transfer_text
+    from engine.runs.choice import choose_checkpoint
+    from engine.runs.run import Run
+
+    places.use(workspace)
+    console, found = EventPrinter(), Run(workspace.run_folder(options.run))
+    checkpoint, notices = choose_checkpoint(found, options.checkpoint)
+    for sentence in notices:
+        console.say(sentence)
+    result = measure_transfer(workspace, found, checkpoint, files_of(options), control.token, console.progress)
+    console.say(f"Step {checkpoint.step:,}: {transfer_text(result)}")
+    console.say(f"Images: {transfer_folder(found.folder, checkpoint.step)}")
+    return 0
+
+
+def files_of(options: argparse.Namespace) -> str:
+    """The files of "transfer", one a line. A file of the current folder gets its whole path, for the queue.
+
+    Raises:
+        UserError: a weight is not a number within bounds.
+    """
+    try:
+        listed = parse_ingredients("\n".join(options.files))
+    except ValueError as error:
+        raise UserError("The files were not read.", f"In the list, {error}.", "Correct the list.") from error
+    paths = [(one, Path(one.file).expanduser()) for one in listed]
+    return "\n".join(str(replace(one, file=str(path.absolute())) if path.exists() else one) for one, path in paths)
+
+
 def choose(run: Any, step: int | None) -> Any:
     """The checkpoint of a step, or the best one by the verdict for None.
 
@@ -82,3 +130,6 @@ def choose(run: Any, step: int | None) -> Any:
         f"Complete checkpoints on disk: {known}.",
         "Choose one of these, or train until the next one is saved.",
     )
+
+
+COMMANDS = {"evaluate": run, "transfer": transfer}

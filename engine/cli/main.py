@@ -13,6 +13,8 @@ python -m engine.cli resume RUN --set optim.learning_rate=5e-6 --set train.steps
 python -m engine.cli train --from-run RUN --set data.resolution=768      (a new run with its settings)
 python -m engine.cli sample RUN --control map.png --prompt "red circle with blue background"
 python -m engine.cli evaluate RUN --checkpoint 500     (does it follow its control images, is it damaged?)
+python -m engine.cli transfer RUN style.safetensors    (does it obey on this LoRA?)
+python -m engine.cli train --on RUN        (a ControlNet on what this run has taught its base)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
@@ -120,7 +122,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     sample.add_command(commands)
     serve.add_command(commands)
     compare.add_commands(commands)
-    evaluate.add_command(commands)
+    evaluate.add_commands(commands)
     export.add_commands(commands)
     queue.add_command(commands)
     commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
@@ -281,7 +283,7 @@ COMMANDS = {
     "serve": serve.run,
     "doctor": _doctor,
     **compare.COMMANDS,
-    "evaluate": evaluate.run,
+    **evaluate.COMMANDS,
     **export.COMMANDS,
     "queue": queue.run,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from engine.cli import add_images, compare, train
+from engine.cli import add_images, compare, evaluate, train
 from engine.cli.options import parse_settings
 from engine.config import describe
 from engine.config.presets import flatten
@@ -17,6 +17,10 @@ from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from engine.queue.job import QueuedJob
+
+
+EXPORTED = ("base", "format", "precision", "name", "overwrite")
+"""Options of "bases export" that its job has, too."""
 
 
 def job_from(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
@@ -68,7 +72,11 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 def _bases(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.bases.listed import hub_id, listed_bases
     from engine.queue.download_jobs import GetBase
+    from engine.queue.taught_jobs import ExportBase
 
+    if options.action == "export":
+        out = str(options.out.absolute()) if options.out else ""
+        return ExportBase(folder=out, **{name: getattr(options, name) for name in EXPORTED})
     _only(options, "get")
     return GetBase(base=hub_id(options.name, listed_bases()))  # an unknown name is reported now
 
@@ -122,6 +130,7 @@ def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 def _trial(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.net_jobs import Trial
 
+    _refuse(options, "on")
     return Trial(config=train.settings_of(options, workspace)[0].model_dump(mode="json"))
 
 
@@ -129,6 +138,10 @@ def _train(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.run_jobs import Train
 
     _refuse(options, "write", "dry_run", "processes")
+    if options.on:
+        from engine.queue.taught_jobs import TrainOn
+
+        return TrainOn(on=options.on, preset=train.preset_of(options), own=train.own_settings(options))
     config, origins = train.settings_of(options, workspace)
     return Train(config=config.model_dump(mode="json"), origins=origins)
 
@@ -146,6 +159,14 @@ def _evaluate(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     _refuse(options, "clip", "download", "json")
     checkpoint: CheckpointChoice = "best" if options.checkpoint is None else options.checkpoint
     return Evaluate(run=options.run, checkpoint=checkpoint, pairs=min(512, max(2, options.pairs)))
+
+
+def _transfer(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
+    from engine.queue.run_jobs import CheckpointChoice
+    from engine.queue.taught_jobs import MeasureTransfer
+
+    checkpoint: CheckpointChoice = "newest" if options.checkpoint is None else options.checkpoint
+    return MeasureTransfer(run=options.run, files=evaluate.files_of(options), checkpoint=checkpoint)
 
 
 def _grid(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
@@ -230,6 +251,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Workspace], QueuedJob]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "transfer": _transfer,
     "grid": _grid,
     "export": _export,
     "merge": _merge,

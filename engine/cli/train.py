@@ -8,11 +8,12 @@ from typing import Any
 from engine.cli import processes
 from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
 from engine.config import SECTIONS, RunConfig
-from engine.config.presets import CONTROLNET, flatten
+from engine.config.presets import CONTROLNET, flatten, unflatten
 from engine.config.toml import join_words
 from engine.disk.typed_path import path_of
 from engine.distributed import group
-from engine.jobs.control import Control
+from engine.errors import UserError
+from engine.jobs.control import CancelToken, Control
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -58,6 +59,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="start a new run with the current settings of this one; change some with --set",
     )
+    parser.add_argument(
+        "--on",
+        metavar="RUN",
+        help="train a ControlNet on what this run has taught its base (a LoRA, a subject, a word, a whole base); its "
+        "best checkpoint is exported first, unless that is done",
+    )
     parser.add_argument("--dataset", help="the dataset's name")
     parser.add_argument("--base", help="the base model, as in the settings")
     add_settings(parser)
@@ -65,7 +72,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Create a run and train it. Returns the exit status."""
-    name = group.current().broadcast(lambda: _create_run(options, workspace))
+    name = group.current().broadcast(lambda: _create_run(options, workspace, control.token))
     return _train_run(name, workspace, control) if name else 0
 
 
@@ -92,17 +99,17 @@ def trial(options: argparse.Namespace, workspace: Workspace, control: Control) -
     from engine.queue.net_jobs import Trial
 
     console = processes.console()
-    job = Trial(config=settings_of(options, workspace)[0].model_dump(mode="json"))
+    job = Trial(config=settings_of(options, workspace, control.token)[0].model_dump(mode="json"))
     console.say(job.do(workspace, "", control.token, console.event).words)
     return 0
 
 
-def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
+def _create_run(options: argparse.Namespace, workspace: Workspace, token: CancelToken) -> str:
     """Create a run with the settings of the options, and return its name. --write, --dry-run: "", none is created."""
     from engine.config.toml import write_run_file
     from engine.training.new_run import create_run, require_startable
 
-    config, origins = settings_of(options, workspace)
+    config, origins = settings_of(options, workspace, token)
     say = processes.console().say
     if options.write:
         write_run_file(options.write, config)
@@ -149,38 +156,83 @@ def _warn_and_advise(config: RunConfig, workspace: Workspace, say_unknown: bool 
             say(line.words)
 
 
-def settings_of(options: argparse.Namespace, workspace: Workspace) -> tuple[RunConfig, dict[str, str]]:
-    """The settings of "train" by its options, and where each value comes from.
+def settings_of(
+    options: argparse.Namespace, workspace: Workspace, token: CancelToken | None = None
+) -> tuple[RunConfig, dict[str, str]]:
+    """The settings of "train" by its options, and where each value comes from. With --on, an export is made if need be.
 
     Raises:
         UserError: a value is out of bounds, or there is no such preset, run or file.
     """
-    from engine.config.presets import all_presets, read_toml, resolve, suggest
+    from engine.config.presets import all_presets, resolve
     from engine.config.user_presets import UserPresets
     from engine.demo.sets import demo_preset
     from engine.families.distilled import usual_settings
     from engine.families.files import family_of
-    from engine.machine import cards
-    from engine.machine.hardware import detect
 
+    if options.on:
+        return _settings_on(options, workspace, token)
     preset = None
-    if options.preset:
-        preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
-    elif not options.from_run:
-        smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
-        preset = suggest(detect().vram_gib if group.current().alone else smallest)
+    if not options.from_run:
+        preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(preset_of(options))
 
     def below(family: str = "", what: str = CONTROLNET) -> list[tuple[str, dict[str, Any]]]:
         """The settings below those of the file and the options."""
         return preset.layers(family, what) if preset is not None else [_settings_now(options.from_run, workspace)]
 
-    layers = [(options.file.name, read_toml(options.file))] if options.file else []
-    from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-    given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
-    layers += [("you", given), ("you", parse_settings(options.set))]
+    layers = _own_layers(options)
     asked = resolve(*below(), *layers)[0]
     base, what = asked.model.base, asked.tuning.what
     return resolve(*usual_settings(workspace, base), *below(family_of(workspace, base), what), *layers)
+
+
+def preset_of(options: argparse.Namespace) -> str:
+    """The name of the preset that "train" starts from: the one asked for, or the one for this machine."""
+    from engine.config.presets import suggest
+    from engine.machine import cards
+    from engine.machine.hardware import detect
+
+    if options.preset:
+        return str(options.preset)
+    smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
+    return suggest(detect().vram_gib if group.current().alone else smallest).name
+
+
+def own_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the file and the options of "train --on", by section.
+
+    Raises:
+        UserError: the file cannot be read, or the options contradict --on.
+    """
+    if options.from_run or options.base:
+        raise UserError(
+            "--on cannot be used with --from-run or --base.",
+            "With --on, the base is the one that the run has taught.",
+            "Leave the other option out.",
+        )
+    return unflatten({name: value for _, layer in _own_layers(options) for name, value in flatten(layer).items()})
+
+
+def _own_layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """The settings of the file and the options, as layers for ``resolve``."""
+    from engine.config.presets import read_toml
+
+    layers = [(options.file.name, read_toml(options.file))] if options.file else []
+    from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+    given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
+    return [*layers, ("you", given), ("you", parse_settings(options.set))]
+
+
+def _settings_on(
+    options: argparse.Namespace, workspace: Workspace, token: CancelToken | None
+) -> tuple[RunConfig, dict[str, str]]:
+    """The settings of "train --on": the run's best checkpoint is exported, unless that is done."""
+    from engine.training.follow_up import controlnet_config, exported_for_controlnet
+
+    own, run, console = own_settings(options), Run(workspace.run_folder(options.on)), processes.console()
+    path = exported_for_controlnet(workspace, run, token, console.progress)
+    console.say(f"On {path}")
+    return controlnet_config(workspace, run, path, preset_of(options), own)
 
 
 def _settings_now(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:

@@ -12,11 +12,13 @@ from engine.queue.entries import Entry
 from engine.queue.job import QueuedJob
 from engine.queue.net_jobs import Average, CompareSizes, ImportNet, MeasureEffect, Trial
 from engine.queue.run_jobs import DrawGrid, Evaluate, Export, Resume, Train
+from engine.queue.taught_jobs import ExportBase, MeasureTransfer, TrainOn
 
 OF_DATA: tuple[type[QueuedJob], ...] = (Read, GetSet, Captions, Check, GetWeights, Maps)
 OF_RUNS: tuple[type[QueuedJob], ...] = (GetBase, Trial, Train, Resume, Evaluate, MeasureEffect, DrawGrid)
-OF_FILES: tuple[type[QueuedJob], ...] = (Export, Average, CompareSizes, ImportNet)
-KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES)}
+OF_FILES: tuple[type[QueuedJob], ...] = (Export, Average, CompareSizes, ImportNet, ExportBase)
+OF_TAUGHT: tuple[type[QueuedJob], ...] = (TrainOn, MeasureTransfer)
+KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES, *OF_TAUGHT)}
 
 
 def job_of(entry: Entry) -> QueuedJob:

@@ -53,7 +53,7 @@ class Train(QueuedJob):
             config = parse(self.config)
             require_startable(workspace, config)
             run = create_run(workspace, config, self.origins, queue_entry=mark)
-        return _train(workspace, run, token, emit)
+        return train_to_the_end(workspace, run, token, emit)
 
     def begun(self, workspace: Workspace, mark: str) -> JobSnapshot | None:
         run = marked_run(workspace, mark)
@@ -87,7 +87,7 @@ class Resume(QueuedJob):
             if not (run.completed and not self.changes and self.from_step is None):
                 run = change_run(run, self.changes, self.from_step)
             set_mark(run, mark)
-        return _train(workspace, run, token, emit)
+        return train_to_the_end(workspace, run, token, emit)
 
     def begun(self, workspace: Workspace, mark: str) -> JobSnapshot | None:
         try:
@@ -234,7 +234,7 @@ def write_export(
     return JobReport("completed", f"{what}: {made.path}. {made.checked}", str(made.path), run=run.name)
 
 
-def _train(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobReport:
+def train_to_the_end(workspace: Workspace, run: Run, token: Token, emit: Emit) -> JobReport:
     """Train a run to its last step. A complete run is not trained again."""
     if not run.completed:
         require_all(workspace, run)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.bases.merging import ready_base
+from engine.config import RunConfig
+from engine.config.presets import CONTROLNET, all_presets, resolve, unflatten
+from engine.config.user_presets import UserPresets
+from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.evaluation.grid import best_step
+from engine.families.distilled import usual_settings
+from engine.families.files import family_of
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -69,3 +76,23 @@ def controlnet_settings(run: Run, exported: Path) -> dict[str, Any]:
         return settings | {"model.base": str(exported)}
     files = [*parse_ingredients(model.ingredients), Ingredient(str(exported), 1.0)]
     return settings | {"model.base": model.base, "model.ingredients": "\n".join(map(str, files))}
+
+
+def controlnet_config(
+    workspace: Workspace, run: Run, exported: Path, preset: str, own: Mapping[str, Any]
+) -> tuple[RunConfig, dict[str, str]]:
+    """All settings of a ControlNet run on what ``run`` has taught its base, and where each value comes from.
+
+    Args:
+        exported: from ``exported_for_controlnet``.
+        preset: name of the one below these settings.
+        own: settings above them, by section.
+
+    Raises:
+        UserError: a value is out of bounds, or there is no such preset.
+    """
+    settings = unflatten(controlnet_settings(run, exported))
+    chosen = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(preset)
+    base = settings["model"]["base"]
+    below = [*usual_settings(workspace, base), *chosen.layers(family_of(workspace, base), CONTROLNET)]
+    return resolve(*below, (f"run {run.name}", settings), ("you", dict(own)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from engine.cli.main import EXIT_PROBLEM, main
 from engine.errors import UserError
+from engine.evaluation import transfer_job
 from engine.evaluation.transfer_job import measure_transfer
-from engine.evaluation.transfer_report import transfer_folder, transfer_text
+from engine.evaluation.transfer_report import JSON, transfer_folder, transfer_text
 from engine.families.registry import detect
+from engine.jobs.control import Control
+from engine.queue.taught_jobs import MeasureTransfer
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 from tests.bases import lora_files
@@ -40,8 +45,22 @@ def test_the_same_pairs_are_drawn_with_and_without_the_files(
     assert row.shape == (64, 192, 3) and not np.array_equal(row[:, 64:128], row[:, 128:])
     text = transfer_text(found)
     assert "with style.safetensors:2" in text or "compare them by eye" in text
-    unchanged = measure_transfer(own_workspace, prepared, checkpoint, f"{lora}:0")
+    job = MeasureTransfer(run=prepared.name, files=f"{lora}:0", checkpoint=20)
+    report = job.do(own_workspace, "", Control().token, lambda event: None)
+    unchanged = json.loads((folder / JSON).read_text(encoding="utf-8"))
     assert unchanged["own"] == unchanged["other"], "weight 0 is the base itself"
+    assert report.words == f"Step 20: {transfer_text(unchanged)}" and report.where == str(folder)
+
+
+def test_the_command_line_prints_the_sentence(
+    prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"files": ["style.safetensors:0.5"], "own": None, "other": None, "change": None}
+    monkeypatch.setattr(transfer_job, "measure_transfer", lambda *given: found | {"files": [given[3]]})
+    asked = ["--workspace", str(own_workspace.root), "transfer", prepared.name, "style.safetensors:0.5"]
+    assert main([*asked, "--checkpoint", "10"]) == 0
+    assert "Step 10: Drawn with style.safetensors:0.5." in capsys.readouterr().out
+    assert main([*asked, "--checkpoint", "11"]) == EXIT_PROBLEM
 
 
 def test_a_list_without_files_is_refused(prepared: Run, own_workspace: Workspace) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export import AS_TRAINED
 from engine.families.files import is_local
@@ -20,7 +19,6 @@ from engine.queue.net_jobs import Average
 from engine.queue.run_jobs import CheckpointChoice, Export
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
-from engine.workspace.base_reference import join
 from engine.workspace.paths import safe_name
 from ui.page.context import AppContext
 
@@ -245,17 +243,9 @@ def import_job(context: AppContext, path: str, base: str, condition: str, name: 
     return work
 
 
-def merged_base_job(context: AppContext, base: str, files: str, format: str, name: str) -> Work:
-    """Return the job that merges a base with LoRA and embedding files, and writes it into the models folder.
-
-    Raises:
-        UserError: a weight is not a number.
-    """
+def merged_base_job(context: AppContext, reference: str, format: str, name: str) -> Work:
+    """Return the job that merges a base with its files, and writes it into the models folder."""
     context.clear_result(KIND)
-    try:
-        reference = join(typed_path(base), files)
-    except ValueError as error:
-        raise UserError("The base was not exported.", f"{error}.", "Correct the weight.") from error
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.base_export import export_merged

@@ -9,11 +9,14 @@ from typing import Any
 import gradio as gr
 
 from engine.conditions import registry
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import BASE_FORMATS
 from engine.export.table import read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
+from engine.queue.taught_jobs import ExportBase
+from engine.workspace.base_reference import join
 from ui.export import export_jobs, serving_panel
 from ui.export.export_jobs import KIND
 from ui.page.choices import NEWEST, checkpoints_of, left_out_of, pick_checkpoint, shown_run
@@ -186,12 +189,27 @@ def _build_merged_base(context: AppContext, live: Live) -> None:
         format = gr.Radio(choices, value=choices[0][1], label="Format", elem_id="merged-base-format")
         name = gr.Textbox(label="Name", info="Empty: the base's name.", max_lines=1, elem_id="merged-base-name")
         button = gr.Button("Export the base", elem_id="merged-base-make")
+        add = queue_button(live, button)
 
     def start(base: str, files: str, format: str, name: str) -> None:
-        job = export_jobs.merged_base_job(context, base or "demo", files or "", format, name or "")
-        context.start_job(KIND, "Exporting a base", job)
+        reference = _merged_base(base or "demo", files or "")
+        job = export_jobs.merged_base_job(context, reference, format, name or "")
+        queued = ExportBase(base=reference, format=format, name=(name or "").strip())
+        context.start_job(KIND, "Exporting a base", job, queued)
 
-    live.on(button.click, start, [base, files, format, name])
+    live.on([button.click, add.click], start, [base, files, format, name])
+
+
+def _merged_base(base: str, files: str) -> str:
+    """Return the reference to a base with LoRA and embedding files in it.
+
+    Raises:
+        UserError: a weight is not a number.
+    """
+    try:
+        return join(typed_path(base), files)
+    except ValueError as error:
+        raise UserError("The base was not exported.", f"{error}.", "Correct the weight.") from error
 
 
 def _table(exports: Path) -> str:

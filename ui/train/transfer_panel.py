@@ -14,12 +14,13 @@ from engine.evaluation.transfer_report import JSON, transfer_folder, transfer_te
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.queue.taught_jobs import MeasureTransfer
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.tuning.facts import facts_of
 from ui.page.choices import NEWEST, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.jobs import job_controls
+from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
@@ -39,6 +40,7 @@ def build_transfer(context: AppContext, live: Live) -> None:
         files = gr.Textbox(label="LoRA and embedding files", info=FILES_HINT, lines=2, elem_id="transfer-files")
         with gr.Row(elem_classes="buttons"):
             start = gr.Button("Does it obey on this LoRA?", elem_id="transfer-start", min_width=240)
+            add = queue_button(live, start)
             cancel = gr.Button("Cancel", visible=False, elem_id="transfer-cancel", min_width=120)
         progress = gr.HTML(elem_id="transfer-progress")
         words = gr.HTML(elem_id="transfer-words")
@@ -58,10 +60,11 @@ def build_transfer(context: AppContext, live: Live) -> None:
         chosen = pick_checkpoint(context, name, NEWEST)
         if not context.must_queue:  # else the models are another job's, and this one is refused
             context.free_models()
-        context.start_job(KIND, f"Drawing {name} on a LoRA", transfer_job(context, name, chosen, ingredients))
+        job, queued = transfer_job(context, name, chosen, ingredients), MeasureTransfer(run=name, files=ingredients)
+        context.start_job(KIND, f"Drawing {name} on a LoRA", job, queued)
 
-    live.on(start.click, measure, [files])
-    job_controls(live, KIND, [start], cancel, progress)
+    live.on([start.click, add.click], measure, [files])
+    job_controls(live, KIND, [], cancel, progress)
     live.outputs([box], lambda view: (view.shown_run, view.history.kept), lambda view: [_box(context, view)])
     live.outputs([words, rows], lambda view: (view.shown_run, view.results.get(KIND)), lambda view: show(context, view))
 

@@ -62,14 +62,14 @@ def test_a_pasted_path_is_understood_everywhere(workspace: Workspace, tmp_path: 
 
 
 NAMES = """
-    source folder name dataset run job arguments base --name --type --format --merged --from-run --preset --dataset
-    --base --auto --clip --ingredients --roles --image-column --caption-column --condition-column --subset --split
-    --finding --replace --prefix --suffix --trigger --template --set --prompt --negative --steps --images --seeds
-    --strengths
+    source folder files name dataset run job arguments base --name --type --format --merged --from-run --on --preset
+    --dataset --base --auto --clip --ingredients --roles --image-column --caption-column --condition-column --subset
+    --split --finding --replace --prefix --suffix --trigger --template --set --prompt --negative --steps --images
+    --seeds --strengths
 """.split()  # noqa: SIM905 - readable
-"""Options that take text. Those that may also be paths (source, folder, base, --base, --auto, --clip, --ingredients)
-are cleaned up where a path is told from a name, in typed_source, find_in, locate_base, load, clip.find and
-parse_ingredients."""
+"""Options that take text. Those that may also be paths (source, folder, files, base, --base, --auto, --clip,
+--ingredients) are cleaned up where a path is told from a name, in typed_source, find_in, locate_base, load, clip.find
+and parse_ingredients."""
 BOXES = {
     "export/delivery_panel": {
         "deliver-{program.name}-folder": models_folder,

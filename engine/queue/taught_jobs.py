@@ -1,0 +1,117 @@
+"""The jobs of the queue that use what a run has taught its base, or LoRA and embedding files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from engine.export.formats import BASE_FORMATS, Precision
+from engine.jobs.control import Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, progress_events
+from engine.jobs.snapshot import JobKind
+from engine.queue.job import JobReport, QueuedJob
+from engine.queue.marks import marked_run, run_of
+from engine.queue.run_jobs import CheckpointChoice, checkpoint_words, choose, train_to_the_end
+from engine.training.new_run import create_run, require_startable
+from engine.workspace.paths import Workspace
+
+
+class TrainOn(QueuedJob):
+    """Train a ControlNet on what a run has taught its base, whose best checkpoint is exported first."""
+
+    kind = "train-on"
+    job_kind = JobKind.TRAIN
+    on: str
+    """The run that has taught its base."""
+    preset: str
+    own: dict[str, Any] = Field(default_factory=dict)
+    """Settings over those of the preset, by section."""
+
+    @property
+    def title(self) -> str:
+        return f"Training a ControlNet on {self.on}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
+        run = marked_run(workspace, mark)
+        if run is None:
+            from engine.training.follow_up import controlnet_config, exported_for_controlnet
+
+            taught = run_of(workspace, self.on)
+            path = exported_for_controlnet(workspace, taught, token, progress_events(emit, "Exporting, stages"))
+            emit(Message(f"The ControlNet is trained on {path.name}."))
+            config, origins = controlnet_config(workspace, taught, path, self.preset, self.own)
+            require_startable(workspace, config)
+            run = create_run(workspace, config, origins, queue_entry=mark)
+        return train_to_the_end(workspace, run, token, emit)
+
+
+class MeasureTransfer(QueuedJob):
+    """Compare how a ControlNet obeys on its base, and on it with LoRA and embedding files."""
+
+    kind = "transfer"
+    job_kind = JobKind.EVALUATE
+    run: str
+    files: str
+    """One a line, as ``model.ingredients``."""
+    checkpoint: CheckpointChoice = "newest"
+
+    @property
+    def title(self) -> str:
+        return f"Drawing {checkpoint_words(self.checkpoint)} of {self.run} on a LoRA"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
+        run = run_of(workspace, self.run)
+        chosen = choose(run, self.checkpoint, emit)
+        from engine.evaluation.transfer_job import measure_transfer
+        from engine.evaluation.transfer_report import transfer_folder, transfer_text
+
+        progress = progress_events(emit, "Drawing, steps")
+        found = measure_transfer(workspace, run, chosen, self.files, token, progress)
+        words = f"Step {chosen.step:,}: {transfer_text(found)}"
+        return JobReport("completed", words, str(transfer_folder(run.folder, chosen.step)), run=run.name)
+
+
+class ExportBase(QueuedJob):
+    """Write a base, with LoRA and embedding files in it, for other programs."""
+
+    kind = "export-base"
+    job_kind = JobKind.EXPORT
+    base: str
+    """A base, or one with files, as one line (``engine/workspace/base_reference.py``)."""
+    format: str = BASE_FORMATS[0].name
+    precision: Precision = "fp16"
+    name: str = ""
+    folder: str = ""
+    """Empty: the workspace's folder of models."""
+    overwrite: bool = False
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [one.name for one in BASE_FORMATS]
+        if name not in known:
+            raise ValueError(f"there is no format {name} of bases; there are {', '.join(known)}")
+        return name
+
+    @property
+    def title(self) -> str:
+        return f"Exporting the base {self.base}"
+
+    def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
+        from engine.export.base_export import export_merged
+
+        made = export_merged(
+            workspace,
+            self.base,
+            self.format,
+            self.precision,
+            self.name,
+            Path(self.folder) if self.folder else None,
+            self.overwrite,
+            token,
+            progress_events(emit, "Exporting, stages"),
+        )
+        return JobReport("completed", f"{made.path}. {made.checked}", str(made.path))
