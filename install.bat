@@ -14,25 +14,44 @@ set "PYTHONHOME="
 set "PYTHONSTARTUP="
 set "VIRTUAL_ENV="
 set "STUDIO_PYTHON="
-set "STUDIO_UV="
+set "STUDIO_PRIVATE="
+set "STUDIO_LOOKS="
+set "STUDIO_REMOVES="
+set "STUDIO_CLICKED="
+if "%~1"=="" set "STUDIO_CLICKED=1"
 
+:options
+if "%~1"=="--private-python" set "STUDIO_PRIVATE=1"
+if "%~1"=="--uninstall" set "STUDIO_REMOVES=1"
+for %%O in (--help -h --where --uninstall --dry-run) do if "%~1"=="%%O" set "STUDIO_LOOKS=1"
+shift /1
+if not "%~1"=="" goto options
+
+set "STUDIO_OWN=.install\python\python.exe"
+if exist "%STUDIO_OWN%" call :probe "%STUDIO_OWN%"
+if defined STUDIO_PYTHON goto run_own
+if defined STUDIO_PRIVATE goto fetch
 for %%V in (3.12 3.11 3.13) do call :probe py -%%V
 for %%P in (python python3) do call :probe %%P
 if defined STUDIO_PYTHON goto run
 
-for %%U in (uv.exe uv.cmd uv.bat) do if not "%%~$PATH:U"=="" set "STUDIO_UV=%%~$PATH:U"
-if not defined STUDIO_UV goto missing
-echo No suitable Python here: fetching Python 3.12 with uv ...
-call "%STUDIO_UV%" python install 3.12
-for /f "usebackq delims=" %%P in (`call "%STUDIO_UV%" python find --no-project 3.12 2^>nul`) do call :probe "%%P"
-if defined STUDIO_PYTHON goto run
+:fetch
+if defined STUDIO_LOOKS goto only_looks
+call "engine\install\fetch_python.bat"
+if errorlevel 1 goto missing
+call :probe "%STUDIO_OWN%"
+if defined STUDIO_PYTHON goto run_own
+echo Cause: the fetched Python does not run on this Windows, or a virus scanner stops it.
 
 :missing
-echo Cause: no suitable Python (3.11, 3.12 or 3.13, 64-bit, not from the Microsoft Store) was found.
-echo Fix:   in a command window:  winget install Python.Python.3.12
-echo        or get the "Windows installer (64-bit)" of Python 3.12 from https://www.python.org/downloads/
-echo        then start this again.
-if "%~1"=="" pause
+echo        Or install a Python 3.11 to 3.13 (64-bit, not from the Microsoft Store), in a command window:
+echo        winget install Python.Python.3.12
+if defined STUDIO_CLICKED pause
+exit /b 1
+
+:only_looks
+echo Cause: this option needs a Python (3.11, 3.12 or 3.13), and none is here; only an installation fetches one.
+echo Fix:   start install.bat without it. To uninstall by hand, delete the folders .venv and .install in this folder.
 exit /b 1
 
 :packed
@@ -46,6 +65,17 @@ if defined STUDIO_PYTHON exit /b 0
 for /f "usebackq delims=" %%Q in (`call %* "engine\install\probe.py" 2^>nul`) do set "STUDIO_PYTHON=%%Q"
 exit /b 0
 
+:remove
+rem A Python cannot delete the folder that it runs from: what it leaves marked is deleted here.
+"%STUDIO_PYTHON%" -m engine.install %* || exit /b
+if exist ".install\remove" rmdir /s /q ".install"
+exit /b 0
+
+:run_own
+rem The path as it is known here, which no console has to print.
+set "STUDIO_PYTHON=%STUDIO_OWN%"
+
 :run
+if defined STUDIO_REMOVES goto remove
 rem One line, which cmd has read before it runs: --update may replace this file by one with other lines.
-"%STUDIO_PYTHON%" -m engine.install %* || (if "%~1"=="" pause) & goto :eof
+"%STUDIO_PYTHON%" -m engine.install %* || (if defined STUDIO_CLICKED pause) & goto :eof

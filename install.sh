@@ -12,27 +12,47 @@ probe() { # prints the path of the Python "$1" if the app can run in it
     "$1" engine/install/probe.py 2>/dev/null
 }
 
-python=
-for name in python3 python3.12 python3.11 python3.13 python; do
-    command -v "$name" >/dev/null 2>&1 || continue
-    python=$(probe "$name") && [ -n "$python" ] && break
-    python=
+wants_private=
+only_looks=
+for word in "$@"; do
+    case $word in
+    --private-python) wants_private=1 ;;
+    --help | -h | --where | --uninstall | --dry-run) only_looks=1 ;;
+    --) break ;;
+    esac
 done
 
-if [ -z "$python" ] && command -v uv >/dev/null 2>&1; then
-    echo "No suitable Python here: fetching Python 3.12 with uv ..."
-    uv python install 3.12 && found=$(uv python find --no-project 3.12) && python=$(probe "$found")
+private=.install/python/bin/python3
+python=
+[ -x "$private" ] && python=$(probe "$private")
+if [ -z "$python$wants_private" ]; then
+    for name in python3 python3.12 python3.11 python3.13 python; do
+        command -v "$name" >/dev/null 2>&1 || continue
+        python=$(probe "$name") && [ -n "$python" ] && break
+        python=
+    done
+fi
+
+if [ -z "$python" ] && [ -n "$only_looks" ]; then
+    echo "Cause: this option needs a Python (3.11, 3.12 or 3.13), and none is here; only an installation fetches one." >&2
+    echo "Fix:   start ./install.sh without it. To uninstall by hand, delete the folders .venv and .install in $PWD." >&2
+    exit 1
 fi
 
 if [ -z "$python" ]; then
-    echo "Cause: no suitable Python (3.11, 3.12 or 3.13, 64-bit, with venv) was found." >&2
-    for name in python3 python3.12 python3.11 python3.13; do
-        command -v "$name" >/dev/null 2>&1 && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       /' >&2
-    done
-    echo "Fix:   Debian, Ubuntu:  sudo apt install python3 python3-venv" >&2
-    echo "       Fedora:          sudo dnf install python3.12" >&2
-    echo "       Arch, others:    install uv (https://docs.astral.sh/uv), then start this again" >&2
-    exit 1
+    if ! sh engine/install/fetch_python.sh; then
+        echo "       Or install a Python 3.11 to 3.13 with venv (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
+        for name in python3 python3.12 python3.11 python3.13; do
+            command -v "$name" >/dev/null 2>&1 && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       Not used: /' >&2
+        done
+        exit 1
+    fi
+    python=$(probe "$private")
+    if [ -z "$python" ]; then
+        echo "Cause: the fetched Python does not run on this system, which may be too old for it." >&2
+        echo "Fix:   install a Python 3.11 to 3.13 with venv yourself (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
+        exit 1
+    fi
 fi
 
 unset PYTHONDONTWRITEBYTECODE

@@ -52,6 +52,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--base", metavar="NAME", help="with --demo: demo (a UNet) or demo-transformer")
     parser.add_argument("--long", action="store_true", help="with --test: run only the tests that take minutes")
     parser.add_argument("--repair", action="store_true", help="delete the Python environment and create it again")
+    parser.add_argument(  # read by install.sh and install.bat
+        "--private-python",
+        action="store_true",
+        help="use a Python of the app's own even if this computer has a suitable one (with --repair, if installed)",
+    )
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, without doing it")
     window = parser.add_argument_group("the window")

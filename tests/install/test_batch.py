@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.install.pretended import ROOT, make_root
+from tests.install.windows import BATCH, Windows, needs_wine, on_windows
 
-BATCH = ROOT / "install.bat"
-WINE = shutil.which("wine")
-needs_wine = pytest.mark.skipif(WINE is None, reason="wine is not installed")
+FETCH = ROOT / "engine" / "install" / "fetch_python.bat"
+BATCHES = pytest.mark.parametrize("batch", [BATCH, FETCH], ids=lambda path: path.name)
 
 
-def code_lines() -> list[str]:
-    lines = BATCH.read_text(encoding="ascii").splitlines()
+def code_lines(batch: Path = BATCH) -> list[str]:
+    lines = batch.read_text(encoding="ascii").splitlines()
     return [line for line in lines if not re.match(r"\s*(rem|echo)\b", line, re.IGNORECASE)]
 
 
-def test_it_is_ascii_with_windows_line_ends() -> None:
-    raw = BATCH.read_bytes()
+@BATCHES
+def test_it_is_ascii_with_windows_line_ends(batch: Path) -> None:
+    raw = batch.read_bytes()
     assert raw.isascii()
     assert raw.count(b"\n") == raw.count(b"\r\n") > 10
     assert "*.bat text eol=crlf" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
 
 
-def test_delayed_expansion_is_off_so_that_exclamation_marks_in_paths_survive() -> None:
-    text = BATCH.read_text(encoding="ascii")
+@BATCHES
+def test_delayed_expansion_is_off_so_that_exclamation_marks_in_paths_survive(batch: Path) -> None:
+    text = batch.read_text(encoding="ascii")
     assert "DisableDelayedExpansion" in text
     assert not re.search(r"EnableDelayedExpansion|!\w+!", text)
 
 
-def test_every_assignment_and_path_is_quoted() -> None:
-    for line in code_lines():
+@BATCHES
+def test_every_assignment_and_path_is_quoted(batch: Path) -> None:
+    for line in code_lines(batch):
         assert not re.search(r'\bset (?!"[^"]*"\s*$)', line), line
         without_quoted = re.sub(r'"[^"]*"', "", line)
         assert not re.search(r"%(~dp0|STUDIO_PYTHON)%?", without_quoted), line
 
 
-def test_every_label_exists() -> None:
-    text = BATCH.read_text(encoding="ascii")
-    labels = set(re.findall(r"^:(\w+)", text, re.MULTILINE))
-    assert set(re.findall(r"\bgoto (\w+)|\bcall :(\w+)", text)) <= {(name, "") for name in labels} | {("", "probe")}
+@BATCHES
+def test_every_label_exists_and_is_reached(batch: Path) -> None:
+    text = batch.read_text(encoding="ascii")
+    used = {"".join(found) for found in re.findall(r"\bgoto (\w+)|\bcall :(\w+)", text)}
+    assert used == set(re.findall(r"^:(\w+)", text, re.MULTILINE))
 
 
 def test_no_command_starts_the_store() -> None:
@@ -58,41 +60,6 @@ def test_nothing_is_read_from_the_file_after_the_installer_which_may_have_replac
     *_, last = (line for line in code_lines() if line.strip())
     assert "-m engine.install %*" in last
     assert last.endswith("& goto :eof")  # which is no label that is looked for in the file
-
-
-class Windows:
-    """The real install.bat in an app folder under wine, with pretended Pythons (batch files) on the PATH."""
-
-    def __init__(self, root: Path, path: Path) -> None:
-        self.root = root
-        self.path = path
-        path.mkdir()
-        shutil.copy(BATCH, root)
-        (root / "engine" / "install").mkdir(parents=True)
-        (root / "engine" / "install" / "probe.py").touch()
-
-    def put(self, name: str, *lines: str) -> None:
-        (self.path / name).write_bytes("\r\n".join(["@echo off", *lines, ""]).encode())
-
-    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        assert WINE is not None
-        environment = {
-            **os.environ,
-            "WINEDEBUG": "-all",
-            "WINEPATH": "Z:" + str(self.path).replace("/", "\\"),
-            "PYTHONPATH": "C:\\elsewhere",
-        }
-        return subprocess.run(
-            [WINE, "cmd", "/c", "install.bat", *arguments],
-            cwd=self.root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=120,
-            check=False,
-        )
 
 
 @pytest.fixture
@@ -111,18 +78,10 @@ def test_started_inside_the_archive_it_asks_to_unpack(windows: Windows) -> None:
 
 @needs_wine
 @pytest.mark.slow
-def test_without_a_python_windows_is_told_what_to_install(windows: Windows) -> None:
-    result = windows.start("--doctor")
-    assert result.returncode == 1
-    assert "winget install Python.Python.3.12" in result.stdout
-
-
-@needs_wine
-@pytest.mark.slow
 def test_windows_runs_the_installer_with_the_python_that_the_launcher_names(windows: Windows) -> None:
     python = windows.path / "found.bat"
     windows.put("found.bat", "echo RAN %* [%PYTHONPATH%] [%PYTHONUTF8%]", "exit /b 7")
-    answer = "Z:" + str(python).replace("/", "\\")
+    answer = on_windows(python)
     windows.put("py.bat", f'if "%1"=="-3.11" echo {answer}', 'if not "%1"=="-3.11" exit /b 1')
     result = windows.start("--port", "8000", "--workspace", "my sets")
     assert "RAN -m engine.install --port 8000 --workspace" in result.stdout
@@ -132,16 +91,11 @@ def test_windows_runs_the_installer_with_the_python_that_the_launcher_names(wind
 
 @needs_wine
 @pytest.mark.slow
-def test_on_windows_the_store_alias_is_passed_over_and_uv_asked(windows: Windows) -> None:
+def test_on_windows_the_store_alias_is_passed_over(windows: Windows) -> None:
     windows.put("found.bat", "echo RAN %*")
     windows.put("python.bat", "echo Python was not found 1>&2", "exit /b 9009")
-    found = "Z:" + str(windows.path / "found.bat").replace("/", "\\")
-    windows.put("fetched.bat", f"echo {found}")
-    fetched = "Z:" + str(windows.path / "fetched.bat").replace("/", "\\")
-    windows.put("uv.bat", f'if "%2"=="find" echo {fetched}')
-    result = windows.start("--demo")
-    assert "fetching Python 3.12 with uv" in result.stdout
-    assert "RAN -m engine.install --demo" in result.stdout
+    windows.put("python3.bat", f"echo {on_windows(windows.path / 'found.bat')}")
+    assert "RAN -m engine.install --demo" in windows.start("--demo").stdout
 
 
 @needs_wine
@@ -151,7 +105,7 @@ def test_on_windows_a_killed_update_gives_engine_back(windows: Windows) -> None:
     aside.mkdir(parents=True)
     (windows.root / "engine").rename(aside / "engine")
     windows.put("found.bat", "echo RAN %*", "exit /b 7")
-    found = "Z:" + str(windows.path / "found.bat").replace("/", "\\")
+    found = on_windows(windows.path / "found.bat")
     windows.put("py.bat", f"echo {found}")
     result = windows.start("--update")
     assert "RAN -m engine.install --update" in result.stdout

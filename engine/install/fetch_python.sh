@@ -1,0 +1,86 @@
+#!/bin/sh
+# Puts a private Python into .install/python: the archive that private_python.txt names, checked by its SHA-256.
+# install.sh runs it in the app's folder. Exit status 1: it said why not.
+set -u
+
+stop() { # cause, fix
+    printf 'Cause: %s\nFix:   %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+is_right() { # whether the file "$1" is the pinned archive
+    [ -f "$1" ] || return 1
+    if command -v sha256sum >/dev/null 2>&1; then has=$(sha256sum <"$1"); else has=$(shasum -a 256 <"$1"); fi
+    [ "${has%% *}" = "$sum" ]
+}
+
+download() { # goes on with what a broken download has left; curl and wget use the proxy variables themselves
+    if command -v curl >/dev/null 2>&1; then
+        meter=--progress-bar
+        [ -t 2 ] || meter=-sS
+        curl "$meter" --fail --location --retry 3 --connect-timeout 30 --speed-limit 1000 --speed-time 60 \
+            --continue-at - --output "$partial" "$folder/$file"
+    else
+        wget --no-verbose --tries=3 --timeout=60 --continue --output-document="$partial" "$folder/$file"
+    fi
+}
+
+system=$(uname -s)-$(uname -m)
+found=
+while read -r name size sum file folder; do
+    [ "$name" = "$system" ] && found=1 && break
+done <engine/install/private_python.txt
+[ -n "$found" ] || stop "there is no Python to fetch for $system." "install Python 3.12 with venv yourself, then start this again."
+by_hand="get $file from $folder on another computer and put it beside install.sh"
+
+if ! mkdir -p .install 2>/dev/null || [ ! -w .install ]; then
+    stop "cannot write to the folder $PWD." "move the app to a folder of your own, such as your home folder, and start this again."
+fi
+if command -v flock >/dev/null 2>&1; then
+    exec 9>.install/python-lock
+    flock -n 9 || stop "another start is already fetching Python." "wait for it, or close its window, then start this again."
+fi
+
+if [ -f "$file" ]; then
+    archive=$file
+    is_right "$file" || stop "$file, which lies beside install.sh, is damaged or another version (its SHA-256 is not $sum)." \
+        "get it again from $folder, or delete it."
+else
+    archive=.install/$file.partial
+    partial=$archive
+    if ! is_right "$partial"; then
+        command -v curl >/dev/null 2>&1 || command -v wget >/dev/null 2>&1 ||
+            stop "no suitable Python was found, and neither curl nor wget to fetch one." "install curl, or $by_hand."
+        echo "No suitable Python here: fetching one for this app alone, $size MB, into .install/python ..."
+        resumed=
+        [ -s "$partial" ] && resumed=r
+        download
+        code=$?
+        case $resumed$code in
+        r0 | r8 | r22 | r33 | r36) # complete, or refused by the server: what was there may not belong to it
+            if ! is_right "$partial"; then
+                rm -f "$partial"
+                download
+                code=$?
+            fi
+            ;;
+        esac
+        [ "$code" = 23 ] && stop "the disk is full." "free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again."
+        [ "$code" = 0 ] || stop "Python could not be downloaded (no connection, or a proxy that is not in HTTPS_PROXY)." \
+            "start this again, it continues where it stopped; offline, $by_hand."
+        if ! is_right "$partial"; then
+            rm -f "$partial"
+            stop "the downloaded Python is not the expected one (its SHA-256 is not $sum); it was deleted." \
+                "start this again; if that does not help, a proxy changes downloads: $by_hand."
+        fi
+    fi
+fi
+
+rm -rf .install/python-new
+if ! mkdir .install/python-new || ! tar -xzf "$archive" -C .install/python-new ||
+    [ ! -x .install/python-new/python/bin/python3 ]; then
+    stop "the Python archive could not be unpacked: the disk is full, or tar and gzip are missing." "free some space and start this again."
+fi
+rm -rf .install/python
+mv .install/python-new/python .install/python || stop "cannot write to the folder $PWD/.install." "check that it is yours, and start this again."
+rm -rf .install/python-new ".install/$file.partial"
