@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.conditions import registry
+from engine.data.captions import add_trigger
 from engine.errors import UserError
 from engine.runs.run import Run
 from engine.tuning.facts import require_drawn
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from engine.conditions.declaration import ConditionType
+    from engine.data.dataset import Dataset
+    from engine.data.samples import Sample
     from engine.jobs.control import CancelToken
 
 MAPS_COMPARED = 16
@@ -24,15 +27,30 @@ MAPS_COMPARED = 16
 
 def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
     """Return maps and captions of the pairs that the run was not trained on; none if its dataset is gone."""
-    from engine.data.dataset import Dataset
-    from engine.data.held_out import split
-
     try:
-        dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-        samples = split(dataset, run.config.data.held_out, run.held_out).held_out
+        dataset, samples = _held_out(workspace, run)
         return [(dataset.condition_path(sample), sample.caption) for sample in samples]
     except UserError:
         return []  # Try it still works with an image of the user
+
+
+def usual_prompt(workspace: Workspace, run: Run) -> str:
+    """Return a prompt for a run that teaches the base: the caption of a held-out image, with the run's word; without
+    captions the first class prompt."""
+    tuning = run.config.tuning
+    try:
+        captions = [sample.caption for sample in _held_out(workspace, run)[1]]
+    except UserError:
+        captions = []  # its dataset is gone
+    return add_trigger(next(filter(None, (*captions, *tuning.class_prompts)), ""), tuning.caption_word)
+
+
+def _held_out(workspace: Workspace, run: Run) -> tuple[Dataset, list[Sample]]:
+    from engine.data.dataset import Dataset
+    from engine.data.held_out import split
+
+    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    return dataset, split(dataset, run.config.data.held_out, run.held_out).held_out
 
 
 def condition_type(run: Run) -> ConditionType:

@@ -11,10 +11,11 @@ import gradio as gr
 from engine.errors import UserError
 from engine.families.files import configs_of
 from engine.inference import control_image, samplers
-from engine.inference.control_image import held_out_maps, look_warning, map_of
+from engine.inference.control_image import held_out_maps, look_warning, map_of, usual_prompt
 from engine.inference.settings import run_defaults
 from engine.jobs.control import CancelToken
 from engine.runs.run import Run
+from engine.tuning.facts import facts_of
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 
@@ -57,6 +58,12 @@ def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | No
         return HeldOut(condition, thumbnail(condition, context.workspace.thumbnails, THUMBNAIL), caption)
     except UserError:
         return None  # the file of its map is gone
+
+
+def prompt_alone(context: AppContext, run_name: str | None) -> str | None:
+    """Return a prompt for a run that is drawn without control images, such as a LoRA's; None: it needs one."""
+    run = run_of(context, run_name)
+    return usual_prompt(context.workspace, run) if run and facts_of(run.config).added_to_base else None
 
 
 def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:

@@ -81,10 +81,11 @@ def sampling_panel(fields: Fields) -> None:
         )
 
 
-def control_panel(fields: Fields) -> None:
-    """Build the panel that says when and how the ControlNet acts."""
-    with gr.Accordion("Control mode, start and end", open=False, elem_id="try-say"):
+def control_panel(fields: Fields) -> Any:
+    """Build the panel that says when and how the ControlNet acts. Returns it."""
+    with gr.Accordion("Control mode, start and end", open=False, elem_id="try-say") as panel:
         add_settings(fields, "control")
+    return panel
 
 
 def img2img_panel(fields: Fields) -> None:

@@ -51,7 +51,7 @@ def build_one(context: AppContext, live: Live) -> None:
                 cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
             progress = gr.HTML(elem_id="try-progress")
             try_panels.sampling_panel(fields)
-            try_panels.control_panel(fields)
+            when = try_panels.control_panel(fields)
             try_panels.img2img_panel(fields)
             try_panels.second_panel(context, live, fields)
             on_all = try_panels.base_panel(context, live, fields)
@@ -77,7 +77,7 @@ def build_one(context: AppContext, live: Live) -> None:
             )
             message = gr.HTML(note(APPEARS), elem_id="try-words")
             try_history.build(context, live, fields)
-    control.wire(context, live)
+    control.wire(context, live, when)
     for name in ("editor", "second_control"):
         wire_upload(live, fields[name])
     inputs = set(fields.values())  # a set: gradio then passes the values by widget, not by position

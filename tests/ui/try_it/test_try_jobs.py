@@ -34,10 +34,23 @@ from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.model_jobs import ModelJobs
-from ui.try_it import try_history, try_jobs, try_nets
-from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, ControlSource, advice, as_in_run, drawn, held_out, sampler_box
+from ui.try_it import try_history, try_jobs, try_nets, try_panels
+from ui.try_it.try_control import (
+    DRAW,
+    HELD_OUT,
+    UPLOAD,
+    ControlSource,
+    advice,
+    as_in_run,
+    drawn,
+    held_out,
+    prompt_alone,
+    sampler_box,
+)
+from ui.try_it.try_control_panel import ControlPanel
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
+from ui.try_it.try_panels import Fields
 
 OLD_VERSION = Path(__file__).parents[2] / "inference" / "old_version"
 SETTINGS: dict[str, Any] = {
@@ -318,3 +331,41 @@ def test_a_lora_is_drawn_with_from_its_checkpoint_without_a_control_image(
     assert [title for _, title in result.images] == ["With the LoRA", "Without it"]
     with_it, without = (np.asarray(Image.open(path)) for path, _ in result.images)
     assert with_it.shape == (64, 64, 3) and without.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "prompt"),
+    [
+        ({"what": "lora"}, "noise 0"),
+        ({"what": "subject", "word": "zrp", "class_prompt": "a mug"}, "zrp, noise 0"),
+        ({"what": "base"}, None),
+    ],
+)
+def test_a_prompt_takes_the_place_of_the_control_image_where_none_is_read(
+    tuning: dict[str, Any], prompt: str | None, workspace: Workspace, tmp_path: Path, tiny_base: Path
+) -> None:
+    add_images(workspace, tmp_path / "images")
+    context = AppContext(workspace)
+    assert prompt_alone(context, run_of(workspace, tiny_base, tuning=tuning).name) == prompt
+    with gr.Blocks() as demo:
+        live, fields = Live(context, demo), Fields()
+        fields["run"] = gr.Textbox()
+        control = ControlPanel(fields)
+        for panel in ("main", "sampling", "base"):
+            try_panels.add_settings(fields, panel)
+        more = try_panels.control_panel(fields)
+        control.wire(context, live, more)
+    (shown,) = live.registered
+    rendered = dict(zip(shown.components, shown.render(context.view()), strict=True))
+    alone = prompt is not None
+    assert [rendered[one].visible for one in (control.box, more, fields["strength"])] == [not alone] * 3
+    assert rendered[fields["prompt"]] == (prompt or "")
+
+
+def test_without_captions_the_prompt_is_the_class_prompt_with_the_word(
+    workspace: Workspace, tmp_path: Path, tiny_base: Path
+) -> None:
+    add_images(workspace, tmp_path / "images", caption=lambda number: "")
+    tuning = {"what": "subject", "word": "zrp", "class_prompt": "a mug\na cup"}
+    run = run_of(workspace, tiny_base, tuning=tuning)
+    assert prompt_alone(AppContext(workspace), run.name) == "zrp, a mug"
