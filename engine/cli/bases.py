@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.disk.typed_path import path_of, typed_path
 from engine.errors import UserError
-from engine.export.formats import BASE_FORMATS, PRECISIONS
+from engine.export.formats import BASE_FORMATS, WHOLE
 from engine.jobs.control import Control
 from engine.machine.units import counted, format_bytes, format_memory
 from engine.workspace.paths import Workspace
@@ -36,7 +36,7 @@ def add_command(commands: Any) -> None:
     export = actions.add_parser("export", help="write a base, with LoRA and embedding files in it, for other programs")
     export.add_argument("base", help='a base, or "BASE + FILE:WEIGHT + FILE"')
     export.add_argument("--format", default=BASE_FORMATS[0].name, help=", ".join(way.name for way in BASE_FORMATS))
-    export.add_argument("--precision", default="fp16", choices=[choice.name for choice in PRECISIONS])
+    export.add_argument("--precision", default="fp16", choices=WHOLE)
     export.add_argument("--name", default="", help="name of the file or folder; default: that of the base")
     export.add_argument("--out", type=path_of, help="folder; default: the workspace's models folder")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.disk.typed_path import path_of
 from engine.errors import UserError
-from engine.export.formats import AS_TRAINED, FORMATS
+from engine.export.formats import AS_TRAINED, FORMATS, PRECISIONS
 from engine.families.files import is_local
 from engine.jobs.control import Control
 from engine.machine.units import counted, format_bytes
@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that "export" and "merge" share."""
     parser.add_argument("--format", default="single_file", help=", ".join(way.name for way in FORMATS))
-    parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
+    parser.add_argument("--precision", default="fp16", choices=[choice.name for choice in PRECISIONS])
     parser.add_argument("--weights", choices=["plain", "ema"], help="default: the EMA weights if there are any")
     parser.add_argument(
         "--rank", type=int, default=AS_TRAINED, help="rank of a Control-LoRA; default: as it was trained, else 128"
@@ -80,7 +80,9 @@ def _export(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _write(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
+    from engine.cli.output import EventPrinter
     from engine.export import export
+    from engine.export.held_out import judge
 
     try:
         base = workspace.locate_base(run.config.model.whole_base)
@@ -98,6 +100,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         token=control.token,
         base=base,
         rank=options.rank,
+        judge=judge(workspace, run, checkpoint, control.token, EventPrinter().progress),
     )
     what = f"step {checkpoint.step:,}"
     print(f"{result.path} ({what}, {format_bytes(result.bytes)}; {result.checked})")

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from engine.bases.merging import ready_base
-from engine.data.crop_plan import CropPlan
-from engine.data.dataset import Dataset
-from engine.data.held_out import split
 from engine.disk.in_use import clear
 from engine.errors import UserError
-from engine.evaluation.pairs import Models
-from engine.evaluation.previews import PreviewRequest, make_previews
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
+from engine.export.held_out import HeldOutPairs, Scores
+from engine.export.loss import Interval
 from engine.export.out import export
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
-from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
 from engine.machine.units import MIB
 from engine.nets.importing import read_controlnet
-from engine.nets.outputs import net_of
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 MAIN_SCORES = ("adherence", "iou")
 """The table shows the first of these that the run's images have."""
-WHOLE = "checkpoint"
+WHOLE_NET = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ def variants(trained_rank: int = 0) -> list[Variant]:
     return made
 
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "fp8")
 
 
 def compare(
@@ -86,35 +76,11 @@ def compare(
         UserError: the dataset is gone, has no score, or a variant cannot be made.
         Cancelled: the token is cancelled; nothing is left behind.
     """
-    base = ready_base(workspace, run.config.model.whole_base)
-    family = detect(base)
-    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-    samples = split(dataset, run.config.data.held_out, run.held_out).held_out
-    settings = run.config.validation
-    count = min(len(samples), images or settings.pictures)
-    settings = settings.model_copy(update={"pictures": count})
-    device = torch_device()
-    denoiser: Any = family.load_denoiser(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
-    plan = CropPlan.of(run.config.data, run.config.train.seed)
-    scratch = run.exports / ".comparing"
-    clear(scratch)
     whole = whole_checkpoint(checkpoint.folder)
-    source = read_source(whole, "fp32", weights or ("ema" if whole.has_ema else "plain"))
+    weights = weights or ("ema" if whole.has_ema else "plain")
+    source = read_source(whole, "fp32", weights)
     todo = list(chosen if chosen is not None else variants(whole.trained_rank))
-
-    def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
-        net = net_of(config, tensors).to(device)
-        request = PreviewRequest(
-            samples=samples,
-            dataset=dataset,
-            settings=settings,
-            plan=plan,
-            out_folder=scratch / "pictures",
-            step=number,
-        )
-        models = Models(family, base, denoiser, net, text=run.config.text, schedule=checkpoint.noise_schedule)
-        record = make_previews(models, request, token=token)
-        return record.scores
+    pairs = HeldOutPairs(workspace, run, checkpoint, images)
 
     def report(done: int, label: str) -> None:
         if token:
@@ -122,38 +88,40 @@ def compare(
         if progress:
             progress(done, len(todo) + 1, label)
 
-    try:
+    def row(title: str, size: float, scores: Scores) -> Row:
+        found = scores.adherence
+        interval = Interval(found.value, found.low, found.high) if found else None
+        return Row(title, size / MIB, scores.means[name], reference - scores.means[name], interval)
+
+    with pairs:
         report(0, "Measuring the checkpoint")
-        scores = measure(source.config, source.original, 0)
-        name = next((score for score in MAIN_SCORES if score in scores), "")
+        scores = pairs.measure(source.config, source.original, token)
+        name = next((score for score in MAIN_SCORES if score in scores.means), "")
         if not name:
             raise UserError(
                 "The files cannot be compared by a score.",
                 "This run's images have no score: its condition type has none.",
                 "Compare the files by eye, in Try it.",
             )
-        reference = scores[name]
-        size = sum(tensor.numel() * 4 for tensor in source.original.values())
-        rows = [Row(WHOLE, size / MIB, reference, 0.0)]
+        reference = scores.means[name]
+        rows = [row(WHOLE_NET, sum(tensor.numel() * 4 for tensor in source.original.values()), scores)]
         for number, variant in enumerate(todo, start=1):
             report(number, f"Measuring {variant.title}")
             made = export(
                 checkpoint.folder,
                 variant.format,
-                scratch,
+                pairs.scratch,
                 f"variant-{number}",
                 variant.precision,
                 weights,
                 token=token,
-                base=base,
+                base=pairs.base,
                 rank=variant.rank,
+                judge=lambda source: "",  # it is measured here
             )
-            back = read_controlnet(made.path, family, base)
-            score = measure(back.config, back.tensors, number)[name]
-            rows.append(Row(variant.title, made.bytes / MIB, score, reference - score))
+            back = read_controlnet(made.path, pairs.family, pairs.base)
+            rows.append(row(variant.title, made.bytes, pairs.measure(back.config, back.tensors, token)))
             clear(made.path)
-    finally:
-        clear(scratch)
-    table = Table(tuple(rows), name, count, checkpoint.step)
+    table = Table(tuple(rows), name, pairs.pairs, checkpoint.step)
     write_table(table, run.exports)
     return table

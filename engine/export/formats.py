@@ -6,13 +6,15 @@ names), and an entry in FORMATS.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from engine.errors import UserError
 
-Precision = Literal["fp16", "bf16", "fp32"]
+Precision = Literal["fp16", "bf16", "fp32", "fp8"]
+WHOLE: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
 Weights = Literal["plain", "ema"]
 
 
@@ -30,6 +32,7 @@ class ExportFormat:
     module: str
     ranks: tuple[int, ...] = ()
     """Ranks to choose from, for a format that approximates the difference to the base; empty: the format is exact."""
+    precisions: tuple[Precision, ...] = WHOLE
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ class PrecisionChoice:
 
     name: Precision
     title: str
+    measured: bool = False
+    """Rounds so coarsely that the loss of adherence is measured first, and decides whether the file is written."""
 
 
 PRECISIONS: tuple[PrecisionChoice, ...] = (
     PrecisionChoice("fp16", "fp16: half the size, same results (usual)"),
     PrecisionChoice("bf16", "bf16: half the size, coarser numbers, wider range"),
     PrecisionChoice("fp32", "fp32: full precision, twice the size"),
+    PrecisionChoice("fp8", "fp8: a quarter of fp32, for ComfyUI; its loss is measured first", measured=True),
 )
 FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
@@ -64,6 +70,7 @@ FORMATS: tuple[ExportFormat, ...] = (
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".safetensors",
         "engine.export.single_file",
+        precisions=(*WHOLE, "fp8"),
     ),
     ExportFormat(
         "diffusers",
@@ -80,6 +87,7 @@ FORMATS: tuple[ExportFormat, ...] = (
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".safetensors",
         "engine.export.ldm_file",
+        precisions=(*WHOLE, "fp8"),
     ),
     ExportFormat(
         "pth",
@@ -135,6 +143,26 @@ FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": BASE_F
 DEFAULT_RANK = 128
 AS_TRAINED = 0
 """In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""
+
+
+def measured(precision: str) -> bool:
+    """Whether the loss of adherence of an export in this precision is measured before it is written."""
+    return any(choice.measured for choice in PRECISIONS if choice.name == precision)
+
+
+def require_precision(precision: str, precisions: Sequence[str]) -> None:
+    """Refuse a precision that a format does not have.
+
+    Args:
+        precisions: those that it has.
+
+    Raises:
+        UserError: names them.
+    """
+    if precision not in precisions:
+        known = any(choice.name == precision for choice in PRECISIONS)
+        what = f"This format has no precision {precision}." if known else f"There is no precision {precision}."
+        raise UserError(what, f"The precisions are: {', '.join(precisions)}.", "Choose one of these.")
 
 
 def get(name: str, formats: tuple[ExportFormat, ...] = FORMATS) -> ExportFormat:

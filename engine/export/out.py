@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.disk.in_use import clear, remove
 from engine.errors import UserError
-from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportResult, Precision, Weights, get
+from engine.export.formats import (
+    AS_TRAINED,
+    DEFAULT_RANK,
+    WHOLE,
+    ExportResult,
+    Precision,
+    Weights,
+    get,
+    measured,
+    require_precision,
+)
 from engine.export.writing import (
     CARD_ENDING,
     TEMPORARY,
@@ -29,6 +40,9 @@ if TYPE_CHECKING:
     from engine.families.registry import Family
     from engine.runs.checkpoints import Checkpoint
 
+Judge = Callable[["Source"], str]
+"""Draws with a net as it would be written. Returns a sentence about its adherence, or raises a UserError."""
+
 
 def export(
     checkpoint: Path,
@@ -42,6 +56,7 @@ def export(
     progress: OnProgress | None = None,
     base: str = "",
     rank: int = AS_TRAINED,
+    judge: Judge | None = None,
 ) -> ExportResult:
     """Write one net and check it before it gets its name. A folder NAME_card beside it has the model card.
 
@@ -55,10 +70,11 @@ def export(
         base: located. A Control-LoRA needs it; other formats compare images with it. Empty: the checkpoint's own, if it
             is on this disk.
         rank: of a Control-LoRA, or AS_TRAINED.
+        judge: measures what a precision loses that is not exact enough to be trusted; it has none without a judge.
 
     Raises:
-        UserError: the checkpoint is incomplete, the name is taken or misleading, the disk is full, or the check failed.
-            Nothing is left behind.
+        UserError: the checkpoint is incomplete, the name is taken or misleading, the disk is full, the check failed, or
+            the judge has refused it. Nothing is left behind.
         Cancelled: the token is cancelled. Nothing is left behind.
     """
     from engine.export import model_card, same_image
@@ -66,14 +82,11 @@ def export(
     from engine.export.source import read_source, whole_checkpoint
     from engine.export.story import story_of
     from engine.families.registry import by_name
-    from engine.machine.precision import DTYPES
     from engine.tuning.whole_base import DENOISER
 
     stage = stages(token, progress)
-    if precision not in DTYPES:
-        raise UserError(
-            f"There is no precision {precision}.", f"The precisions are: {', '.join(DTYPES)}.", "Choose one of these."
-        )
+    one_net = not any(path.is_file() for path in (checkpoint / DENOISER, checkpoint / LORA, word_file(checkpoint)))
+    require_precision(precision, get(format).precisions if one_net else WHOLE)
     if (checkpoint / DENOISER).is_file():
         from engine.export.base_export import export_base
 
@@ -109,6 +122,7 @@ def export(
     if way.ranks:
         stage(0, "Factorising")
         source = _against_base(source, whole, weights, family, base, rank, token)
+    verdict = _verdict(judge, source) if measured(precision) else ""
     demand_space(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     remove(temporary)
@@ -120,7 +134,7 @@ def export(
         give_ordinary_permissions(temporary)
         stage(2, "Checking")
         read = module.read(temporary)
-        checked = _check(temporary, read, source, family, stem, target.name)
+        checked = " ".join(filter(None, (verdict, _check(temporary, read, source, family, stem, target.name))))
         stage(3, "Drawing the same image with both")
         checked += " " + same_image.check(source, read[1], family, base, target.name, token)
         del read
@@ -140,6 +154,17 @@ def export(
         clear(temporary_card)
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
+
+
+def _verdict(judge: Judge | None, source: Source) -> str:
+    if judge is None:
+        raise UserError(
+            f"Nothing was exported in {source.precision}.",
+            "Its loss of adherence has to be measured first, and this checkpoint belongs to no run whose images could "
+            "be drawn.",
+            "Export in fp16.",
+        )
+    return judge(source)
 
 
 def _check(path: Path, read: tuple[Any, dict[str, Any]], source: Source, family: Family, stem: str, name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from engine.errors import UserError
 from engine.export import readers
+from engine.export.formats import measured
 from engine.export.source import Source
 from engine.families.facts import FamilyFacts, of_control_net
 from engine.machine.units import counted
@@ -48,7 +49,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         got = tensors[key]
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
             raise failed(f"{key} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
-        if not got.isfinite().all() or not torch.equal(got, wanted):
+        if not got.float().isfinite().all() or not torch.equal(got.float(), wanted.float()):
             raise failed(f"{key} has different values than in the checkpoint")
     whole = source.whole(tensors, name)
     lacking = empty_net(source.config).state_dict().keys() ^ whole.keys()
@@ -75,6 +76,11 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
                 else " A net this small does not get smaller at this rank."
             )
         )
+    if measured(source.precision):
+        return (
+            f"{read} equal to the checkpoint rounded to {source.precision}; its outputs differ from the "
+            f"checkpoint's by at most {difference:.1%} of the largest output."
+        )
     _demand_same_outputs(source, difference)
     return (
         f"{read} equal to the checkpoint in {source.precision}; "
@@ -100,6 +106,8 @@ def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) ->
         kind = readers.check(readers.raw_shapes(path), net, source.config, stem, family)
     except readers.Misread as error:
         raise failed(str(error)) from error
+    if measured(source.precision):
+        return f"ComfyUI recognises it as {kind}; other programs are not known to read {source.precision}."
     *others, last = family.control_files.programs
     if not others:
         return f"{last} recognises it as {kind}."

@@ -28,6 +28,9 @@ from engine.runs.checkpoints import (
 from engine.runs.choice import require_controlnet
 from engine.version import VERSION
 
+EXPORT_DTYPES = {**DTYPES, "fp8": torch.float8_e4m3fn}
+"""From the finest to the coarsest."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,7 +61,7 @@ class Source:
     @property
     def coarsest(self) -> str:
         """The coarsest precision on the way from the checkpoint's outputs to the file's."""
-        return max(self.precision, self.base_precision, key=list(DTYPES).index)
+        return max(self.precision, self.base_precision, key=list(EXPORT_DTYPES).index)
 
     @property
     def bytes(self) -> int:
@@ -109,9 +112,11 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
             f"{WEIGHTS}: {error}.",
             "Choose another checkpoint of the run.",
         ) from error
-    tensors = {name: tensor.to(DTYPES[precision]).contiguous() for name, tensor in original.items()}
+    dtype = EXPORT_DTYPES[precision]
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in original.items()}
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        # A weight that is too large becomes infinite, except in fp8, which has no infinity and clips it.
+        if not tensor.float().isfinite().all() or original[name].abs().max() > torch.finfo(dtype).max:
             raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
     config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
     facts = metadata(checkpoint, precision, weights, story)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.disk.durable import atomic_write_text
+from engine.export.loss import Interval
 from engine.machine.units import counted
 
 FILE = "size_against_quality.json"
@@ -14,12 +15,16 @@ FILE = "size_against_quality.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``adherence``: mean over the held-out pairs; ``loss``: difference to the checkpoint's."""
+    """A line of the table."""
 
     title: str
     megabytes: float
     adherence: float
+    """Mean of the score over the held-out pairs."""
     loss: float
+    """Of the checkpoint's score."""
+    obeys: Interval | None = None
+    """Adherence; None: it was not measured, or cannot be."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,22 @@ def read_table(exports: Path) -> Table | None:
     """Read the last table of a run; None if there is none."""
     try:
         found = json.loads((exports / FILE).read_text(encoding="utf-8"))
-        return Table(tuple(Row(**row) for row in found["rows"]), found["score"], found["pictures"], found["step"])
+        rows = [{**row, "obeys": Interval(**row["obeys"]) if row.get("obeys") else None} for row in found["rows"]]
+        return Table(tuple(Row(**row) for row in rows), found["score"], found["pictures"], found["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def obeys_text(row: Row) -> str:
+    """The adherence of a line with its interval; a dash where there is none."""
+    return row.obeys.text if row.obeys else "–"
+
+
 def as_text(table: Table) -> str:
     """The table for the command line and the docs."""
-    lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}"]
-    lines += [f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}" for row in table.rows]
+    lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}  adherence (95 %)"]
+    lines += [
+        f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}  {obeys_text(row)}"
+        for row in table.rows
+    ]
     return "\n".join([*lines, f"step {table.step:,}, {counted(table.pictures, 'held-out pair')}"])

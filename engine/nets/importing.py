@@ -160,7 +160,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
                 f"It {words} {min(names)} ({len(names):,} of {counted(len(shapes), 'tensor')}).",
                 "Choose the base that it was made for.",
             )
-    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    broken = next((name for name, tensor in tensors.items() if not tensor.float().isfinite().all()), None)
     if broken:
         raise UserError(
             f"{file.path.name} is broken.",

@@ -259,7 +259,7 @@ def test_cancel_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
 def test_unknown_words_are_answered_with_the_known_ones(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="single_file, diffusers"):
         export(checkpoint, "onnx", tmp_path, "mine")
-    with pytest.raises(UserError, match="fp32, fp16, bf16"):
+    with pytest.raises(UserError, match="fp16, bf16, fp32"):
         export(checkpoint, "diffusers", tmp_path, "mine", "int8")  # type: ignore[arg-type]
 
 

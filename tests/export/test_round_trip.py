@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from engine.data.make_maps import make_all
 from engine.errors import UserError
 from engine.export import export
 from engine.export.compare import Variant, compare
+from engine.export.held_out import judge
 from engine.export.imported_run import import_as_run
+from engine.export.loss import keep_loss, read_losses
 from engine.export.table import as_text, read_table
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -36,6 +39,7 @@ def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
 @pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     chosen = [Variant("half", "single_file", "fp16"), Variant("lora", "control_lora", "fp16", 32)]
+    chosen.append(Variant("eighth", "single_file", "fp8"))
     lines: list[str] = []
     table = compare(
         ready_workspace,
@@ -44,14 +48,35 @@ def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
         chosen=chosen,
         progress=lambda done, total, label: lines.append(f"{done}/{total} {label}"),
     )
-    assert [row.title for row in table.rows] == ["checkpoint", "half", "lora"]
+    assert [row.title for row in table.rows] == ["checkpoint", "half", "lora", "eighth"]
     assert (table.score, table.pictures, table.step) == ("adherence", 2, 4)
-    whole, half, _ = table.rows
+    whole, half, _, eighth = table.rows
     assert half.megabytes == pytest.approx(whole.megabytes / 2, rel=0.2)
+    assert eighth.megabytes < 0.4 * whole.megabytes
     assert half.loss == pytest.approx(whole.adherence - half.adherence) and abs(half.loss) < 0.1
     assert read_table(trained.exports) == table
     assert [path.name for path in trained.exports.iterdir()] == ["size_against_quality.json"]  # no files stay
-    assert "half" in as_text(table) and lines[-1].startswith("2/3")
+    assert "half" in as_text(table) and lines[-1].startswith("3/4")
+
+
+@pytest.mark.long
+def test_the_loss_in_fp8_is_measured_once_and_decides(
+    trained: Run, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.evaluation.adherence.MIN_SPAN", -9.0)  # this base's VAE shows no contours
+    newest = trained.checkpoints()[-1]
+    lines: list[str] = []
+    how = judge(ready_workspace, trained, newest, progress=lambda done, total, label: lines.append(label))
+    made = export(newest.folder, "single_file", trained.exports, "small", "fp8", "plain", judge=how)
+    (loss,) = read_losses(trained.exports)
+    assert loss.text in made.checked and loss.pairs >= 2 and lines
+    lines.clear()
+    export(newest.folder, "single_file", trained.exports, "again", "fp8", "plain", judge=how)
+    assert not lines  # it is known
+    keep_loss(trained.exports, replace(loss, written=replace(loss.written, value=loss.whole.low - 0.1)))
+    with pytest.raises(UserError, match="would follow its control images less"):
+        export(newest.folder, "single_file", trained.exports, "fell", "fp8", "plain", judge=how)
+    assert not list(trained.exports.glob("*fell*")) and not (trained.exports / ".comparing").exists()
 
 
 def test_a_net_comes_back_as_a_run(trained: Run, ready_workspace: Workspace) -> None:

@@ -9,7 +9,8 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat
-from engine.export.formats import FORMATS_OF
+from engine.export.formats import FORMATS_OF, measured
+from engine.export.loss import find_loss
 from engine.tuning.facts import facts_of
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
@@ -31,7 +32,8 @@ def build(context: AppContext, live: Live) -> None:
             run = run_list(live, "Run", "export-run")
             checkpoint = checkpoint_list(context, live, run, "export-checkpoint")
             options = _build_options(context, live, run)
-            weights = options[2]
+            precision, weights = options[1:3]
+            loss = gr.HTML(elem_id="export-loss")
             make = gr.Button("Export", variant="primary", elem_id="export-make")
             add = queue_button(live, make)
             cancel = gr.Button("Cancel", visible=False, elem_id="export-cancel")
@@ -50,6 +52,11 @@ def build(context: AppContext, live: Live) -> None:
         queued = export_jobs.queued_export(run, "newest" if step in (NEWEST, None) else chosen.step, wanted)
         context.start_job(KIND, "Exporting", job, queued)
 
+    def show_loss(run: str | None, step: int | None, precision: str, weights: str) -> str:
+        return _loss_html(context, run, step, precision, weights)
+
+    shown = [run, checkpoint, precision, weights]
+    live.on([one.change for one in shown], show_loss, shown, [loss])
     live.on([make.click, add.click], start, [run, checkpoint, *options])
     job_controls(
         live, KIND, delivery, cancel, progress, busy_hint="add the export to the queue, or wait until it has ended."
@@ -76,8 +83,8 @@ def _build_options(context: AppContext, live: Live, run: Any) -> list[Any]:
         elem_id="export-rank",
     )
     precision = gr.Radio(
-        [(choice.title, choice.name) for choice in PRECISIONS],
-        value=PRECISIONS[0].name,
+        _precisions(FORMATS[0]),
+        value=FORMATS[0].precisions[0],
         label="Precision",
         elem_id="export-precision",
     )
@@ -94,18 +101,18 @@ def _build_options(context: AppContext, live: Live, run: Any) -> list[Any]:
         chosen = run_of(context, name)
         return FORMATS_OF[facts_of(chosen.config).exported_as] if chosen else FORMATS
 
-    def show_format(name: str, run: str | None) -> list[Any]:
+    def show_format(name: str, run: str | None, precision: str) -> list[Any]:
         chosen = _format_named(name, formats_of(run))
-        return [_hint(chosen), gr.Radio(visible=bool(chosen.ranks))]
+        return [_hint(chosen), gr.Radio(visible=bool(chosen.ranks)), _precision_radio(chosen, precision)]
 
-    def show_formats(run: str | None, name: str) -> list[Any]:
+    def show_formats(run: str | None, name: str, precision: str) -> list[Any]:
         found = formats_of(run)
         chosen = _format_named(name, found)
         radio = gr.Radio([(entry.title, entry.name) for entry in found], value=chosen.name)
-        return [radio, _hint(chosen), gr.Radio(visible=bool(chosen.ranks))]
+        return [radio, _hint(chosen), gr.Radio(visible=bool(chosen.ranks)), _precision_radio(chosen, precision)]
 
-    live.on(format.change, show_format, [format, run], [hint, rank])
-    live.on(run.change, show_formats, [run, format], [format, hint, rank])
+    live.on(format.change, show_format, [format, run, precision], [hint, rank, precision])
+    live.on(run.change, show_formats, [run, format, precision], [format, hint, rank, precision])
     return [format, precision, weights, rank, name, overwrite]
 
 
@@ -116,6 +123,31 @@ def _format_named(name: str, formats: tuple[ExportFormat, ...]) -> ExportFormat:
 
 def _hint(format: ExportFormat) -> str:
     return note(format.hint) + note(format.goes_to)
+
+
+def _precisions(format: ExportFormat) -> list[tuple[str, str]]:
+    return [(choice.title, choice.name) for choice in PRECISIONS if choice.name in format.precisions]
+
+
+def _precision_radio(format: ExportFormat, chosen: str) -> Any:
+    """The precisions of a format; the chosen one stays, if it is one of them."""
+    return gr.Radio(_precisions(format), value=chosen if chosen in format.precisions else format.precisions[0])
+
+
+def _loss_html(context: AppContext, run: str | None, step: int | None, precision: str, weights: str) -> str:
+    """What is known about the loss in this precision; empty where none has to be measured."""
+    if not run or not measured(precision):
+        return ""
+    chosen = pick_checkpoint(context, run, step)
+    kind = "ema" if weights == "ema" and chosen.has_ema else "plain"
+    loss = find_loss(context.workspace.runs / run / "exports", chosen.folder.name, kind, precision)
+    if loss is None:
+        return note(
+            f"The export first draws the held-out images to measure how much adherence is lost in {precision}. It is "
+            "written only if the adherence stays within the checkpoint's interval."
+        )
+    verdict = "" if loss.acceptable else " That is too much: nothing is written in this precision."
+    return note(loss.text + verdict, "good" if loss.acceptable else "warning")
 
 
 def _rank_title(rank: int) -> str:

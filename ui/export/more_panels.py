@@ -12,7 +12,7 @@ from engine.conditions import registry
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import BASE_FORMATS
-from engine.export.table import read_table
+from engine.export.table import obeys_text, read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
 from engine.queue.taught_jobs import ExportBase
@@ -219,12 +219,12 @@ def _table(exports: Path) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(row.title)}</td><td>{row.megabytes:,.1f}</td><td>{row.adherence:.3f}</td>"
-        f"<td>{'–' if number == 0 else f'{row.loss:+.3f}'}</td></tr>"
+        f"<td>{'–' if number == 0 else f'{row.loss:+.3f}'}</td><td>{obeys_text(row)}</td></tr>"
         for number, row in enumerate(table.rows)
     )
     return (
         f"<table class='figures'><tr><th>Format</th><th>MB</th><th>Score ({escape(table.score)})</th>"
-        f"<th>Lost</th></tr>{rows}</table>"
+        f"<th>Lost</th><th>Adherence (95 %)</th></tr>{rows}</table>"
         + note(
             f"{exports.parent.name}, step {table.step:,}, {counted(table.pictures, 'held-out image')} for each row. "
             "Differences of a few hundredths are due to chance."

@@ -1,0 +1,169 @@
+"""A run's held-out pairs, drawn with one form of its net after another from the same seeds, and scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from engine.bases.merging import ready_base
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.held_out import split
+from engine.disk.in_use import clear
+from engine.errors import UserError
+from engine.evaluation.adherence import Adherence, PairScores, compare, normalize
+from engine.evaluation.pairs import Models
+from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
+from engine.export.loss import Interval, Loss, find_loss, keep_loss
+from engine.export.source import Source
+from engine.families.registry import detect
+from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
+from engine.nets.frozen_layers import store_as_trained
+from engine.nets.outputs import net_of
+from engine.runs.checkpoints import Checkpoint
+from engine.runs.run import Run
+from engine.tuning.unlocked import load_trained_base
+from engine.workspace.paths import Workspace
+
+PAIRS = 24
+"""Held-out pairs on which a loss is measured, if the run has as many."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one form of a net."""
+
+    means: dict[str, float]
+    rows: list[PairScores] = field(default_factory=list)
+    """What its adherence is computed from, pair by pair."""
+
+    @property
+    def adherence(self) -> Adherence | None:
+        return normalize(self.rows)
+
+
+class HeldOutPairs:
+    """Draws the held-out pairs of a run, within a ``with`` block. Its images are removed at the end.
+
+    Raises:
+        UserError: the base or the dataset is gone, or no pair is held out.
+    """
+
+    def __init__(self, workspace: Workspace, run: Run, checkpoint: Checkpoint, pairs: int = 0) -> None:
+        """
+        Args:
+            pairs: at most; 0: as many as the run draws for its previews.
+        """
+        self.checkpoint, self.base = checkpoint, ready_base(workspace, run.config.model.whole_base)
+        self.family = detect(self.base)
+        self.run = run
+        self.dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+        self.samples = split(self.dataset, run.config.data.held_out, run.held_out).held_out
+        settings = run.config.validation
+        self.pairs = min(len(self.samples), pairs or settings.pictures)
+        if not self.pairs:
+            raise UserError("Nothing can be measured.", f"{self.dataset.name} has no held-out pair.", "Add images.")
+        self.settings = settings.model_copy(update={"pictures": self.pairs})
+        self.plan = CropPlan.of(run.config.data, run.config.train.seed)
+        self._denoiser: Any = None
+        self._cache, self._drawn = PreviewCache(), 0
+        self.scratch = run.exports / ".comparing"
+        """For files that are removed at the end, too."""
+
+    def __enter__(self) -> HeldOutPairs:
+        clear(self.scratch)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        clear(self.scratch)
+
+    @property
+    def denoiser(self) -> Any:
+        """The base's denoiser as the checkpoint was trained with it, loaded when it is first needed."""
+        if self._denoiser is None:
+            device = torch_device()
+            loaded = self.family.load_denoiser(self.base, torch.float16 if device.type == "cuda" else torch.float32)
+            self._denoiser = store_as_trained(loaded, self.checkpoint.about, self.family.layers, device)
+            load_trained_base(self.checkpoint.folder, self._denoiser, self.family.layers)
+        return self._denoiser
+
+    def measure(
+        self,
+        config: dict[str, Any],
+        tensors: dict[str, torch.Tensor],
+        token: CancelToken | None = None,
+        progress: OnProgress | None = None,
+    ) -> Scores:
+        """Draw every pair with a net of these weights.
+
+        Raises:
+            Cancelled: the token is cancelled.
+        """
+        return self.measure_nets(self.denoiser, net_of(config, tensors).to(self.denoiser.device), token, progress)
+
+    def measure_nets(
+        self, denoiser: Any, net: Any, token: CancelToken | None = None, progress: OnProgress | None = None
+    ) -> Scores:
+        """``measure`` with loaded nets."""
+        request = PreviewRequest(
+            samples=self.samples,
+            dataset=self.dataset,
+            settings=self.settings,
+            plan=self.plan,
+            out_folder=self.scratch / "pictures",
+            step=self._drawn,
+        )
+        self._drawn += 1
+        schedule = self.checkpoint.noise_schedule
+        models = Models(self.family, self.base, denoiser, net, text=self.run.config.text, schedule=schedule)
+        record = make_previews(models, request, cache=self._cache, token=token, progress=progress)
+        samples = json.loads((record.folder / "scores.json").read_text(encoding="utf-8"))["samples"]
+        return Scores(record.scores, [PairScores(**one["normalising"]) for one in samples])
+
+
+def judge(
+    workspace: Workspace,
+    run: Run,
+    checkpoint: Checkpoint,
+    token: CancelToken | None = None,
+    progress: OnProgress | None = None,
+) -> Callable[[Source], str]:
+    """The judge of an export (``engine.export.out.Judge``): measures the loss unless it is known, and keeps it."""
+
+    def decide(source: Source) -> str:
+        weights, what = source.metadata["weights"], source.precision
+        loss = find_loss(run.exports, checkpoint.folder.name, weights, what)
+        if loss is None:
+            with HeldOutPairs(workspace, run, checkpoint, PAIRS) as pairs:
+                whole = pairs.measure(source.config, source.original, token, progress)
+                written = pairs.measure(source.config, source.tensors, token, progress)
+            loss = loss_of(whole, written, checkpoint, weights, what)
+            keep_loss(run.exports, loss)
+        loss.require_acceptable()
+        return loss.text
+
+    return decide
+
+
+def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> Loss:
+    """The loss between two measurements of the same pairs.
+
+    Raises:
+        UserError: there are too few pairs, or even the originals do not follow their maps.
+    """
+    before, after, gap = whole.adherence, written.adherence, compare(whole.rows, written.rows)
+    if before is None or after is None or gap is None:
+        raise UserError(
+            f"Nothing was exported in {what}.",
+            "Its loss of adherence cannot be measured: the run has fewer than two held-out pairs, or even the original "
+            "images do not follow their control images.",
+            "Export in fp16.",
+        )
+    one, two, between = (Interval(found.value, found.low, found.high) for found in (before, after, gap))
+    return Loss(checkpoint.folder.name, weights, what, one, two, between, before.pairs)
