@@ -21,7 +21,7 @@ from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.samples import Sample
 from engine.errors import UserError
-from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, report
+from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, report, set_distances
 from engine.evaluation.adherence import Adherence, Metric, PairScores, mean_scores, score_image, score_pairs
 from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.loaded import LowMemoryDrawing, load_models
@@ -238,7 +238,20 @@ def _clip(model_name: str, pairs: Sequence[Pair], drawn: _Drawn, token: CancelTo
         "score_of_true_pictures": clip.score(true, texts),
         "cmmd": clip.cmmd(true, right),
         "cmmd_without_control": clip.cmmd(true, bare),
-    }
+    } | distances(true, right, bare)
+
+
+def distances(true: np.ndarray, right: np.ndarray, bare: np.ndarray) -> dict[str, Any]:
+    """KID and FID of CLIP embeddings (n, d), scaled to the length sqrt(d) that KID's kernel is made for."""
+    scale = true.shape[1] ** 0.5
+    found: dict[str, Any] = {"fid_missing": set_distances.why_no_fid(len(true))}
+    for end, rows in (("", right), ("_without_control", bare)):
+        if len(true) >= 4:
+            near = set_distances.kid(true * scale, rows * scale)
+            found |= {f"kid{end}": near.value, f"kid_spread{end}": near.spread}
+        if not found["fid_missing"]:
+            found[f"fid{end}"] = set_distances.fid(true * scale, rows * scale)
+    return found
 
 
 def _compare(run: Run, step: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

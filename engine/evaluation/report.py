@@ -127,7 +127,15 @@ def _clip_facts(clip: dict[str, Any]) -> list[tuple[str, str]]:
         f"{clip['score_of_true_pictures']:.1f}); {clip['model']}"
     )
     distance = f"CMMD {clip['cmmd']:.2f} (without control {clip['cmmd_without_control']:.2f})"
-    return [("CLIP score", score), ("Distance from the originals", distance)]
+    rows = [("CLIP score", score), ("Distance from the originals", distance)]
+    if "kid" in clip:  # reports of earlier versions have none
+        kid, bare = (f"{clip[f'kid{end}']:.1f} ± {clip[f'kid_spread{end}']:.1f}" for end in ("", "_without_control"))
+        rows.append(("KID (CLIP features) x 1,000", f"{kid} (without control {bare})"))
+    if "fid" in clip:
+        rows.append(("FID (CLIP features)", f"{clip['fid']:.1f} (without control {clip['fid_without_control']:.1f})"))
+    elif "fid_missing" in clip:
+        rows.append(("FID", clip["fid_missing"]))
+    return rows
 
 
 def effect_text(meter: dict[str, Any]) -> str:
