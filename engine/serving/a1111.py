@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +23,18 @@ from engine.serving.job_service import JobService
 WAIT = 600.0
 NO_MAP = (None, "", "none", "None")
 """Modules that mean: the image is the finished control image."""
+NOTHING: dict[str, Any] = {
+    "/sdapi/v1/upscalers": [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 1}],
+    "/sdapi/v1/loras": [],
+    "/sdapi/v1/hypernetworks": [],
+    "/sdapi/v1/embeddings": {"loaded": {}, "skipped": {}},
+    "/sdapi/v1/sd-vae": [],
+    "/sdapi/v1/prompt-styles": [],
+    "/sdapi/v1/scripts": {"txt2img": ["controlnet"], "img2img": ["controlnet"]},
+    "/sdapi/v1/cmd-flags": {"api": True},
+    "/controlnet/settings": {"control_net_max_models_num": 1, "control_net_unit_count": 1},
+}
+"""Answers to what plugins ask when they start, about things that this server does not have."""
 UNUSED = ("enable_hr", "restore_faces", "tiling", "refiner_checkpoint", "script_name")
 """Fields that ask for something that the app does not do: answered with a warning where they are on."""
 
@@ -42,6 +54,7 @@ def add_routes(api: FastAPI, service: JobService) -> None:
             raise UserError(
                 "The image cannot be drawn.", f"init_images has {counted(len(start), 'image')}.", "Send one."
             )
+        body = _with_control_image(body, start[0])
         over = {"image": start[0], "mask": body.get("mask"), "change": body.get("denoising_strength")}
         return await _draw(service, body, over)
 
@@ -88,7 +101,17 @@ def add_routes(api: FastAPI, service: JobService) -> None:
 
     @api.get("/controlnet/module_list", tags=["AUTOMATIC1111"], summary="How control images are made")
     async def module_list() -> dict[str, Any]:
-        return {"module_list": ["none", *([service.served.condition] if service.served.make_map else [])]}
+        names = ["none", *([service.served.condition] if service.served.make_map else [])]
+        return {"module_list": names, "module_detail": {name: {"model_free": False, "sliders": []} for name in names}}
+
+    def answer_with(answer: Any) -> Callable[[], Any]:
+        async def constant() -> Any:
+            return answer
+
+        return constant
+
+    for path, answer in NOTHING.items():
+        api.get(path, tags=["AUTOMATIC1111"], summary="For plugins: nothing to choose")(answer_with(answer))
 
 
 def _base(service: JobService) -> str:
@@ -140,8 +163,8 @@ def translate(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         "balance": _balance(unit.get("control_mode")),
         "map" if module in NO_MAP else "photo": image,
     }
-    if isinstance(seed := body.get("seed"), int) and seed >= 0:  # -1 means any
-        ours["seed"] = seed
+    if (seed := str(body.get("seed", ""))).isdecimal():  # -1 means any
+        ours["seed"] = int(seed)
     ours["count"] = _count(body)
     try:
         checked = ImageBody(**{name: value for name, value in ours.items() if value is not None})
@@ -149,6 +172,12 @@ def translate(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())  # type: ignore[attr-defined]
         raise UserError("The image cannot be drawn.", f"{problems}.", "Correct the value.") from error
     return checked.model_dump(exclude_none=True), [*notes, *said]
+
+
+def _with_control_image(body: Mapping[str, Any], image: Any) -> dict[str, Any]:
+    """A body whose unit, where it has no image, has the one that is drawn over, as in the extension."""
+    units = [{**unit, "image": unit.get("image") or unit.get("input_image") or image} for unit in _units(body)]
+    return {**body, "alwayson_scripts": {"controlnet": {"args": units}}}
 
 
 def _units(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

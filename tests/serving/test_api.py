@@ -312,6 +312,56 @@ def test_img2img_redraws_the_masked_part_only(serving: Serving, edges: Image.Ima
     assert np.array_equal(drawn[:, 52:], np.asarray(start)[:, 52:]) and not np.array_equal(drawn, np.asarray(start))
 
 
+def test_a_request_as_ai_render_sends_it_from_blender(serving: Serving, edges: Image.Image) -> None:
+    """Its unit has no image: the extension then takes the one that is drawn over (benrugg/AI-Render)."""
+    theirs = {
+        "prompt": "red circle",
+        "negative_prompt": "ugly",
+        "width": 64,
+        "height": 64,
+        "image_similarity": 0.4,
+        "denoising_strength": 0.6,
+        "seed": 5,
+        "cfg_scale": 7,
+        "steps": 2,
+        "sampler": "LMS",
+        "sampler_index": "LMS",
+        "init_images": ["data:image/png;base64," + in_base64(edges)],
+        "alwayson_scripts": {"controlnet": {"args": [{"module": "none", "model": "ring"}]}},
+    }
+    drawn = serving.client.post("/sdapi/v1/img2img", json=theirs)
+    assert drawn.status_code == 200, drawn.text
+    explicit = serving.client.post("/sdapi/v1/img2img", json=theirs | unit(edges))
+    assert drawn.json()["images"] == explicit.json()["images"]
+
+
+def test_a_request_as_the_photoshop_plugin_sends_it(serving: Serving, edges: Image.Image) -> None:
+    """Several units of which one is on, a seed as text (AbdullahAlfaraj/Auto-Photoshop-StableDiffusion-Plugin)."""
+    off = {"enabled": False, "input_image": "", "mask": "", "module": "", "model": "", "weight": 1.0}
+    on = off | {"enabled": True, "input_image": in_base64(edges), "module": "none", "model": "ring"}
+    on |= {"resize_mode": "Scale to Fit (Inner Fit)", "lowvram": False, "processor_res": 512, "pixel_perfect": True}
+    on |= {"threshold_a": 64, "threshold_b": 64, "guidance_start": 0, "guidance_end": 1, "guessmode": False}
+    units = [on | {"control_mode": "Balanced"}, off, off]
+    theirs = {
+        "prompt": "red circle",
+        "seed": "5",
+        "steps": 2,
+        "cfg_scale": 7,
+        "width": 64,
+        "height": 64,
+        "sampler_index": "Euler a",
+        "batch_size": 1,
+        "controlnet_units": units,
+        "subseed": -1,
+        "override_settings": {},
+        "override_settings_restore_afterwards": True,
+        "alwayson_scripts": {"controlnet": {"args": units}},
+    }
+    answer = serving.client.post("/sdapi/v1/txt2img", json=theirs)
+    assert answer.status_code == 200, answer.text
+    assert json.loads(answer.json()["info"])["all_seeds"] == [5] and len(answer.json()["images"]) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -331,7 +381,10 @@ def test_what_this_server_cannot_do_is_told_to_them(
 def test_plugins_get_the_lists_that_they_ask_for(serving: Serving, tiny_base: Path) -> None:
     get: Callable[[str], Any] = lambda path: serving.client.get(path).json()  # noqa: E731
     assert get("/controlnet/model_list") == {"model_list": ["ring"]}
-    assert get("/controlnet/module_list")["module_list"][0] == "none"
+    modules = get("/controlnet/module_list?alias_name=1")
+    assert modules["module_list"][0] == "none" and modules["module_detail"].keys() == set(modules["module_list"])
+    assert get("/controlnet/settings")["control_net_max_models_num"] == 1
+    assert [one["name"] for one in get("/sdapi/v1/upscalers")] == ["None"] and get("/sdapi/v1/loras") == []
     assert get("/sdapi/v1/options") == {"sd_model_checkpoint": tiny_base.name}
     assert get("/sdapi/v1/sd-models")[0]["title"] == tiny_base.name
     assert "UniPC" in [one["name"] for one in get("/sdapi/v1/samplers")]

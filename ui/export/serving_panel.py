@@ -23,8 +23,8 @@ def build(context: AppContext, live: Live, run: Any, checkpoint: Any) -> None:
     with gr.Accordion("Serve it to other programs (HTTP API)", open=False, elem_id="serve"):
         gr.HTML(
             note(
-                "Scripts, Photoshop and Blender plugins on this computer can draw with the selected checkpoint while "
-                "this window is open. The server also answers plugins that expect AUTOMATIC1111. docs/serving.md has "
+                "Scripts on this computer can draw with the selected checkpoint while this window is open, and so can "
+                "plugins for AUTOMATIC1111 that send a password, such as AI Render for Blender. docs/serving.md has "
                 "examples."
             )
         )
