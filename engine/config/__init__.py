@@ -68,6 +68,15 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _a_base_is_taught_without_a_controlnet(self) -> RunConfig:
         model, objective, what = self.model, self.objective, self.tuning.what
+        if what == "lcm":
+            if model.control_lora_rank or not objective.sd_locked:
+                raise ValueError(
+                    "an LCM-LoRA is trained beside a base and a ControlNet that stay as they are: set "
+                    "model.control_lora_rank to 0 and switch objective.sd_locked on"
+                )
+            if self.tuning.guidance_low > self.tuning.guidance_high:
+                raise ValueError("tuning.guidance_low is above tuning.guidance_high: enter the lower scale first")
+            return self
         if what != "controlnet" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
             trained = {"lora": "a LoRA", "subject": "a subject", "base": "a whole base", "word": "a new word"}[what]
             raise ValueError(

@@ -50,10 +50,10 @@ class ModelConfig(Section):
         "Start from a ControlNet",
         "Empty: start from a copy of the base's encoder, as the ControlNet paper does. Otherwise the file or folder of "
         "a ControlNet to continue: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of "
-        "another run.",
+        "another run. A run that trains an LCM-LoRA draws under this net, which stays as it is.",
         advanced=True,
         why_fixed="It matters only at the start of a run.",
-        only=("controlnet",),
+        only=("net",),
     )
     control_blocks: int = setting(
         0,

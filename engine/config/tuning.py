@@ -15,14 +15,15 @@ MOST_VECTORS = 16
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora", "subject", "word", "base"] = setting(
+    what: Literal["controlnet", "lora", "subject", "word", "base", "lcm"] = setting(
         "controlnet",
         "What is trained",
         "controlnet: a net that makes images follow condition maps. The others teach the base from images and "
         "captions, without condition maps. lora: a small file with a style or a kind of image. subject: a LoRA for one "
         "subject, from 3 to 30 images, with a word for it and preservation of everything else (DreamBooth). word: a "
         "new word for what the base can draw already (Textual Inversion), a file of a few kilobytes. base: every "
-        "weight of its denoiser; needs the most memory. Words and whole bases: Stable Diffusion 1.x, 2.x and XL.",
+        "weight of its denoiser; needs the most memory. lcm: a LoRA with which the base draws in 2 to 8 steps "
+        "(LCM-LoRA); it teaches nothing new. Words, whole bases and lcm: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )
@@ -35,7 +36,7 @@ class TuningConfig(Section):
         le=256,
         affects_speed=True,
         why_fixed="The trained weights have the shape of this rank.",
-        only=("lora",),
+        only=("factors",),
     )
     layers: Literal["attention", "linear", "all"] = setting(
         "all",
@@ -45,7 +46,7 @@ class TuningConfig(Section):
         "modulation; needed for shapes that the base has never seen.",
         affects_speed=True,
         why_fixed="The trained weights belong to these layers.",
-        only=("lora",),
+        only=("factors",),
     )
     text_rate: float = setting(
         0.0,
@@ -57,6 +58,38 @@ class TuningConfig(Section):
         affects_speed="on or off",
         why_fixed="The trained weights belong to these layers.",
         only=("lora",),
+    )
+    lcm_steps: int = setting(
+        4,
+        "Steps to draw in",
+        "Previews are drawn in this many steps without guidance, and Try it begins with them; training is the same for "
+        "any number. Their score is compared with that of the untrained base at Sampling steps and Guidance of the "
+        "preview images. Usual: 2 to 8.",
+        unit="steps",
+        ge=1,
+        le=16,
+        may_change="course",
+        only=("lcm",),
+    )
+    guidance_low: float = setting(
+        7.5,
+        "Guidance learned, from",
+        "The LoRA learns to draw as the base does at this guidance (CFG) scale, so that later no second prediction is "
+        "needed. Usual: the scale that you draw with, such as 7.5, here and below. With two different values each "
+        "image of a batch draws its own between them; diffusers' script uses 4 to 16.",
+        ge=1,
+        le=30,
+        why_fixed="What was learned is an average over this range.",
+        only=("lcm",),
+    )
+    guidance_high: float = setting(
+        7.5,
+        "to",
+        "The same as the lower one: a fixed scale.",
+        ge=1,
+        le=30,
+        why_fixed="What was learned is an average over this range.",
+        only=("lcm",),
     )
     word: str = setting(
         "",

@@ -53,7 +53,7 @@ class ValidationConfig(Section):
         ge=0,
         le=2,
         advanced=True,
-        only=("controlnet",),
+        only=("net",),
     )
     probes: int = setting(
         2,

@@ -32,6 +32,8 @@ CHECKPOINTING_WORK = {"none": 1.0, "controlnet": 1.08, "both": 1.26}
 """For each image."""
 MICRO_BATCH = 0.12
 """For each micro-batch: starting some 2,500 kernels, which small batches do not hide."""
+DISTILLED = 1.0
+"""For each image: three more forward passes, of teacher and student, without gradients."""
 FEW_BITS = {"fp8": 0.2, "int8": 0.2, "nf4": 0.3}
 """For each micro-batch: the base's weights are dequantized in every forward and backward pass."""
 OPTIMIZER = {"adafactor": 0.3, "paged_adamw8bit": 1.0}
@@ -178,6 +180,7 @@ def step_time(config: RunConfig) -> float:
     micro_batches = config.images_per_step / train.batch_size
     denoiser_too = facts_of(config).checkpointed(train.gradient_checkpointing)[1]
     time = config.images_per_step * CHECKPOINTING_WORK["both" if denoiser_too else train.gradient_checkpointing]
+    time += config.images_per_step * (DISTILLED if facts_of(config).distilled else 0)
     time += micro_batches * (MICRO_BATCH + FEW_BITS.get(train.base_storage, 0))
     time += IN_BACKWARD if optim.in_backward else 0
     if optim.offload:

@@ -149,11 +149,13 @@ def predict_from(
     averaged = trained + (base_trained if facts.averages_base else 0)
     ema = averaged * 4 if has_ema else 0
     frozen = sizes.controlnet.shared if is_over_start(config, base.facts) else 0  # they are the net's own
+    frozen_net = base.facts.count(base.denoiser, resolution, tokens).controlnet.weights if facts.frozen_net else 0
     resident = {
         "base model": float(sizes.denoiser.stored(train.base_storage, train.modulation_storage, bytes_each)),
         "trained weights": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
         "their compute copy": float(trained * bytes_each if has_copy else 0),
         **({"text encoder": float(encoders.text * bytes_each)} if facts.learned.text else {}),
+        **({"frozen ControlNet": float(frozen_net * bytes_each)} if frozen_net else {}),
         **({"frozen weights of the ControlNet": float(frozen * bytes_each)} if frozen else {}),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
@@ -185,7 +187,7 @@ def predict_from(
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     # While nets are loaded: the base; then the net that begins as its copy, beside one that is quantized then.
     base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
-    built = facts.built_in_ram(sizes, bool(config.model.controlnet)) * 4
+    built = (facts.built_in_ram(sizes, bool(config.model.controlnet)) + frozen_net) * 4
     loading = max(base_in_ram, built + (base_in_ram if train.base_storage != "same" else 0))
     tables = sizes.denoiser.tables * bytes_each + sizes.controlnet.tables * 4 * (2 if has_copy else 1)
     draws = config.validation.every and facts.has_previews

@@ -19,6 +19,7 @@ from engine.data.samples import Sample
 from engine.families.registry import Family
 from engine.families.text import USUAL_TEXT, TextOptions
 from engine.families.text_encoding import together
+from engine.inference import samplers
 from engine.inference.sampling import Text, decode, draw_latents
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken, OnProgress
@@ -74,6 +75,8 @@ class Models:
     """How prompts are read then."""
     schedule: Mapping[str, Any] = field(default_factory=dict)
     """What the run took the base for, see ``Checkpoint.noise_schedule``. Empty: what its config says."""
+    sampler: str = samplers.DEFAULT
+    """Name of the sampler."""
 
 
 def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
@@ -137,7 +140,9 @@ def draw(
                 progress(before + steps * count, total, DRAWING)
 
         steps = first.steps or settings.sampling_steps
-        options = SamplingOptions(steps=steps, guidance=settings.guidance_scale, strength=first.strength)
+        options = SamplingOptions(
+            steps=steps, guidance=settings.guidance_scale, strength=first.strength, sampler=models.sampler
+        )
         rows = together([{name: row[None] for name, row in texts[number].items()} for number in numbers])
         unconditional = {name: row[None] for name, row in empty.items()}
         latents = draw_latents(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from engine.evaluation.adherence import (
     Metric,
     PairScores,
     Scorer,
+    compare,
     mean_scores,
     metric_of,
     normalize,
@@ -28,6 +29,7 @@ from engine.evaluation.adherence import (
     score_pairs,
     scorers,
 )
+from engine.evaluation.fewer_steps import GAP
 from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.pairs import (
     BATCH,
@@ -70,6 +72,8 @@ class PreviewRequest:
     """Number of images that are drawn together."""
     probes: Sequence[Probe] = ()
     """Images to draw in addition to the pairs. Their scores are kept separate."""
+    reference: Sequence[PairScores] = ()
+    """Scores of the same pairs drawn in another way, with which these are compared; empty: with none."""
     trained: Sequence[Sample] = ()
     """Training images with which drawn ones are compared, where that shows memorizing."""
 
@@ -139,6 +143,19 @@ def make_previews(
     return record
 
 
+def reference_scores(
+    models: Models,
+    request: PreviewRequest,
+    cache: PreviewCache,
+    token: CancelToken | None = None,
+    progress: OnProgress | None = None,
+) -> list[PairScores]:
+    """Scores of the pairs alone, drawn from the same seeds, for ``PreviewRequest.reference``. Nothing is written."""
+    metric = metric_of(request.dataset)
+    drawn = _draw(models, replace(request, probes=()), metric, cache, token, progress, lambda what: nullcontext())
+    return score_pairs(metric, drawn.pairs, drawn.images, drawn.best)
+
+
 def _draw(
     models: Models,
     request: PreviewRequest,
@@ -195,6 +212,8 @@ def _scores(request: PreviewRequest, metric: Metric, drawn: _Drawn) -> dict[str,
     weights.free()  # a metric may have loaded a model of its own
     adherence = normalize(normalising)
     figures = {"obeys_low": adherence.low, "obeys_high": adherence.high} if adherence else {}
+    if request.reference and adherence and (gap := compare(request.reference, normalising)):
+        figures |= {GAP: gap.value, "gap_low": gap.low, "gap_high": gap.high, "reference": adherence.value - gap.value}
     figures |= colour.drift(drawn.images, [pair.original for pair in drawn.pairs]) if drawn.pairs else {}
     kinds = dict.fromkeys(probe.kind for probe in request.probes)
     return {

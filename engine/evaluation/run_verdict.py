@@ -11,6 +11,7 @@ from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore
 from engine.errors import UserError
 from engine.evaluation.causes import verdict_facts
+from engine.evaluation.fewer_steps import judge_fewer_steps
 from engine.evaluation.teaching_verdict import judge_teaching, teaching_facts
 from engine.evaluation.verdict import Verdict, judge
 from engine.evaluation.verdict_rules import Figures
@@ -49,7 +50,11 @@ def judge_run(
         found: as ``causes.Facts.found``.
         since: checks from this step on.
     """
-    if facts_of(config).needs_condition_maps:
+    trained = facts_of(config)
+    if trained.distilled:
+        steps, usual = trained.drawn_with["steps"], config.validation.sampling_steps
+        return judge_fewer_steps(measured.figures, steps, usual, checkpoints)
+    if trained.needs_condition_maps:
         checks = [check for check in measured.checks if check.step >= since]
         return judge(checks, verdict_facts(config, images, found), measured.scores, checkpoints, measured.figures)
     taught = [check for check in measured.base_checks if check.step >= since]
@@ -63,11 +68,13 @@ def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | 
         history: of the live job, or of the run's files.
         datasets: the workspace's folder of datasets, to take the findings of the dataset check into account.
     """
-    if not history.measured or history.run_folder is None:
+    if not (history.measured or history.figures) or history.run_folder is None:
         return None
     try:
         config = Run(history.run_folder).config
     except UserError:
+        return None
+    if not history.measured and not facts_of(config).distilled:
         return None
     about = _dataset_facts(datasets / config.data.dataset, config) if datasets else (0, None)
     return judge_run(config, history, history.kept, *about)

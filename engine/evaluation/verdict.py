@@ -41,6 +41,8 @@ Kind = Literal[
     "not_learning",
     "memorizing",
     "forgetting",
+    "as_good",
+    "behind",
 ]
 
 MIN_STANDARD_ERRORS = 2.0

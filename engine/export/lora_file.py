@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,8 @@ from engine.families.lora_files import lora_changes, open_adapter
 from engine.families.parts import file_tensors
 from engine.families.registry import Family, by_name
 from engine.runs.checkpoints import AVERAGED_LORA, LORA, Checkpoint
+
+LCM_LINES = ("pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)",)
 
 
 def export_lora(
@@ -50,7 +53,7 @@ def export_lora(
     target = Path(out_folder) / f"{stem}.safetensors"
     header = _header(checkpoint, family.facts, stem, precision)
     rank = ("rank (dim), alpha", header["ss_network_dim"])
-    usage = _usage(target.name, header["base"], family.facts)
+    usage = _usage(target.name, header["base"], family.facts, checkpoint.about.get("lcm"))
     card = card_text(f"LoRA: {stem}", "lora", rank, usage, header, checkpoint, family.facts)
     return write_adapter(target, way, tensors, header, lambda path: _check(path, family, base), card, overwrite, stage)
 
@@ -77,18 +80,30 @@ def _check(path: Path, family: Family, base: str) -> str:
     return "Every layer fits the base."
 
 
-def _usage(file: str, base: str, family: FamilyFacts) -> list[str]:
+def _usage(file: str, base: str, family: FamilyFacts, lcm: dict[str, Any] | None) -> list[str]:
+    """How other programs use the file.
+
+    Args:
+        lcm: of an LCM-LoRA: its steps and whether a ControlNet was used, as in checkpoint.json; None: it is none.
+    """
     pipeline = family.pipeline.replace("ControlNet", "")
+    few, more = [], ""
+    if lcm:
+        under = " It was trained under a ControlNet: use it with that net." if lcm["with_net"] else ""
+        few = [f"**Draw with the LCM sampler, {lcm['steps']} to 8 steps and CFG 1** (no guidance).{under}", ""]
+        more = ", LCMScheduler"
     return [
+        *few,
         f"**ComfyUI, AUTOMATIC1111, Forge**: put `{file}` into `models/loras` (ComfyUI) or `models/Lora`. Weight 1 "
         "is the strength it was trained at.",
         "",
         "**diffusers**:",
         "",
         "```python",
-        f"from diffusers import {pipeline}",
+        f"from diffusers import {pipeline}{more}",
         "",
         f'pipeline = {pipeline}.from_pretrained("{base}")',
         f'pipeline.load_lora_weights("{file}")',
+        *(LCM_LINES if lcm else ()),
         "```",
     ]

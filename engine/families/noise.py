@@ -225,6 +225,24 @@ class DiffusionNoise(NoiseProcess):
             "Choose another base model.",
         )
 
+    def clean_and_noise(
+        self, noisy: torch.Tensor, predicted: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents x0 and the noise e that a prediction stands for, fp32: noisy = alpha x0 + sigma e.
+
+        With alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar: of a predicted velocity v, x0 = alpha noisy - sigma v and
+        e = alpha v + sigma noisy. Source: Salimans and Ho 2022, arXiv 2202.00512, appendix D.
+
+        Args:
+            timesteps: (B,). With zero terminal SNR a noise prediction says nothing of x0 at the last one.
+        """
+        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps].reshape(-1, 1, 1, 1)
+        alpha, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+        noisy, predicted = noisy.float(), predicted.float()
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return alpha * noisy - sigma * predicted, alpha * predicted + sigma * noisy
+        return (noisy - sigma * predicted) / alpha, predicted
+
     def loss_weights(self, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
         """Min-SNR weights, (B,): min(SNR, gamma) / SNR for noise prediction, min(SNR, gamma) / (SNR + 1) for velocity.
 

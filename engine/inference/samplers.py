@@ -49,7 +49,7 @@ SAMPLERS = (
         "lcm",
         "LCM",
         "LCMScheduler",
-        "4 to 8 steps at a CFG scale of 1 to 2; only for LCM bases.",
+        "4 to 8 steps at a CFG scale of 1 to 2; only for LCM bases and with an LCM-LoRA.",
         {"clip_sample": False},
     ),
 )

@@ -18,6 +18,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.inference import samplers
 from engine.inference.declaration import Setting, setting
+from engine.tuning.facts import facts_of
 
 SIZE_STEP = 64
 """Step of the image size in px: the UNet halves the latents, an eighth of the size, three times."""
@@ -241,4 +242,4 @@ def run_defaults(config: RunConfig) -> dict[str, Any]:
         if one.from_run:
             section, name = one.from_run.split(".")
             found[one.name] = plain[section][name]
-    return found
+    return {**found, **facts_of(config).drawn_with}

@@ -19,7 +19,7 @@ from engine.workspace.paths import Workspace
 
 def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
     """What the advice needs of a run that could start. None: what it trains does not read control images."""
-    if not facts_of(config).needs_condition_maps:
+    if not facts_of(config).learned.control:
         return None
     return RunPlan(
         steps=config.train.steps,
@@ -45,7 +45,7 @@ def advice_on(workspace: Workspace, run: Run, history: JobSnapshot) -> Advice | 
         history: of the live job, or of the run's files.
     """
     config = run.config
-    if not facts_of(config).needs_condition_maps:
+    if not facts_of(config).learned.control:
         return None
     plan = RunPlan(
         steps=config.train.steps,

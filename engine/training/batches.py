@@ -78,6 +78,8 @@ class Task:
     target: torch.Tensor
     weights: torch.Tensor
     """(B,), of each image's loss."""
+    compared: Callable[[torch.Tensor], torch.Tensor] = lambda predicted: predicted
+    """What of a prediction is compared with the target: usually the prediction itself."""
 
 
 class Preservation(Protocol):
@@ -89,6 +91,21 @@ class Preservation(Protocol):
         Args:
             batch: that the task was made of, on the device.
         """
+
+
+class Distillation(Protocol):
+    """What a run makes of each batch in place of the noise process."""
+
+    def task(
+        self,
+        batch: Batch,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        drawn: torch.Tensor,
+        text: dict[str, torch.Tensor],
+        control: torch.Tensor | None,
+    ) -> Task:
+        """The task of the same images. See ``ConsistencyDistillation.task``."""
 
 
 class Batches:
@@ -113,6 +130,7 @@ class Batches:
         maps: MapCache | ControlCache | None = None,
         with_maps: bool = True,
         preservation: Preservation | None = None,
+        distillation: Distillation | None = None,
         rank: int = 0,
         world: int = 1,
         read_ahead: bool = True,
@@ -125,6 +143,7 @@ class Batches:
             inputs: leaves out control images and parts of captions.
             maps: prepared condition maps; None: they are read from their files.
             preservation: what steps add to each batch, so that the base forgets less.
+            distillation: what steps predict instead, in a run that distils.
             with_maps: batches have condition maps; every one of these samples has one then.
             read_ahead: a second thread reads the next batch while the card computes. Without a card it costs time: once
                 it has used torch, OpenMP counts more threads than cores, and the training threads sleep between
@@ -135,6 +154,8 @@ class Batches:
         self._with_maps = with_maps
         self.preservation = preservation
         """What steps add to each batch; None: nothing."""
+        self.distillation = distillation
+        """What steps predict instead; None: what the noise process says."""
         self._nearest = spec is not None and registry.get(spec.type).categorical
         self._dataset, self._samples, self._cache, self._plan, self._maps = dataset, samples, cache, plan, maps
         rows_by_size: dict[tuple[int, int], list[int]] = {}

@@ -109,7 +109,7 @@ def unknown_images(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
     """What to expect of so many images: a caution below ``FEW``; below ``HARDLY_ANY`` if it begins with a net."""
-    if not facts.images or (facts.own_shapes and facts.on_demo_base):
+    if not facts.images or (facts.own_shapes and facts.on_demo_base) or facts_of(config).distilled:
         return None
     expected = next(words for below, words in EXPECT if facts.images < below)
     limit = HARDLY_ANY if config.model.controlnet else FEW
@@ -129,7 +129,8 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
     """Whether there are as many images as usual for a subject or style: a caution below ``FEW_TO_TEACH``."""
-    if not facts.images or facts_of(config).needs_condition_maps:
+    what = facts_of(config)
+    if not facts.images or what.needs_condition_maps or what.distilled:
         return None
     trained = max(0, facts.images - config.data.held_out)
     if trained >= FEW_TO_TEACH:

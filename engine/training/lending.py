@@ -115,7 +115,8 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
         devices = [state.device] if state.on_card else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), state.exported_weights() as live:
             modes = {net: net.training for net in (state.denoiser, live) if net is not None}
-            session = BorrowedSession(workspace, state, live)
+            steers = facts_of(state.config).learned.control
+            session = BorrowedSession(workspace, state, live if steers else None)
             try:
                 for net in modes:
                     net.eval()

@@ -62,7 +62,7 @@ class LossChecks:
         self.schedule = Schedule(settings.check_every, settings.share_of_checks)
         self._state = state
         facts = facts_of(state.config)
-        judged = facts.needs_condition_maps or facts.drawn_by_prompt
+        judged = (facts.needs_condition_maps or facts.drawn_by_prompt) and not facts.distilled
         kind = ControlLosses if facts.needs_condition_maps else BaseLosses
         self.losses: ControlLosses | BaseLosses = kind(state)
         self._off = not (settings.check_every and state.is_main and judged)

@@ -112,6 +112,8 @@ def _after_teaching(verdict: Verdict, config: RunConfig, facts: StartFacts) -> N
         return _shorter(config, verdict.best or 0, "After that it learned its images by heart.")
     if verdict.kind == "not_learning" and usual and rate < TOO_LOW * usual:
         return _rate(config, usual, "The learning rate was far below the usual one.")
+    if verdict.kind == "behind":
+        return _longer(config, facts, rounded(LONGER * config.train.steps), "Few steps were not yet as good as many.")
     if verdict.kind in ("improving", "not_learning"):
         still = "It was still improving." if verdict.kind == "improving" else "It was too short to learn anything."
         return _longer(config, facts, rounded(LONGER * config.train.steps), still)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from engine.config import ValidationConfig
 from engine.errors import UserError
 from engine.evaluation import probes
+from engine.evaluation.adherence import PairScores
 from engine.evaluation.pairs import Encode, Models, encoder, read_pair
-from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
+from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews, reference_scores
 from engine.evaluation.probes import Probe
 from engine.evaluation.prompt_previews import make_prompt_previews
 from engine.families.silent import silent_for
+from engine.inference.samplers import DEFAULT
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
@@ -36,6 +40,7 @@ class DrawPreviews:
     def __init__(self) -> None:
         self._cache = PreviewCache()
         self._probes: list[Probe] | None = None
+        self._reference: list[PairScores] | None = None
         self._own_text: dict[str, Text] = {}
 
     def __call__(self, state: TrainState, step: int) -> None:
@@ -79,34 +84,42 @@ class DrawPreviews:
         def encode(prompts: Sequence[str]) -> list[Text]:
             return self.encode(state, prompts)
 
-        with state.exported_weights() as controlnet:
+        request = PreviewRequest(
+            samples=state.held_out,
+            dataset=state.dataset,
+            settings=state.config.validation,
+            plan=state.plan,
+            out_folder=state.run_folder / "previews",
+            step=step,
+            seed=state.config.train.seed,
+            batch=state.images_at_once,
+            probes=self._probes,
+            trained=state.samples[: state.trained_samples] if by_prompt else (),
+        )
+        # The last images are drawn even if a pause was requested: a finished run is not resumed to draw them.
+        token = None if step == state.config.train.steps else state.token
+
+        def progress(done: int, total: int, label: str) -> None:
+            state.emit(Progress(done, total, label))
+
+        def models(controlnet: Any, sampler: str = DEFAULT) -> Models:
+            net = silent_for(state.denoiser) if by_prompt else controlnet
+            schedule = state.noise_process.schedule
+            return Models(state.family, state.base, state.denoiser, net, encode, schedule=schedule, sampler=sampler)
+
+        facts = facts_of(state.config)
+        fewer = facts.drawn_with
+        if fewer and not by_prompt and self._reference is None:
+            with state.trainable.untrained():
+                untrained = models(state.trainable.control_net)
+                self._reference = reference_scores(untrained, request, self._cache, token, progress)
+        with state.exported_weights() as exported:
             return make(
-                models_without_control(state, encode)
-                if by_prompt
-                else Models(
-                    state.family,
-                    state.base,
-                    state.denoiser,
-                    controlnet,
-                    encode,
-                    schedule=state.noise_process.schedule,
-                ),
-                PreviewRequest(
-                    samples=state.held_out,
-                    dataset=state.dataset,
-                    settings=state.config.validation,
-                    plan=state.plan,
-                    out_folder=state.run_folder / "previews",
-                    step=step,
-                    seed=state.config.train.seed,
-                    batch=state.images_at_once,
-                    probes=self._probes,
-                    trained=state.samples[: state.trained_samples] if by_prompt else (),
-                ),
+                models(state.trainable.control_net if facts.frozen_net else exported, fewer.get("sampler", DEFAULT)),
+                replace(request, settings=_in_fewer_steps(request.settings, fewer), reference=self._reference or ()),
                 cache=self._cache,
-                # The last images are drawn even if a pause was requested: a finished run is not resumed to draw them.
-                token=None if step == state.config.train.steps else state.token,
-                progress=lambda done, total, label: state.emit(Progress(done, total, label)),
+                token=token,
+                progress=progress,
                 watch=state.watchdog.watch,
             )
 
@@ -157,6 +170,14 @@ class DrawPreviews:
             return {name: table[0] for name, table in state.cache.text_of(prompt).items()}
         except KeyError:
             return None  # no caption of this dataset
+
+
+def _in_fewer_steps(settings: ValidationConfig, drawn_with: Mapping[str, Any]) -> ValidationConfig:
+    """The settings of previews, with the steps and the guidance of ``TrainableFacts.drawn_with``, if there are any."""
+    if not drawn_with:
+        return settings
+    changed = {"sampling_steps": drawn_with["steps"], "probe_steps": 0, "guidance_scale": drawn_with["guidance"]}
+    return settings.model_copy(update=changed)
 
 
 def models_without_control(state: TrainState, encode: Encode) -> Models:

@@ -107,7 +107,8 @@ def prepare_data(
     def warn(words: str) -> None:
         emit(Message(words, "warning"))
 
-    others = config.validation.captions_of_others if facts_of(config).drawn_by_prompt else ()
+    facts = facts_of(config)
+    others = config.validation.captions_of_others if facts.drawn_by_prompt and not facts.distilled else ()
 
     def build_cache() -> TrainingCache:
         with without_tf32():  # other runs use the cache, too

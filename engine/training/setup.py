@@ -38,6 +38,7 @@ from engine.training.base_check import set_noise_process
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.class_images import preservation_of
+from engine.training.distillation import distillation_of
 from engine.training.history import MetricsHistory
 from engine.training.input_dropout import InputDropout
 from engine.training.loss_scale import LossScale
@@ -203,6 +204,7 @@ def set_up(
         maps=data.maps,
         with_maps=facts_of(config).needs_condition_maps,
         preservation=preservation,
+        distillation=distillation_of(state),
         rank=group.rank,
         world=group.world_size,
         read_ahead=device.type != "cpu",

@@ -70,13 +70,18 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
             others = state.batches.preservation.others(task, batch)
             task = joined(task, others, state.config.tuning.preserve_weight)
 
+        # Distillation: the target comes from the untrained base and from the net itself (distillation.py).
+        if state.batches.distillation is not None:
+            task = state.batches.distillation.task(batch, latents, noise_seen, timesteps, text, control)
+
         with state.parallel.micro_batch(last=micro + 1 == state.micro_batches):
             # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.
             mark_cuda_graph_step(state)
             denoiser, net = state.nets.denoiser, state.nets.net
             predicted = family.predict(denoiser, net, task.noisy, task.timesteps, task.text, control)
             huber_c = objective.huber_c if objective.loss == "huber" else None
-            loss = denoising_loss(predicted, task.target, task.weights, huber_c) / state.micro_batches
+            compared = task.compared(predicted)
+            loss = denoising_loss(compared, task.target, task.weights, huber_c) / state.micro_batches
 
             # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
             # weight (nets/master_weights.py). DeepSpeed and distributed/in_backward.py also clip and update here.

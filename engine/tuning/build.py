@@ -12,10 +12,11 @@ import torch
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.nets.initial import initial_controlnet
+from engine.nets.initial import in_own_memory, initial_controlnet
 from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
 from engine.tuning.facts import facts_of, is_over_start
+from engine.tuning.lcm_lora import LcmLora
 from engine.tuning.learned_text import LearnedText, tokenizer_of
 from engine.tuning.new_word import NewWord
 from engine.tuning.trainable import Placement, Trainable
@@ -129,6 +130,18 @@ def _lora(inputs: Inputs, net: Any) -> Trainable:
     return BaseLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, text)
 
 
+def _lcm(inputs: Inputs, net: Any) -> Trainable:
+    return LcmLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, net)
+
+
+def _frozen_net(inputs: Inputs) -> Any:
+    """The ControlNet under which student and teacher draw, fp32; None: they draw by prompts alone."""
+    from engine.nets.importing import open_controlnet
+
+    chosen = inputs.config.model.controlnet
+    return in_own_memory(open_controlnet(chosen, inputs.family, inputs.base)) if chosen else None
+
+
 def _learned_text(inputs: Inputs) -> LearnedText:
     """The base's own text encoders, frozen, where the run computes."""
     family, place = inputs.family, inputs.place
@@ -146,6 +159,7 @@ def _word(inputs: Inputs, net: Any) -> Trainable:
 BUILDERS = {
     "new_word": Builder(_word),
     "lora": Builder(_lora),
+    "lcm": Builder(_lcm, _frozen_net),
     "whole_base": Builder(lambda inputs, net: WholeBase(inputs.denoiser, inputs.place)),
     "controlnet": Builder(_whole, _controlnet),
     "control_lora": Builder(_low_rank, _controlnet),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Literal
 
 from engine.config import RunConfig
@@ -20,6 +21,10 @@ WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 wei
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
 BASE_IS_NOT_SHARDED = "the whole base, which is trained without a ControlNet"
+LCM_NOT_DRAWN = (
+    "Draw with its LoRA: choose the run in Try it, or a ControlNet's run and the exported file under LoRA and "
+    "embedding files, with the LCM sampler."
+)
 WORD_IS_NOT_SHARDED = "a new word (its text encoders are the base's)"
 NOT_MEASURED = "Its images are drawn from prompts, without control images that they could be compared with."
 BASE_NOT_DRAWN = "Export it, then choose the folder or file as base model, in Try it or for a ControlNet run."
@@ -41,6 +46,28 @@ def lora(config: RunConfig) -> TrainableFacts | None:
         not_drawn=NOT_MEASURED,
         drawn_by_prompt=True,
         added_to_base=True,
+    )
+
+
+def lcm(config: RunConfig) -> TrainableFacts | None:
+    """A LoRA with which the base draws in a few steps, alone or under a frozen ControlNet."""
+    tuning, model, optim = config.tuning, config.model, config.optim
+    with_net = bool(model.controlnet)
+    if tuning.what != "lcm":
+        return None
+    return AdapterFacts(
+        "lcm",
+        Learned(control=False, rank=tuning.rank, base="factors", adapted=tuning.layers),
+        needs_condition_maps=with_net,
+        not_sharded=(LORA_IS_NOT_SHARDED,),
+        one_card=optim.ema_decay > 0,
+        trains="an LCM-LoRA",
+        not_drawn=LCM_NOT_DRAWN,
+        drawn_by_prompt=not with_net,
+        added_to_base=True,
+        frozen_net=with_net,
+        distilled=True,
+        drawn_with=MappingProxyType({"sampler": "lcm", "steps": tuning.lcm_steps, "guidance": 1.0}),
     )
 
 
@@ -127,6 +154,7 @@ def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
 
 CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [
     lora,
+    lcm,
     new_word,
     whole_base,
     unlocked_decoder,

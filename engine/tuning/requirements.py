@@ -10,6 +10,8 @@ from engine.config import RunConfig
 from engine.families.family_facts import FamilyFacts
 from engine.tuning.facts import facts_of
 
+LCM_SAMPLER = "LCMScheduler"
+
 
 def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str]:
     """Sentences on why a run cannot train what its settings ask for; empty if it can, or trains a ControlNet.
@@ -27,6 +29,11 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
         return [
             f"No {trained} can be trained for {family.title}: only Stable Diffusion 1.x, 2.x and XL have it so far. "
             "Choose such a base, or train a ControlNet or a LoRA."
+        ]
+    if facts_of(config).distilled and LCM_SAMPLER not in family.samplers:
+        return [
+            f"No LCM-LoRA can be trained for {family.title}: it has no noise schedule that the LCM sampler knows. "
+            "Choose a base of Stable Diffusion 1.x, 2.x or XL."
         ]
     if tuning.what == "subject":
         return _why_no_subject(config, base)

@@ -1,9 +1,10 @@
-"""What the facts of a trainable are: what people read of it, and what memory and disk it takes. Imports no torch."""
+"""What is known of one kind of trainable without torch: what it needs, what it takes, what it is exported as."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from engine.families.sizes import Learned, NetSize, Sizes
 
@@ -40,6 +41,14 @@ class TrainableFacts:
     added_to_base: bool = False
     """Its checkpoints hold a file that is added to the base, so that Try it can draw with them (runs/adapters.py)."""
 
+    frozen_net: bool = False
+    """Each step also computes with a ControlNet that stays as it is (``model.controlnet``)."""
+    distilled: bool = False
+    """It learns from the untrained base to draw in fewer steps. There are no loss checks; its previews are compared
+    with those of the untrained base at the usual number of steps."""
+    drawn_with: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of a drawing (inference/settings.py) that differ from those for other runs on its base."""
+
     @property
     def exported_as(self) -> Exported:
         """What an export of it is; it decides the formats."""
@@ -49,7 +58,7 @@ class TrainableFacts:
     @property
     def has_previews(self) -> bool:
         """Images are drawn while it trains."""
-        return self.drawn_by_prompt or not self.not_drawn
+        return self.drawn_by_prompt or self.frozen_net or not self.not_drawn
 
     @property
     def why_not_drawn(self) -> str:

@@ -54,7 +54,7 @@ def can_follow(context: AppContext, view: View) -> bool:
         facts = facts_of(Run(context.workspace.runs / view.shown_run).config)
     except UserError:
         return False  # the tab says what is wrong with a damaged run
-    return facts.drawn_by_prompt and not facts.learned.control
+    return facts.drawn_by_prompt and not facts.learned.control and not facts.distilled
 
 
 def follow_up_job(context: AppContext, name: str) -> Work:

@@ -25,12 +25,14 @@ WHAT = (
     ("Subject", "subject"),
     ("New word", "word"),
     ("Whole base", "base"),
+    ("Fewer steps", "lcm"),
 )
 """Choices of what is trained."""
-WHAT_HINT = "All but the ControlNet teach the base a style or subject, without condition maps."
+WHAT_HINT = "The next four teach the base a style or subject, without condition maps. Fewer steps: an LCM-LoRA."
 
 OF_KIND = {
-    "lora": ("rank", "layers", "text_rate"),
+    "factors": ("rank", "layers", "text_rate"),
+    "lcm": ("lcm_steps", "guidance_low", "guidance_high"),
     "named": ("word",),
     "word": ("begun_as", "vectors"),
     "preserved": ("preserve", "class_prompt", "class_images", "preserve_weight"),

@@ -33,7 +33,10 @@ FIRST = (*(f"tuning.{name}" for name in config.fields("tuning")), "data.dataset"
 """Settings at the top of the form."""
 RUNS = {
     "controlnet": ("controlnet",),
+    "net": ("controlnet", "lcm"),
     "lora": ("lora", "subject"),
+    "factors": ("lora", "subject", "lcm"),
+    "lcm": ("lcm",),
     "word": ("word",),
     "named": ("word", "subject"),
     "preserved": ("lora", "subject", "base"),

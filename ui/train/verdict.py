@@ -41,6 +41,8 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "not_learning": ("…", ""),
     "memorizing": ("!", "warning"),
     "forgetting": ("!", "warning"),
+    "as_good": ("✓", "good"),
+    "behind": ("…", ""),
 }
 GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
 LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
