@@ -62,9 +62,7 @@ class TuningConfig(Section):
     lcm_steps: int = setting(
         4,
         "Steps to draw in",
-        "Previews are drawn in this many steps without guidance, and Try it begins with them; training is the same for "
-        "any number. Their score is compared with that of the untrained base at Sampling steps and Guidance of the "
-        "preview images. Usual: 2 to 8.",
+        "Of previews, and what Try it begins with. Training is the same for any number. Usual: 2 to 8.",
         unit="steps",
         ge=1,
         le=16,
@@ -73,10 +71,8 @@ class TuningConfig(Section):
     )
     guidance_low: float = setting(
         7.5,
-        "Guidance learned, from",
-        "The LoRA learns to draw as the base does at this guidance (CFG) scale, so that later no second prediction is "
-        "needed. Usual: the scale that you draw with, such as 7.5, here and below. With two different values each "
-        "image of a batch draws its own between them; diffusers' script uses 4 to 16.",
+        "Guidance (CFG) from",
+        "The scale whose images the LoRA imitates; it then draws without guidance. Usual: the one you draw with, 7.5.",
         ge=1,
         le=30,
         why_fixed="What was learned is an average over this range.",
@@ -84,8 +80,8 @@ class TuningConfig(Section):
     )
     guidance_high: float = setting(
         7.5,
-        "to",
-        "The same as the lower one: a fixed scale.",
+        "Guidance (CFG) to",
+        "Usual: the same. If higher, each image draws a scale between the two.",
         ge=1,
         le=30,
         why_fixed="What was learned is an average over this range.",
