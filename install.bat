@@ -67,8 +67,12 @@ exit /b 0
 
 :remove
 rem A Python cannot delete the folder that it runs from: what it leaves marked is deleted here.
-"%STUDIO_PYTHON%" -m engine.install %* || exit /b
-if exist ".install\remove" rmdir /s /q ".install"
+"%STUDIO_PYTHON%" -m engine.install %*
+if errorlevel 1 exit /b 1
+if not exist ".install\remove" exit /b 0
+rmdir /s /q ".install\python"
+del ".install\remove"
+rmdir ".install" 2>nul
 exit /b 0
 
 :run_own

@@ -20,9 +20,12 @@ from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
 from engine.install.pip import Pip
+from engine.install.places import show, workspace_of
 from engine.install.shortcut import make_shortcut
-from engine.install.steps import APP_STEPS, TEST_STEPS, is_ready, remove_venv
+from engine.install.sizes import download_sentence
+from engine.install.steps import APP_STEPS, TEST_STEPS, is_ready, remove_venv, torch_suits
 from engine.install.torch_choice import Choice, choose
+from engine.install.uninstall import uninstall
 from engine.install.update import INSTALL_ONLY, WITHIN_UPDATE, plan, repair, update
 
 CALLED_FROM = "STUDIO_CALLED_FROM"  # set by install.sh and install.bat
@@ -40,6 +43,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     task.add_argument("--demo", action="store_true", help="train the demo ControlNet without a window and score it")
     task.add_argument("--doctor", action="store_true", help="report what is installed, what is wrong and how to fix it")
     task.add_argument("--shortcut", action="store_true", help="put a shortcut on the desktop")
+    task.add_argument("--where", action="store_true", help="show what lies where and how large it is")
+    task.add_argument("--uninstall", action="store_true", help="delete what was installed, after asking")
     task.add_argument(INSTALL_ONLY, action="store_true", help="install what is needed without starting the app")
     task.add_argument(
         "--update",
@@ -51,6 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--base", metavar="NAME", help="with --demo: demo (a UNet) or demo-transformer")
     parser.add_argument("--long", action="store_true", help="with --test: run only the tests that take minutes")
+    parser.add_argument("--yes", action="store_true", help="with --uninstall: do not ask")
     parser.add_argument("--repair", action="store_true", help="delete the Python environment and create it again")
     parser.add_argument(  # read by install.sh and install.bat
         "--private-python",
@@ -80,6 +86,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--base needs --demo")
     if options.long and not options.test:
         parser.error("--long needs --test")
+    if options.yes and not options.uninstall:
+        parser.error("--yes needs --uninstall")
     options.extra = extra
     for name in ("update", "workspace"):
         given = getattr(options, name)
@@ -110,7 +118,7 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that cannot show a character must not stop the installer
-    console = Console(None if options.dry_run or options.doctor else layout.log)
+    console = Console(None if options.dry_run or options.doctor or options.where else layout.log)
     try:
         if read_journal(layout) is not None and WITHIN_UPDATE not in os.environ and console.log is not None:
             environment = clean_environment(os.environ)
@@ -139,6 +147,11 @@ def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
         text, well = doctor.report(layout.root)
         console.say(text)
         return 0 if well else 1
+    if options.where or (options.uninstall and options.dry_run):
+        show(layout, console, workspace_of(layout, options.workspace))
+        return 0
+    if options.uninstall:
+        return uninstall(layout, console, environment, workspace_of(layout, options.workspace), options.yes)
     if options.update is not None:
         if options.dry_run:
             console.say(plan(layout, options.update))
@@ -177,12 +190,15 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
     is_ci = os.environ.get("CI", "").lower() == "true"
     job = Job(layout, console, Pip(layout, console, environment), report, choice, continuous_integration=is_ci)
     steps = TEST_STEPS if options.test else APP_STEPS
+    downloads = options.repair or not torch_suits(layout, choice, sys.platform)
     if options.dry_run:
         if options.repair:
             console.say(f"would delete {layout.venv} and install everything again")
         for warning in choice.warnings:
             console.warn(warning)
         print_plan(job, steps)
+        if downloads:
+            console.say(download_sentence(choice))
         return
     with only_one(layout):
         given = [name for name, value in vars(options).items() if value and name != "password"]
@@ -190,6 +206,8 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         if options.repair:
             console.say("Removing the old Python environment ...")
             remove_venv(layout)
+        if downloads:
+            console.say(download_sentence(choice))
         run_steps(job, steps)
         if options.cpu:
             note(layout, cpu=True)

@@ -57,12 +57,22 @@ class Layout:
 
     def python_version(self) -> str:
         """Version of the virtual environment's Python from its pyvenv.cfg, e.g. "3.12.4"; "" if there is none."""
+        found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+(?:\.\d+)?)", self._settings(), re.MULTILINE)
+        return found.group(1) if found else ""
+
+    def is_orphaned(self) -> bool:
+        """Whether the Python that the virtual environment was made from is gone: its folder in pyvenv.cfg is.
+
+        On Windows the environment's own python.exe is still there then, but it cannot start.
+        """
+        home = re.search(r"^home\s*=\s*(.+?)\s*$", self._settings(), re.MULTILINE)
+        return home is not None and not Path(home.group(1)).is_dir()
+
+    def _settings(self) -> str:
         try:
-            text = (self.venv / "pyvenv.cfg").read_text(encoding="utf-8")
+            return (self.venv / "pyvenv.cfg").read_text(encoding="utf-8")
         except OSError:
             return ""
-        found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+(?:\.\d+)?)", text, re.MULTILINE)
-        return found.group(1) if found else ""
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -27,12 +27,7 @@ def make_shortcut(root: Path, environment: Mapping[str, str] = os.environ) -> st
 
 def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
     """Add it to the menu, and to the desktop if there is one (Desktop Entry Specification of freedesktop.org)."""
-    home = Path(environment.get("HOME") or Path.home())
-    menu = Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
-    written = [menu / "controlnet-studio.desktop"]
-    desktop = _linux_desktop(home, environment)
-    if desktop.is_dir():
-        written.append(desktop / "controlnet-studio.desktop")
+    written = [path for path in _linux_paths(environment) if path.parent.name == "applications" or path.parent.is_dir()]
     for path in written:
         try:
             write_atomically(path, desktop_entry(root))
@@ -42,6 +37,27 @@ def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
                 f"The shortcut {path} could not be written: {error}", "Check that you may write to that folder."
             ) from error
     return " and ".join(map(str, written))
+
+
+def _linux_paths(environment: Mapping[str, str]) -> list[Path]:
+    """Of the shortcut in the menu and of the one on the desktop."""
+    home = Path(environment.get("HOME") or Path.home())
+    menu = Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
+    return [folder / "controlnet-studio.desktop" for folder in (menu, _linux_desktop(home, environment))]
+
+
+def linux_shortcuts(root: Path, environment: Mapping[str, str]) -> list[Path]:
+    """The shortcuts that start the app of this folder. On Windows none is found."""
+    if sys.platform == "win32":
+        return []
+    return [path for path in _linux_paths(environment) if _starts(path, root)]
+
+
+def _starts(path: Path, root: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == desktop_entry(root)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _linux_desktop(home: Path, environment: Mapping[str, str]) -> Path:

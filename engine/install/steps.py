@@ -39,7 +39,7 @@ def _venv_done(job: Job) -> str | None:
     layout = job.layout
     version = layout.python_version()
     supported = version and OLDEST <= tuple(map(int, version.split(".")[:2])) <= NEWEST
-    if not supported or not layout.python.exists() or job.pip.version() == (0, 0):
+    if not supported or not layout.python.exists() or layout.is_orphaned() or job.pip.version() == (0, 0):
         return None
     return f"Python {version}" if job.pip.run("--version").code == 0 else None
 
@@ -225,7 +225,7 @@ def _self_check(job: Job) -> str:
 
 def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) -> bool:
     """Whether the app can start right away. Reads three small files; ``choice=None`` trusts the installed torch."""
-    if not layout.python.exists() or not installed_torch(layout)[0]:
+    if not layout.python.exists() or layout.is_orphaned() or not installed_torch(layout)[0]:
         return False
     record = read_record(layout)
     current = stamp(layout)

@@ -312,6 +312,19 @@ def test_on_windows_a_private_python_can_be_asked_for_but_not_by_an_option_that_
     assert "engine.install --where" in windows.start("--where").stdout
 
 
+@needs_wine
+@pytest.mark.long
+def test_on_windows_install_bat_deletes_the_private_python_after_it_has_uninstalled_the_rest(windows: Windows) -> None:
+    own = windows.root / ".install" / "python"
+    own.mkdir(parents=True)
+    (own / "python.exe").write_bytes(stand_in_program(on_windows(windows.path / "found.bat")))
+    assert windows.start("--uninstall").returncode == 0 and own.exists()  # the answer was no
+    (windows.root / ".install" / "remove").touch()
+    (windows.root / ".install" / "kept").mkdir()
+    assert "-m engine.install --uninstall" in windows.start("--uninstall").stdout
+    assert [path.name for path in (windows.root / ".install").iterdir()] == ["kept"]
+
+
 def _without(windows: Windows, name: str) -> Windows:
     (windows.path / name).unlink()
     return windows

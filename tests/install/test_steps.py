@@ -194,3 +194,14 @@ def test_an_environment_of_an_unsupported_python_is_remade(machine: Machine) -> 
     (machine.layout.venv / "pyvenv.cfg").write_text("version = 3.9.1\n", encoding="utf-8")
     install(machine)
     assert len(machine.ran("-m venv")) == 2
+
+
+def test_an_environment_whose_python_was_uninstalled_is_remade(machine: Machine, tmp_path: Path) -> None:
+    install(machine)
+    settings = machine.layout.venv / "pyvenv.cfg"
+    settings.write_text(f"home = {tmp_path}\nversion = 3.12.4\n", encoding="utf-8")
+    assert is_ready(machine.layout, None)
+    settings.write_text(f"home = {tmp_path / 'gone'}\nversion = 3.12.4\n", encoding="utf-8")
+    assert not is_ready(machine.layout, None)
+    install(machine)
+    assert len(machine.ran("-m venv")) == 2 and is_ready(machine.layout, None)
