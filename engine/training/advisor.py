@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
-from engine.estimate.advice import Advice, advise
+from engine.estimate.advice import Advice, Line, advise
 from engine.estimate.first_sign import Progress, RunPlan
 from engine.evaluation.recorded_runs import recorded_runs
 from engine.evaluation.verdict import convergence
@@ -15,6 +15,13 @@ from engine.runs.run import Run
 from engine.training.caution import SMALL_NET, StartFacts
 from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
+
+NO_FORECAST = Line(
+    "Draws what it is taught",
+    "not forecast",
+    "When depends on the images, the learning rate and what the base can draw already; no figures are published. While "
+    "it trains, the gain on held-out images measures it, and the verdict names the best checkpoint.",
+)
 
 
 def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
@@ -33,9 +40,13 @@ def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
 
 
 def advice_for(config: RunConfig, facts: StartFacts) -> Advice | None:
-    """The advice before Start."""
+    """The advice before Start. Of a run that teaches its base, why nothing is forecast."""
     plan = plan_of(config, facts)
-    return advise(plan) if plan is not None else None
+    if plan is not None:
+        return advise(plan)
+    pace = facts.seconds_per_image * config.images_per_step
+    told = facts_of(config).drawn_by_prompt
+    return Advice(None, 0, config.images_per_step, pace, (NO_FORECAST,)) if told else None
 
 
 def advice_on(workspace: Workspace, run: Run, history: JobSnapshot) -> Advice | None:

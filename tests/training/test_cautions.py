@@ -25,6 +25,7 @@ from engine.families.facts import FACTS
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import RECORD
 from engine.runs.run import write_run
+from engine.training.advisor import advice_for
 from engine.training.caution import LEVELS, Caution, StartFacts
 from engine.training.cautions import ABOUT_CONTROL, RULES, WITH_REMEDY, cautions
 from engine.training.start_facts import start_facts
@@ -205,6 +206,13 @@ def test_what_a_button_sets_ends_its_caution() -> None:
         else:
             assert rule not in after, one.words
     assert offered == set(WITH_REMEDY)
+
+
+def test_a_run_that_teaches_its_base_is_told_why_nothing_is_forecast() -> None:
+    advice = advice_for(config(tuning__what="lora"), StartFacts(**GOOD))
+    assert advice is not None and advice.follows is None and not advice.steps and not advice.other_steps
+    (line,) = advice.lines
+    assert "not forecast" in line.words and "gain on held-out images" in line.words
 
 
 def test_cautions_of_a_lora_do_not_speak_of_a_controlnet() -> None:
