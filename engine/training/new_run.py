@@ -52,7 +52,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
             sentences.append(gone)
         elif (ready := dataset.count(ready=needs_maps)) < 2:
             have = plural(ready, "has", "have") + " a condition map" if needs_maps else "can be used"
-            sentences.append(f"{ready} of {counted(dataset.count(), 'image')} {have}; at least 2 are needed.")
+            of = counted(dataset.count(), "image")
+            sentences.append(f"{ready} of {of} {have}; at least 2 are needed, since one is held out to measure by.")
     try:
         workspace.locate_base(config.model.base)
     except UserError as error:

@@ -86,11 +86,12 @@ def prepare_data(
         split = _with_word(split, word, emit)
     samples = [*split.train, *split.held_out]
     if not split.train:
+        needs_maps = facts_of(config).needs_condition_maps
         raise UserError(
             "Training cannot start.",
-            f"{dataset.name} has {counted(len(samples), 'pair')}; at least 2 are needed (one is "
-            "held out for the score).",
-            "Add images, or make their condition maps on the Conditions tab.",
+            f"{dataset.name} has {counted(len(samples), 'pair' if needs_maps else 'image')}; at least 2 are needed, "
+            "since one is held out to measure by.",
+            f"Add images{', or make their condition maps on the Conditions tab' if needs_maps else ''}.",
         )
     if (told := _about_weights(split.train)) and config.objective.image_weights:
         emit(Message(told))

@@ -156,6 +156,13 @@ def test_settings_that_do_not_fit_are_refused(tuning: dict[str, Any], words: str
         parse({"tuning": tuning})
 
 
+def test_one_image_is_not_enough(workspace: Workspace, tmp_path: Path, tiny_base: Path) -> None:
+    add_images(workspace, tmp_path / "images", count=1)
+    asked = {"tuning": SUBJECT, "model": {"base": str(tiny_base)}, "data": {"dataset": "images"}}
+    (told,) = missing(workspace, parse(asked))
+    assert told == "1 of 1 image can be used; at least 2 are needed, since one is held out to measure by."
+
+
 def test_a_subject_needs_a_word_of_its_own(images_only: Workspace, tiny_base: Path) -> None:
     def told(word: str) -> str:
         asked = {"tuning": {"what": "subject", "word": word}, "model": {"base": str(tiny_base)}}
