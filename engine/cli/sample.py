@@ -103,7 +103,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     if options.bases:
         from engine.families.files import bases_in
 
-        bases = [workspace.locate_base(request.base), *bases_in(options.bases)]
+        bases = list(dict.fromkeys([workspace.locate_base(request.base), *bases_in(options.bases)]))
         results = transfer(session, request, bases, control.token, console.progress, categorical)
         requests = [replace(request, base=result.base) for result in results]
     else:

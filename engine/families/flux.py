@@ -77,7 +77,7 @@ class Flux(TransformerFamily):
                 "and training at other noise levels undoes that. Choose FLUX.1 dev or a fine-tune of it."
             )
         encoders = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-        return without_text(parts.index, encoders) or other_latents(parts.vae, self.latents.channels)
+        return without_text(parts.index, encoders) or other_latents(parts.vae, self.facts)
 
     def default_resolution(self, base: str) -> int:
         """From the VAE's config: the transformer's does not tell."""

@@ -57,7 +57,7 @@ class StableDiffusion3(TransformerFamily):
         channels = parts.denoiser.get("in_channels", self.latents.channels)
         if channels != self.latents.channels:
             return f"It reads an image in addition to the text ({channels} channels)."
-        return other_latents(parts.vae, self.latents.channels)
+        return other_latents(parts.vae, self.facts)
 
     # Text
 

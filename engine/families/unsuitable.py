@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.families.facts import FACTS
+from engine.families.family_facts import FamilyFacts
+from engine.families.latents import LatentSpace
+
 CHANNELS = {
     5: "a depth-to-image base",
     7: "an upscaler",
@@ -51,12 +55,27 @@ def without_text(index: Mapping[str, Any], parts: Sequence[str]) -> str:
     return f"It comes without {', '.join(lacking)}, and captions cannot be read without that."
 
 
-def other_latents(vae: Mapping[str, Any], channels: int) -> str:
-    """Why a VAE does not belong to a denoiser that reads latents of so many channels, as a sentence; "" if it does."""
-    own = int(vae.get("latent_channels") or 4)
-    if not vae or own == channels:
+def other_latents(vae: Mapping[str, Any], own: FamilyFacts) -> str:
+    """Why a VAE does not belong to bases of this family, as a sentence; "" if it does.
+
+    A base may have a scale of its own, but not that of another family.
+    """
+    found = LatentSpace.from_config(vae)
+    if not vae:
         return ""
-    return f"Its VAE makes latents of {own} channels, and its transformer reads {channels}: the VAE is of another base."
+    if found.channels != own.latents.channels:
+        return (
+            f"Its VAE makes latents of {found.channels} channels, and its transformer reads {own.latents.channels}: "
+            "the VAE is of another base."
+        )
+    for other in FACTS:
+        if _scaling(other.latents) == _scaling(found) != _scaling(own.latents):
+            return f"Its VAE is one of {other.title}: it multiplies latents by {found.scale}."
+    return ""
+
+
+def _scaling(latents: LatentSpace) -> tuple[int, float, float]:
+    return latents.channels, latents.scale, latents.shift
 
 
 def _of_unet(config: Mapping[str, Any]) -> str:

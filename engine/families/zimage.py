@@ -82,9 +82,7 @@ class ZImage(TransformerFamily):
     def unsuitable(self, parts: BaseParts) -> str:
         if parts.denoiser.get("siglip_feat_dim"):
             return "It is Z-Image Omni, which also reads images."
-        return without_text(parts.index, ("text_encoder", "tokenizer")) or other_latents(
-            parts.vae, self.latents.channels
-        )
+        return without_text(parts.index, ("text_encoder", "tokenizer")) or other_latents(parts.vae, self.facts)
 
     def default_resolution(self, base: str) -> int:
         """From the VAE's config: the transformer's does not tell."""

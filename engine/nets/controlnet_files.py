@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.disk.syntax import fault
 from engine.errors import UserError
-from engine.families.facts import FamilyFacts, control_files
+from engine.families.facts import FamilyFacts, control_files, of_control_net
 from engine.runs.checkpoints import read_checkpoint
 from engine.runs.choice import refuse_damaged, refuse_run, require_controlnet
 
@@ -85,6 +85,12 @@ def check_fits(
     Raises:
         UserError: they do not fit; names each difference.
     """
+    if "_class_name" in controlnet and of_control_net(controlnet).net_class != facts.net_class:
+        raise UserError(
+            f"The ControlNet {name} does not fit the base {base}.",
+            f"It was made for another kind of base than {facts.title}.",
+            "Choose the base it was trained on, or one of the same family.",
+        )
     channels = facts.control_files.control_channels(controlnet)
     if channels != facts.control_channels and not facts.control_files.is_of_rgb(controlnet):
         made = f"latents ({facts.control_channels})" if facts.control_is_encoded else "RGB ones (3)"

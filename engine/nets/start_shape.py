@@ -11,9 +11,10 @@ from typing import Any
 from engine.disk.tensor_file import read_metadata, tensor_shapes
 from engine.errors import UserError
 from engine.families.control_files import MODE, ControlFiles
+from engine.families.facts import control_files
 from engine.families.family_facts import FamilyFacts
 from engine.families.sizes import Learned
-from engine.nets.controlnet_files import CONFIG_KEY, locate_controlnet, read_config
+from engine.nets.controlnet_files import CONFIG_KEY, check_fits, locate_controlnet, read_config
 from engine.nets.union_mode import NOT_CHOSEN, why_not_mode
 from engine.runs.checkpoints import list_checkpoints
 
@@ -62,6 +63,31 @@ def why_not_start(path: str) -> str:
         return f"The ControlNet to start from, {path}, was not found."
     except OSError as error:
         return f"The ControlNet to start from, {path}, cannot be read: {error.strerror or error}."
+    return ""
+
+
+def why_not_of_base(path: str, denoiser: Mapping[str, Any], base: str, facts: FamilyFacts) -> str:
+    """Why this net was made for another base, as its header or config shows, as a sentence; "" if none of them tells.
+
+    Args:
+        denoiser: the config of the base's denoiser.
+        base: its name, and ``facts`` of its family.
+    """
+    file = Path(path).expanduser()
+    try:
+        if file.is_dir():
+            config: Mapping[str, Any] = read_config(locate_controlnet(file))
+        else:
+            kinds = [kind for kind in control_files() if kind.recognise(tensor_shapes(file))]
+            if kinds and facts.control_files not in kinds:
+                return f"{file.name} is a ControlNet for another kind of base than {facts.title}."
+            config = config_of(path, facts.control_files)
+        if config:
+            check_fits(config, denoiser, file.name, base, facts)
+    except UserError as error:
+        return f"{error.what} {error.why}"
+    except (OSError, ValueError):
+        return ""  # refused when the run starts
     return ""
 
 

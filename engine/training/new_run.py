@@ -14,11 +14,11 @@ from engine.data.description import ConditionSpec
 from engine.data.moved import missing_source
 from engine.errors import UserError, did_you_mean
 from engine.families.adapter_kinds import why_unfit
-from engine.families.files import configs_of
+from engine.families.files import config_folder, configs_of
 from engine.machine.hardware import detect
 from engine.machine.optional import why_no_four_bits
 from engine.machine.units import counted, format_bytes, plural
-from engine.nets.start_shape import why_not_in_mode, why_not_start
+from engine.nets.start_shape import why_not_in_mode, why_not_of_base, why_not_start
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of
@@ -95,7 +95,9 @@ def _unfit(workspace: Workspace, config: RunConfig) -> list[str]:
     why += [base.facts.why_not_guided(objective.guidance)]
     noise = objective.timestep_sampling, objective.min_snr_gamma, objective.offset_noise
     why += base.facts.why_not_objective(*noise)
-    why += [why_not_in_mode(start, base.facts, config.model.union_mode)] if start else []
+    if start and not why_not_start(start):
+        why += [why_not_in_mode(start, base.facts, config.model.union_mode)]
+        why += [why_not_of_base(start, base.denoiser, config.model.base, base.facts)] if config_folder(located) else []
     return [sentence for sentence in why if sentence]
 
 

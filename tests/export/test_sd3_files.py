@@ -20,6 +20,8 @@ from engine.export.out import export
 from engine.families.registry import Family, detect
 from engine.nets.importing import open_controlnet
 from engine.nets.initial import initial_controlnet
+from engine.training.new_run import missing
+from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
 
 
@@ -158,9 +160,26 @@ def test_foreign_nets_are_refused_in_words(
 
 
 def test_a_net_of_another_family_is_refused_in_words(
-    loud_controlnet: Path, made: dict[str, ExportResult], family: Family, tiny_sd3: Path, tiny_base: Path
+    loud_controlnet: Path,
+    made: dict[str, ExportResult],
+    family: Family,
+    tiny_sd3: Path,
+    tiny_base: Path,
+    tiny_sd2: Path,
+    workspace: Workspace,
 ) -> None:
     with pytest.raises(UserError, match="another kind of base|does not fit"):
         open_controlnet(loud_controlnet, family, str(tiny_sd3))
     with pytest.raises(UserError, match="another kind of base"):
         open_controlnet(made["single_file"].path, detect(str(tiny_base)), str(tiny_base))
+
+    def said(base: Path, start: Path) -> str:
+        """What is told at the choice, before a run is started."""
+        config = RunConfig.model_validate({"model": {"base": str(base), "controlnet": str(start)}})
+        return " ".join(missing(workspace, config))
+
+    assert "another kind of base than Stable Diffusion 3" in said(tiny_sd3, loud_controlnet)
+    assert "does not fit" in said(tiny_sd2, loud_controlnet)
+    for exported in made.values():
+        assert "another kind of base than Stable Diffusion 1" in said(tiny_base, exported.path)
+        assert "kind of base" not in said(tiny_sd3, exported.path)

@@ -58,6 +58,20 @@ def test_a_vae_of_another_base_is_named(base: str, tmp_path: Path, request: pyte
         detect(mixed)
 
 
+def test_a_vae_of_another_base_with_as_many_channels_is_told_by_its_scale(
+    tiny_flux: Path, tiny_zimage: Path, tiny_sd3: Path, tmp_path: Path
+) -> None:
+    others = (tiny_sd3, tiny_flux, "one of FLUX.1: .* 0.3611"), (tiny_zimage, tiny_sd3, "Diffusion 3: .* 1.5305")
+    for number, (base, vae, words) in enumerate(others):
+        mixed = changed(base, tmp_path / str(number))
+        shutil.copy(vae / "vae" / "config.json", Path(mixed) / "vae" / "config.json")
+        with pytest.raises(UserError, match=words):
+            detect(mixed)
+    same = changed(tiny_zimage, tmp_path / "same")
+    shutil.copy(tiny_flux / "vae" / "config.json", Path(same) / "vae" / "config.json")
+    detect(same)
+
+
 def test_a_gated_base_without_a_token_says_where_to_accept_its_terms(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,22 @@ def test_bases_that_fit_are_drawn_and_the_others_have_a_reason(
     assert seen == [(1, 8), (2, 8), (3, 8), (4, 8)]
 
 
+def test_a_net_of_another_kind_of_base_is_refused_in_words_by_each(
+    workspace: Workspace, tiny_base: Path, tiny_sd3: Path, tiny_flux: Path, tiny_zimage: Path, tmp_path: Path
+) -> None:
+    """Their configs have few entries in common."""
+    bases = [str(base) for base in (tiny_base, tiny_sd3, tiny_flux, tiny_zimage)]
+    session, control = TrySession(workspace, device="cpu"), Image.new("RGB", (64, 64))
+    for number, base in enumerate(bases):
+        family = detect(base)
+        net = tmp_path / str(number)
+        family.new_controlnet(family.load_denoiser(base, torch.float32)).save_pretrained(net)
+        request = TryRequest(base=base, controlnet=net, prompt="", control=control, steps=1, width=64, height=64)
+        others = [other for other in bases if other != base]
+        for result in transfer(session, request, others):
+            assert result.image is None and "another kind of base than" in result.problem, result
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         bases_in(tmp_path / "gone")

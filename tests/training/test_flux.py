@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxControlNetModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.estimate.memory import predict
@@ -21,12 +23,14 @@ from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
 from engine.nets.few_bits import KINDS
 from engine.nets.frozen_layers import store
+from engine.nets.importing import open_controlnet
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
 from engine.nets.outputs import net_of
 from engine.training.draws import draw
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
+from tests.families.test_flux import loud
 from tests.short_runs import RunFactory, train
 
 SHORT = {"train.steps": 3, "validation.check_every": 50, "validation.every": 3, "validation.guidance_scale": 3.5}
@@ -128,6 +132,29 @@ def test_it_trains_resumes_and_draws(
     assert (tmp_path / "net-single_file_flux.safetensors").is_file()
     with pytest.raises(UserError, match=r"no such format for FLUX\.1"):
         export(last, "ldm", tmp_path, "net")
+
+
+@pytest.mark.long
+def test_a_run_goes_on_from_a_net_with_blocks_of_one_stream(
+    tiny_flux: Path, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
+) -> None:
+    """As those of 4 + 10 blocks, which no new net has."""
+    family = detect(str(tiny_flux))
+    config = family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32)).config
+    net = loud(FluxControlNetModel.from_config(config, num_layers=1, num_single_layers=2))
+    start = tmp_path / "start.safetensors"
+    save_file({name: weight.contiguous() for name, weight in net.state_dict().items()}, start)
+    settings = SHORT | {"model.base": str(tiny_flux), "model.controlnet": str(start), "train.steps": 2}
+    run = new_run(**settings | {"validation.every": 0, "optim.learning_rate": 1e-2})
+    assert train(ready_workspace, run, at_step={1: "pause"}).outcome == "paused"
+    assert train(ready_workspace, run).outcome == "completed"
+    left = export(run.checkpoints()[-1].folder, "single_file", tmp_path, "net", "fp32", base=str(tiny_flux)).path
+    first, trained = load_file(start), load_file(left)
+    assert first.keys() == trained.keys()
+    learned = {name for name in first if not torch.equal(first[name], trained[name])}
+    assert {f"single_transformer_blocks.{n}.attn.to_q.weight" for n in (0, 1)} <= learned
+    again = open_controlnet(left, family, str(tiny_flux))
+    assert (again.config["num_layers"], again.config["num_single_layers"]) == (1, 2)
 
 
 def test_an_images_guidance_depends_on_seed_and_position_alone() -> None:
