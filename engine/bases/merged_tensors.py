@@ -27,6 +27,12 @@ def text_tensors(encoder: Any) -> dict[str, torch.Tensor]:
     return found
 
 
+def load_text_tensors(encoder: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load what ``text_tensors`` returned into a text encoder."""
+    own = encoder.state_dict()
+    encoder.load_state_dict({name: tensors.get(clip_name(encoder, name), tensor) for name, tensor in own.items()})
+
+
 def write_denoiser(
     folder: Path,
     config: Mapping[str, Any],

@@ -48,11 +48,15 @@ def add_commands(commands: Any) -> None:
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that "export" and "merge" share."""
-    parser.add_argument("--format", default="single_file", help=", ".join(way.name for way in FORMATS))
+    known = f"{', '.join(way.name for way in FORMATS)}; of a trained base also lora"
+    parser.add_argument("--format", default="single_file", help=known)
     parser.add_argument("--precision", default="fp16", choices=[choice.name for choice in PRECISIONS])
     parser.add_argument("--weights", choices=["plain", "ema"], help="default: the EMA weights if there are any")
     parser.add_argument(
-        "--rank", type=int, default=AS_TRAINED, help="rank of a Control-LoRA; default: as it was trained, else 128"
+        "--rank",
+        type=int,
+        default=AS_TRAINED,
+        help="rank of a Control-LoRA or LoRA; default: as it was trained, else 128",
     )
     parser.add_argument("--name", help="name of the file; default: the run's name")
     parser.add_argument("--out", type=path_of, help="folder; default: the run's exports folder")

@@ -78,7 +78,13 @@ class RunConfig(Section):
                 raise ValueError("tuning.guidance_low is above tuning.guidance_high: enter the lower scale first")
             return self
         if what != "controlnet" and (model.control_lora_rank or model.controlnet or not objective.sd_locked):
-            trained = {"lora": "a LoRA", "subject": "a subject", "base": "a whole base", "word": "a new word"}[what]
+            trained = {
+                "lora": "a LoRA",
+                "subject": "a subject",
+                "base": "a whole base",
+                "word": "a new word",
+                "spectrum": "a spectrum",
+            }[what]
             raise ValueError(
                 f"{trained} is trained without a ControlNet: leave model.controlnet empty, set "
                 "model.control_lora_rank to 0 and switch objective.sd_locked on"

@@ -15,15 +15,16 @@ MOST_VECTORS = 16
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora", "subject", "word", "base", "lcm"] = setting(
+    what: Literal["controlnet", "lora", "subject", "word", "base", "spectrum", "lcm"] = setting(
         "controlnet",
         "What is trained",
         "controlnet: a net that makes images follow condition maps. The others teach the base from images and "
         "captions, without condition maps. lora: a small file with a style or a kind of image. subject: a LoRA for one "
         "subject, from 3 to 30 images, with a word for it and preservation of everything else (DreamBooth). word: a "
         "new word for what the base can draw already (Textual Inversion), a file of a few kilobytes. base: every "
-        "weight of its denoiser; needs the most memory. lcm: a LoRA with which the base draws in 2 to 8 steps "
-        "(LCM-LoRA); it teaches nothing new. Words, whole bases and lcm: Stable Diffusion 1.x, 2.x and XL.",
+        "weight of its denoiser; needs the most memory. spectrum: only the singular values of these weights (SVDiff), "
+        "for experts. lcm: a LoRA with which the base draws in 2 to 8 steps (LCM-LoRA); it teaches nothing new. Words, "
+        "whole bases, spectra and lcm: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )
@@ -161,7 +162,7 @@ class TuningConfig(Section):
     @property
     def preserved_by(self) -> Literal["none", "answers", "pictures"]:
         """How the run preserves what the base knows."""
-        if self.what not in ("lora", "subject", "base"):
+        if self.what not in ("lora", "subject", "base", "spectrum"):
             return "none"
         if self.preserve != "auto":
             return self.preserve

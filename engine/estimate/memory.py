@@ -157,6 +157,7 @@ def predict_from(
         **({"text encoder": float(encoders.text * bytes_each)} if facts.learned.text else {}),
         **({"frozen ControlNet": float(frozen_net * bytes_each)} if frozen_net else {}),
         **({"frozen weights of the ControlNet": float(frozen * bytes_each)} if frozen else {}),
+        **({"singular vectors": float(sizes.denoiser.vectors * bytes_each)} if sizes.denoiser.vectors else {}),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }

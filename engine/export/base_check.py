@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from engine.errors import UserError
 from engine.export import same_image
-from engine.export.base_files import BaseSource
+from engine.export.base_files import BaseSource, TrainedParts
 from engine.export.self_check import failed
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken
@@ -46,13 +46,11 @@ def _process(source: BaseSource) -> Any:
     return source.family.noise_process(source.base).with_schedule(source.schedule)
 
 
-def same_as_base(
-    source: BaseSource, path: Path, trained: Mapping[str, torch.Tensor] | None, token: CancelToken | None
-) -> str:
+def same_as_base(source: BaseSource, path: Path, trained: TrainedParts, token: CancelToken | None) -> str:
     """Draw with the trained base and with the export, as this app reads it. Returns a sentence.
 
     Args:
-        trained: the denoiser's tensors, fp32; None: the base's own.
+        trained: as ``read_base`` takes them.
 
     Raises:
         UserError: the images differ by more than the precision explains. Cancelled.
@@ -64,9 +62,11 @@ def same_as_base(
     if needed > (free := psutil.virtual_memory().available):
         lacking = f"this needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free"
         return f"No images were compared: {lacking}."
-    first = same_image.Comparison(source.family, source.base, source.recorded)
-    if trained is not None:
-        first.denoiser.load_state_dict(trained)
+    denoiser = source.family.facts.denoiser
+    of_text = {part: tensors for part, tensors in trained.items() if part != denoiser}
+    first = same_image.Comparison(source.family, source.base, source.recorded, of_text)
+    if denoiser in trained:
+        first.denoiser.load_state_dict(trained[denoiser])
     image = first.draw(token=token).astype(int)
     del first
     try:

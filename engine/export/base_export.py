@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from engine.bases.merging import folder_or_file, ready_base
 from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import clear, remove
@@ -17,6 +15,7 @@ from engine.export import model_card
 from engine.export.base_check import compare, is_known, same_as_base
 from engine.export.base_files import (
     BaseSource,
+    TrainedParts,
     read_base,
     read_file,
     read_folder,
@@ -24,9 +23,11 @@ from engine.export.base_files import (
     write_file,
     write_folder,
 )
-from engine.export.formats import BASE_FORMATS, ExportResult, get
+from engine.export.extracted_lora import export_as_lora
+from engine.export.formats import BASE_FORMATS, TRAINED_BASE_FORMATS, ExportResult, get
 from engine.export.naming import export_stem
 from engine.export.source import complete_checkpoint, merged_words, public_name
+from engine.export.trained_parts import trained_parts
 from engine.export.writing import (
     CARD_ENDING,
     TEMPORARY,
@@ -39,8 +40,6 @@ from engine.export.writing import (
 )
 from engine.families.registry import Family, by_name, detect
 from engine.jobs.control import CancelToken, OnProgress
-from engine.runs.checkpoints import Checkpoint, require_intact
-from engine.tuning.whole_base import AVERAGED_DENOISER, DENOISER
 from engine.version import VERSION
 from engine.workspace.paths import Workspace
 
@@ -56,8 +55,8 @@ class Wanted:
     """Located: whose parts are taken."""
     facts: Mapping[str, str]
     """For the header and the card."""
-    denoiser: Path | None = None
-    """The file of the trained one; None: the base's own."""
+    trained: TrainedParts = field(default_factory=dict)
+    """The tensors of the parts that a run has trained; the others are the base's own."""
     schedule: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the scheduler's config that a run has recorded."""
 
@@ -73,13 +72,17 @@ def export_base(
     stage: Stage,
     token: CancelToken | None,
     base: str,
+    rank: int,
 ) -> ExportResult:
-    """Write the base that a checkpoint's run has trained. See ``engine.export.out.export``.
+    """Write the base that a checkpoint's run has trained, or its difference to the base it began as.
+
+    See ``engine.export.out.export``.
 
     Raises:
         UserError: the checkpoint is incomplete, the base is gone, the name is taken, the disk is full, or the check
             failed. Nothing is left behind. Cancelled: the token is cancelled. Nothing is left behind.
     """
+    way = get(format, TRAINED_BASE_FORMATS)
     stage(0, "Reading the checkpoint")
     checkpoint = complete_checkpoint(folder)
     about = checkpoint.about
@@ -95,8 +98,12 @@ def export_base(
         "steps": str(checkpoint.step),
         "images_seen": str(checkpoint.images_seen),
     }
-    file = _trained_file(checkpoint, weights)
-    wanted = Wanted(by_name(str(about.get("family"))), base, facts, file, checkpoint.noise_schedule)
+    family = by_name(str(about.get("family")))
+    trained = trained_parts(checkpoint, weights or ("ema" if checkpoint.has_ema else "plain"), family, base, token)
+    if way.ranks:
+        target = Path(out_folder) / f"{export_stem(name or f'lora_{folder.name}', family.facts)}{way.ending}"
+        return export_as_lora(checkpoint, way, target, precision, overwrite, stage, token, base, family, trained, rank)
+    wanted = Wanted(family, base, facts, trained, checkpoint.noise_schedule)
     return write_base(wanted, format, out_folder, name or f"base_{folder.name}", precision, overwrite, stage, token)
 
 
@@ -133,20 +140,6 @@ def export_merged(
     return write_base(wanted, format, out_folder or workspace.models, stem, precision, overwrite, stage, token)
 
 
-def _trained_file(checkpoint: Checkpoint, weights: str | None) -> Path:
-    """The file of the trained denoiser. Raises UserError if there is no average, or it is damaged."""
-    weights = weights or ("ema" if checkpoint.has_ema else "plain")
-    name = AVERAGED_DENOISER if weights == "ema" else DENOISER
-    if not (checkpoint.folder / name).is_file():
-        raise UserError(
-            f"The checkpoint {checkpoint.folder.name} has no averaged weights.",
-            "EMA was switched off in this run.",
-            "Export the plain weights.",
-        )
-    require_intact(checkpoint.folder, name)
-    return checkpoint.folder / name
-
-
 def write_base(
     wanted: Wanted,
     format: str,
@@ -165,9 +158,8 @@ def write_base(
     demand_free_name(target, way, overwrite)
     if way.ending:
         model_card.require_ours(card)
-    trained = load_file(wanted.denoiser) if wanted.denoiser else None
     base = str(folder_or_file(wanted.base))
-    source = read_base(family, base, trained, wanted.schedule, precision, _header(wanted, stem, precision))
+    source = read_base(family, base, wanted.trained, wanted.schedule, precision, _header(wanted, stem, precision))
     demand_space(target, source.bytes)
     temporary, temporary_card, beside = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card, configs))
     for path in (temporary, temporary_card, beside):
@@ -186,7 +178,7 @@ def write_base(
                 f" Its structure is not that of the published models: this app needs the folder {stem} beside it."
             )
         stage(3, "Drawing the same image with both")
-        checked += " " + same_as_base(source, temporary, trained, token)
+        checked += " " + same_as_base(source, temporary, wanted.trained, token)
         stage(4, "Writing the model card")
         place = temporary_card if way.ending else temporary
         place.mkdir(exist_ok=True)

@@ -25,6 +25,9 @@ from engine.families.text_names import clip_name
 from engine.machine.precision import DTYPES
 
 Tensors = dict[str, torch.Tensor]
+TrainedParts = Mapping[str, Mapping[str, torch.Tensor]]
+"""Tensors of parts of a base that a run has trained, fp32, by the part's folder and diffusers name; those of text
+encoders with ``text_model.``."""
 SCHEDULER = "scheduler"
 
 
@@ -55,7 +58,7 @@ class BaseSource:
 def read_base(
     family: Family,
     base: str,
-    denoiser: Mapping[str, torch.Tensor] | None,
+    trained: TrainedParts,
     schedule: Mapping[str, Any],
     precision: str,
     facts: Mapping[str, str],
@@ -64,7 +67,7 @@ def read_base(
 
     Args:
         base: located, on this disk.
-        denoiser: the trained one's tensors; None: the base's own.
+        trained: the other parts are the base's own.
         schedule: entries of the scheduler's config that differ from the base's.
 
     Raises:
@@ -74,10 +77,10 @@ def read_base(
     nets: dict[str, Any] = {"vae": family.load_vae(base)}
     listed = family.pipeline_parts({"denoiser": None, "vae": None, "text_encoder": encoder, "tokenizer": None})
     nets |= {name: net for name, net in listed.items() if name.startswith("text_encoder") and _is_clip(net)}
-    if denoiser is None:
-        denoiser = family.load_denoiser(base, torch.float32).state_dict()
-    parts: dict[str, Mapping[str, torch.Tensor]] = {family.facts.denoiser: denoiser, "vae": nets["vae"].state_dict()}
-    parts |= {name: text_tensors(net) for name, net in nets.items() if name != "vae"}
+    own = family.facts.denoiser
+    denoiser = trained[own] if own in trained else family.load_denoiser(base, torch.float32).state_dict()
+    parts: dict[str, Mapping[str, torch.Tensor]] = {own: denoiser, "vae": nets["vae"].state_dict()}
+    parts |= {name: trained.get(name) or text_tensors(net) for name, net in nets.items() if name != "vae"}
     dtype = DTYPES[precision]
     cast = {part: {name: t.to(dtype).contiguous() for name, t in tensors.items()} for part, tensors in parts.items()}
     for part, tensors in cast.items():

@@ -127,6 +127,20 @@ BASE_FORMATS: tuple[ExportFormat, ...] = (
     ),
 )
 """The forms of a whole base."""
+TRAINED_BASE_FORMATS: tuple[ExportFormat, ...] = (
+    *BASE_FORMATS,
+    ExportFormat(
+        "lora",
+        "Small file (LoRA, .safetensors)",
+        "Only what training has changed, approximated: the result says how much of it is kept. For the same base, or a "
+        "similar one.",
+        "ComfyUI: models/loras. AUTOMATIC1111 and Forge: models/Lora.",
+        ".safetensors",
+        "engine.export.extracted_lora",
+        ranks=(32, 64, 128, 256),
+    ),
+)
+"""The forms of a base that a run has trained."""
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "single_file",
@@ -138,7 +152,7 @@ ADAPTER_FORMATS: tuple[ExportFormat, ...] = (
     ),
 )
 """The forms of a file that is added to a base."""
-FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": BASE_FORMATS}
+FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": TRAINED_BASE_FORMATS}
 """By what an export is (``engine.tuning.trainable_facts.Exported``)."""
 DEFAULT_RANK = 128
 AS_TRAINED = 0

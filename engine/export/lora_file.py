@@ -51,22 +51,24 @@ def export_lora(
     tensors = trained_tensors(checkpoint, folder / LORA, folder / AVERAGED_LORA, weights, precision)
     stem = export_stem(name or f"lora_{folder.name}", family.facts)
     target = Path(out_folder) / f"{stem}.safetensors"
-    header = _header(checkpoint, family.facts, stem, precision)
+    rank_of_run = int((checkpoint.about.get("lora") or {}).get("rank", 0))
+    header = lora_header(checkpoint, family.facts, stem, precision, rank_of_run)
     rank = ("rank (dim), alpha", header["ss_network_dim"])
-    usage = _usage(target.name, header["base"], family.facts, checkpoint.about.get("lcm"))
+    usage = usage_lines(target.name, header["base"], family.facts, checkpoint.about.get("lcm"))
     card = card_text(f"LoRA: {stem}", "lora", rank, usage, header, checkpoint, family.facts)
-    return write_adapter(target, way, tensors, header, lambda path: _check(path, family, base), card, overwrite, stage)
+    return write_adapter(
+        target, way, tensors, header, lambda path: check_layers(path, family, base), card, overwrite, stage
+    )
 
 
-def _header(checkpoint: Checkpoint, family: FamilyFacts, stem: str, precision: str) -> dict[str, str]:
+def lora_header(checkpoint: Checkpoint, family: FamilyFacts, stem: str, precision: str, rank: int) -> dict[str, str]:
     """Entries of the file's header."""
-    rank = int((checkpoint.about.get("lora") or {}).get("rank", 0))
     found = family.lora_metadata(rank, story_of(checkpoint.folder).resolution)
     found |= {"ss_output_name": stem, "ss_steps": str(checkpoint.step)}
     return found | header_of(checkpoint, stem, precision)
 
 
-def _check(path: Path, family: Family, base: str) -> str:
+def check_layers(path: Path, family: Family, base: str) -> str:
     """Look up each layer of the file in the base, where that is on this disk."""
     tensors = file_tensors(base, family.facts.denoiser, ("",)) if base else None
     if tensors is None:
@@ -80,8 +82,8 @@ def _check(path: Path, family: Family, base: str) -> str:
     return "Every layer fits the base."
 
 
-def _usage(file: str, base: str, family: FamilyFacts, lcm: dict[str, Any] | None) -> list[str]:
-    """How other programs use the file.
+def usage_lines(file: str, base: str, family: FamilyFacts, lcm: dict[str, Any] | None = None) -> list[str]:
+    """How other programs use the file, for the card.
 
     Args:
         lcm: of an LCM-LoRA: its steps and whether a ControlNet was used, as in checkpoint.json; None: it is none.

@@ -69,7 +69,7 @@ def export(
         progress: called as progress(stages done, in all, label).
         base: located. A Control-LoRA needs it; other formats compare images with it. Empty: the checkpoint's own, if it
             is on this disk.
-        rank: of a Control-LoRA, or AS_TRAINED.
+        rank: of a Control-LoRA, or of a LoRA that a trained base is exported as; or AS_TRAINED.
         judge: measures what a precision loses that is not exact enough to be trusted; it has none without a judge.
 
     Raises:
@@ -82,15 +82,19 @@ def export(
     from engine.export.source import read_source, whole_checkpoint
     from engine.export.story import story_of
     from engine.families.registry import by_name
+    from engine.tuning.spectrum import SHIFTS
     from engine.tuning.whole_base import DENOISER
 
     stage = stages(token, progress)
-    one_net = not any(path.is_file() for path in (checkpoint / DENOISER, checkpoint / LORA, word_file(checkpoint)))
+    of_base = any((checkpoint / name).is_file() for name in (DENOISER, SHIFTS))
+    one_net = not (of_base or (checkpoint / LORA).is_file() or word_file(checkpoint).is_file())
     require_precision(precision, get(format).precisions if one_net else WHOLE)
-    if (checkpoint / DENOISER).is_file():
+    if of_base:
         from engine.export.base_export import export_base
 
-        return export_base(checkpoint, format, out_folder, name, precision, weights, overwrite, stage, token, base)
+        return export_base(
+            checkpoint, format, out_folder, name, precision, weights, overwrite, stage, token, base, rank
+        )
     way = get(format)
     if (checkpoint / LORA).is_file():
         from engine.export.lora_file import export_lora

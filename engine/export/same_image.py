@@ -10,10 +10,12 @@ import numpy as np
 import psutil
 import torch
 
+from engine.bases.merged_tensors import load_text_tensors
 from engine.errors import UserError
 from engine.export.formats import measured
 from engine.export.self_check import Tensors, failed
 from engine.export.source import Source
+from engine.families.embedding_files import parts_by_folder
 from engine.families.registry import Family
 from engine.families.silent import SilentControlNet
 from engine.inference.sampling import Text, decode, draw_latents, fit_control
@@ -85,13 +87,20 @@ class Comparison:
         UserError: the base cannot be loaded.
     """
 
-    def __init__(self, family: Family, base: str, schedule: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        family: Family,
+        base: str,
+        schedule: Mapping[str, Any] = MappingProxyType({}),
+        of_text: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({}),
+    ) -> None:
         """
         Args:
             schedule: see ``Family.default_scheduler``.
+            of_text: tensors of text encoders that a run has trained, by folder (``text_tensors``).
         """
         self._family, self._base, self._schedule = family, base, schedule
-        self._text, self._negative = _encode(family, base)
+        self._text, self._negative = _encode(family, base, of_text)
         free_memory()
         self.denoiser: Any = family.load_denoiser(base, torch.float32)
         self._vae = family.load_vae(base)
@@ -121,9 +130,12 @@ class Comparison:
 
 
 @torch.no_grad()
-def _encode(family: Family, base: str) -> tuple[Text, Text]:
+def _encode(family: Family, base: str, trained: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[Text, Text]:
     """Embeddings of a prompt and of the empty prompt. The text encoder is freed afterwards."""
     tokenizer, encoder = family.load_tokenizer(base), family.load_text_encoder(base, torch.float32)
+    encoders = parts_by_folder(family, "text_encoder", encoder) if trained else {}
+    for part, tensors in trained.items():
+        load_text_tensors(encoders[part], tensors)
     return family.encode_text(tokenizer, encoder, ["a red circle"]), family.encode_text(tokenizer, encoder, [""])
 
 

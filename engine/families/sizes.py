@@ -35,9 +35,9 @@ class Learned:
     """Words or text encoders are trained, so that gradients go through the whole denoiser."""
     vectors: int = 0
     """Vectors of a new word."""
-    base: Literal["nothing", "decoder", "everything", "factors"] = "nothing"
+    base: Literal["nothing", "decoder", "everything", "factors", "spectrum"] = "nothing"
     """What is trained of the base; "decoder": the layers behind the control; "factors": of ``rank``, beside
-    its layers."""
+    its layers; "spectrum": shifts of its weights' singular values."""
     adapted: Literal["attention", "linear", "all"] = "all"
     """The layers that have such factors."""
 
@@ -116,6 +116,12 @@ class NetSize:
     """Their rank; 0: there is no LoRA."""
     adapted: Container[str] = ()
     """The groups of layers that have them."""
+    spectral: bool = False
+    """Shifts of the singular values of all weights are all that is trained."""
+    shifts: int = 0
+    """Number of these."""
+    vectors: int = 0
+    """Numbers in the singular vectors that they need."""
     tables: int = 0
     """Numbers that are saved with the weights, are not trained, and stay in RAM (positions.py)."""
     _noted: int = 0
@@ -123,6 +129,8 @@ class NetSize:
     @property
     def trained(self) -> int:
         """Trained parameters."""
+        if self.spectral:
+            return self.shifts
         if self.adapter_rank:
             return self.adapters
         return self.weights - self.shared + self.factors
@@ -143,6 +151,9 @@ class NetSize:
             self.adapters += rank * (out + inner * size**2)
             of_factors = 2 * rank * (out + inner * size) if kernel else 2 * rank + out + inner
             self.adapters_adafactor += of_factors
+        if self.spectral and (kernel in (None, 1) or out <= inner * kernel**2):
+            shorter = min(out, inner * (kernel or 1) ** 2)
+            self.shifts, self.vectors = self.shifts + shorter, self.vectors + shorter**2
         side, more = kernel or 1, out if bias else 0
         whole, factors = out * inner * side**2, self.rank * (out + inner * side**2)
         self.weights += whole + more
@@ -176,12 +187,16 @@ class NetSize:
         return bytes_each * others + self.blocks.bytes(kind, bytes_each) + self.modulation.bytes(own, bytes_each)
 
     def adapt(self, learned: Learned) -> None:
-        """Count low-rank factors of a LoRA beside the layers from here on, if one is trained."""
+        """Count low-rank factors of a LoRA, or shifts, beside the layers from here on, if these are trained."""
+        self.spectral = learned.base == "spectrum"
         if learned.base == "factors":
             self.adapter_rank, self.adapted = learned.rank, GROUPS[learned.adapted]
 
     def of_adapters(self) -> NetSize:
-        """The factors of a LoRA as a net of their own, which is all that is trained; empty if there are none."""
+        """The factors of a LoRA, or the shifts, as a net of their own, which is all that is trained; empty if there are
+        none."""
+        if self.spectral:
+            return NetSize(self.shifts, self.shifts)
         return NetSize(self.adapters, self.adapters_adafactor)
 
     def norm(self, channels: int) -> None:

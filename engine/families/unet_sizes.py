@@ -41,7 +41,7 @@ def count(
         tokens: tokens of a prompt.
         learned: what is trained.
     """
-    whole, decoder_trained = learned.base in ("everything", "factors"), learned.base != "nothing"
+    whole, decoder_trained = learned.base in ("everything", "factors", "spectrum"), learned.base != "nothing"
     channels, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
     blocks = len(channels)
@@ -111,7 +111,7 @@ def count(
         unet.units = [replace(unit, trained=0) for unit in unet.units]
 
     decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
-    if learned.base == "factors":
+    if learned.base in ("factors", "spectrum"):
         control = unet.of_adapters()
     if learned.vectors:
         control = NetSize(learned.vectors * text_width, learned.vectors + text_width)
@@ -154,7 +154,9 @@ def _resnet(net: NetSize, cin: int, cout: int, temb: int, area: int, trained: bo
     if cin != cout:
         net.layer(cout, cin, 1, group="convolution")
     kept = (cin + cout) * area  # inputs of the norms (engine/nets/frozen_blocks.py)
-    if trained:  # inputs of SiLU and of the convolutions, and of the second low-rank factors
+    if trained and net.spectral:  # inputs of SiLU, and the products with singular vectors
+        kept += (cin + cout) * area + (2 * cout + (min(cin, cout) if cin != cout else 0)) * area
+    elif trained:  # inputs of SiLU and of the convolutions, and of the second low-rank factors
         kept += 2 * (cin + cout) * area + temb + (net.rank or net.adapter_rank) * (3 if cin != cout else 2) * area
     net.unit(kept, cin * area, 2 * cout * area, 2 * cin * area, reads)
 
@@ -180,7 +182,9 @@ def _transformer(
         net.layer(c, 4 * c, group="linear")
         # Inputs of three norms; query, key, value and output of both attentions; the 8 c of GEGLU.
         kept = 3 * c * area + (4 + 2 + 8) * c * area + 2 * c * tokens
-        if trained:  # outputs of the norms, inputs of the attentions' output layers, GEGLU's gate and product
+        if trained and net.spectral:  # the products with singular vectors
+            kept += 8 * c * area + 2 * min(c, text_width) * tokens
+        elif trained:  # outputs of the norms, inputs of the attentions' output layers, GEGLU's gate and product
             kept += (3 + 2 + 4 + 4) * c * area + rank * (8 * area + 2 * tokens)
         # Backward: gradients of GEGLU's 4 c three times, twice those of the output, the gate of a frozen layer again;
         # a trained layer frees GEGLU's product before. Forward: GEGLU's 16 c and two more.

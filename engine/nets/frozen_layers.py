@@ -115,6 +115,12 @@ def frozen_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return _Conv2d.apply(x, layer.weight, scale, layer.bias, shape, *how)
 
 
+def frozen_mixing(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Mix the channels of images (B, C, h, w) with a frozen matrix (out, C); keeps no images for the backward pass."""
+    weight = matrix[..., None, None]
+    return _Conv2d.apply(x, weight, None, None, tuple(weight.shape), (1, 1), (0, 0), (1, 1), 1)
+
+
 def weight_shape(layer: Any) -> tuple[int, ...]:
     """The shape of a layer's weight, however it is stored."""
     return tuple(getattr(layer, "stored_shape", layer.weight.shape))

@@ -35,6 +35,8 @@ from engine.tuning.facts import facts_of
 USUAL_RATE, UNLOCKED_RATE, WHOLE_BASE_RATE = 1e-5, 2e-6, 5e-6
 """Of a whole ControlNet (Zhang et al. 2023); with the base's decoder trained, too (the original code's advice); of a
 whole base (between the 1e-6 and 1e-5 of diffusers' examples for Stable Diffusion XL and 1.x)."""
+SPECTRUM_RATE = 1e-3
+"""Of singular values (Han et al. 2023, arXiv 2303.11305)."""
 WORD_RATE = 2e-3
 """Of a new word's vectors (Gal et al. 2022, 5e-3; diffusers' script, 2e-3)."""
 TOO_LOW, TOO_HIGH, FAR_TOO_HIGH = LOW_RATE / USUAL_RATE, 10, 100
@@ -77,6 +79,8 @@ def usual_rate(config: RunConfig, facts: StartFacts) -> float:
     trained = facts_of(config)
     if trained.learned.vectors:
         return WORD_RATE
+    if trained.learned.base == "spectrum":
+        return SPECTRUM_RATE
     if not trained.base_is_frozen:
         return UNLOCKED_RATE if trained.learned.control else WHOLE_BASE_RATE
     return LOW_RANK_RATE if trained.rank else USUAL_RATE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from engine.estimate.memory import images_drawn_together
 from engine.families.base import Family
 from engine.families.registry import detect
 from engine.jobs.control import Token
-from engine.jobs.events import Message, PhaseChanged
+from engine.jobs.events import Message, PhaseChanged, Progress
 from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
 from engine.machine.hardware import why_unused
@@ -118,11 +118,15 @@ def set_up(
     if why := products_of(config.train, dtype, device)[1]:
         history(Message(f"The products of the base are computed as usual: others are not possible, {why}.", "warning"))
 
+    def decomposed(done: int, total: int) -> None:
+        token.raise_if_cancelled()
+        history(Progress(done, total, "Singular values of the base's weights"))
+
     def build(config: RunConfig) -> TrainState:
         accelerator.device_placement = not config.optim.offload
         kept = master_weights_of(config, precision, group.world_size)
         place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded, master_weights=kept)
-        denoiser, trainable = build_nets(run_folder, config, family, base, place)
+        denoiser, trainable = build_nets(run_folder, config, family, base, place, decomposed)
         state = TrainState(
             run_folder=run_folder,
             config=config,
@@ -214,16 +218,25 @@ def set_up(
 
 
 def build_nets(
-    run_folder: Path, config: RunConfig, family: Family, base: str, place: Placement
+    run_folder: Path,
+    config: RunConfig,
+    family: Family,
+    base: str,
+    place: Placement,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Any, Trainable]:
-    """The base's denoiser and the trainable, each where it stays: all nets of a run that memory has to hold."""
+    """The base's denoiser and the trainable, each where it stays: all nets of a run that memory has to hold.
+
+    Args:
+        progress: see ``Inputs``.
+    """
     denoiser: Any = family.load_denoiser(base, base_dtype(config, place.dtype))
     layers, train = family.layers, config.train
     quantized = train.base_storage != "same"
     few = {"kind": train.base_storage, "modulation": train.modulation_storage, "layers": layers}
     if not quantized:
         denoiser.to(place.device)
-    inputs = Inputs(run_folder, config, family, base, denoiser, place)
+    inputs = Inputs(run_folder, config, family, base, denoiser, place, progress)
     net = initial_net(inputs)
     if quantized:  # after the net was made from the unquantized weights
         store(denoiser, **few, device=place.device)

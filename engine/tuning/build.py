@@ -13,12 +13,14 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.nets.initial import in_own_memory, initial_controlnet
+from engine.nets.singular_values import spectra_of
 from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
 from engine.tuning.facts import facts_of, is_over_start
 from engine.tuning.lcm_lora import LcmLora
 from engine.tuning.learned_text import LearnedText, tokenizer_of
 from engine.tuning.new_word import NewWord
+from engine.tuning.spectrum import SingularValues
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.trainable_facts import TrainableFacts
 from engine.tuning.unlocked import UnlockedDecoder
@@ -37,6 +39,8 @@ class Inputs:
     denoiser: Any
     """In ``base_dtype``. Once the trainable is built it is in the placement's dtype."""
     place: Placement
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Called as progress(done, total) while the initial net is made; may raise Cancelled."""
 
     @property
     def facts(self) -> TrainableFacts:
@@ -161,6 +165,10 @@ BUILDERS = {
     "lora": Builder(_lora),
     "lcm": Builder(_lcm, _frozen_net),
     "whole_base": Builder(lambda inputs, net: WholeBase(inputs.denoiser, inputs.place)),
+    "spectrum": Builder(
+        lambda inputs, spectra: SingularValues(inputs.denoiser, inputs.place, spectra),
+        lambda inputs: spectra_of(inputs.denoiser, inputs.place.device, inputs.progress),
+    ),
     "controlnet": Builder(_whole, _controlnet),
     "control_lora": Builder(_low_rank, _controlnet),
     "unlocked_decoder": Builder(_unlocked, _controlnet),

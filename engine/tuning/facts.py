@@ -20,6 +20,7 @@ UPDATED_TOGETHER = 2**23
 WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 LORA_IS_NOT_SHARDED = "a LoRA (its layers are the base's)"
+SPECTRUM_IS_NOT_SHARDED = "singular values (their layers are the base's)"
 BASE_IS_NOT_SHARDED = "the whole base, which is trained without a ControlNet"
 LCM_NOT_DRAWN = (
     "Draw with its LoRA: choose the run in Try it, or a ControlNet's run and the exported file under LoRA and "
@@ -83,6 +84,23 @@ def whole_base(config: RunConfig) -> TrainableFacts | None:
         needs_condition_maps=False,
         not_sharded=(BASE_IS_NOT_SHARDED,),
         trains="the whole base",
+        not_drawn=BASE_NOT_DRAWN,
+        drawn_by_prompt=True,
+    )
+
+
+def spectrum(config: RunConfig) -> TrainableFacts | None:
+    """Shifts of the singular values of the denoiser's weights."""
+    tuning = config.tuning
+    if tuning.what != "spectrum":
+        return None
+    return AdapterFacts(
+        "spectrum",
+        Learned(control=False, base="spectrum"),
+        needs_condition_maps=False,
+        not_sharded=(SPECTRUM_IS_NOT_SHARDED,),
+        message="The singular values of the base's weights are computed first.",
+        trains="singular values of the base (SVDiff)",
         not_drawn=BASE_NOT_DRAWN,
         drawn_by_prompt=True,
     )
@@ -157,6 +175,7 @@ CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [
     lcm,
     new_word,
     whole_base,
+    spectrum,
     unlocked_decoder,
     control_lora,
     controlnet,

@@ -52,7 +52,7 @@ class TrainableFacts:
     @property
     def exported_as(self) -> Exported:
         """What an export of it is; it decides the formats."""
-        other: Exported = "base" if self.learned.base == "everything" else "control net"
+        other: Exported = "base" if self.learned.base in ("everything", "spectrum") else "control net"
         return "adapter" if self.added_to_base else other
 
     @property
@@ -73,7 +73,7 @@ class TrainableFacts:
     @property
     def base_is_frozen(self) -> bool:
         """None of the base's own weights is trained, so that it may be quantized."""
-        return self.learned.base in ("nothing", "factors")
+        return self.learned.base in ("nothing", "factors", "spectrum")
 
     # What memory and disk it takes. A trainable of which ``Learned`` does not tell it derives a class of its own.
 
@@ -83,8 +83,8 @@ class TrainableFacts:
 
     def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
         """Sizes of the trained parts of the base, which take the same."""
-        parts = {"nothing": (), "factors": (), "decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
-        return parts[self.learned.base]
+        parts = {"decoder": (sizes.decoder,), "everything": (sizes.denoiser,)}
+        return parts.get(self.learned.base, ())
 
     def built_in_ram(self, sizes: Sizes, from_file: bool) -> int:
         """Number of fp32 values of the net that is built in RAM before it moves to the device.
@@ -128,8 +128,8 @@ class TrainableFacts:
 
 
 class AdapterFacts(TrainableFacts):
-    """A net of low-rank factors, or of a word's vectors, which the family's counting returns in the place of a control
-    net."""
+    """A net of low-rank factors, of a word's vectors or of shifts, which the family's counting returns in the place of
+    a control net."""
 
     def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
         return (sizes.controlnet,)

@@ -30,6 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora of linear layers": {"tuning": {"what": "lora", "rank": 4, "layers": "linear"}},
     "new_word": {"tuning": {"what": "word", "word": "zrp", "begun_as": "red", "vectors": 2}},
     "whole_base": {"tuning": {"what": "base"}},
+    "spectrum": {"tuning": {"what": "spectrum"}},
 }
 
 
@@ -60,7 +61,9 @@ def test_its_facts_are_what_it_does(config: RunConfig, built: tuple[Any, Trainab
     learning = sum(parameter.numel() for parameter in trainable.parameters() if parameter.requires_grad)
     assert learning == trained_by(facts, sizes)
     assert (trainable.control_net is not None) == facts.learned.control == bool(trainable.nets)
-    of_base = [p for name, p in denoiser.named_parameters() if not name.endswith((".up", ".down"))]  # but for factors
+    of_base = [
+        p for name, p in denoiser.named_parameters() if not name.endswith((".up", ".down", ".shift"))
+    ]  # but for factors
     frozen = not any(parameter.requires_grad for parameter in of_base)
     assert frozen == facts.base_is_frozen
     covers = [net is not None and net.is_gradient_checkpointing for net in (trainable.control_net, denoiser)]

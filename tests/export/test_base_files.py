@@ -39,7 +39,7 @@ KINDS = {
 
 
 def read(base: Path, precision: str = "fp32") -> BaseSource:
-    return read_base(detect(str(base)), str(base), None, {}, precision, {"format": "pt"})
+    return read_base(detect(str(base)), str(base), {}, {}, precision, {"format": "pt"})
 
 
 def test_diffusers_reads_one_file_as_the_base_it_was_made_of(any_base: Path, tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def _build_options(context: AppContext, live: Live, run: Any) -> list[Any]:
         [(_rank_title(rank), rank) for rank in (AS_TRAINED, *RANKS)],
         value=AS_TRAINED,
         label="Rank",
-        info="A higher rank gives a larger file that is closer to the full ControlNet. “Size against quality” "
-        "compares the ranks for your ControlNet.",
+        info="A higher rank gives a larger file that is closer to what was trained. For a ControlNet, “Size "
+        "against quality” compares the ranks.",
         visible=False,
         elem_id="export-rank",
     )
@@ -152,7 +152,7 @@ def _loss_html(context: AppContext, run: str | None, step: int | None, precision
 
 def _rank_title(rank: int) -> str:
     if rank == AS_TRAINED:
-        return f"as trained (for a full ControlNet: {DEFAULT_RANK})"
+        return f"as trained (of whole weights: {DEFAULT_RANK})"
     if rank == RANKS[0]:
         return f"{rank}: smallest"
     return f"{rank}: closest" if rank == RANKS[-1] else str(rank)

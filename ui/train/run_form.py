@@ -25,10 +25,11 @@ WHAT = (
     ("Subject", "subject"),
     ("New word", "word"),
     ("Whole base", "base"),
+    ("Singular values", "spectrum"),
     ("LCM", "lcm"),
 )
 """Choices of what is trained."""
-WHAT_HINT = "The next four teach the base a style or subject, without condition maps. LCM: a LoRA to draw in few steps."
+WHAT_HINT = "The next five teach the base a style or subject, without condition maps. LCM: a LoRA to draw in few steps."
 
 OF_KIND = {
     "factors": ("rank", "layers", "text_rate"),

@@ -39,8 +39,8 @@ RUNS = {
     "lcm": ("lcm",),
     "word": ("word",),
     "named": ("word", "subject"),
-    "preserved": ("lora", "subject", "base"),
-    "teaching": ("lora", "subject", "word", "base"),
+    "preserved": ("lora", "subject", "base", "spectrum"),
+    "teaching": ("lora", "subject", "word", "base", "spectrum"),
 }
 """Which kinds of run (``tuning.what``) a setting with such a mark (``setting(only=...)``) has a meaning for."""
 RESET_ALL = "all"
