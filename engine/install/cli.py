@@ -19,7 +19,7 @@ from engine.install.in_use import only_one
 from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
-from engine.install.pip import Pip
+from engine.install.pip import Pip, known_failure
 from engine.install.places import show, workspace_of
 from engine.install.shortcut import make_shortcut
 from engine.install.sizes import download_sentence
@@ -136,8 +136,9 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        fix = "Check the disk and the folder, then start again."
-        console.fail(InstallError(f"{type(error).__name__}: {error}", fix))
+        known = known_failure(str(error))
+        cause, fix = known or (f"{type(error).__name__}: {error}", "Check the disk and the folder, then start again.")
+        console.fail(InstallError(cause, fix))
         return 1
 
 

@@ -41,12 +41,16 @@ class Console:
     _warned: list[str] = field(default_factory=list)
 
     def record(self, text: str) -> None:
-        """Write a line to the log only."""
+        """Write a line to the log only. If it cannot be written (a full disk), that is said once, and there is none."""
         if self.log is None:
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        except OSError as error:
+            unwritable, self.log = self.log, None
+            self.warn(f"The log {unwritable} cannot be written: {error.strerror or error}.")
 
     def say(self, text: str = "") -> None:
         """Print a separate line."""

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,12 @@ def until_free(action: Callable[[], object]) -> None:
             if wait is None or getattr(error, "winerror", None) not in IN_USE:
                 raise
         time.sleep(wait)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link (not what it points to) or a folder with everything in it, when no program has it open."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    until_free(partial(shutil.rmtree, path) if is_folder else path.unlink)
 
 
 def read_record(layout: Layout) -> dict[str, Any]:

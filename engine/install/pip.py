@@ -38,7 +38,8 @@ KNOWN_FAILURES = (
     ),
     (
         r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Could not resolve|"
-        r"ConnectTimeout|ReadTimeout|Read timed out|Connection (?:refused|reset|aborted|broken)|IncompleteRead",
+        r"ConnectTimeout|ReadTimeout|Read timed out|Connection (?:refused|reset|aborted|broken|interrupted)|"
+        r"IncompleteRead|incomplete-download|not enough bytes were received|Network is unreachable",
         "The download was interrupted: no connection, or a slow one.",
         "Check the internet connection (and the proxy, with `pip config list`) and start this again; it continues.",
     ),
@@ -56,6 +57,13 @@ KNOWN_FAILURES = (
 )
 
 
+def known_failure(output: str) -> tuple[str, str] | None:
+    """The cause and the fix if a program's output, or an error's text, has a usual one."""
+    found = (words for pattern, *words in KNOWN_FAILURES if re.search(pattern, output, re.IGNORECASE))
+    cause_and_fix = next(found, None)
+    return (cause_and_fix[0], cause_and_fix[1]) if cause_and_fix else None
+
+
 def explain(output: str, doing: str) -> InstallError:
     """The cause and the fix for a failure of pip.
 
@@ -63,9 +71,9 @@ def explain(output: str, doing: str) -> InstallError:
         output: everything that pip printed.
         doing: what was being installed, e.g. "PyTorch".
     """
-    for pattern, cause, fix in KNOWN_FAILURES:
-        if re.search(pattern, output, re.IGNORECASE):
-            return InstallError(f"{doing} could not be installed. {cause}", fix)
+    known = known_failure(output)
+    if known:
+        return InstallError(f"{doing} could not be installed. {known[0]}", known[1])
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     last = (errors or output.strip().splitlines() or ["pip printed nothing"])[-1]
     return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "See the log, or try --repair.")

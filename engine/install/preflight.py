@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.install.console import InstallError
@@ -16,6 +17,8 @@ LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190
 LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
 COMFORTABLE_DISK = {False: 4.0, True: 25.0}
 COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GB (2**30 bytes)
+
+SYNCED = ("OneDrive", "Dropbox", "Google Drive", "iCloudDrive")  # how the folders of these programs are named
 
 
 def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
@@ -40,6 +43,12 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     if free < COMFORTABLE_DISK[with_card]:
         need = COMFORTABLE_DISK[with_card]
         warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are recommended for training.")
+    synced = _synced_by(root)
+    if synced:
+        warnings.append(
+            f"This folder is inside {synced}, which uploads what is installed, several GB, and holds files open while "
+            "it does: move the app's folder out of it, or pause it until the installation has ended."
+        )
     if memory and memory < COMFORTABLE_MEMORY[with_card]:
         need = COMFORTABLE_MEMORY[with_card]
         warnings.append(
@@ -52,6 +61,14 @@ def summary(root: Path, choice: Choice) -> str:
     """Card, memory and disk in one line, for the step."""
     device = choice.gpu.label if choice.gpu else "no card used"
     return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
+
+
+def _synced_by(root: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """The program that copies the folder to a cloud; "" if none is known to."""
+    named = [environment.get(name) for name in ("OneDrive", "OneDriveConsumer", "OneDriveCommercial")]
+    if any(folder and root.is_relative_to(folder) for folder in named):
+        return "OneDrive"
+    return next((name for name in SYNCED for part in root.parts if part.startswith(name)), "")
 
 
 def check_path(root: Path) -> None:

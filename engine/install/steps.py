@@ -5,20 +5,32 @@ A step may be killed at any moment. The next start sees from the files on disk w
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import uuid
-from functools import partial
 from pathlib import Path
 
 from engine.install import preflight
 from engine.install.browser import ensure_browser, find_browser
 from engine.install.console import InstallError
+from engine.install.hardware import free_disk_gb
 from engine.install.job import Job, Step
-from engine.install.layout import Layout, installed_torch, note, read_record, stamp, until_free, write_atomically
+from engine.install.layout import (
+    Layout,
+    delete,
+    installed_torch,
+    note,
+    read_record,
+    stamp,
+    until_free,
+    write_atomically,
+)
 from engine.install.packages import OPTIONAL
+from engine.install.pip import known_failure
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
+
+NO_DISK = 0.05  # GB; less is left where a file did not fit
 
 # --- this computer ---------------------------------------------------------------------------------------------------
 
@@ -49,9 +61,14 @@ def _make_venv(job: Job) -> str:
     environment = job.pip.environment
     outcome = job.console.run([job.base_python, "-m", "venv", job.layout.venv], environment, job.layout.root)
     if outcome.code or not job.layout.python.exists():
+        # venv does not print why pip could not be put into it: look at the disk.
+        full = free_disk_gb(job.layout.root) < NO_DISK
+        known = known_failure("No space left on device" if full else outcome.output)
         raise InstallError(
-            f"The Python environment could not be created with {job.base_python}.",
-            "On Debian and Ubuntu: sudo apt install python3-venv. Elsewhere: install Python 3.12 from python.org.",
+            f"The Python environment could not be created. {known[0]}"
+            if known
+            else f"The Python environment could not be created with {job.base_python}.",
+            known[1] if known else "Start this again with --private-python, which fetches a Python that is complete.",
         )
     if job.choice.forced:
         note(job.layout, cpu=True)
@@ -75,11 +92,11 @@ def remove_venv(layout: Layout) -> None:
     trash = layout.log.parent
     trash.mkdir(exist_ok=True)
     try:
-        if layout.venv.exists():
+        if os.path.lexists(layout.venv):
             unused = trash / f"old-{uuid.uuid4().hex[:8]}"
             until_free(lambda: layout.venv.rename(unused))
         for old in trash.glob("old-*"):
-            until_free(partial(shutil.rmtree, old))
+            delete(old)
     except OSError as error:
         raise InstallError(
             f"The old Python environment could not be removed: {error}",

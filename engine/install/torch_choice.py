@@ -88,7 +88,7 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
                 warnings = tuple(f"{other.name} will not be used: {_why_not(other, system)}" for other in left)
                 return Choice(build.name, gpu.label, warnings, gpu)
     reasons = [f"{gpu.name}: {_why_not(gpu, system)}" for gpu in report.gpus]
-    banner = "Until then training will run on the processor, many times slower."
+    banner = "Until that is solved, training will run on the processor, many times slower."
     return Choice("cpu", "the card cannot be used yet", (*reasons, banner))
 
 
@@ -110,7 +110,10 @@ def _why_not(gpu: Gpu, system: str) -> str:
     if any(build.runs_on(gpu, system) for build in holding):
         return "no single build of PyTorch supports all cards of this computer."
     if not holding:
-        return f"PyTorch {TORCH} no longer supports a card this old (compute capability {_dotted(gpu.capability)})."
+        return (
+            f"PyTorch {TORCH} no longer supports a card this old (compute capability {_dotted(gpu.capability)}). Use "
+            "another card, from the GTX 900 series on, or train on a rented computer."
+        )
     needed = min(build.driver_for(system) for build in holding)
     return (
         f"its driver {_dotted(gpu.driver)} is too old; {_dotted(needed)} or newer is needed. Install the newest "

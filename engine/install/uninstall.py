@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from engine.install.console import Console, InstallError
 from engine.install.exchange import kept_folder
 from engine.install.in_use import only_one, require_closed
-from engine.install.layout import Layout, until_free
+from engine.install.layout import Layout, delete
 from engine.install.places import Owner, Place, amount, places, private_python, size_of
 from engine.install.steps import remove_venv
 
@@ -76,20 +74,16 @@ def _delete(layout: Layout, place: Place) -> None:
         elif place.inside:
             for entry in place.path.iterdir():
                 if entry not in place.inside and entry.name != LEFT:
-                    _remove(entry)
+                    delete(entry)
             if not any(place.path.iterdir()):
                 place.path.rmdir()
         elif place.path.exists():
-            _remove(place.path)
+            delete(place.path)
     except OSError as error:
         raise InstallError(
             f"{place.path} could not be deleted: {error.strerror or error}.",
             "Close every window of the app and every program that uses it, then start this again.",
         ) from error
-
-
-def _remove(path: Path) -> None:
-    until_free(partial(shutil.rmtree, path) if path.is_dir() and not path.is_symlink() else path.unlink)
 
 
 def _runs_here(layout: Layout) -> bool:
