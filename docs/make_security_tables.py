@@ -34,6 +34,7 @@ FIELDS = (
     ("set-tuning-word", "letters, digits, - and _ only, at most 40: it becomes a file name"),
     ("set-tuning-begun_as|set-tuning-class_prompt", TEXT),
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
+    ("sharing-(data_source|data_licence|people|known_faults)", "stays text: kept in JSON, escaped in the model card"),
     ("set-data-balance_words", "words, split at commas; compared with captions as plain text"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
     ("import-roles", "folders and roles, split at commas; compared with the folders found and the known roles"),

@@ -9,6 +9,7 @@ from typing import Any
 from engine.disk.typed_path import path_of
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS, PRECISIONS
+from engine.export.sharing import QUESTIONS, left_open, read_sharing, save_answers, save_check
 from engine.families.files import is_local
 from engine.jobs.control import Control
 from engine.machine.units import counted, format_bytes
@@ -61,6 +62,14 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the file; default: the run's name")
     parser.add_argument("--out", type=path_of, help="folder; default: the run's exports folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    card = parser.add_argument_group("for the model card, kept with the run")
+    for one in QUESTIONS:
+        card.add_argument(f"--{one.name.replace('_', '-')}", metavar="TEXT", help=f"{one.title}. {one.info}")
+    card.add_argument(
+        "--check-data",
+        action="store_true",
+        help="look for near copies of training images among the drawn ones, and count the words of the captions",
+    )
 
 
 def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -93,6 +102,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         base = base if is_local(base) else ""  # on the hub: not downloaded for the check
     except UserError:
         base = ""  # not found: only a Control-LoRA needs it, and reports it
+    _fill_card(options, workspace, control, run, checkpoint)
     result = export(
         checkpoint.folder,
         options.format,
@@ -108,7 +118,23 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
     )
     what = f"step {checkpoint.step:,}"
     print(f"{result.path} ({what}, {format_bytes(result.bytes)}; {result.checked})")
+    if still_open := left_open(read_sharing(run.folder), checkpoint.folder.name):
+        print(f"Before you share it: the model card does not say yet: {'; '.join(still_open)}.")
     return 0
+
+
+def _fill_card(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> None:
+    """Keep the given answers with the run, and measure what the card says of the training data if asked to."""
+    given = {one.name: getattr(options, one.name) for one in QUESTIONS}
+    answers = {name: text for name, text in given.items() if text is not None}
+    if answers:
+        save_answers(run.folder, answers)
+    if options.check_data:
+        from engine.cli.output import EventPrinter
+        from engine.export.data_check import check_data
+
+        check = check_data(workspace, run, checkpoint, control.token, EventPrinter().progress)
+        save_check(run.folder, checkpoint.folder.name, check)
 
 
 def _compare(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:

@@ -14,6 +14,7 @@ from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export import model_card
 from engine.export.formats import ExportFormat, ExportResult
+from engine.export.sharing import MARK, README, section
 from engine.export.source import merged_words, public_name
 from engine.export.story import Story, story_of
 from engine.export.writing import (
@@ -136,7 +137,7 @@ def card_text(
             "---",
             "library_name: diffusers",
             f"tags: [{tag}, {family.card_tag}]",
-            f"{model_card.MARK} {VERSION}",
+            f"{MARK} {VERSION}",
             "---",
             "",
             f"# {title}",
@@ -145,6 +146,7 @@ def card_text(
             "|---|---|",
             *(f"| {words} | {value} |" for words, value in rows if value != ""),
             "",
+            *section(story.sharing, story.checkpoint),
             *usage,
             "",
         ]
@@ -186,7 +188,7 @@ def write_adapter(
         checked = f"Read back: all tensors are equal. {check(temporary)}".strip()
         stage(4, "Writing the model card")
         temporary_card.mkdir()
-        write_or_explain(lambda: atomic_write_text(temporary_card / model_card.README, card_text), target)
+        write_or_explain(lambda: atomic_write_text(temporary_card / README, card_text), target)
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
         give_names(temporary, target, temporary_card, card)

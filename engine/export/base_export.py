@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from engine.export.base_files import (
 from engine.export.extracted_lora import export_as_lora
 from engine.export.formats import BASE_FORMATS, TRAINED_BASE_FORMATS, ExportResult, get
 from engine.export.naming import export_stem
+from engine.export.sharing import MARK, README, section
 from engine.export.source import complete_checkpoint, merged_words, public_name
+from engine.export.story import story_of
 from engine.export.trained_parts import trained_parts
 from engine.export.writing import (
     CARD_ENDING,
@@ -59,6 +61,8 @@ class Wanted:
     """The tensors of the parts that a run has trained; the others are the base's own."""
     schedule: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the scheduler's config that a run has recorded."""
+    training_data: Sequence[str] = ()
+    """Lines of the card about the training data; none for a base that no run has trained."""
 
 
 def export_base(
@@ -103,7 +107,9 @@ def export_base(
     if way.ranks:
         target = Path(out_folder) / f"{export_stem(name or f'lora_{folder.name}', family.facts)}{way.ending}"
         return export_as_lora(checkpoint, way, target, precision, overwrite, stage, token, base, family, trained, rank)
-    wanted = Wanted(family, base, facts, trained, checkpoint.noise_schedule)
+    story = story_of(folder)
+    data = section(story.sharing, story.checkpoint)
+    wanted = Wanted(family, base, facts, trained, checkpoint.noise_schedule, data)
     return write_base(wanted, format, out_folder, name or f"base_{folder.name}", precision, overwrite, stage, token)
 
 
@@ -183,7 +189,7 @@ def write_base(
         place = temporary_card if way.ending else temporary
         place.mkdir(exist_ok=True)
         text = _card(target.name, wanted, source, precision)
-        write_or_explain(lambda: atomic_write_text(place / model_card.README, text), target)
+        write_or_explain(lambda: atomic_write_text(place / README, text), target)
         give_ordinary_permissions(temporary)
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
@@ -233,7 +239,7 @@ def _card(file: str, wanted: Wanted, source: BaseSource, precision: str) -> str:
             "---",
             "library_name: diffusers",
             f"tags: [{family.card_tag}]",
-            f"{model_card.MARK} {VERSION}",
+            f"{MARK} {VERSION}",
             "---",
             "",
             f"# {Path(file).stem}",
@@ -242,6 +248,7 @@ def _card(file: str, wanted: Wanted, source: BaseSource, precision: str) -> str:
             "|---|---|",
             *(f"| {words} | {value} |" for words, value in rows if value),
             "",
+            *wanted.training_data,
             *([f"Put `{file}` into {where}.", ""] if one_file else []),
             "```python",
             f"from diffusers import {pipeline}",

@@ -13,14 +13,13 @@ from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import NODE_PACK, NODE_PACK_SOURCE, Preprocessor, preprocessor
+from engine.export.sharing import MARK, README, section
 from engine.export.story import UNION_MODE, Story
 from engine.families.facts import FamilyFacts
 
-README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
+EDITOR, SERVER, NOTE = "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 AUTOMATIC1111 = "AUTOMATIC1111"
 """In ``ControlFiles.programs``: it reads such nets."""
-MARK = "made_with: ControlNet Studio"
-"""Marks a model card that this app wrote."""
 IMAGES = 4
 DEFAULT_SIDE = 512  # px, if the run's resolution is unknown
 
@@ -114,6 +113,7 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
     if examples:
         lines += ["Control images and the images drawn from them. The net was not trained on these pairs:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
+    lines += section(story.sharing, story.checkpoint)
     code = snippet(file, kind, base, family, story, facts.get(UNION_MODE, ""))
     lines += ["## In diffusers", "", "```python", code, "```", ""]
     if file:

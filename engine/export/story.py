@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.config import ValidationConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
+from engine.export.sharing import Sharing, read_sharing
 from engine.jobs.events import BaseChecked
 from engine.runs.run import PreviewRecord, Run
 
@@ -31,6 +32,10 @@ class Story:
     training_pictures: int = 0
     taught: BaseChecked | None = None
     """The last loss check up to the checkpoint's step, of a run that teaches its base."""
+    sharing: Sharing = field(default_factory=Sharing)
+    """What the model card says about the training data."""
+    checkpoint: str = ""
+    """Name of the checkpoint's folder, under which ``sharing`` has what was measured."""
 
 
 UNKNOWN = Story()
@@ -58,6 +63,8 @@ def story_of(checkpoint: Path) -> Story:
         clip_skip=run.config.model.clip_skip,
         training_pictures=_count(folder.parent.parent / "datasets" / run.config.data.dataset),
         taught=checks[-1] if checks else None,
+        sharing=read_sharing(folder),
+        checkpoint=checkpoint.name,
     )
 
 

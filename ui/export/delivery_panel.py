@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.export.deliver import PROGRAMS, exports_in, open_folder
 from engine.machine.units import format_bytes
 from engine.workspace.remembered import remembered
-from ui.export import export_jobs
+from ui.export import export_jobs, sharing_panel
 from ui.export.export_jobs import KIND
 from ui.page.choices import shown_run
 from ui.page.context import AppContext
@@ -21,16 +21,17 @@ from ui.page.messages import note
 from ui.page.view import View
 
 
-def build(context: AppContext, live: Live, run: Any) -> list[Any]:
-    """Build both panels for the run that ``run`` names. Returns the buttons that start jobs."""
+def build(context: AppContext, live: Live, run: Any, checkpoint: Any) -> list[Any]:
+    """Build the panels for the run and the checkpoint that are selected. Returns the buttons that start jobs."""
     with gr.Accordion("Copy it to ComfyUI or AUTOMATIC1111", open=True, elem_id="deliver"):
         file = gr.Dropdown([], value=None, label="Exported file", elem_id="deliver-file", interactive=True)
         programs = [_build_program(program) for program in PROGRAMS]
         replace = gr.Checkbox(label="Overwrite a file of the same name there", elem_id="deliver-replace")
         show = gr.Button("Open the exports folder", visible=context.local, elem_id="deliver-open")
         result = gr.HTML(elem_id="deliver-result")
-    with gr.Accordion("Upload it to the Hugging Face Hub", open=False, elem_id="hub"):
-        repository, token, private, upload = _build_hub()
+    check = sharing_panel.build(context, live, run, checkpoint)
+    with gr.Accordion("Upload it to the Hugging Face Hub", open=False, elem_id="hub") as hub:
+        repository, token, private, card, upload = _build_hub()
 
     def recall() -> list[str]:
         known = remembered(context.workspace)
@@ -70,13 +71,14 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
         live.on(copy.click, copy_to(program.name), [file, folder, replace])
     live.on(upload.click, start_upload, [file, repository, token, private], [token], refresh=True)
     live.on(show.click, open_exports, [run])
+    live.on([hub.expand, file.change], sharing_panel.card_note, [file], [card])
     live.outputs(
         [file],
         lambda view: (view.results.get(KIND), view.runs, view.shown_run),
         lambda view: [_newest(context, view)],
     )
     live.outputs([result], lambda view: view.results.get("deliver"), lambda view: [_result(view)])
-    return [*(copy for _, copy in programs), upload]
+    return [*(copy for _, copy in programs), check, upload]
 
 
 def _build_program(program: Any) -> tuple[Any, Any]:
@@ -93,8 +95,8 @@ def _build_program(program: Any) -> tuple[Any, Any]:
     return folder, copy
 
 
-def _build_hub() -> tuple[Any, Any, Any, Any]:
-    """Build repository, token, privacy and the button of the upload."""
+def _build_hub() -> tuple[Any, Any, Any, Any, Any]:
+    """Build repository, token, privacy, what the model card leaves open, and the button of the upload."""
     repository = gr.Textbox(
         label="Repository",
         info="Your user name, a slash, a name for the model. It is created if it does not exist.",
@@ -111,7 +113,8 @@ def _build_hub() -> tuple[Any, Any, Any, Any]:
     )
     private = gr.Checkbox(True, label="Private: only you can see it", elem_id="hub-private")
     gr.HTML(note("Uploads the ControlNet, its model card and example images. Your training images stay here."))
-    return repository, token, private, gr.Button("Upload", elem_id="hub-upload")
+    card = gr.HTML(elem_id="hub-card")
+    return repository, token, private, card, gr.Button("Upload", elem_id="hub-upload")
 
 
 def _check_selected(file: str | None) -> None:

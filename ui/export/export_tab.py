@@ -40,7 +40,7 @@ def build(context: AppContext, live: Live) -> None:
             progress = gr.HTML(elem_id="export-progress")
         with gr.Column(scale=3, min_width=420):
             result = gr.HTML(elem_id="export-result")
-            delivery = delivery_panel.build(context, live, run)
+            delivery = delivery_panel.build(context, live, run, checkpoint)
             more_panels.build(context, live, run, checkpoint, weights, options)
 
     def start(run: str | None, step: int | None, *raw: Any) -> None:

@@ -65,7 +65,7 @@ NAMES = """
     source folder files name dataset run job arguments base --name --type --format --merged --from-run --on --preset
     --dataset --base --auto --clip --ingredients --roles --image-column --caption-column --condition-column --subset
     --split --finding --replace --prefix --suffix --trigger --template --set --prompt --negative --steps --images
-    --seeds --strengths
+    --seeds --strengths --data-source --data-licence --people --known-faults
 """.split()  # noqa: SIM905 - readable
 """Options that take text. Those that may also be paths (source, folder, files, base, --base, --auto, --clip,
 --ingredients) are cleaned up where a path is told from a name, in typed_source, find_in, locate_base, load, clip.find
@@ -84,6 +84,7 @@ BOXES = {
         "merged-base-name": None,
     },
     "export/serving_panel": {"serve-token": None},
+    "export/sharing_panel": {"sharing-{one.name}": None},
     "page/form": {"": parse},
     "train/run_form": {"": None},
     "train/own_presets": {"own-preset-title": None},
