@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
@@ -69,6 +70,27 @@ def test_the_file_of_a_checkpoint_changes_the_base_as_the_run_did(
     assert about["ss_base_model_version"] == ("sdxl_base_v1-0" if base == "tiny_sdxl" else "sd_v1")
     assert all(name.startswith("lora_unet_") for name in names)
     assert {float(opened_alpha) for opened_alpha in alphas(file)} == {4.0}
+
+
+def picture(pipeline: Any) -> np.ndarray:
+    """What a pipeline of diffusers draws, float (64, 64, 3) in 0 to 1."""
+    pipeline.set_progress_bar_config(disable=True)
+    asked = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 64, "width": 64, "output_type": "np"}
+    return pipeline("noise", generator=torch.Generator().manual_seed(0), **asked).images[0]
+
+
+def test_diffusers_draws_with_the_export_what_the_run_draws(images_only: Workspace, tiny_base: Path) -> None:
+    """Its own pipeline and reader of LoRA files, against the pipeline with the denoiser as the run trained it."""
+    run = run_of(images_only, tiny_base)
+    train(images_only, run)
+    file = export(run.checkpoints()[-1].folder, "single_file", run.exports, "style", "fp32", base=str(tiny_base)).path
+    parts = {"safety_checker": None, "requires_safety_checker": False}
+    plain, trained, read = (StableDiffusionPipeline.from_pretrained(tiny_base, **parts) for _ in range(3))
+    trained.unet = trained_denoiser(images_only, Run(run.folder))
+    read.load_lora_weights(str(file))
+    wanted = picture(trained)
+    assert np.abs(wanted - picture(plain)).max() > 0.01
+    np.testing.assert_allclose(picture(read), wanted, atol=1e-4)
 
 
 def alphas(file: Path) -> list[torch.Tensor]:
