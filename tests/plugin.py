@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,25 @@ from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
 from tests.forked import Forks
 from tests.short_runs import RunFactory
+
+
+def threads_and_owners(name: str, but: set[threading.Thread]) -> list[tuple[threading.Thread, Any]]:
+    """Running threads whose name begins so, and the object whose method each runs. ``but``: those left out."""
+    running = [(thread, getattr(thread, "_target", None)) for thread in threading.enumerate() if thread not in but]
+    return [(thread, run.__self__) for thread, run in running if run is not None and thread.name.startswith(name)]
+
+
+@pytest.fixture(autouse=True)
+def jobs_end_with_their_test() -> Iterator[None]:
+    """Cancels jobs and queues that a test has left: they would compute beside the next tests, for minutes."""
+    before = set(threading.enumerate())
+    yield
+    for _, queue in threads_and_owners("queue", before):
+        queue.hold()
+    for thread, runner in threads_and_owners("job-", before):
+        runner.cancel()
+        thread.join(60)
+        assert not thread.is_alive(), f"{thread.name} goes on after its test"
 
 
 @pytest.fixture(scope="session")

@@ -26,15 +26,16 @@ from tests.browser.acting import (
 )
 from tests.browser.studio import Studio, open_tab, watch_foreign_requests
 
-PAIRS, STEPS = 160, 140
+PAIRS, STEPS = 160, 100
 SETTINGS = {
     "data-held_out": 16,
-    "validation-every": 100,
+    "validation-every": 50,
     "validation-pictures": 4,
     "validation-sampling_steps": 8,
     "validation-probes": 0,
     "validation-check_every": 10,
 }
+GROUPS = ("group-data", "group-validation", "own-tests")
 
 
 @dataclass
@@ -104,11 +105,11 @@ def set_up(page: Any, app: Studio) -> None:
     shoot(page, "conditions")
     open_tab(page, "Train")
     wait_for(page, "#train-status", "Ready to start")
-    for folded in ("group-data", "group-validation", "own-tests"):
+    for folded in GROUPS:
         page.click(f"#{folded} > button")
     for setting, value in SETTINGS.items():
         fill(page, f"#set-{setting} input", str(value))
-    for folded in ("group-data", "group-validation", "own-tests"):
+    for folded in GROUPS:
         page.click(f"#{folded} > button")
 
 

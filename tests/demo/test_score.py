@@ -30,9 +30,13 @@ def rough(image: np.ndarray, seed: int) -> np.ndarray:
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
+FEW_OR_MANY = [100, pytest.param(400, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("count", FEW_OR_MANY)
 @pytest.mark.parametrize("size", [128, pytest.param(96, marks=pytest.mark.long)])
-def test_clean_images_are_scored_without_error(size: int) -> None:
-    drawn = scenes(400)
+def test_clean_images_are_scored_without_error(size: int, count: int) -> None:
+    drawn = scenes(count)
     read = [read_scene(draw(scene, size)) for scene in drawn]
     colours = np.mean([r[1:] == (s.foreground, s.background) for r, s in zip(read, drawn, strict=True)])
     shapes = np.mean([r[0] == s.shape for r, s in zip(read, drawn, strict=True)])
@@ -40,8 +44,9 @@ def test_clean_images_are_scored_without_error(size: int) -> None:
     assert colours >= 0.99 and shapes >= 0.97
 
 
-def test_rough_images_are_scored_almost_without_error() -> None:
-    drawn = scenes(400, seed=1)
+@pytest.mark.parametrize("count", FEW_OR_MANY)
+def test_rough_images_are_scored_almost_without_error(count: int) -> None:
+    drawn = scenes(count, seed=1)
     began = time.perf_counter()
     read = [read_scene(rough(draw(scene, 128), n)) for n, scene in enumerate(drawn)]
     spent = (time.perf_counter() - began) / len(drawn)

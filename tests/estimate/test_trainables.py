@@ -118,6 +118,7 @@ def counted_and_estimated(scope: str, batch: int) -> tuple[int, Prediction]:
     return counted.training, counted.estimated
 
 
+@pytest.mark.long
 def test_a_step_at_real_shapes_needs_what_is_estimated() -> None:
     """The app's own step on the simulated card, with SD 1.5."""
     training, estimated = counted_and_estimated("none", 16)

@@ -105,6 +105,7 @@ def test_probes_are_generated_but_not_part_of_the_mean(models: Models, dataset: 
     assert record == read_preview(record.folder)
 
 
+@pytest.mark.long
 def test_memory_returns_to_its_previous_level(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     """Number and bytes of live tensors are the same after the third preview as after the first."""
 

@@ -45,7 +45,9 @@ def leave(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], tup
     return make
 
 
-@pytest.mark.parametrize("name", ["tiny_base", pytest.param("tiny_sd2", marks=pytest.mark.long), "tiny_sdxl"])
+@pytest.mark.parametrize(
+    "name", ["tiny_base", *(pytest.param(name, marks=pytest.mark.long) for name in ("tiny_sd2", "tiny_sdxl"))]
+)
 def test_every_format_there_and_back(leave: Any, tmp_path: Path, name: str) -> None:
     base, checkpoint = leave(name)
     family, original = detect(base), load_file(checkpoint / "controlnet" / WEIGHTS)
@@ -74,7 +76,9 @@ def test_the_check_of_an_xl_net_reads_sizes_and_pooled_text(leave: Any) -> None:
 
 
 @pytest.mark.answers("Does my ControlNet work with other models of the same family?")
-@pytest.mark.parametrize(("name", "other"), [("tiny_sdxl", "tiny_base"), ("tiny_base", "tiny_sdxl")])
+@pytest.mark.parametrize(
+    ("name", "other"), [pytest.param("tiny_sdxl", "tiny_base", marks=pytest.mark.long), ("tiny_base", "tiny_sdxl")]
+)
 def test_a_net_of_another_family_is_refused_by_name(
     leave: Any, request: pytest.FixtureRequest, tmp_path: Path, name: str, other: str
 ) -> None:

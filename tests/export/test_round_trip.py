@@ -96,7 +96,7 @@ def test_a_net_comes_back_as_a_run(trained: Run, ready_workspace: Workspace) -> 
     assert len(ready_workspace.run_folders()) == 2
 
 
-@pytest.mark.parametrize("format", ["single_file", "pth"])
+@pytest.mark.parametrize("format", ["single_file", pytest.param("pth", marks=pytest.mark.long)])
 def test_a_training_starts_from_a_file(
     trained: Run,
     ready_workspace: Workspace,

@@ -205,6 +205,7 @@ def test_the_average_leaves_as_trained_too(new_run: RunFactory, ready_workspace:
     assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0] if name.endswith(".up"))
 
 
+@pytest.mark.long
 def test_the_loss_falls(new_run: RunFactory, ready_workspace: Workspace) -> None:
     settings = {"model.control_lora_rank": RANK, "train.steps": 40, "optim.learning_rate": 5e-3}
     run = new_run(**settings, **{"train.batch_size": 4, "objective.prompt_dropout": 0.0})
@@ -213,7 +214,7 @@ def test_the_loss_falls(new_run: RunFactory, ready_workspace: Workspace) -> None
     assert np.mean(losses[-10:]) < 0.98 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("rank", [0, RANK, 8])
+@pytest.mark.parametrize("rank", [RANK, *(pytest.param(rank, marks=pytest.mark.long) for rank in (0, 8))])
 def test_a_training_starts_from_a_control_lora(
     rank: int, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 
 
 @pytest.mark.answers("The last checkpoint is half-written")
-@pytest.mark.parametrize(("kills", "steps"), [(3, 20), pytest.param(50, 260, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "steps"), [(2, 12), pytest.param(50, 260, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, forks: Forks, kills: int, steps: int
 ) -> None:

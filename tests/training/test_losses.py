@@ -179,7 +179,7 @@ def test_skipped_steps_are_exact_and_noted_with_their_images_though_they_are_rea
     figures = [[(one.step, one.loss, one.learning_rate) for one in run.of(StepDone)] for run in (plain, later)]
     assert figures[0] == figures[1] and len(figures[0]) == 5
     known = [event for event in later.events if isinstance(event, StepSkipped | CheckpointSaved)]
-    assert [one.step for one in known][:3] == [3, 4, 5], "a checkpoint says what was skipped before it"
+    assert [one.step for one in known][:2] == [3, 4], "a checkpoint says what was skipped before it"
     for one, other in zip(at_once.checkpoints(), later_run.checkpoints(), strict=True):
         assert_same_checkpoint(one.folder, other.folder)
         (state,) = other.folder.glob("training_state/state.json")

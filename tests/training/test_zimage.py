@@ -118,6 +118,7 @@ def test_what_a_transformer_has_not_is_refused(
             train(ready_workspace, new_run(**SHORT | {"model.base": str(tiny_zimage)} | setting))
 
 
+@pytest.mark.long
 def test_a_control_lora_shares_the_layers_of_the_base(
     tiny_zimage: Path, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
