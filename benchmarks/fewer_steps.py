@@ -44,7 +44,7 @@ def trained(workspace: Workspace, name: str, what: str, asked: dict[str, Any]) -
         if folder.name.endswith(f"_{name}") and Run(folder).last_step >= Run(folder).config.train.steps:
             return Run(folder)
     layers = demo_preset().layers("sd1", what)
-    own = {"name": name, "tuning": {"what": what}, "data": {"dataset": "circles"}}
+    own = {"name": name, "tuning": {"what": what}, "data": {"dataset": make_demo_set(workspace).name}}
     config, origins = resolve(*layers, ("demo", own), ("you", asked))
     run = create_run(workspace, config, origins)
     assert training_job(workspace, run)(Control().token, lambda event: None) == "completed"
@@ -98,8 +98,6 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path)
     options = parser.parse_args()
     workspace = Workspace(options.workspace or Path(tempfile.mkdtemp(prefix="fewer_steps_")))
-    if "circles" not in workspace.dataset_names():
-        make_demo_set(workspace)
     began = time.perf_counter()
     net = trained(workspace, NET, "controlnet", {})
     print(f"ControlNet: {time.perf_counter() - began:.0f} s", flush=True)

@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.fewer_steps import LORA, NET, measure, trained
 from engine.bases.merging import ready_base
-from engine.demo.sets import make_demo_set
 from engine.export import export
 from engine.workspace.paths import Workspace
 
@@ -14,7 +13,6 @@ from engine.workspace.paths import Workspace
 @pytest.mark.long
 def test_two_steps_follow_the_control_image_as_well_as_twenty(workspace: Workspace) -> None:
     """Adherence of 64 held-out pairs (docs/fewer-steps.md has the figures)."""
-    make_demo_set(workspace)
     net = trained(workspace, NET, "controlnet", {})
     run = trained(workspace, LORA, "lcm", {"model": {"controlnet": str(net.checkpoints()[-1].folder)}})
     base = ready_base(workspace, "demo")
