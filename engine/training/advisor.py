@@ -18,9 +18,8 @@ from engine.workspace.paths import Workspace
 
 NO_FORECAST = Line(
     "Draws what it is taught",
-    "not forecast",
-    "When depends on the images, the learning rate and what the base can draw already; no figures are published. While "
-    "it trains, the gain on held-out images measures it, and the verdict names the best checkpoint.",
+    "not forecast, since no figures are published; the gain on held-out images shows it while it trains",
+    "It depends on the images, the learning rate and what the base can draw already.",
 )
 
 

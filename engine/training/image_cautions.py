@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from engine.config import RunConfig
 from engine.data import balance
@@ -132,13 +131,13 @@ def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
     what = facts_of(config)
     if not facts.images or what.needs_condition_maps or what.distilled:
         return None
-    trained = max(0, facts.images - config.data.held_out)
+    trained = _trained_on(config, facts)
     if trained >= FEW_TO_TEACH:
         usual = "15 to 100 are usual for a style or a shape, 5 to 30 for one subject."
         return Caution("note", f"{counted(facts.images, 'image')}.", usual, "Images that differ teach more than many.")
     return Caution(
         "yellow",
-        f"{counted(trained, 'image is', 'images are')} trained on, and {config.data.held_out:,} held out.",
+        f"{counted(trained, 'image is', 'images are')} trained on, and {facts.images - trained:,} held out.",
         "So few are soon learned by heart, with their backgrounds and poses.",
         "Add images, or hold out fewer.",
         look="dataset",
@@ -147,11 +146,11 @@ def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 def nothing_preserved(config: RunConfig, facts: StartFacts) -> Caution | None:
     """A subject or a whole base is taught from up to ``FEW_UNPRESERVED`` images, and nothing is preserved."""
-    tuning, trained = config.tuning, max(0, facts.images - config.data.held_out)
+    tuning, trained = config.tuning, _trained_on(config, facts)
     whole = facts_of(config).learned.base == "everything"
     if not 0 < trained <= FEW_UNPRESERVED or tuning.preserved_by != "none" or not (whole or tuning.what == "subject"):
         return None
-    by: Literal["answers", "pictures"] = "pictures" if whole else "answers"
+    by = "pictures" if whole else "answers"
     can = bool(tuning.class_prompts) or not whole
     return Caution(
         "yellow",
@@ -167,13 +166,14 @@ def missing_word(config: RunConfig, facts: StartFacts) -> Caution | None:
     if not facts.without_word:
         return None
     word, count = config.tuning.caption_word, facts.without_word
-    return Caution(
-        "note",
-        f"{count:,} of {counted(facts.listed, 'caption')} {plural(count, 'lacks', 'lack')} the word {word}.",
-        f"It is put in front of them for training: {word}, a photo on a table.",
-        "To have it elsewhere in the sentence, write it into the captions.",
-        look="captions",
-    )
+    what = f"{count:,} of {counted(facts.listed, 'caption')} {plural(count, 'lacks', 'lack')} the word {word}."
+    why = f"It is put in front of them for training: {word}, a photo on a table."
+    return Caution("note", what, why, "To have it elsewhere, write it into the captions.", look="captions")
+
+
+def _trained_on(config: RunConfig, facts: StartFacts) -> int:
+    """How many images are not held out: at least half of them (engine/data/held_out.py)."""
+    return facts.images - min(config.data.held_out, facts.images // 2)
 
 
 def some_images(count: int, facts: StartFacts, one: str, many: str, why: str, try_this: str, look: Place) -> Caution:
