@@ -55,8 +55,13 @@ class RunForm:
         values = self.edits.values(context.draft)
         stamp = self.edits.shown.add(context.draft.number, values)
         self.stamp = gr.Number(stamp, precision=0, elem_id="form-stamp", elem_classes="pressed-by-script")
+        self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
+        for kind, names in OF_KIND.items():
+            with gr.Row(elem_classes=f"only-{kind}"):
+                for name in names:
+                    field = config.fields("tuning")[name]
+                    self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
         with gr.Row(equal_height=True):
-            self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
             self.preset = gr.Dropdown(
                 self._presets(),
                 value=values[PRESET],
@@ -65,15 +70,8 @@ class RunForm:
                 elem_id="train-preset",
                 min_width=200,
             )
-        for kind, names in OF_KIND.items():
-            with gr.Row(elem_classes=f"only-{kind}"):
-                for name in names:
-                    field = config.fields("tuning")[name]
-                    self.settings[f"tuning.{name}"] = widget(field, values[f"tuning.{name}"], f"set-tuning-{name}")
-        self.settings |= {
-            "data.dataset": self._dataset(),
-            "model.base": self._base(str(values["model.base"])),
-        }
+            self.settings["data.dataset"] = self._dataset()
+        self.settings["model.base"] = self._base(str(values["model.base"]))
         with gr.Row(equal_height=True):
             steps = config.fields("train")["steps"]
             self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
@@ -89,7 +87,9 @@ class RunForm:
 
     def _dataset(self) -> Any:
         hint = "Images with captions; a ControlNet also needs condition maps."
-        return gr.Dropdown([], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset")
+        return gr.Dropdown(
+            [], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset", min_width=200
+        )
 
     def _base(self, value: str) -> Any:
         about = describe(config.fields("model")["base"])
@@ -141,4 +141,4 @@ def base_names(workspace: Workspace) -> list[str]:
 
 def _what_is_trained(value: str) -> Any:
     about = describe(config.fields("tuning")["what"])
-    return gr.Radio(WHAT, value=value, label=about.label, info=WHAT_HINT, elem_id="set-tuning-what", min_width=200)
+    return gr.Radio(WHAT, value=value, label=about.label, info=WHAT_HINT, elem_id="set-tuning-what")
