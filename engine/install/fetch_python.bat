@@ -57,7 +57,7 @@ set "STUDIO_CODE=%ERRORLEVEL%"
 call :check
 if defined STUDIO_RIGHT goto unpack
 rem 0 is complete; 22, 33 and 36 are refused by the server: what was there may not belong to it.
-for %%C in (0 22 33 36) do if "%STUDIO_RESUMED%%STUDIO_CODE%"=="1%%C" set "STUDIO_RESUMED=again"
+for %%C in (0 22 33 36) do if "%STUDIO_RESUMED%-%STUDIO_CODE%"=="1-%%C" set "STUDIO_RESUMED=again"
 if "%STUDIO_RESUMED%"=="again" goto anew
 if "%STUDIO_CODE%"=="23" goto disk_full
 if not "%STUDIO_CODE%"=="0" goto no_network

@@ -12,6 +12,12 @@ from engine.install.layout import Layout, clean_environment
 # (pattern in pip's output, cause, fix); the first match is shown.
 KNOWN_FAILURES = (
     (
+        # torch's own words, and what Windows says about its c10.dll; a fresh Windows does not have it.
+        r"Visual C\+\+ Redistributable is not installed|WinError (?:126|1114)\b",
+        "Microsoft's Visual C++ runtime is missing or too old.",
+        "Run https://aka.ms/vs/17/release/vc_redist.x64.exe (Windows asks for permission), then start this again.",
+    ),
+    (
         r"No space left on device|Errno 28|There is not enough space",
         "The disk is full.",
         "Free some space (25 GB for training on a card) and start this again; it continues where it stopped.",

@@ -235,7 +235,8 @@ def _self_check(job: Job) -> str:
             fix = "Install the newest driver from nvidia.com/drivers and restart, or continue without the card: --cpu"
         else:
             fix = "Start again with --repair; if it happens again, please report it with the log."
-        raise InstallError(f"The self-check failed: {last[:300]}", fix)
+        cause, fix = known_failure(outcome.output) or (last[:300], fix)
+        raise InstallError(f"The self-check failed: {cause}", fix)
     note(job.layout, checked=stamp(job.layout))
     return last
 

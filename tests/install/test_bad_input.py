@@ -105,6 +105,23 @@ def test_a_network_that_goes_away_in_the_middle_of_a_package_is_told(
     assert "The download was interrupted" in caught.value.cause and "internet connection" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        "\n Microsoft Visual C++ Redistributable is not installed, this may lead to the DLL load failure.\n...\n",
+        'OSError: [WinError 1114] A DLL initialization routine failed. Error loading "c10.dll" or a dependency.\n',
+    ],
+)
+def test_a_windows_without_the_runtime_that_pytorch_needs_is_told_where_it_is(machine: Machine, output: str) -> None:
+    machine.self_check = Outcome(1, output)
+    with pytest.raises(InstallError, match="Visual C\\+\\+ runtime is missing") as caught:
+        run_steps(job_for(machine), APP_STEPS)
+    assert "vc_redist.x64.exe" in caught.value.fix
+    machine.self_check = Outcome(0, "fine\n")
+    run_steps(job_for(machine), APP_STEPS)
+    assert is_ready(machine.layout, None)
+
+
 def test_half_an_environment_is_not_taken_for_a_whole_one(machine: Machine) -> None:
     run_steps(job_for(machine), APP_STEPS)
     site = machine.layout.site_packages
