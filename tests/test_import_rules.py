@@ -280,3 +280,53 @@ def test_only_the_conditions_ask_which_condition_it_is() -> None:
 def test_a_planted_condition_is_found(planted: str) -> None:
     assert conditions_in(planted) != []
     assert conditions_in('side = "normal" if own else "lines"') == []
+
+
+CARDS = ("cuda", "xpu", "mps")
+"""What only ``engine/machine/device.py`` may ask of torch: all else goes through it, so that every card is one."""
+
+
+def card_calls(source: str) -> list[tuple[int, str]]:
+    """Uses of one maker's part of torch in a source text, with their lines: ``torch.cuda``, an import of it, and a
+    comparison with the type of a device."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in CARDS and ast.unparse(node.value).startswith("torch"):
+            found.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            whole = [f"{node.module}.{name}" for name in names] if isinstance(node, ast.ImportFrom) else names
+            found += [(node.lineno, name) for name in whole if name.startswith(tuple(f"torch.{c}" for c in CARDS))]
+        elif isinstance(node, ast.Compare) and ".type" in ast.unparse(node):
+            sides = ast.walk(node)
+            if any(isinstance(one, ast.Constant) and one.value in CARDS for one in sides):
+                found.append((node.lineno, ast.unparse(node)))
+    return found
+
+
+def test_only_one_module_speaks_to_a_makers_cards() -> None:
+    # Of NVIDIA's cards alone, products in 8 bits ask how new they are.
+    apart = ("engine/machine/device.py", "engine/nets/fast_products.py")
+    found = []
+    for path in (*sources("engine"), *sources("ui")):
+        where = path.relative_to(ROOT).as_posix()
+        text = path.read_text(encoding="utf-8")
+        if where not in apart and any(card in text for card in CARDS):
+            found += [f"{where}:{line}: {word}" for line, word in card_calls(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "torch.cuda.empty_cache()",
+        "torch.backends.cuda.matmul.allow_tf32 = True",
+        "from torch.cuda import is_available",
+        "import torch.mps",
+        'if state.device.type == "cuda": pass',
+        'fused = device.type in ("cuda", "cpu")',
+    ],
+)
+def test_a_planted_use_of_one_makers_cards_is_found(planted: str) -> None:
+    assert card_calls(planted) != []
+    assert card_calls("torch.accelerator.empty_cache(); x.is_cuda; names.type = 1") == []

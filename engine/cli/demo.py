@@ -25,7 +25,7 @@ from engine.families.registry import detect
 from engine.jobs.control import OnProgress, Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
-from engine.machine.cards import torch_device
+from engine.machine.device import torch_device
 from engine.machine.units import counted, format_duration
 from engine.runs.run import PreviewRecord, Run
 from engine.training.job import training_job

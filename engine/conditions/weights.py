@@ -124,10 +124,11 @@ def free() -> bool:
 
 
 def device() -> str:
-    """The device for models: "cuda" with a graphics card ("cuda:1" in the second of several processes), or "cpu"."""
-    import torch
+    """The device for models: the card ("cuda", or "cuda:1" in the second of several processes), or "cpu"."""
+    from engine.machine.device import is_card, torch_device
 
-    return group.current().card if torch.cuda.is_available() else "cpu"
+    found = torch_device()
+    return (group.current().card if is_card(found) else "") or found.type
 
 
 def download(wanted: Sequence[MissingWeights], token: CancelToken | None = None) -> None:

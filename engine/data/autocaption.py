@@ -26,7 +26,7 @@ from engine.disk.images import load_rgb
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
+from engine.machine.device import is_card, torch_device
 from engine.machine.errors import is_of_machine
 from engine.machine.memory import cap_allocator
 from engine.machine.net_lock import NET_LOCK
@@ -98,7 +98,7 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
     place = _locate(model, models_folder)
     kind = architecture(place, _where_to_put(model, models_folder))
     about = _ARCHITECTURES[kind]
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = torch.float16 if is_card(device) else torch.float32
     try:
         processor = getattr(transformers, about.processor).from_pretrained(place, trust_remote_code=False)
         with NET_LOCK:

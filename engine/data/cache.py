@@ -42,6 +42,7 @@ from engine.families.latents import LatentSpace
 from engine.families.text import USUAL_TEXT, TextOptions
 from engine.families.tiles import in_tiles
 from engine.jobs.control import OnProgress, Token
+from engine.machine.device import empty_cache
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20
@@ -275,5 +276,4 @@ def encode_latents(
             tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
             save_tensors(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
     del vae, encode
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    empty_cache()

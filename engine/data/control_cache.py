@@ -40,6 +40,7 @@ from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
 from engine.families.base import Family
 from engine.jobs.control import OnProgress, Token
+from engine.machine.device import empty_cache
 from engine.machine.memory import none_if_out_of_memory
 
 
@@ -108,8 +109,7 @@ def open_or_build(
                 remove_file(old)
         picture = folder / f"control-{key}.png"
         kept = _encode(cache, family, base, dataset, samples, device, token, progress, batches, missing, picture)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache()
         about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "lines_kept": kept}
         describe(done, about, paths)
     kept = json.loads(done.read_text(encoding="utf-8")).get("lines_kept", [])  # older caches were not measured

@@ -19,7 +19,7 @@ from engine.disk.durable import atomic_write
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.registry import detect
-from engine.machine.cards import torch_device
+from engine.machine.device import torch_device
 from engine.machine.memory import free_memory, none_if_out_of_memory
 
 MEASURED = 4

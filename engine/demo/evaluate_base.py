@@ -26,6 +26,7 @@ from engine.demo.score import read_scene
 from engine.demo.sets import SIDE
 from engine.demo.shapes import PALETTE, SHAPES, contrast
 from engine.disk.durable import atomic_write_bytes, atomic_write_text
+from engine.machine.device import torch_device
 from engine.machine.units import counted
 
 SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
@@ -71,7 +72,7 @@ def paint(
     if scheduler != OWN:
         pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     pipeline.to(device)
     pictures: list[np.ndarray] = []
     began = time.monotonic()

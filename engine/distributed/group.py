@@ -61,13 +61,13 @@ class FailedElsewhere(UserError):
 class ProcessGroup:
     """This process's place in the group. ``ALONE`` is a group of one, in which every collective returns its input."""
 
-    def __init__(self, rank: int = 0, world_size: int = 1, status: Any = None, card: str = "cuda") -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, status: Any = None, card: str = "") -> None:
         """
         Args:
             rank: 0 is main.
             status: torch's process group for the status messages; everything else goes over the default one.
-            card: torch's name of this process's graphics card, where there is one. Threads other than the first one
-                would otherwise use the first card.
+            card: torch's name of this process's graphics card, such as "cuda:1", where there are several. Threads
+                other than the first one would otherwise use the first card.
         """
         self.rank, self.world_size, self.card = rank, world_size, card
         self.main = rank == 0

@@ -42,20 +42,21 @@ def join() -> list[str]:
         return sentences
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for cards
-    import torch
     import torch.distributed as dist
     from accelerate import PartialState
 
-    on_card = torch.cuda.is_available()
-    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), torch.cuda.device_count()
+    from engine.machine.device import card_count, collective_backend, is_card, torch_device
+
+    device = torch_device()
+    on_card = is_card(device)
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), card_count()
     if on_card and here > cards:
         raise UserError(
             "There are more processes than graphics cards.",
             f"{here} were started on this machine, which has {cards}.",
             f"Start {cards} (--processes, or --num_processes of accelerate; for each machine).",
         )
-    # gloo for status messages even where the cards use NCCL, which Windows does not have.
-    options = {"backend": "cuda:nccl,cpu:gloo" if dist.is_nccl_available() else "gloo"} if on_card else {}
+    options = {"backend": collective_backend(device)} if on_card else {}
     try:
         with _without(DEEPSPEED):  # it would make a process group of its own, with other settings
             state = PartialState(cpu=not on_card, timeout=COLLECTIVE_TIMEOUT, **options)

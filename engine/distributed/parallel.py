@@ -17,6 +17,7 @@ from torch import nn
 
 from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup
+from engine.machine.device import is_card
 from engine.tuning.trainable import Trainable
 
 T = TypeVar("T")
@@ -55,8 +56,6 @@ class Parallel:
 
     sharded = False
     """Whether each process holds only a part of the master weights."""
-    card = "cuda"
-    """torch's type of the devices that compute asynchronously."""
     not_compiled = ""
     """Why nets are not compiled, as a clause; empty: they can be."""
     updated_before_skipping = ""
@@ -126,7 +125,7 @@ class Parallel:
         """
         run = self._run
         return (
-            run.device.type == self.card
+            is_card(run.device)
             and self._group.world_size == 1
             and run.dtype != torch.float16
             and bool(getattr(run.optimizer, "_step_supports_amp_scaling", False))

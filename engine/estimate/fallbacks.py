@@ -65,7 +65,11 @@ class Machine:
     on_card: bool
     """The run is on a graphics card, so moving things to RAM helps."""
     eight_bit: bool
-    """bitsandbytes is installed."""
+    """bitsandbytes is installed, and has kernels for the card."""
+    paged: bool = True
+    """Its optimizers' state can move between the card and RAM by itself."""
+    fp8: bool = True
+    """Weights can be stored in float8."""
     processes: int = 1
     free_ram: float = math.inf
     """Bytes that may be moved to the computer's memory."""
@@ -230,7 +234,8 @@ def _storage(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[dic
     if not machine.on_card or not facts_of(config).base_is_frozen:
         return found
     if not base.facts.layers.modulation:
-        return [*found, {"train.base_storage": "fp8"}] if train.base_storage == "same" else found
+        stored = "fp8" if machine.fp8 else "int8"
+        return [*found, {"train.base_storage": stored}] if train.base_storage == "same" else found
     if train.base_storage == "same":
         found.append({"train.base_storage": "int8"})
     if machine.eight_bit and (train.base_storage == "same" or (machine.loads_base and train.base_storage != "nf4")):
@@ -252,6 +257,7 @@ def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
         }
         bits = machine.on_card and machine.eight_bit
         usable = [name for name in smaller.get(optim.optimizer, ()) if bits or "8bit" not in name]
+        usable = [name for name in usable if machine.paged or not name.startswith("paged")]
         found += [{"optim.optimizer": name} for name in usable]
     if machine.can_split and optim.master_weights == "whole":
         found += [{**one, "optim.master_weights": "split"} for one in found]

@@ -14,7 +14,7 @@ from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
 from engine.families.registry import detect
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
+from engine.machine.device import is_card, torch_device
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.frozen_layers import store_as_trained
@@ -43,7 +43,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint, base: st
     require_intact(checkpoint.folder, f"{folder.name}/")
     device = torch_device()
     cap_allocator(device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = torch.float16 if is_card(device) else torch.float32
     denoiser = store_as_trained(family.load_denoiser(base, dtype), checkpoint.about, family.layers, device)
     load_trained_base(checkpoint.folder, denoiser, family.layers)
     net: Any = family.load_controlnet(folder, dtype).to(device)

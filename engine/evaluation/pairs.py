@@ -23,6 +23,7 @@ from engine.inference import samplers
 from engine.inference.sampling import Text, decode, draw_latents
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.device import random_state_kept
 from engine.machine.memory import free_memory
 
 BATCH = 4
@@ -94,11 +95,10 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
 @contextmanager
 def no_side_effects(models: Models) -> Iterator[None]:
     """Computes no gradients inside, and restores the random state and the ControlNet's mode afterwards."""
-    devices = [models.denoiser.device] if models.denoiser.device.type == "cuda" else []
     training = models.controlnet.training
     models.controlnet.eval()
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with random_state_kept(models.denoiser.device), torch.no_grad():
             yield
     finally:
         models.controlnet.train(training)

@@ -21,7 +21,7 @@ from engine.export.source import Source
 from engine.families.control_files import LORA_MARK
 from engine.families.ldm_keys import rename_from_ldm, to_ldm
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
+from engine.machine.device import torch_device
 from engine.nets import low_rank_math
 
 RANKS = (32, 64, 128, 256)

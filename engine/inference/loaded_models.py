@@ -14,7 +14,7 @@ from engine.families.registry import Family, detect
 from engine.families.silent import silent_for
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
+from engine.machine.device import is_card, torch_device
 from engine.machine.memory import cap_allocator, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.frozen_layers import store_as_trained
@@ -44,7 +44,7 @@ class LoadedModels:
     ) -> None:
         self._workspace = workspace
         self._device = torch.device(device) if device else torch_device()
-        self._dtype = dtype or (torch.float16 if self._device.type == "cuda" else torch.float32)
+        self._dtype = dtype or (torch.float16 if is_card(self._device) else torch.float32)
         self._lock = threading.RLock()
         self.pipeline: Any = None
         """diffusers' ControlNet pipeline of the base, without text encoder and VAE; None: nothing is loaded."""

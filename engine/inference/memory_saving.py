@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engine.errors import UserError
+from engine.machine.device import empty_cache, is_card
 
 MAX_BATCH = 4
 TILED, OFFLOADED = 1, 2
@@ -24,7 +25,7 @@ class MemorySaving:
 
     def __init__(self, device: torch.device, max_level: int | None = None) -> None:
         self._device = device
-        self.max_level = max_level if max_level is not None else (OFFLOADED if device.type == "cuda" else TILED)
+        self.max_level = max_level if max_level is not None else (OFFLOADED if is_card(device) else TILED)
         self.level = 0
 
     @property
@@ -70,8 +71,7 @@ class MemorySaving:
         finally:
             for module in held:
                 module.to("cpu")
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            empty_cache()
 
     @contextmanager
     def tiled(self, vae: Any) -> Iterator[None]:

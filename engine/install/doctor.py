@@ -32,8 +32,9 @@ for name in sys.argv[1:]:
     except Exception as error:
         answer[name] = "!" + type(error).__name__ + ": " + str(error)[:150]
 try:
-    import torch
-    answer["card"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    from engine.machine.device import card_name, is_card, torch_device
+    device = torch_device()
+    answer["card"] = card_name(device) if is_card(device) else ""
 except Exception as error:
     answer["card"] = "!" + str(error)[:150]
 print("\\n" + json.dumps(answer))
@@ -150,7 +151,7 @@ def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
         findings.append(Finding(name, "not in use (optional)" if value.startswith("!") else value))
     card = found.get("card", "")
     if choice.build != "cpu" and (not card or card.startswith("!")):
-        why = card.lstrip("!") or "torch.cuda.is_available() is False"
+        why = card.lstrip("!") or "it finds none"
         fix = "Install the newest driver from nvidia.com/drivers and restart."
         findings.append(Finding("torch on the card", "no", f"PyTorch cannot use the card: {why}", fix))
     elif card:

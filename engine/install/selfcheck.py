@@ -1,4 +1,4 @@
-"""Checks that the installation works. Runs in the virtual environment: ``python -m engine.install.selfcheck cpu|cuda``.
+"""Checks that the installation works. Runs in the virtual environment: ``python -m engine.install.selfcheck cpu|card``.
 
 The last line that it prints is the verdict, which the installer shows.
 """
@@ -20,15 +20,18 @@ def check_torch(device: str) -> str:
     """
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    from engine.machine.device import PROCESSOR, card_name, is_card, torch_device
+
+    place = torch_device() if device == "card" else PROCESSOR
+    if device == "card" and not is_card(place):
         raise RuntimeError(f"PyTorch {torch.__version__} sees no card (driver too old, or the card is in use)")
-    kind = torch.float16 if device == "cuda" else torch.float32
-    image = torch.ones(1, 4, 32, 32, device=device, dtype=kind)
-    weight = torch.full((8, 4, 3, 3), 0.5, device=device, dtype=kind)
+    kind = torch.float16 if is_card(place) else torch.float32
+    image = torch.ones(1, 4, 32, 32, device=place, dtype=kind)
+    weight = torch.full((8, 4, 3, 3), 0.5, device=place, dtype=kind)
     inner = torch.nn.functional.conv2d(image, weight)
     if not torch.allclose(inner.float(), torch.full_like(inner, 18.0).float()):  # 4 channels * 9 taps * 0.5
-        raise RuntimeError(f"a convolution on {device} gave a wrong result")
-    return torch.cuda.get_device_name(0) if device == "cuda" else "the processor"
+        raise RuntimeError(f"a convolution on {place.type} gave a wrong result")
+    return card_name(place) if is_card(place) else "the processor"
 
 
 def check_imports(root: Path) -> None:

@@ -225,13 +225,13 @@ def _self_check_done(job: Job) -> str | None:
 
 
 def _self_check(job: Job) -> str:
-    device = "cuda" if job.choice.build != "cpu" else "cpu"
+    device = "card" if job.choice.build != "cpu" else "cpu"
     command = [str(job.layout.python), "-m", "engine.install.selfcheck", device]
     outcome = job.console.run(command, job.pip.environment, job.layout.root)
     lines = outcome.output.strip().splitlines()
     last = lines[-1] if lines else "it ended without output"
     if outcome.code:
-        if device == "cuda":
+        if device == "card":
             fix = "Install the newest driver from nvidia.com/drivers and restart, or continue without the card: --cpu"
         else:
             fix = "Start again with --repair; if it happens again, please report it with the log."

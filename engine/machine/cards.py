@@ -18,13 +18,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import UserError
+from engine.machine.abilities import is_cpu_build
 from engine.machine.units import GIB, MIB, format_memory
-
-if TYPE_CHECKING:
-    import torch
 
 ORDER, VISIBLE = "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"  # CUDA C++ Programming Guide, "CUDA Environment Variables"
 HIP_VISIBLE = "HIP_VISIBLE_DEVICES"
@@ -32,11 +29,8 @@ HIP_VISIBLE = "HIP_VISIBLE_DEVICES"
 PART = "MIG-"
 """Begins the name of a part of a card, which CUDA_VISIBLE_DEVICES may hold. It counts as chosen, too."""
 SMI_SECONDS, TORCH_SECONDS = 10, 60
-ASK_TORCH = """
-import json, torch
-cards = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
-print(json.dumps([[str(getattr(card, "uuid", "")), card.name, card.total_memory] for card in cards]))
-"""
+AFFINITY = "ZE_AFFINITY_MASK"
+"""What CUDA_VISIBLE_DEVICES is for Intel's cards (Level Zero, "Environment Variables"). "0.1" is a part of a card."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,8 @@ class Card:
     memory_gib: float
     mark: str
     """Stays the same when cards are moved or added: its UUID."""
+    kind: str = "cuda"
+    """torch's type of device: "cuda" (AMD's, too), "xpu" (Intel's) or "mps" (Apple's)."""
 
     @property
     def title(self) -> str:
@@ -78,24 +74,18 @@ def ask_torch(hidden: bool) -> str:
     """Ask torch, in another process, which cards it finds. Returns JSON after some seconds; empty if that failed.
 
     Args:
-        hidden: leave out what CUDA_VISIBLE_DEVICES hides.
+        hidden: leave out what CUDA_VISIBLE_DEVICES (ZE_AFFINITY_MASK) hides.
     """
     environment = {**os.environ, ORDER: "PCI_BUS_ID"}
     if not hidden:
-        environment.pop(VISIBLE, None)
-    command = [sys.executable, "-c", ASK_TORCH]
+        environment.pop(hiding(), None)
+    command = [sys.executable, "-P", str(Path(__file__).with_name("device.py"))]
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True, env=environment
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def is_cpu_build(build: str, system: str) -> bool:
-    """Whether a version of torch, such as "2.13.0+cpu", is a build that uses no card. ``system``: platform.system()."""
-    marked = any(mark in build for mark in ("+cu", "+rocm", "+xpu"))
-    return "+cpu" in build or (system != "Linux" and not marked)
 
 
 @cache
@@ -113,25 +103,41 @@ def reported() -> tuple[Card, ...]:
 
 @cache
 def seen_by_torch(hidden: bool) -> tuple[Card, ...]:
-    """The cards where nvidia-smi says nothing: AMD's, and NVIDIA's without that program."""
+    """The cards where nvidia-smi says nothing: AMD's, Intel's and Apple's, and NVIDIA's without that program."""
     try:
         rows = json.loads(ask_torch(hidden))
     except ValueError:
         return ()
-    return tuple(Card(number, name, size / GIB, mark) for number, (mark, name, size) in enumerate(rows))
+    return tuple(Card(number, name, size / GIB, mark, kind) for number, (mark, name, size, kind) in enumerate(rows))
+
+
+def hiding() -> str:
+    """The variable that hides cards from the installed torch."""
+    return AFFINITY if "+xpu" in metadata.version("torch") else VISIBLE
+
+
+def is_part(allowed: str) -> bool:
+    """Whether a value of ``hiding()`` names a part of a card."""
+    return PART in allowed if hiding() == VISIBLE else "." in allowed
+
+
+def uses_nvidia(build: str) -> bool:
+    """Whether a version of torch is one for NVIDIA's cards: those of other makers do not use what nvidia-smi lists."""
+    return "+rocm" not in build and "+xpu" not in build
 
 
 def visible() -> tuple[Card, ...]:
-    """The cards that torch can use in this process, in its order: the first is its ``cuda``. Empty: a processor."""
-    if is_cpu_build(metadata.version("torch"), platform.system()):
+    """The cards that torch can use in this process, in its order: it computes on the first. Empty: a processor."""
+    build = metadata.version("torch")
+    if is_cpu_build(build, platform.system()):
         return ()
-    allowed = os.environ.get(VISIBLE)
-    if allowed == "":
+    allowed = os.environ.get(hiding())
+    if allowed == "" and hiding() == VISIBLE:
         return ()
-    if allowed and PART in allowed:
+    if allowed and is_part(allowed):
         return seen_by_torch(hidden=True)  # nvidia-smi tells the size of the whole card only
-    cards = reported() or seen_by_torch(hidden=False)
-    return cards if allowed is None else _named(allowed, cards)
+    cards = (reported() if uses_nvidia(build) else ()) or seen_by_torch(hidden=False)
+    return _named(allowed, cards) if allowed else cards
 
 
 def _named(allowed: str, cards: tuple[Card, ...]) -> tuple[Card, ...]:
@@ -187,14 +193,7 @@ def use_one(number: int | None = None, mark: str = "") -> Card | None:
         return None
     wanted = [card for card in cards if card.number == number or (number is None and mark and card.mark == mark)]
     card = wanted[0] if wanted else max(cards, key=lambda c: c.memory_gib)
-    if len(cards) > 1 and HIP_VISIBLE not in os.environ and PART not in os.environ.get(VISIBLE, ""):
+    if len(cards) > 1 and HIP_VISIBLE not in os.environ and not is_part(os.environ.get(hiding(), "")):
         hidden_from[:] = [cards]
-        os.environ[VISIBLE] = str(card.number)
+        os.environ[hiding()] = str(card.number)
     return card
-
-
-def torch_device() -> torch.device:
-    """The device that this process computes on: its graphics card, if torch can use it, else the processor."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

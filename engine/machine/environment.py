@@ -9,7 +9,8 @@ import platform
 import sys
 from importlib import metadata
 
-from engine.machine.cards import count_like_nvidia_smi, is_cpu_build
+from engine.machine.abilities import is_cpu_build
+from engine.machine.cards import count_like_nvidia_smi, uses_nvidia
 from engine.machine.proxies import prepare_proxies
 
 CUBLAS, CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
@@ -17,6 +18,8 @@ CUBLAS, CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 manual, "Results Reproducibility"). Read once, when CUDA starts. It takes 24 MB more of graphics memory for each thread
 that computes; a training run has two."""
 ALLOCATOR, FORMER_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+"""What Apple's graphics part has no kernel for is computed by the processor, instead of failing."""
 EXPANDABLE = "expandable_segments:True"
 """Blocks of memory that grow: batches of several shapes (buckets) leave fewer gaps. Windows has no such blocks."""
 
@@ -41,6 +44,8 @@ def prepare() -> None:
         print(sentence, file=sys.stderr)
     count_like_nvidia_smi()
     os.environ.setdefault(CUBLAS, CUBLAS_WORKSPACE)
+    if sys.platform == "darwin":
+        os.environ.setdefault(MPS_FALLBACK, "1")
     if ALLOCATOR not in os.environ and FORMER_ALLOCATOR not in os.environ and has_expandable_segments():
         os.environ[ALLOCATOR] = EXPANDABLE
 
@@ -56,6 +61,6 @@ def has_user_name() -> bool:
 def has_expandable_segments() -> bool:
     """Whether torch's allocator can grow its blocks here: a CUDA build on Linux. Under WSL it was not tried."""
     build = metadata.version("torch")
-    if sys.platform != "linux" or is_cpu_build(build, "Linux") or "+rocm" in build:
+    if sys.platform != "linux" or is_cpu_build(build, "Linux") or not uses_nvidia(build):
         return False
     return "microsoft" not in platform.release().lower()

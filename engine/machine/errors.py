@@ -119,12 +119,18 @@ def ask_card() -> CardAnswer:
     A kernel over one number is run. A card that cannot take that number for lack of memory is full, not lost; one that
     torch no longer finds, or that was never used, is lost.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if "torch" not in sys.modules:
+        return "lost"
+    import torch
+
+    from engine.machine.device import free_and_total, is_card, torch_device
+
+    card = torch_device()
+    if not is_card(card):
         return "lost"
     try:
-        free, total = torch.cuda.mem_get_info()
-        (torch.ones(1, device="cuda") + 1).item()  # waits for the kernel
+        free, total = free_and_total()
+        (torch.ones(1, device=card) + 1).item()  # waits for the kernel
     except RuntimeError as error:
         return "full" if any(message in str(error).lower() for message in MEMORY_MESSAGES) else "lost"
     return "full" if free < max(NEARLY_FULL_BYTES, NEARLY_FULL_SHARE * total) else "works"

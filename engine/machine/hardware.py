@@ -10,7 +10,8 @@ from importlib import metadata
 
 import psutil
 
-from engine.machine.cards import VISIBLE, is_cpu_build, reported, usable, visible
+from engine.machine.abilities import Maker, is_cpu_build, maker_of
+from engine.machine.cards import VISIBLE, reported, usable, uses_nvidia, visible
 from engine.machine.units import format_memory
 
 
@@ -19,7 +20,7 @@ class Hardware:
     """The hardware that a run can use."""
 
     device: str
-    """"cuda" or "cpu"."""
+    """torch's type: "cuda" (NVIDIA's cards, and AMD's), "xpu" (Intel's), "mps" (Apple's) or "cpu"."""
     name: str
     vram_gib: float | None
     """None without a usable graphics card."""
@@ -29,6 +30,10 @@ class Hardware:
     """Why a run uses the processor although there is a graphics card; empty if it does not."""
     cards: int = 1
     """Usable graphics cards, 1 if there is none. ``name`` and ``vram_gib`` are those of the one that is used."""
+
+    @property
+    def maker(self) -> Maker:
+        return maker_of(self.device)
 
     @property
     def sentence(self) -> str:
@@ -43,17 +48,19 @@ def detect() -> Hardware:
     """This machine, with the card that torch uses in this process (`engine.machine.cards.use_one`).
 
     Takes about a tenth of a second: the driver is asked. Only a machine whose torch can use cards, but whose driver
-    lists none (AMD), takes some seconds: torch is asked in another process.
+    lists none (AMD, Intel, Apple), takes some seconds: torch is asked in another process.
     """
     build = metadata.version("torch")
     ram, cores = psutil.virtual_memory().total / 2**30, os.cpu_count() or 1
     cards = visible()
     if cards:
-        return Hardware("cuda", cards[0].name, cards[0].memory_gib, ram, cores, cards=len(usable()))
+        return Hardware(cards[0].kind, cards[0].name, cards[0].memory_gib, ram, cores, cards=len(usable()))
     banner = ""
     if found := reported():
         reason = f"this PyTorch ({build}) is a CPU-only build. Run the installer again with --repair."
-        if not is_cpu_build(build, platform.system()):
+        if not uses_nvidia(build):
+            reason = f"this PyTorch ({build}) is a build for another maker's cards, and finds none of them."
+        elif not is_cpu_build(build, platform.system()):
             reason = f"{VISIBLE}={os.environ.get(VISIBLE)} hides it. Unset that variable and start the app again."
         banner = f"{found[0].name} was detected but is not used: {reason}"
     return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, banner)

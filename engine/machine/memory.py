@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
 
+from engine.machine.abilities import abilities
 from engine.machine.errors import is_out_of_memory
 
 S = TypeVar("S")
@@ -59,11 +60,10 @@ def trim_heap() -> bool:
 
 def free_memory() -> None:
     """Collect garbage and release the memory that torch keeps cached on the graphics card."""
-    import torch
+    from engine.machine.device import empty_cache
 
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
 
 
 def usable_bytes(device: Any) -> float | None:
@@ -75,12 +75,9 @@ def usable_bytes(device: Any) -> float | None:
     Returns:
         None without a graphics card.
     """
-    import torch
+    from engine.machine.device import is_card, memory_limit
 
-    if device.type != "cuda":
-        return None
-    limit = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
-    return min(_free_and_held(device), limit)
+    return min(_free_and_held(device), memory_limit(device)) if is_card(device) else None
 
 
 def cap_allocator(device: Any) -> None:
@@ -89,19 +86,18 @@ def cap_allocator(device: Any) -> None:
     Other programs take and free memory, so this is called whenever work on the card begins, and when memory ran out. On
     other systems an allocation that does not fit fails by itself, and nothing is capped.
     """
-    import torch
+    from engine.machine.device import free_and_total, limit_memory
 
-    if device.type != "cuda" or platform.system() != "Windows":
+    if platform.system() != "Windows" or not abilities(device.type).memory_limit:
         return
-    total = torch.cuda.mem_get_info(device)[1]
-    fraction = (_free_and_held(device) - WINDOWS_SPARE_BYTES) / total
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, fraction)), device)
+    share = (_free_and_held(device) - WINDOWS_SPARE_BYTES) / free_and_total(device)[1]
+    limit_memory(device, min(1.0, max(0.1, share)))
 
 
 def _free_and_held(device: Any) -> float:
-    import torch
+    from engine.machine.device import free_and_total, reserved_bytes
 
-    return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    return float(free_and_total(device)[0] + reserved_bytes(device))
 
 
 def none_if_out_of_memory(action: Callable[[], T]) -> T | None:

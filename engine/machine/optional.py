@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from importlib import metadata
 
+from engine.machine.abilities import TITLES, abilities, maker_of
+
 
 def has_processor_kernels() -> bool:
     """Whether bitsandbytes is installed, in a version that works without a graphics card."""
@@ -19,8 +21,13 @@ def why_no_four_bits(device: str) -> str:
     """Why a base cannot be kept in 4 bits here, with what to do; "" if it can.
 
     Args:
-        device: on which the base computes, "cuda" or "cpu".
+        device: torch's type of the device on which the base computes: "cuda", "xpu", "mps" or "cpu".
     """
+    if not abilities(device).bitsandbytes:
+        return (
+            f"A base in 4 bits (nf4) cannot be used on {TITLES[maker_of(device)]}: the package bitsandbytes does not "
+            "support them. Set Base model precision to int8, which needs no package."
+        )
     instead = "or set Base model precision to int8, which needs no package."
     if importlib.util.find_spec("bitsandbytes") is None:
         return (

@@ -10,6 +10,8 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from engine.config import OptimConfig
+from engine.machine.abilities import abilities
+from engine.machine.device import is_card, wait_for
 
 AT_ONCE = 2**24
 """Numbers that are averaged together (64 MiB), so that an update needs little memory beside the average itself."""
@@ -73,11 +75,12 @@ def _average(averages: list[torch.Tensor], weights: list[torch.Tensor], decay: f
 
 def _beside(averages: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
     """The weights where their averages are. From a card they come through pinned memory, which copies at full speed."""
-    if not weights[0].is_cuda or averages[0].is_cuda:
+    pinned_copies = abilities(weights[0].device.type).pinned_memory and not is_card(averages[0].device)
+    if not pinned_copies:
         return [weight.to(average.device) for weight, average in zip(weights, averages, strict=True)]
     pinned = [torch.empty_like(average, pin_memory=True) for average in averages]
     torch._foreach_copy_(pinned, weights, non_blocking=True)
-    torch.cuda.current_stream(weights[0].device).synchronize()
+    wait_for(weights[0].device)
     return pinned
 
 

@@ -24,6 +24,8 @@ from torch import nn
 from torch.nn import functional
 
 from engine.config import TrainConfig
+from engine.machine.abilities import abilities
+from engine.machine.device import compute_capability, is_card, matmul_settings
 from engine.nets import few_bits
 from engine.nets.frozen_layers import KINDS, StoredLinear, whole_weight
 
@@ -45,15 +47,19 @@ def products_of(train: TrainConfig, dtype: torch.dtype, device: torch.device) ->
     """
     if train.base_products == "8bit":
         capability, cards = CARDS[train.base_storage]
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) < capability:
+        if not abilities(device.type).eight_bit_products:
+            return "", f"they need an NVIDIA {cards} card or newer"
+        if device.type == "cuda" and compute_capability(device) < capability:
             return "", f"they need an {cards} card or newer"
         return "8bit", ""
     if train.base_products == "fp16_sums":
         if dtype != torch.float16:
             return "", "they are for runs in fp16"
-        if device.type != "cuda":
+        if not is_card(device):
             return "", "they need a graphics card"
-        if not hasattr(torch.backends.cuda.matmul, "allow_fp16_accumulation"):
+        if not abilities(device.type).fp16_sums:
+            return "", "they need an NVIDIA graphics card"
+        if not hasattr(matmul_settings(), "allow_fp16_accumulation"):
             return "", "this version of PyTorch does not have them"
         return "fp16_sums", ""
     return "", ""
@@ -129,7 +135,7 @@ class _HalfSums(torch.autograd.Function):
 
 @contextmanager
 def _fp16_sums() -> Iterator[None]:
-    matmul: Any = torch.backends.cuda.matmul
+    matmul = matmul_settings()
     before = matmul.allow_fp16_accumulation
     matmul.allow_fp16_accumulation = True
     try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from engine.errors import UserError
+from engine.machine.device import random_state_kept
 
 EXACT_BELOW = 256  # a full SVD of smaller matrices takes no time
 OVERSAMPLING, ITERATIONS = 16, 4  # of the randomized SVD (Halko et al. 2011, arXiv 0909.4061)
@@ -37,7 +38,7 @@ def factorize(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         v = vh.mT
     else:
-        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+        with random_state_kept(matrix.device):
             torch.manual_seed(0)
             u, s, v = torch.svd_lowrank(matrix, q=rank + OVERSAMPLING, niter=ITERATIONS)
     root = s[:rank].sqrt()

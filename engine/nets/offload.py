@@ -14,6 +14,9 @@ from typing import Protocol
 
 import torch
 
+from engine.machine.abilities import abilities
+from engine.machine.device import copy_stream, current_stream, is_card, on_stream
+
 MOST_WAITING = 2**27
 """Bytes that are under way at most (or one tensor), so that neither the card nor pinned memory fills up with them."""
 
@@ -38,16 +41,16 @@ class Copier(Protocol):
         """A weight in RAM to its copy on the card, rounded in RAM. What the card is asked to do next waits for it."""
 
 
-class CudaCopier:
-    """Copies between a CUDA card and RAM."""
+class CardCopier:
+    """Copies between RAM and a card that can copy beside its computation."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = copy_stream(device)
 
     def to_ram(self, gradient: torch.Tensor) -> Copy:
         pinned = torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=True)
-        self._stream.wait_stream(torch.cuda.current_stream(gradient.device))
-        with torch.cuda.stream(self._stream):
+        self._stream.wait_stream(current_stream(gradient.device))
+        with on_stream(self._stream):
             pinned.copy_(gradient, non_blocking=True)
             event = self._stream.record_event()
         gradient.record_stream(self._stream)  # its memory is not used again before it was read
@@ -56,8 +59,12 @@ class CudaCopier:
     def to_card(self, weight: torch.Tensor, copy: torch.Tensor) -> Copy:
         pinned = torch.empty(weight.shape, dtype=copy.dtype, pin_memory=True).copy_(weight)
         copy.copy_(pinned, non_blocking=True)
-        event = torch.cuda.current_stream(copy.device).record_event()
+        event = current_stream(copy.device).record_event()
         return Copy(pinned, event.query, event.synchronize)
+
+
+def _can_overlap(copy: torch.Tensor, master: torch.Tensor) -> bool:
+    return abilities(copy.device.type).copy_streams and not is_card(master.device)
 
 
 class Offload:
@@ -66,7 +73,8 @@ class Offload:
     def __init__(self, copier: Copier | None = None) -> None:
         """
         Args:
-            copier: None: copies wait for each other, until a CUDA card's weights turn out to be in RAM.
+            copier: None: copies wait for each other, until the weights of a card that can copy beside its
+                computation turn out to be in RAM.
         """
         self.copier = copier
         self._may_overlap = True
@@ -79,8 +87,8 @@ class Offload:
 
     def overlaps(self, copy: torch.Tensor, master: torch.Tensor) -> bool:
         """Whether copies between these two go through here."""
-        if self.copier is None and self._may_overlap and copy.is_cuda and not master.is_cuda:
-            self.copier = CudaCopier(copy.device)
+        if self.copier is None and self._may_overlap and _can_overlap(copy, master):
+            self.copier = CardCopier(copy.device)
         return self.copier is not None
 
     @property

@@ -21,6 +21,7 @@ from engine.disk.durable import atomic_write
 from engine.errors import UserError
 from engine.evaluation.pairs import ImageRequest, draw, no_side_effects
 from engine.jobs.events import BaseChecked, PhaseChanged, Progress
+from engine.machine.device import random_state_kept
 from engine.training.fixed_images import (
     NOISE_SEED,
     FixedImages,
@@ -103,7 +104,7 @@ class BaseLosses:
         """
         state, base = self._state, self._base
         assert base is not None, "prepared"
-        with torch.random.fork_rng(devices=[state.device] if state.on_card else []):
+        with random_state_kept(state.device):
             held_out, training = (losses(state, some, at_once) for some in (self._held_out, self._training))
             predicted, _ = _answers(state, self._other[0], at_once)
         changes = (predicted - base.predictions).square().mean(dim=tuple(range(1, predicted.ndim))).numpy()

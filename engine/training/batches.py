@@ -25,6 +25,8 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
+from engine.machine.abilities import abilities
+from engine.machine.device import torch_device
 from engine.training.batch_order import BatchOrder
 from engine.training.draws import Draws, draw
 from engine.training.input_dropout import NOTHING_LEFT_OUT, InputDropout
@@ -152,6 +154,7 @@ class Batches:
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"
         self._with_maps = with_maps
+        self._pinned = abilities(torch_device().type).pinned_memory
         self.preservation = preservation
         """What steps add to each batch; None: nothing."""
         self.distillation = distillation
@@ -237,7 +240,7 @@ class Batches:
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
         weights = torch.tensor([sample.weight if self._weighted else 1.0 for sample in samples])
         batch = Batch(mean, logvar, text, maps, draws, sizes, weights, position)
-        return batch.pinned() if torch.cuda.is_available() else batch
+        return batch.pinned() if self._pinned else batch
 
     def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:
         """Part ``number`` of all processes: its batch, where it begins in there, and (row, turn) of each image."""

@@ -11,6 +11,7 @@ import torch
 
 from engine.data.crop import size_numbers
 from engine.jobs.events import BaseChecked, Checked
+from engine.machine.device import is_card, peak_bytes
 from engine.training.draws import draw
 from engine.training.state import TrainState
 
@@ -115,6 +116,6 @@ def predict(
 
 def memory_gib(device: torch.device) -> float:
     """Peak memory reserved on the card so far, in GiB; without a card, the memory of the process now."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_reserved(device) / 2**30, 3)
+    if is_card(device):
+        return round(peak_bytes(device) / 2**30, 3)
     return round(psutil.Process().memory_info().rss / 2**30, 3)

@@ -17,6 +17,7 @@ import torch
 from engine.conditions import registry
 from engine.data.cache import cropped_map
 from engine.jobs.events import Checked
+from engine.machine.device import random_state_kept
 from engine.training.fixed_images import (
     FixedImages,
     LossCheck,
@@ -134,12 +135,11 @@ def check(state: TrainState, held_out: Sequence[Fixed], trained: Sequence[Fixed]
     A share is the mean of each pair's own share: otherwise the least noisy pairs, whose loss is largest and on which
     the control hardly matters, would outweigh the others.
     """
-    devices = [state.device] if state.on_card else []
     net = state.trainable.control_net
     training = net.training
     net.eval()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with random_state_kept(state.device):
             right, wrong = (losses(state, held_out, swapped, at_once) for swapped in (False, True))
             on_training, misled = (losses(state, trained, swapped, at_once) for swapped in (False, True))
     finally:

@@ -19,6 +19,7 @@ from engine.inference.request import LIVE
 from engine.inference.session import TrySession
 from engine.jobs.control import BorrowRequest, Cancelled, CancelToken, OnProgress
 from engine.jobs.events import PhaseChanged
+from engine.machine.device import random_state_kept
 from engine.machine.memory import free_memory
 from engine.nets.controlnet_files import check_finite
 from engine.training.state import TrainState
@@ -112,8 +113,7 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
     """A request to a run in progress: ``draw(session, token)`` with its models, between two of its steps."""
 
     def work(state: TrainState, request: BorrowRequest) -> Any:
-        devices = [state.device] if state.on_card else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), state.exported_weights() as live:
+        with random_state_kept(state.device), torch.no_grad(), state.exported_weights() as live:
             modes = {net: net.training for net in (state.denoiser, live) if net is not None}
             steers = facts_of(state.config).learned.control
             session = BorrowedSession(workspace, state, live if steers else None)

@@ -13,6 +13,8 @@ from engine.estimate.fallbacks import Machine, Shortage, choose, options
 from engine.estimate.memory import predict_from
 from engine.families.files import configs_at
 from engine.jobs.faults import describe_crash, error_chain
+from engine.machine.abilities import abilities
+from engine.machine.device import is_card, torch_device
 from engine.machine.errors import is_out_of_memory
 from engine.machine.precision import usable_precision
 from engine.runs.changes import in_words
@@ -30,11 +32,11 @@ def with_offers(error: BaseException, run: Run) -> UserError | None:
     Args:
         run: as its files are now, with what could be saved.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     if isinstance(error, TrainingBroke):
         offers = tuple(after_break(run, error.step, device))
     elif any(is_out_of_memory(one) for one in error_chain(error)):
-        offers = tuple(after_shortage(run, on_card=device.type == "cuda"))
+        offers = tuple(after_shortage(run, device=device))
     else:
         return None
     if not offers:
@@ -76,12 +78,13 @@ def after_break(run: Run, step: int, device: torch.device) -> Iterator[Offer]:
     yield from [*more, half] if now == "fp16" else [half, *more]
 
 
-def after_shortage(run: Run, on_card: bool) -> Iterator[Offer]:
+def after_shortage(run: Run, device: torch.device) -> Iterator[Offer]:
     """The cheapest changes that save a good part of the memory and keep the run's result but for rounding."""
     config, base = run.config, configs_at(run.config.model.base)
     now = predict_from(config, base)
     allowed = {*changeable(), "train.accumulation"} - {"optim.optimizer"}  # another optimizer starts without its state
-    kept = [one for one in options(config, base, Machine(on_card, eight_bit=False)) if allowed.issuperset(one.settings)]
+    machine = Machine(is_card(device), eight_bit=False, fp8=abilities(device.type).fp8)
+    kept = [one for one in options(config, base, machine) if allowed.issuperset(one.settings)]
     found = choose(kept, now, Shortage(WANTED_SAVING * now.step))
     if found is not None:
         # The accumulation follows from the batch size.

@@ -35,6 +35,8 @@ from engine.estimate.memory import predict_from
 from engine.families.files import configs_at
 from engine.jobs.events import Message, SettingsChanged
 from engine.jobs.runner import Emit
+from engine.machine.abilities import abilities
+from engine.machine.device import is_card
 from engine.machine.errors import missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
 from engine.nets.frozen_layers import store
@@ -167,9 +169,12 @@ def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
 
 def machine_of(device: torch.device, processes: int, sharded: bool) -> Machine:
     """Facts about the machine on which the choice of a fallback depends."""
+    able = abilities(device.type)
     return Machine(
-        on_card=device.type == "cuda",
-        eight_bit=importlib.util.find_spec("bitsandbytes") is not None,
+        on_card=is_card(device),
+        eight_bit=able.bitsandbytes and importlib.util.find_spec("bitsandbytes") is not None,
+        paged=able.paged_optimizers,
+        fp8=able.fp8,
         processes=processes,
         free_ram=float(psutil.virtual_memory().available),
         sharded=sharded,

@@ -10,6 +10,7 @@ import torch
 
 from engine.config import OptimConfig
 from engine.errors import UserError
+from engine.machine.abilities import TITLES, abilities, maker_of
 from engine.machine.optional import has_processor_kernels
 from engine.training.adafactor import Adafactor
 
@@ -48,7 +49,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
     if config.optimizer == "adafactor":
         return Adafactor(groups, lr=config.learning_rate)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=device.type in ("cuda", "cpu"))
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=abilities(device.type).fused_adamw)
     kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
     paged = config.optimizer.startswith("paged")
     return getattr(_bitsandbytes(device, paged), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
@@ -56,11 +57,13 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
 
 def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     """The module ``bitsandbytes.optim``."""
-    if device.type != "cuda" and (paged or not has_processor_kernels()):
+    able, maker = abilities(device.type), maker_of(device.type)
+    runs = able.paged_optimizers if paged else able.bitsandbytes
+    if not runs or (maker == "processor" and not has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
-            "It runs only on NVIDIA graphics cards (and, not paged, on processors from bitsandbytes 0.50), and "
-            "this run uses the processor.",
+            "It runs on NVIDIA graphics cards (not paged, also on those of AMD and Intel, and on processors from "
+            f"bitsandbytes 0.50), and not on {TITLES[maker]}.",
             "Choose the optimizer adamw, or adafactor to save memory.",
         )
     try:

@@ -21,6 +21,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import Event, Message, Progress
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import Outcome
+from engine.machine.device import is_card, peak_bytes, reset_peak
 from engine.machine.hardware import Hardware
 from engine.machine.memory import free_memory
 from engine.machine.units import format_bytes
@@ -107,7 +108,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
     seconds: list[float] = []
     free_memory()  # of the encoders, if the cache was built: the run itself does not need them
     if state.on_card:
-        torch.cuda.reset_peak_memory_stats(state.device)
+        reset_peak(state.device)
     peak = memory_used(state.device)
     while len(seconds) < STEPS:
         token.raise_if_cancelled()
@@ -150,8 +151,8 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
 
 def memory_used(device: torch.device) -> float:
     """Peak bytes of the card so far, with what its driver takes; without a card, those of the process now."""
-    if device.type == "cuda":
+    if is_card(device):
         from engine.estimate.memory import CONTEXT_BYTES
 
-        return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
+        return peak_bytes(device) + CONTEXT_BYTES
     return float(psutil.Process().memory_info().rss)

@@ -23,7 +23,7 @@ from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress
 from engine.jobs.runner import Emit
-from engine.machine.cards import torch_device
+from engine.machine.device import is_card, torch_device
 from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
@@ -88,7 +88,7 @@ def set_up(
     # The device and the precision.
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
     device = torch_device()
-    card = torch.device(group.card) if device.type == "cuda" else device
+    card = torch.device(group.card) if group.card and is_card(device) else device
     precision, remark = agree_on_precision(group, *usable_precision(config.train.precision, card))
     if unused := why_unused(device.type):
         emit(Message(unused, "warning"))

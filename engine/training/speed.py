@@ -41,8 +41,8 @@ def set_attention_and_layout(state: TrainState) -> None:
 
 def _use_xformers(state: TrainState) -> None:
     why = ""
-    if not state.on_card:
-        why = "it runs only on graphics cards"
+    if not state.abilities.xformers:
+        why = "it runs only on NVIDIA graphics cards"
     elif importlib.util.find_spec("xformers") is None:
         why = "it is not installed"
     else:
@@ -64,8 +64,8 @@ def compile_nets(state: TrainState) -> None:
     mode = state.config.train.compile
     if mode == "none":
         return
-    if mode == "graphs" and not state.on_card:
-        _warn(state, "CUDA graphs need a graphics card; the nets are compiled without them.")
+    if mode == "graphs" and not state.abilities.graphs:
+        _warn(state, "CUDA graphs need an NVIDIA or AMD graphics card; the nets are compiled without them.")
         mode = "kernels"
     if why := state.parallel.not_compiled:
         _warn(state, f"The nets are not compiled: {why}.")

@@ -28,6 +28,8 @@ from engine.families.latents import LatentSpace
 from engine.families.noise import NoiseProcess
 from engine.jobs.control import Token
 from engine.jobs.events import Event, Message
+from engine.machine.abilities import Abilities, abilities
+from engine.machine.device import is_card
 from engine.nets.ema import EMA, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
@@ -125,7 +127,12 @@ class TrainState:
 
     @property
     def on_card(self) -> bool:
-        return self.device.type == "cuda"
+        return is_card(self.device)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the device can do beside computing."""
+        return abilities(self.device.type)
 
     @property
     def images_per_step(self) -> int:

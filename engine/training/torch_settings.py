@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from engine.config import TrainConfig
+from engine.machine.abilities import abilities
+from engine.machine.device import matmul_settings, torch_device
 
 NO_SUCH_KERNEL = ("does not have a deterministic implementation", "is not deterministic because it uses CuBLAS")
 """In the errors that torch raises in strict mode (ATen/Context.cpp). The second: CUBLAS_WORKSPACE_CONFIG asks for
@@ -27,9 +29,9 @@ def for_a_run(train: TrainConfig) -> Iterator[None]:
             _set(stack, torch.utils.deterministic, "fill_uninitialized_memory", False)  # torch's aid for finding bugs
             _set(stack, torch.backends.cudnn, "deterministic", True)
         _set(stack, torch.backends.cudnn, "benchmark", train.cudnn_benchmark and not train.deterministic)
-        # Only with a card: torch keeps this setting together with one of the processor's.
-        if train.precision == "fp32" and train.allow_tf32 and torch.cuda.is_available():
-            _set(stack, torch.backends.cuda.matmul, "allow_tf32", True)
+        # Only with a card that has it: torch keeps this setting together with one of the processor's.
+        if train.precision == "fp32" and train.allow_tf32 and abilities(torch_device().type).tf32:
+            _set(stack, matmul_settings(), "allow_tf32", True)
         yield
 
 
@@ -37,7 +39,7 @@ def for_a_run(train: TrainConfig) -> Iterator[None]:
 def without_tf32() -> Iterator[None]:
     """Compute matrix products in full fp32, for results that other runs reuse, such as the cache."""
     with ExitStack() as stack:
-        _set(stack, torch.backends.cuda.matmul, "allow_tf32", False)
+        _set(stack, matmul_settings(), "allow_tf32", False)
         yield
 
 

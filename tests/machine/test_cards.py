@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 
 from engine.cli import main as cli
 from engine.errors import UserError
-from engine.machine import cards, environment, hardware
-from engine.machine.cards import Card, is_cpu_build, torch_device, usable, use_one, visible
+from engine.machine import cards, device, environment, hardware
+from engine.machine.abilities import is_cpu_build
+from engine.machine.cards import Card, usable, use_one, visible
+from engine.machine.device import torch_device
 from engine.machine.hardware import detect, why_unused
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import CARD, remember
@@ -23,7 +26,8 @@ SMALL_AND_LARGE = """0, GPU-aaaa1111, NVIDIA GeForce RTX 4070 Ti, 12282
 1, GPU-bbbb2222, NVIDIA GeForce RTX 3090, 24576
 """
 TWO_ALIKE = "0, GPU-cc, NVIDIA RTX A5000, 24564\n1, GPU-dd, NVIDIA RTX A5000, 24564\n"
-VARIABLES = (cards.ORDER, cards.VISIBLE, cards.HIP_VISIBLE, environment.CUBLAS, environment.ALLOCATOR)
+TWO_AMD = [["u0", "AMD Radeon 780M", 2**31, "cuda"], ["u1", "AMD RX 7900 XTX", 24 * 2**30, "cuda"]]
+VARIABLES = (cards.ORDER, cards.VISIBLE, cards.HIP_VISIBLE, cards.AFFINITY, environment.CUBLAS, environment.ALLOCATOR)
 Machine = Callable[..., None]
 
 
@@ -133,30 +137,59 @@ def test_a_processor_build_is_described_as_one(machine: Machine) -> None:
 
 @pytest.mark.parametrize("smi", ["", "NVIDIA-SMI has failed", "0, GPU-xx, NVIDIA GB10, [N/A]"])
 def test_where_nvidia_smi_tells_nothing_torch_is_asked(machine: Machine, smi: str) -> None:
-    machine(smi, build="2.13.0+rocm6.4", seen=[["u0", "AMD Radeon 780M", 2**31], ["u1", "AMD RX 7900 XTX", 24 * 2**30]])
+    machine(
+        smi,
+        build="2.13.0+rocm6.4",
+        seen=TWO_AMD,
+    )
     card = use_one()
     assert card is not None and (card.number, card.mark) == (1, "u1") and os.environ[cards.VISIBLE] == "1"
     assert described() == ("AMD RX 7900 XTX", 24, 2)
 
 
 def test_a_choice_made_for_rocm_or_a_part_of_a_card_stays(machine: Machine) -> None:
-    seen = [["u0", "AMD Radeon 780M", 2**31], ["u1", "AMD RX 7900 XTX", 24 * 2**30]]
-    machine(build="2.13.0+rocm6.4", seen=seen)
+    machine(build="2.13.0+rocm6.4", seen=TWO_AMD)
     os.environ[cards.HIP_VISIBLE] = "1,0"
     use_one()
     assert cards.VISIBLE not in os.environ
-    machine(SMALL_AND_LARGE, seen=[["MIG-1", "NVIDIA A100 MIG 1g.10gb", 10 * 2**30]])
+    machine(SMALL_AND_LARGE, seen=[["MIG-1", "NVIDIA A100 MIG 1g.10gb", 10 * 2**30, "cuda"]])
     os.environ[cards.VISIBLE] = "MIG-1"
     assert use_one() is not None and os.environ[cards.VISIBLE] == "MIG-1"
     assert described() == ("NVIDIA A100 MIG 1g.10gb", 10, 1)
+
+
+def test_of_two_intel_cards_the_largest_is_used(machine: Machine) -> None:
+    two = [["a", "Intel(R) UHD Graphics 770", 2**31, "xpu"], ["b", "Intel(R) Arc(TM) A770 Graphics", 16 * 2**30, "xpu"]]
+    machine(SMALL_AND_LARGE, build="2.13.0+xpu", seen=two)  # an NVIDIA card in the same computer is not used
+    card = use_one()
+    assert card is not None and os.environ[cards.AFFINITY] == "1" and cards.VISIBLE not in os.environ
+    assert detect().device == "xpu" and detect().maker == "intel" and detect().cards == 2
+    assert described() == ("Intel(R) Arc(TM) A770 Graphics", 16, 2)
+    os.environ[cards.AFFINITY] = "1.0"  # a part of a card: torch is asked for what is left
+    assert len(visible()) == 2
+    machine(SMALL_AND_LARGE, build="2.13.0+xpu")
+    assert detect().device == "cpu" and "another maker's cards" in detect().banner
+
+
+def test_a_mac_with_apples_processor_computes_on_its_graphics_part(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.machine.abilities.platform.machine", lambda: "arm64")
+    machine(build="2.13.0", seen=[["", "Apple M2", 10 * 2**30, "mps"]], system="Darwin")
+    assert use_one() is not None and described() == ("Apple M2", 10, 1) and detect().maker == "apple"
+
+
+def test_the_program_that_asks_torch_for_its_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(device.__file__, run_name="__main__")
+    assert json.loads(capsys.readouterr().out) == [], "a build for the processor finds no card"
 
 
 def test_a_card_that_torch_cannot_use_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(SMALL_AND_LARGE)
     use_one()
     assert "PyTorch cannot use the NVIDIA GeForce RTX 3090" in why_unused("cpu") and why_unused("cuda") == ""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert torch_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("xpu"))
+    assert torch_device() == torch.device("xpu")
     machine()
     assert why_unused("cpu") == ""
 

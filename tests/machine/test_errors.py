@@ -121,13 +121,13 @@ GIB = 2**30
 def test_a_card_is_asked_by_its_free_memory_and_a_kernel(
     free: int, total: int, kernel: Exception | None, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ones(*_: Any, device: str) -> torch.Tensor:
+    def ones(*_: Any, device: torch.device) -> torch.Tensor:
         if kernel is not None:
             raise kernel
         return torch.zeros(1) + 1
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, total))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (free, total))
     monkeypatch.setattr(torch, "ones", ones)
     assert errors.ask_card() == answer
 

@@ -59,8 +59,8 @@ def test_windows_is_kept_from_spilling_into_shared_memory(system: str, monkeypat
     caps: list[float] = []
     free, device = [6 * GIB, 3 * GIB], SimpleNamespace(type="cuda")
     monkeypatch.setattr(platform, "system", lambda: system)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 8 * GIB))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB)
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (free[0], 8 * GIB))
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: caps.append(fraction))
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: caps[-1] if caps else 1.0)
     usable = []

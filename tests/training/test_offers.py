@@ -106,7 +106,7 @@ def test_less_memory_is_offered_until_there_is_none_left(new_run: RunFactory) ->
     """The result stays the same but for rounding: the optimizer is not changed."""
     run = new_run(**{"train.precision": "fp16", "optim.ema_decay": 0.9, "train.batch_size": 4})
     base, offered, began = configs_at(run.config.model.base), [], run.config
-    while offer := next(after_shortage(run, on_card=True), None):
+    while offer := next(after_shortage(run, torch.device("cuda")), None):
         changed = allowed_changes(run.name, began, run.config, 1, offer.settings)
         before, run.config = run.config, with_settings(run.config, changed)
         assert predict_from(run.config, base).step < predict_from(before, base).step, "never one that saves nothing"

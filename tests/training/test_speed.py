@@ -78,7 +78,9 @@ def pretended_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_without_a_card_attention_stays_torchs_and_one_line_reports_it(build: Callable) -> None:
     made, messages = build(**{"train.attention": "xformers"})
-    assert messages == ["xformers is not used (it runs only on graphics cards); PyTorch's own attention is used."]
+    assert messages == [
+        "xformers is not used (it runs only on NVIDIA graphics cards); PyTorch's own attention is used."
+    ]
     assert isinstance(take_step(made), torch.Tensor)
 
 
@@ -118,7 +120,7 @@ def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Ca
 def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[str]) -> None:
     made, messages = build(**{"train.compile": "graphs"})
     assert pretended_compiler == ["default", "default"]
-    assert messages == ["CUDA graphs need a graphics card; the nets are compiled without them."]
+    assert messages == ["CUDA graphs need an NVIDIA or AMD graphics card; the nets are compiled without them."]
     take_step(made)
     assert Compiled.calls == 2 and speed.is_compiled(made)
     assert not isinstance(made.denoiser, Compiled) and not isinstance(made.trainable.control_net, Compiled), (
