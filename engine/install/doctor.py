@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from engine.install.edition import edition
 from engine.install.exchange import read_journal
 from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
 from engine.install.layout import Layout, clean_environment, installed_torch, read_record
+from engine.install.other_cards import OtherCard
 from engine.install.packages import OPTIONAL, PACKAGES
-from engine.install.steps import is_ready, torch_suits
+from engine.install.steps import driver_advice, is_ready, torch_suits
 from engine.install.torch_choice import Choice, choose
 
+BEGIN = "----- ControlNet Studio, state of the installation: to report a problem, paste all from here -----"
+END = "----- to here -----"
 LOOK = """
 import importlib, importlib.metadata, json, sys
 answer = {}
@@ -87,7 +91,17 @@ def report(root: Path) -> tuple[str, bool]:
     findings = examine(Layout(root))
     wrong = [finding for finding in findings if finding.problem]
     verdict = f"{len(wrong)} problem(s), see the lines with '!'." if wrong else "No problems were found."
-    return "\n".join([*map(str, findings), "", verdict]), not wrong
+    lines = [BEGIN, *map(str, findings), "", verdict, END]
+    return without_user("\n".join(lines)), not wrong
+
+
+def without_user(text: str) -> str:
+    """The text with "~" for the user's folder and "USER" for the user's name in paths, so that it can be published."""
+    home = Path.home()
+    for folder in {str(home), str(home.resolve())} - {"", "/", "/root"}:
+        text = text.replace(folder, "~")
+    text = re.sub(r"([\\/](?:home|Users|users|Documents and Settings)[\\/])[^\\/\r\n]+", r"\1USER", text)
+    return text
 
 
 def _folder(layout: Layout, choice: Choice) -> Finding:
@@ -106,6 +120,8 @@ def _interrupted(layout: Layout) -> tuple[str, str]:
 
 
 def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
+    if not report.gpus and report.others and not report.problem:
+        return [Finding(f"{card.maker} card", card.label, card.why_not, _fix(card)) for card in report.others]
     if not report.gpus:
         fix = "Reinstall the driver from nvidia.com/drivers and restart." if report.problem else ""
         return [Finding("NVIDIA card", "none found", report.problem, fix)]
@@ -113,6 +129,13 @@ def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
     if choice.build == "cpu" and not choice.forced:
         findings.append(Finding("use of the card", "not possible", choice.warnings[0], "See the line above."))
     return findings
+
+
+def _fix(card: OtherCard) -> str:
+    """What to do about a card without a build; "" if it has one."""
+    if card.build:
+        return ""
+    return "None: the app uses the processor." if "PyTorch" in card.why_not else "See the line above, then start again."
 
 
 def _environment(layout: Layout, choice: Choice) -> list[Finding]:
@@ -152,7 +175,7 @@ def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
     card = found.get("card", "")
     if choice.build != "cpu" and (not card or card.startswith("!")):
         why = card.lstrip("!") or "it finds none"
-        fix = "Install the newest driver from nvidia.com/drivers and restart."
+        fix = f"{driver_advice(choice)}."
         findings.append(Finding("torch on the card", "no", f"PyTorch cannot use the card: {why}", fix))
     elif card:
         findings.append(Finding("torch on the card", card))

@@ -1,4 +1,4 @@
-"""Detects NVIDIA cards with their driver, the memory and the free disk space."""
+"""Detects the cards (NVIDIA's with their driver), the memory and the free disk space."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from engine.install.other_cards import OtherCard, detect_others
 
 FIELDS = ("name", "memory.total", "driver_version", "compute_cap")
 OFF_PATH = (
@@ -34,10 +36,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """The NVIDIA cards. ``problem``: why none was found although there may be one; "" if there simply is none."""
+    """The cards. ``problem``: why no NVIDIA card was found although there may be one; "" if there simply is none."""
 
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
+    others: tuple[OtherCard, ...] = ()
+    """Cards of other makers, the best first. Not looked for where there is an NVIDIA card."""
 
 
 def find_nvidia_smi() -> str | None:
@@ -47,7 +51,13 @@ def find_nvidia_smi() -> str | None:
 
 
 def detect_gpus(timeout: float = 15.0) -> GpuReport:
-    """Ask nvidia-smi for the cards. Never raises: if the driver does not answer, the report says so."""
+    """All cards. Never raises: if NVIDIA's driver does not answer, the report says so."""
+    report = detect_nvidia(timeout)
+    return report if report.gpus else replace(report, others=detect_others())
+
+
+def detect_nvidia(timeout: float = 15.0) -> GpuReport:
+    """Ask nvidia-smi for the cards."""
     tool = find_nvidia_smi()
     if tool is None:
         return GpuReport()

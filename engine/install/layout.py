@@ -135,6 +135,8 @@ def note(layout: Layout, **entries: Any) -> None:
 def installed_torch(layout: Layout) -> tuple[str, str]:
     """(version, build) of the installed torch, without importing it: ("2.13.0+cu130", "cu130"), or ("", "").
 
+    The build is "cpu" for a Mac's, too, which has no mark.
+
     pip writes RECORD last, so a torch without one is half installed and does not count.
     """
     site = layout.site_packages
@@ -148,7 +150,10 @@ def installed_torch(layout: Layout) -> tuple[str, str]:
     cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
     if not version:
         return "", ""
-    return version.group(1), "cu" + "".join(cuda.group(1).split(".")[:2]) if cuda else "cpu"
+    if cuda:
+        return version.group(1), "cu" + "".join(cuda.group(1).split(".")[:2])
+    mark = version.group(1).partition("+")[2]
+    return version.group(1), mark if mark.startswith(("rocm", "xpu")) else "cpu"
 
 
 def stamp(layout: Layout, requirements: str = "requirements.txt") -> str:

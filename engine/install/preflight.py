@@ -59,7 +59,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
 
 def summary(root: Path, choice: Choice) -> str:
     """Card, memory and disk in one line, for the step."""
-    device = choice.gpu.label if choice.gpu else "no card used"
+    device = choice.reason if choice.build != "cpu" or choice.gpu else "no card used"
     return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
 
 

@@ -25,7 +25,8 @@ from engine.install.layout import (
     until_free,
     write_atomically,
 )
-from engine.install.packages import OPTIONAL
+from engine.install.other_cards import GROUPS
+from engine.install.packages import NVIDIA_ONLY, OPTIONAL
 from engine.install.pip import known_failure
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
@@ -190,7 +191,7 @@ def require_unchanged_torch(layout: Layout, before: str) -> None:
 
 def _optional_done(job: Job) -> str | None:
     if job.choice.build == "cpu":
-        return "not needed without an NVIDIA card"
+        return "not needed without a card"
     return "up to date" if read_record(job.layout).get("optional") == stamp(job.layout) else None
 
 
@@ -198,7 +199,10 @@ def _install_optional(job: Job) -> str:
     before = installed_torch(job.layout)[0]
     write_atomically(job.layout.constraints, f"torch=={before}\n")
     working = []
+    left_out = () if job.choice.build.startswith("cu") else NVIDIA_ONLY
     for name, oldest in OPTIONAL.items():
+        if name in left_out:
+            continue
         try:
             # Wheels only: building xformers from source takes an hour and a compiler.
             held = ["-c", str(job.layout.constraints)]
@@ -232,13 +236,22 @@ def _self_check(job: Job) -> str:
     last = lines[-1] if lines else "it ended without output"
     if outcome.code:
         if device == "card":
-            fix = "Install the newest driver from nvidia.com/drivers and restart, or continue without the card: --cpu"
+            fix = f"{driver_advice(job.choice)}, or continue without the card: --cpu"
         else:
             fix = "Start again with --repair; if it happens again, please report it with the log."
         cause, fix = known_failure(outcome.output) or (last[:300], fix)
         raise InstallError(f"The self-check failed: {cause}", fix)
     note(job.layout, checked=stamp(job.layout))
     return last
+
+
+def driver_advice(choice: Choice) -> str:
+    """What to do where PyTorch does not find the card that its build is for."""
+    if choice.build.startswith("rocm"):
+        return f"Install AMD's newest driver for Linux, let this user use the card ({GROUPS})"
+    if choice.build == "xpu":
+        return f"Install Intel's newest graphics driver and restart; on Linux, let this user use the card ({GROUPS})"
+    return "Install the newest driver from nvidia.com/drivers and restart"
 
 
 def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) -> bool:

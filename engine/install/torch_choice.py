@@ -2,6 +2,7 @@
 
 Architectures: the CUDA support matrix in PyTorch's RELEASE.md (the same for 2.12, 2.13 and 2.14): the 12.6 build holds
 compute capability 5.0 to 9.0, the 13.0 build 7.5 and up. 12.8 is no longer published since 2.12.
+Cards of AMD and Intel: other_cards.py.
 Drivers: NVIDIA's CUDA release notes: 13.x needs 580; 12.x runs on 525.60 (Linux) or 528.33 (Windows) and newer.
 """
 
@@ -48,7 +49,7 @@ BUILDS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The torch build to install: its name ("cpu", "cu126", "cu130"), the reason for it, and warnings to show."""
+    """The torch build to install: its name ("cpu", "cu126", "cu130", "rocm7.2", "xpu"), why, and warnings to show."""
 
     build: str
     reason: str
@@ -72,11 +73,17 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
         return Choice("cpu", "chosen with --cpu", forced=True)
     if not report.gpus:
         warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
-        banner = (
-            "No NVIDIA card was found: training will run on the processor, many times slower. AMD, Intel and Apple "
-            "cards are not used."
-        )
-        return Choice("cpu", "no NVIDIA card", tuple(filter(None, (warning, banner))))
+        noted = (warning,) if warning else ()
+        first = report.others[0] if report.others else None
+        if first is not None and first.build:
+            untried = (
+                f"{first.label}: a build of PyTorch for {first.maker} cards is installed. The app was never run on "
+                "one. Please report how it goes, with the output of --doctor; --cpu uses the processor instead."
+            )
+            return Choice(first.build, first.label, (*noted, untried))
+        unused = tuple(f"{card.label} will not be used: {card.why_not}." for card in report.others)
+        banner = "No card that can be used was found: training will run on the processor, many times slower."
+        return Choice("cpu", "no card that can be used", (*noted, *unused, banner))
     for build in BUILDS:
         if all(build.runs_on(gpu, system) for gpu in report.gpus):
             best = max(report.gpus, key=lambda gpu: gpu.memory_mib)
@@ -97,8 +104,8 @@ def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:
     if installed == choice.build:
         return True
     if choice.build == "cpu":
-        # The card is missing at the moment (external card, driver update): a CUDA build runs without it, too.
-        return installed.startswith("cu") and not choice.forced
+        # The card is missing at the moment (external card, driver update): another build runs without it, too.
+        return installed not in ("", "cpu") and not choice.forced
     return any(b.name == installed and choice.gpu and b.runs_on(choice.gpu, system) for b in BUILDS)
 
 

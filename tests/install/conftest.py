@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from engine.install import hardware
 from engine.install.layout import Layout
 from tests.install.pretended import Machine, make_root
+
+
+@pytest.fixture(autouse=True)
+def no_other_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The computer that runs the tests may have a card."""
+    monkeypatch.setattr(hardware, "detect_others", lambda: ())
 
 
 @pytest.fixture(params=["plain", "with space", "caf\u00e9", "wow! really!"])
