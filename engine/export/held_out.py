@@ -23,7 +23,7 @@ from engine.export.loss import Interval, Loss, find_loss, keep_loss
 from engine.export.source import Source
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.cards import torch_device
+from engine.machine.device import is_card, torch_device
 from engine.nets.frozen_layers import store_as_trained
 from engine.nets.outputs import net_of
 from engine.runs.checkpoints import Checkpoint
@@ -88,7 +88,7 @@ class HeldOutPairs:
         """The base's denoiser as the checkpoint was trained with it, loaded when it is first needed."""
         if self._denoiser is None:
             device = torch_device()
-            loaded = self.family.load_denoiser(self.base, torch.float16 if device.type == "cuda" else torch.float32)
+            loaded = self.family.load_denoiser(self.base, torch.float16 if is_card(device) else torch.float32)
             self._denoiser = store_as_trained(loaded, self.checkpoint.about, self.family.layers, device)
             load_trained_base(self.checkpoint.folder, self._denoiser, self.family.layers)
         return self._denoiser

@@ -11,12 +11,13 @@ import sys
 from engine.install.torch_choice import Choice
 
 PACKAGES = 0.3  # GB (10**9 bytes), without PyTorch
-WINDOWS, LINUX = "win32", "linux"
+WINDOWS, LINUX, MAC = "win32", "linux", "darwin"
 TORCH_GB = {
     (LINUX, "cpu"): 0.2,
     (LINUX, "cu130"): 2.7,
     (LINUX, "cu126"): 3.0,
     (WINDOWS, "cpu"): 0.1,
+    (MAC, "cpu"): 0.1,
     (WINDOWS, "cu130"): 1.9,
     (WINDOWS, "cu126"): 2.6,
 }
