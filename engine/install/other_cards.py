@@ -130,14 +130,15 @@ def from_windows(answer: str) -> list[OtherCard]:
 
 def _ask_windows() -> str:
     command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", ASK_WINDOWS]
-    return _output(command)
+    return output_of(command)
 
 
 def _processor_name() -> str:
-    return _output(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]).strip() or "Apple processor"
+    return output_of(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]).strip() or "Apple processor"
 
 
-def _output(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
+    """What a program prints; "" if it cannot be run."""
     try:
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False

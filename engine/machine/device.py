@@ -41,7 +41,7 @@ def card_count() -> int:
 def card_name(device: torch.device) -> str:
     """The name of a card as its driver reports it; of an Apple processor the processor's."""
     if device.type == APPLE:
-        return _apple_name()
+        return apple_name()
     return str(torch.get_device_module(device.type).get_device_name(device))
 
 
@@ -51,13 +51,14 @@ def cards() -> list[tuple[str, str, float, str]]:
     if not is_card(device):
         return []
     if device.type == APPLE:
-        return [("", _apple_name(), float(torch.mps.recommended_max_memory()), APPLE)]
+        return [("", apple_name(), float(torch.mps.recommended_max_memory()), APPLE)]
     module = torch.get_device_module(device.type)
     found = [module.get_device_properties(number) for number in range(card_count())]
     return [(str(getattr(one, "uuid", "")), str(one.name), float(one.total_memory), device.type) for one in found]
 
 
-def _apple_name() -> str:
+def apple_name() -> str:
+    """The name of this Mac's processor."""
     import subprocess
 
     command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]

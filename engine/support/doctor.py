@@ -43,8 +43,8 @@ def problems(workspace: Workspace) -> list[str]:
         found.append(hardware.banner)
     elif hardware.device == "cpu":
         found.append(
-            "No usable graphics card was found: the demo can be trained on this computer, but Stable Diffusion 1.5 would take "
-            "weeks."
+            "No usable graphics card was found: the demo can be trained on this computer, but Stable Diffusion 1.5 "
+            "would take weeks."
         )
     if workspace.free_bytes() < LOW_DISK_BYTES:
         found.append(

@@ -98,7 +98,7 @@ def test_the_best_card_comes_first_and_nvidias_before_all(monkeypatch: pytest.Mo
 
 def test_a_mac_is_told_by_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_cards.platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(other_cards, "_output", lambda command: "Apple M2\n")
+    monkeypatch.setattr(other_cards, "output_of", lambda command: "Apple M2\n")
     assert detect_others("darwin") == (OtherCard("Apple", "Apple M2", "cpu"),)
     choice = choose(GpuReport(others=detect_others("darwin")), system="darwin")
     assert (choice.build, choice.reason) == ("cpu", "Apple M2") and "never run" in choice.warnings[0]

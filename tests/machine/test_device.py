@@ -135,7 +135,7 @@ def test_the_list_of_cards_of_each_maker(pretend: Pretend, monkeypatch: pytest.M
     for maker in ("amd", "intel"):
         pretend(maker)
         assert seam.cards() == [("u", "a card", float(GIB), TYPES[maker])] * 2
-    monkeypatch.setattr(seam, "_apple_name", lambda: "Apple M2")
+    monkeypatch.setattr(seam, "apple_name", lambda: "Apple M2")
     pretend("apple")
     assert seam.cards() == [("", "Apple M2", 8.0 * GIB, "mps")]
     pretend("processor")
