@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.families.registry import Family
 from engine.jobs.control import CancelToken
-from engine.machine.cards import torch_device
+from engine.machine.device import torch_device
 from engine.nets.singular_values import with_shifts
 from engine.runs.checkpoints import Checkpoint, require_intact
 from engine.tuning.spectrum import AVERAGED_SHIFTS, SHIFTS
