@@ -2,6 +2,7 @@
 
     python -m benchmarks.shapes                                       (all presets and families: 15 minutes)
     python -m benchmarks.shapes --presets 8gb 12gb --families sd1
+    python -m benchmarks.shapes --trained lora --families sd1 sd2 sdxl
 
 Memory is counted, not measured: neither a card nor weights are needed. The nets are built from the configs of the real
 bases on a simulated card that only counts allocations (benchmarks/simulated_card.py). The app's own code builds the
@@ -87,11 +88,16 @@ class Counted:
     estimated: Prediction
 
 
-def settings(preset: str, family: str, **changes: dict[str, Any]) -> RunConfig:
-    """A preset's settings for a family at its resolution, with at most two micro-batches."""
-    layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(family)
+def settings(preset: str, family: str, what: str = "controlnet", **changes: dict[str, Any]) -> RunConfig:
+    """A preset's settings for a family at its resolution, with at most two micro-batches.
+
+    Args:
+        what: is trained (``tuning.what``).
+    """
+    layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(family, what)
     size = {"data": {"resolution": SIDES[family]}} if family in SIDES else {}
-    config = resolve(*layers, ("size", size), ("changes", changes))[0]
+    trained = {"tuning": {"what": what}}
+    config = resolve(*layers, ("size", size), ("what", trained), ("changes", changes))[0]
     fewer = {"accumulation": min(2, config.train.accumulation)}
     return config.model_copy(update={"train": config.train.model_copy(update=fewer)})
 
@@ -129,7 +135,7 @@ def build_state(config: RunConfig, family_name: str, noise_process: NoiseProcess
     state.parallel.prepare()
     state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))
     state.next_batch = lambda micro: batch_of_zeros(state)  # type: ignore[method-assign]
-    no_others: Any = SimpleNamespace(preservation=None)  # the batches above are all that a step trains on
+    no_others: Any = SimpleNamespace(preservation=None, distillation=None)  # a step trains on the batches above
     state.batches = no_others
     return state
 
@@ -161,9 +167,9 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
     return now
 
 
-def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
-    """Count one step, and drawing preview images, with a preset's settings."""
-    config = settings(preset, family, **changes)
+def count(preset: str, family: str, what: str = "controlnet", **changes: dict[str, Any]) -> Counted:
+    """Count one step, and drawing preview images, with a preset's settings. ``what``: see ``settings``."""
+    config = settings(preset, family, what, **changes)
     noise_process = by_name(family).noise_process(str(LAYOUTS / family))
     with simulated_bases(config.optim.offload) as counter:
         with nullcontext() if config.optim.offload else CARD:
@@ -258,12 +264,12 @@ def gb(value: float) -> str:
     return f"{value / GIB:.2f}"
 
 
-def row(preset: str, family: str, counted: Counted) -> str:
-    side = settings(preset, family).data.resolution
+def row(preset: str, family: str, what: str, counted: Counted) -> str:
+    side = settings(preset, family, what).data.resolution
     step, images = sum(counted.estimated.training.values()), sum(counted.estimated.pictures.values())
     parts = " + ".join(f"{gb(size)} {name}" for name, size in counted.parts.items() if size > 0.005 * GIB)
     off = f"{100 * (step / counted.training - 1):+.1f} %"
-    drawn = f"{gb(images)} | {gb(counted.images)}"
+    drawn = f"{gb(images)} | {gb(counted.images)}" if what == "controlnet" else "|"
     names = f"{preset.removesuffix('gb')} GB | {NAMES[family]} at {side} px"
     return f"| {names} | {gb(step)} | {gb(counted.training)} | {off} | {parts} | {drawn} |"
 
@@ -271,6 +277,7 @@ def row(preset: str, family: str, counted: Counted) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=PRESETS["sd1"], default=PRESETS["sd1"])
+    parser.add_argument("--trained", choices=("controlnet", "lora", "base", "spectrum"), default="controlnet")
     parser.add_argument("--families", nargs="+", choices=PRESETS, default=tuple(PRESETS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,7 +286,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for family in options.families:
         for preset in (preset for preset in options.presets if preset in PRESETS[family]):
-            print(row(preset, family, count(preset, family)), flush=True)
+            print(row(preset, family, options.trained, count(preset, family, options.trained)), flush=True)
+    if options.trained != "controlnet":
+        return  # images and captions are encoded as for a ControlNet
     print("\n| encoding, before training | estimated | images, counted | captions, counted |\n|---|---|---|---|")
     for family in (family for family in options.families if family in SIDES):
         found, expected = prepare(family), gb(sum(estimate(settings("12gb", family), family).preparing.values()))

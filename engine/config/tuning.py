@@ -52,13 +52,14 @@ class TuningConfig(Section):
     text_rate: float = setting(
         0.0,
         "Learning rate of the text encoder",
-        "Trains the LoRA on the text encoders as well. It helps most with faces and names, and overfits first. Usual: "
-        "a tenth to a half of the learning rate; it follows the same schedule. 0: the text encoders stay as they are.",
+        "Trains the text encoders as well (of a whole base all their weights). It helps most with faces and names, and "
+        "overfits first. Usual: a tenth to a half of the learning rate; it follows the same schedule. 0: the text "
+        "encoders stay as they are.",
         ge=0,
         le=1,
         affects_speed="on or off",
         why_fixed="The trained weights belong to these layers.",
-        only=("lora",),
+        only=("text",),
     )
     lcm_steps: int = setting(
         4,

@@ -138,6 +138,11 @@ def predict_from(
         factors = NetSize(sizes.controlnet.weights + text_factors, sizes.controlnet.adafactor + adafactor)
         sizes = replace(sizes, controlnet=factors)
     beside, of_base = facts.trained_beside(sizes), facts.trained_of_base(sizes)
+    if facts.learned.text and not facts.base_is_frozen:
+        text_whole = encoders.text
+        of_base = (*of_base, NetSize(text_whole, encoders.text_sides))
+    else:
+        text_whole = 0
     trained, base_trained = (sum(net.trained for net in nets) for nets in (beside, of_base))
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
@@ -174,7 +179,7 @@ def predict_from(
         gradient_bytes=bytes_each if half_gradients else 4,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
-    text_gradients = float(text_factors * (bytes_each if half_gradients else 4))
+    text_gradients = float((text_factors + text_whole) * (bytes_each if half_gradients else 4))
     of_captions = together * encoders.caption_kept * bytes_each if facts.learned.text else 0
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)
@@ -187,7 +192,7 @@ def predict_from(
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     # While nets are loaded: the base; then the net that begins as its copy, beside one that is quantized then.
-    base_in_ram = sizes.denoiser.weights * facts.bytes_when_loaded(bytes_each)
+    base_in_ram = (sizes.denoiser.weights + text_whole) * facts.bytes_when_loaded(bytes_each)
     built = (facts.built_in_ram(sizes, bool(config.model.controlnet)) + frozen_net) * 4
     loading = max(base_in_ram, built + (base_in_ram if train.base_storage != "same" else 0))
     tables = sizes.denoiser.tables * bytes_each + sizes.controlnet.tables * 4 * (2 if has_copy else 1)
@@ -197,7 +202,8 @@ def predict_from(
     largest_map = latents / 2 if encoded else 3 * resolution**2  # the mean alone; in colour
     of_text = PACKED_BYTES if config.text.packed(images, lambda: short_text) else 2
     on_disk = latents + short_text * of_text + (largest_map if facts.needs_condition_maps else 0)
-    saved, averaged_too = facts.saved_weights(sizes), facts.averaged_weights(sizes) if has_ema else 0
+    saved = facts.saved_weights(sizes) + text_whole
+    averaged_too = facts.averaged_weights(sizes) + text_whole if has_ema else 0
     weights_on_disk = 4 * (saved + averaged_too)
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, text_encoding))},

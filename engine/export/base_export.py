@@ -226,6 +226,7 @@ def _card(file: str, wanted: Wanted, source: BaseSource, precision: str) -> str:
         ("made of", facts["base"]),
         ("merged into it before training", facts.get("merged_with", "")),
         ("family", family.title),
+        ("trained parts", ", ".join(wanted.trained)),
         ("steps", facts.get("steps", "")),
         ("images seen", facts.get("images_seen", "")),
         ("prediction", str(source.schedule.get("prediction_type", ""))),

@@ -12,7 +12,7 @@ from engine.machine.device import torch_device
 from engine.nets.singular_values import with_shifts
 from engine.runs.checkpoints import Checkpoint, require_intact
 from engine.tuning.spectrum import AVERAGED_SHIFTS, SHIFTS
-from engine.tuning.whole_base import AVERAGED_DENOISER, DENOISER
+from engine.tuning.whole_base import AVERAGED_DENOISER, AVERAGED_TEXT_FOLDER, DENOISER, TEXT_FOLDER
 
 
 def trained_parts(
@@ -38,7 +38,11 @@ def trained_parts(
                 token.raise_if_cancelled()
 
         return {part: with_shifts(own, shifts, dtype, torch_device(), progress)}
-    return {part: _read(checkpoint, AVERAGED_DENOISER if average else DENOISER)}
+    found = {part: _read(checkpoint, AVERAGED_DENOISER if average else DENOISER)}
+    of_text = AVERAGED_TEXT_FOLDER if average else TEXT_FOLDER
+    for path in sorted((folder / of_text).glob("*.safetensors")):
+        found[path.stem] = _read(checkpoint, f"{of_text}/{path.name}")
+    return found
 
 
 def _read(checkpoint: Checkpoint, name: str) -> dict[str, torch.Tensor]:

@@ -130,7 +130,7 @@ def _unlocked(inputs: Inputs, net: Any) -> Trainable:
 
 
 def _lora(inputs: Inputs, net: Any) -> Trainable:
-    text = _learned_text(inputs) if inputs.facts.learned.text else None
+    text = _learned_text(inputs, inputs.place.dtype) if inputs.facts.learned.text else None
     return BaseLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, text)
 
 
@@ -146,17 +146,25 @@ def _frozen_net(inputs: Inputs) -> Any:
     return in_own_memory(open_controlnet(chosen, inputs.family, inputs.base)) if chosen else None
 
 
-def _learned_text(inputs: Inputs) -> LearnedText:
+def _whole_base(inputs: Inputs, net: Any) -> Trainable:
+    config = inputs.config
+    if not inputs.facts.learned.text:
+        return WholeBase(inputs.denoiser, inputs.place)
+    share = config.tuning.text_rate / config.optim.learning_rate
+    return WholeBase(inputs.denoiser, inputs.place, _learned_text(inputs, torch.float32), share)
+
+
+def _learned_text(inputs: Inputs, dtype: torch.dtype) -> LearnedText:
     """The base's own text encoders, frozen, where the run computes."""
     family, place = inputs.family, inputs.place
-    encoder: Any = family.load_text_encoder(inputs.base, place.dtype)
+    encoder: Any = family.load_text_encoder(inputs.base, dtype)
     tokenizer = family.load_tokenizer(inputs.base)
     return LearnedText(family, tokenizer, encoder.to(place.device), inputs.config.text)
 
 
 def _word(inputs: Inputs, net: Any) -> Trainable:
     tokenizer_of(inputs.config, inputs.family, inputs.base)  # refuses a word that the base knows
-    text = _learned_text(inputs)
+    text = _learned_text(inputs, inputs.place.dtype)
     return NewWord(inputs.denoiser, inputs.family, inputs.config.tuning, text, inputs.place)
 
 
@@ -164,7 +172,7 @@ BUILDERS = {
     "new_word": Builder(_word),
     "lora": Builder(_lora),
     "lcm": Builder(_lcm, _frozen_net),
-    "whole_base": Builder(lambda inputs, net: WholeBase(inputs.denoiser, inputs.place)),
+    "whole_base": Builder(_whole_base),
     "spectrum": Builder(
         lambda inputs, spectra: SingularValues(inputs.denoiser, inputs.place, spectra),
         lambda inputs: spectra_of(inputs.denoiser, inputs.place.device, inputs.progress),

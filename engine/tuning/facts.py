@@ -73,17 +73,17 @@ def lcm(config: RunConfig) -> TrainableFacts | None:
 
 
 def whole_base(config: RunConfig) -> TrainableFacts | None:
-    """Every weight of the base's denoiser."""
+    """Every weight of the base's denoiser, and of its text encoders if wanted."""
     tuning = config.tuning
     if tuning.what != "base":
         return None
     return TrainableFacts(
         "whole_base",
-        Learned(control=False, base="everything"),
+        Learned(control=False, base="everything", text=tuning.text_rate > 0),
         averages_base=True,
         needs_condition_maps=False,
         not_sharded=(BASE_IS_NOT_SHARDED,),
-        trains="the whole base",
+        trains="the whole base" + (" with its text encoders" if tuning.text_rate > 0 else ""),
         not_drawn=BASE_NOT_DRAWN,
         drawn_by_prompt=True,
     )

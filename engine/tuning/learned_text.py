@@ -10,7 +10,7 @@ import torch
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.families.embedding_files import add_tokens, taken_token
+from engine.families.embedding_files import add_tokens, parts_by_folder, taken_token
 from engine.families.text import TextOptions
 from engine.tuning.facts import facts_of
 
@@ -26,6 +26,10 @@ class LearnedText:
         """
         self._family, self._options = family, options
         self.tokenizer, self.encoder = tokenizer, encoder
+
+    def parts(self) -> dict[str, Any]:
+        """The text encoders by their folders in the base."""
+        return parts_by_folder(self._family, "text_encoder", self.encoder)
 
     def encode(self, numbers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Embeddings of token numbers (B, chunks, length), with gradients for what is trained."""

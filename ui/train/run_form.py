@@ -32,7 +32,8 @@ WHAT = (
 WHAT_HINT = "The next five teach the base a style or subject, without condition maps. LCM: a LoRA to draw in few steps."
 
 OF_KIND = {
-    "factors": ("rank", "layers", "text_rate"),
+    "factors": ("rank", "layers"),
+    "text": ("text_rate",),
     "lcm": ("lcm_steps", "guidance_low", "guidance_high"),
     "named": ("word",),
     "word": ("begun_as", "vectors"),

@@ -34,8 +34,8 @@ FIRST = (*(f"tuning.{name}" for name in config.fields("tuning")), "data.dataset"
 RUNS = {
     "controlnet": ("controlnet",),
     "net": ("controlnet", "lcm"),
-    "lora": ("lora", "subject"),
     "factors": ("lora", "subject", "lcm"),
+    "text": ("lora", "subject", "base"),
     "lcm": ("lcm",),
     "word": ("word",),
     "named": ("word", "subject"),
