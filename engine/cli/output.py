@@ -63,7 +63,7 @@ class EventPrinter:
             self.say(f"     Step {event.step:,} saved.")
         elif isinstance(event, PreviewMade):
             scores = ", ".join(f"{name} {value:.2f}" for name, value in event.scores.items())
-            self.say(f"     Step {event.step:,}: {scores}")
+            self.say(f"     Step {event.step:,}: {scores or 'preview images drawn'}")
         else:
             self._status()
 

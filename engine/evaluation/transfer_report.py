@@ -8,6 +8,8 @@ from typing import Any
 from engine.machine.units import counted
 
 JSON = "transfer.json"
+SHOWN = 0.005
+"""A smaller difference of adherence is shown as 0.00."""
 
 
 def transfer_folder(run_folder: Path, step: int) -> Path:
@@ -23,7 +25,8 @@ def transfer_text(found: dict[str, Any]) -> str:
         return f"Drawn with {names}. Adherence cannot be measured for these control images; compare them by eye."
     figures = f"Adherence {own['value']:.2f} on its own base, {other['value']:.2f} with {names}"
     interval = f"difference {change['value']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f}"
-    text = "It obeys as well with it." if change["low"] <= 0 <= change["high"] else "It obeys less with it."
-    if change["low"] > 0:
-        text = "It obeys even better with it."
+    if change["low"] <= 0 <= change["high"] or abs(change["value"]) < SHOWN:
+        text = "It obeys as well with it."
+    else:
+        text = "It obeys even better with it." if change["low"] > 0 else "It obeys less with it."
     return f"{text} {figures} ({interval}, {counted(found['pairs'], 'pair')})."

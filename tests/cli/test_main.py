@@ -20,7 +20,7 @@ from engine.config import changeable, parse
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.jobs.events import PhaseChanged, RunOpened, StepDone, Waiting
+from engine.jobs.events import PhaseChanged, PreviewMade, RunOpened, StepDone, Waiting
 from engine.runs.run import Run
 from engine.training import faults
 from engine.training.new_run import create_run
@@ -115,6 +115,8 @@ def test_a_run_that_waits_for_the_disk_shows_no_time_left(monkeypatch: pytest.Mo
     assert "Step 1 of 40, loss 0.5000, about 39 s left" in out.getvalue()
     console.event(Waiting("The checkpoint of step 1 is waiting for the disk."))
     assert out.getvalue().splitlines()[-1] == "     Step 1 of 40, waiting"
+    console.event(PreviewMade(1, Path("previews"), (), ()))
+    assert out.getvalue().splitlines()[-1] == "     Step 1: preview images drawn", "those of a LoRA have no score"
 
 
 def test_the_help_of_resume_names_what_may_be_changed(capsys) -> None:

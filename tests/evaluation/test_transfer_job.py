@@ -73,7 +73,12 @@ def test_a_list_without_files_is_refused(prepared: Run, own_workspace: Workspace
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [((-0.05, 0.05), "obeys as well"), ((-0.4, -0.1), "obeys less"), ((0.1, 0.4), "even better")],
+    [
+        ((-0.05, 0.05), "obeys as well"),
+        ((-0.003, -0.001), "obeys as well"),
+        ((-0.4, -0.1), "obeys less"),
+        ((0.1, 0.4), "even better"),
+    ],
 )
 def test_the_interval_of_the_difference_decides_the_words(change: tuple[float, float], words: str) -> None:
     figure = {"value": 0.5, "low": 0.4, "high": 0.6}
