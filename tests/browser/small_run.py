@@ -1,4 +1,7 @@
-"""app.py whose preset for a computer without a graphics card is a run of seconds on images of 64 px."""
+"""app.py whose preset for a computer without a graphics card is a run of seconds on images of 64 px.
+
+While the file $STUDIO_SLOW exists, training rests after each step, so that the clicks of a test find it in progress.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 4
+REST_SECONDS = 3.0
 SMALL: dict[str, Any] = {
     "data": {"resolution": 64, "held_out": 2},
     "optim": {"warmup_steps": 0},
@@ -18,6 +22,7 @@ SMALL: dict[str, Any] = {
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from engine.config import presets
+    from tests.slow_steps import rest_if_asked
 
     shipped = presets.all_presets
 
@@ -31,6 +36,7 @@ if __name__ == "__main__":
         ]
 
     presets.all_presets = with_a_small_run
+    rest_if_asked(REST_SECONDS)
     from ui import launch
 
     sys.exit(launch.main(sys.argv[1:]))

@@ -20,12 +20,10 @@ if __name__ == "__main__":
 
         sys.addaudithook(watch)
     import engine.workspace.paths
+    from tests.slow_steps import rest_if_asked
     from ui import launch
 
-    if os.environ.get("STUDIO_SLOW"):
-        from tests.slow_steps import rest_after_each_step
-
-        rest_after_each_step(REST_SECONDS, Path(os.environ["STUDIO_SLOW"]))
+    rest_if_asked(REST_SECONDS)
     if os.environ.get("STUDIO_DEMO_BASE"):
         engine.workspace.paths.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
     sys.exit(launch.main(sys.argv[1:]))
