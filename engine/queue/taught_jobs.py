@@ -11,7 +11,7 @@ from engine.export.formats import BASE_FORMATS, Precision
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, progress_events
-from engine.jobs.snapshot import JobKind
+from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.queue.job import JobReport, QueuedJob
 from engine.queue.marks import marked_run, run_of
 from engine.queue.run_jobs import CheckpointChoice, checkpoint_words, choose, train_to_the_end
@@ -46,6 +46,10 @@ class TrainOn(QueuedJob):
             require_startable(workspace, config)
             run = create_run(workspace, config, origins, queue_entry=mark)
         return train_to_the_end(workspace, run, token, emit)
+
+    def begun(self, workspace: Workspace, mark: str) -> JobSnapshot | None:
+        run = marked_run(workspace, mark)
+        return run.history() if run is not None else None
 
 
 class MeasureTransfer(QueuedJob):

@@ -50,7 +50,10 @@ def test_a_controlnet_is_trained_on_a_lora_by_the_command_and_by_the_queue(
     (entry,) = QueueFolder(images_only).waiting()
     job = job_of(entry)
     assert isinstance(job, TrainOn) and entry.title == f"Training a ControlNet on {lora.name}"
+    assert job.begun(images_only, entry.id) is None
     made = job.do(images_only, entry.id, Control().token, lambda event: None)
+    curves = job.begun(images_only, entry.id)
+    assert curves is not None and curves.step == 1
     queued = Run(images_only.run_folder(made.run))
     assert queued.completed and queued.config == net.config and len(list(lora.exports.iterdir())) == 2
     assert job.do(images_only, entry.id, Control().token, lambda event: None).run == made.run, "found by its mark"
