@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine.families.lora_files import Change
 from engine.families.parts import WEIGHTS, FileTensors
 from engine.families.text_names import clip_name
+from engine.families.weight_change import Change
 
 SHARD_BYTES = 5 * 10**9
 """Largest file that a denoiser is written to, as diffusers splits it; one file is in memory at a time."""

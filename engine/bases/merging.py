@@ -26,9 +26,10 @@ from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.embedding_files import add_word, is_embedding, parts_by_folder, vectors_of, word_of
 from engine.families.files import denoiser_files
-from engine.families.lora_files import AdapterFile, Change, lora_changes, open_adapter
+from engine.families.lora_files import AdapterFile, lora_changes, open_adapter
 from engine.families.parts import FileTensors, file_tensors, read_component_config
 from engine.families.registry import detect
+from engine.families.weight_change import Change
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.merged_bases import RECIPE, Recipe
 from engine.workspace.paths import Workspace

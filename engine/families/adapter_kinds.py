@@ -13,15 +13,13 @@ from engine.families.facts import FamilyFacts, by_text_width
 from engine.families.files import UNET_PREFIX
 
 OTHER_METHODS = {
-    "hada_": "LoHa (LyCORIS)",
-    "lokr_": "LoKr (LyCORIS)",
     "oft_": "OFT",
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
     "glora": "GLoRA (LyCORIS)",
     "ia3": "IA3",
 }
-"""Parts of tensor names of adapters that are no plain LoRA."""
+"""Parts of tensor names of adapters that are no LoRA, LoHa or LoKr."""
 WHOLE_MODELS = (
     ("model.diffusion_model.", "a whole base model"),
     ("first_stage_model.", "a whole base model"),
@@ -33,7 +31,7 @@ WHOLE_MODELS = (
 
 
 def other_method(names: Sequence[str]) -> str:
-    """The method of an adapter that is no plain LoRA; "" if it is one, or no adapter."""
+    """The method of an adapter that cannot be merged; "" if it can, or is no adapter."""
     return next((title for mark, title in OTHER_METHODS.items() if any(mark in name for name in names)), "")
 
 
@@ -47,19 +45,21 @@ def kind_of_file(path: Path) -> Literal["lora", "embedding", "base", "net"]:
         return "base"
     if {"emb_params", "clip_l", "clip_g"} & set(names):
         return "embedding"
-    return "lora" if any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in names) else "net"
+    ends = (".lora_down.weight", ".lora_A.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a")
+    return "lora" if any(name.endswith(ends) for name in names) else "net"
 
 
 def is_lora(names: Sequence[str]) -> bool:
-    """Whether tensors have the names of a LoRA."""
-    return any("lora" in name.lower() or name.endswith((".diff", ".diff_b")) for name in names)
+    """Whether tensors have the names of a LoRA, LoHa or LoKr."""
+    marks = ("lora", "hada_", "lokr_")
+    return any(any(mark in name.lower() for mark in marks) or name.endswith((".diff", ".diff_b")) for name in names)
 
 
 def made_for(shapes: Mapping[str, Sequence[int]]) -> FamilyFacts | None:
     """The family that a LoRA's widths tell; None if they tell none."""
     for name, shape in shapes.items():
         reads_text = re.search(r"attn2[._](processor[._])?to_k", name)
-        if reads_text and re.search(r"(down|lora_A)(\.default)?(\.weight)?$", name) and len(shape) >= 2:
+        if reads_text and re.search(r"(down|lora_A|hada_w1_b)(\.default)?(\.weight)?$", name) and len(shape) >= 2:
             return by_text_width(int(shape[1]))
     return None
 
@@ -78,8 +78,8 @@ def why_unfit(path: Path, family: FamilyFacts) -> str:
             return f"{path.name} is {what}, not a LoRA or embedding file. Remove it from the list."
     if method := other_method(names):
         return (
-            f"{path.name} is a {method} file; only plain LoRA files and embeddings can be merged. Remove it from the "
-            "list."
+            f"{path.name} is a {method} file; only LoRA, LoHa and LoKr files and embeddings can be merged. Remove it "
+            "from the list."
         )
     found = made_for(shapes) if is_lora(names) else None
     if found is not None and found.text_width != family.text_width:

@@ -2,7 +2,7 @@
 
 Names of every program are read: kohya's (``lora_unet_...``, with diffusers' or the original code's block names),
 diffusers' of all ages, peft's and ComfyUI's. A layer's weight becomes W + weight * (alpha / r) * up @ down (Hu et al.
-2021, arXiv 2106.09685); without an alpha, alpha is r.
+2021, arXiv 2106.09685); without an alpha, alpha is r. LoHa and LoKr files: ``weight_change.py``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
 from engine.families.text_names import TEXT_PREFIXES
 from engine.families.unet_names import original_names
+from engine.families.weight_change import Change, LowRank, Lycoris
 from engine.machine.errors import is_of_machine
 
+LYCORIS = (
+    *(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+    *(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "t1", "w2", "w2_a", "w2_b", "t2")),
+)
+"""Ends of the names of a LoHa's or LoKr's tensors, which also say what they are."""
 ROLES: dict[str, str] = {
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
@@ -44,42 +50,8 @@ ROLES: dict[str, str] = {
     ".lora_up": "up",
     ".diff": "diff",
     ".diff_b": "bias",
-}
+} | {f".{name}": name for name in LYCORIS}
 """Ends of tensor names, and what such a tensor is."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a file adds to one tensor of a base, at weight 1."""
-
-    down: torch.Tensor
-    """(r, in) or (r, in, k, k); a whole difference where ``up`` is None."""
-    up: torch.Tensor | None
-    """(out, r) or (out, r, 1, 1)."""
-    mid: torch.Tensor | None
-    """(r, r, k, k): the kernel of a convolution in Tucker's form; None: ``down`` has it."""
-    scale: float
-    """alpha / r."""
-
-    def delta(self, shape: torch.Size) -> torch.Tensor:
-        """The difference, fp32, in the shape of the base's tensor."""
-        if self.up is None:
-            return self.down.float().reshape(shape)
-        up, down = self.up.float(), self.down.float()
-        if self.mid is not None:
-            product = torch.einsum("or,rskl,si->oikl", up.flatten(1), self.mid.float(), down.flatten(1))
-        else:
-            product = up.flatten(1) @ down.flatten(1)
-        return (product * self.scale).reshape(shape)
-
-    def fits(self, shape: torch.Size) -> bool:
-        """Whether the difference has as many rows and columns as the base's tensor."""
-        if self.up is None:
-            return self.down.numel() == shape.numel()
-        columns = shape[1:].numel()
-        if self.mid is not None:
-            return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == shape[1]
-        return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == columns
 
 
 Changes = dict[str, dict[str, Change]]
@@ -152,7 +124,7 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
     if method := other_method(list(file.tensors)):
         raise UserError(
             f"{file.path.name} cannot be used.",
-            f"It is a {method} file, and only plain LoRA files can be merged.",
+            f"It is a {method} file, and only LoRA, LoHa and LoKr files can be merged.",
             "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
         )
     aliases = dict(_aliases(shapes))
@@ -220,13 +192,15 @@ def _changes_of(
     file: AdapterFile, part: str, module: str, roles: Mapping[str, torch.Tensor]
 ) -> Iterable[tuple[str, Change]]:
     if "diff" in roles:
-        yield f"{module}.weight", Change(roles["diff"], None, None, 1.0)
+        yield f"{module}.weight", LowRank(roles["diff"], None, None, 1.0)
     if "bias" in roles:
-        yield f"{module}.bias", Change(roles["bias"], None, None, 1.0)
+        yield f"{module}.bias", LowRank(roles["bias"], None, None, 1.0)
+    if of_lycoris := {name: tensor for name, tensor in roles.items() if name in LYCORIS}:
+        yield f"{module}.weight", Lycoris(of_lycoris, float(roles["alpha"]) if "alpha" in roles else None)
     if "down" in roles and "up" in roles:
         rank = roles["down"].shape[0]
         alpha = float(roles["alpha"]) if "alpha" in roles else _alpha_told(file.metadata, part, module, rank)
-        yield f"{module}.weight", Change(roles["down"], roles["up"], roles.get("mid"), alpha / rank)
+        yield f"{module}.weight", LowRank(roles["down"], roles["up"], roles.get("mid"), alpha / rank)
 
 
 def _alpha_told(metadata: Mapping[str, str], part: str, module: str, rank: int) -> float:

@@ -10,7 +10,7 @@ from engine.runs.checkpoints import AVERAGED_LORA, LORA, Checkpoint
 from engine.runs.word_files import word_file
 
 EMBEDDING_NAMES = frozenset({"emb_params", "clip_l", "clip_g"})
-LORA_ENDS = (".lora_up.weight", ".lora_B.weight")
+LORA_ENDS = (".lora_up.weight", ".lora_B.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a")
 
 
 def adapter_of(checkpoint: Checkpoint) -> Path | None:

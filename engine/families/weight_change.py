@@ -1,0 +1,112 @@
+"""What a LoRA or LyCORIS file adds to one tensor of a base.
+
+LoRA: up @ down (Hu et al. 2021). LoHa: the product, number by number, of two such products (Hyeon-Woo et al. 2022,
+arXiv 2108.06098). LoKr: a Kronecker product (Yeh et al. 2023, "LyCORIS", arXiv 2309.14859). Their convolutions may have
+their kernel apart, in Tucker's form.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+class Change(ABC):
+    """What a file adds to one tensor of a base, at weight 1."""
+
+    @abstractmethod
+    def delta(self, shape: torch.Size) -> torch.Tensor:
+        """The difference, fp32, in the shape of the base's tensor."""
+
+    @abstractmethod
+    def fits(self, shape: torch.Size) -> bool:
+        """Whether the difference has as many rows and columns as the base's tensor."""
+
+
+@dataclass(frozen=True)
+class LowRank(Change):
+    """The factors of a LoRA, or a whole difference."""
+
+    down: torch.Tensor
+    """(r, in) or (r, in, k, k); a whole difference where ``up`` is None."""
+    up: torch.Tensor | None
+    """(out, r) or (out, r, 1, 1)."""
+    mid: torch.Tensor | None
+    """(r, r, k, k): the kernel of a convolution in Tucker's form; None: ``down`` has it."""
+    scale: float
+    """alpha / r."""
+
+    def delta(self, shape: torch.Size) -> torch.Tensor:
+        if self.up is None:
+            return self.down.float().reshape(shape)
+        up, down = self.up.float(), self.down.float()
+        if self.mid is not None:
+            product = torch.einsum("or,rskl,si->oikl", up.flatten(1), self.mid.float(), down.flatten(1))
+        else:
+            product = up.flatten(1) @ down.flatten(1)
+        return (product * self.scale).reshape(shape)
+
+    def fits(self, shape: torch.Size) -> bool:
+        if self.up is None:
+            return self.down.numel() == shape.numel()
+        columns = shape[1:].numel()
+        if self.mid is not None:
+            return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == shape[1]
+        return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == columns
+
+
+@dataclass(frozen=True)
+class Lycoris(Change):
+    """A LoHa or a LoKr."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """By the end of their names: ``hada_w1_a`` ... or ``lokr_w1`` ..."""
+    alpha: float | None
+    """None: it is the rank."""
+
+    def delta(self, shape: torch.Size) -> torch.Tensor:
+        if "hada_w1_a" in self.tensors:
+            first, second = (self._product(f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
+            return (first * second * self._scale("hada_w1_b")).reshape(shape)
+        first, second = self._kronecker(1), self._kronecker(2)
+        product = torch.kron(first, second.flatten(1))
+        return (product * self._scale("lokr_w1_b", "lokr_w2_b")).reshape(shape)
+
+    def fits(self, shape: torch.Size) -> bool:
+        sides = [] if "hada_w1_a" in self.tensors else [self._sides("lokr", 1), self._sides("lokr", 2)]
+        if sides:
+            rows, columns = (one * other for one, other in zip(*sides, strict=True))
+            return (rows, columns) == (shape[0], shape[1:].numel())
+        return all(self._sides("hada", n) == (shape[0], shape[1:].numel()) for n in (1, 2))
+
+    def _kronecker(self, number: int) -> torch.Tensor:
+        """One side of a LoKr: whole, or from its factors."""
+        name = f"lokr_w{number}"
+        whole = self.tensors.get(name)
+        return self._product(name, f"lokr_t{number}") if whole is None else whole.float()
+
+    def _product(self, name: str, kernel: str) -> torch.Tensor:
+        a, b = (self.tensors[f"{name}_{side}"].float() for side in "ab")
+        if kernel in self.tensors:  # a (r, out), b (r, in), kernel (r, r, k, k)
+            return torch.einsum("ijkl,jr,ip->prkl", self.tensors[kernel].float(), b, a)
+        return a.flatten(1) @ b.flatten(1)
+
+    def _sides(self, method: str, number: int) -> tuple[int, int]:
+        """Rows and columns of a product as a matrix; (0, 0) where a part of it is missing."""
+        name, kernel = f"{method}_w{number}", self.tensors.get(f"{method}_t{number}")
+        if (whole := self.tensors.get(name)) is not None:
+            return whole.shape[0], whole.shape[1:].numel()
+        a, b = self.tensors.get(f"{name}_a"), self.tensors.get(f"{name}_b")
+        if a is None or b is None:
+            return 0, 0
+        if kernel is not None:
+            return a.shape[1], b.shape[1] * kernel.shape[2:].numel()
+        return a.shape[0], b.shape[1:].numel()
+
+    def _scale(self, *factors: str) -> float:
+        """alpha / r by the first factor (r, ...) that there is; 1 for whole weights, or where alpha is the rank."""
+        ranks = [self.tensors[name].shape[0] for name in factors if name in self.tensors]
+        return 1.0 if self.alpha is None or not ranks else self.alpha / ranks[0]
