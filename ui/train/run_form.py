@@ -29,7 +29,7 @@ WHAT = (
     ("LCM", "lcm"),
 )
 """Choices of what is trained."""
-WHAT_HINT = "The next five teach the base a style or subject, without condition maps. LCM: a LoRA to draw in few steps."
+WHAT_HINT = "All but the ControlNet teach the base and need no condition maps. LCM: a LoRA that draws in few steps."
 
 OF_KIND = {
     "factors": ("rank", "layers"),
