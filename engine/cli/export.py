@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.disk.typed_path import path_of
 from engine.errors import UserError
-from engine.export.formats import AS_TRAINED, FORMATS, PRECISIONS
+from engine.export.formats import AS_TRAINED, FORMATS, PRECISIONS, usual_precision
 from engine.export.sharing import QUESTIONS, left_open, read_sharing, save_answers, save_check
 from engine.families.files import is_local
 from engine.jobs.control import Control
@@ -51,7 +51,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that "export" and "merge" share."""
     known = f"{', '.join(way.name for way in FORMATS)}; of a trained base also lora"
     parser.add_argument("--format", default="single_file", help=known)
-    parser.add_argument("--precision", default="fp16", choices=[choice.name for choice in PRECISIONS])
+    parser.add_argument(
+        "--precision", choices=[choice.name for choice in PRECISIONS], help="default: fp16; of --format onnx: fp32"
+    )
     parser.add_argument("--weights", choices=["plain", "ema"], help="default: the EMA weights if there are any")
     parser.add_argument(
         "--rank",
@@ -95,7 +97,7 @@ def _export(options: argparse.Namespace, workspace: Workspace, control: Control)
 def _write(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
     from engine.cli.output import EventPrinter
     from engine.export import export
-    from engine.export.held_out import judge
+    from engine.export.held_out import Judge
 
     try:
         base = workspace.locate_base(run.config.model.whole_base)
@@ -108,13 +110,13 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         options.format,
         options.out or run.exports,
         options.name or run.config.name,
-        precision=options.precision,
+        precision=options.precision or usual_precision(options.format),
         weights=options.weights,
         overwrite=options.overwrite,
         token=control.token,
         base=base,
         rank=options.rank,
-        judge=judge(workspace, run, checkpoint, control.token, EventPrinter().progress),
+        judge=Judge(workspace, run, checkpoint, control.token, EventPrinter().progress),
     )
     what = f"step {checkpoint.step:,}"
     print(f"{result.path} ({what}, {format_bytes(result.bytes)}; {result.checked})")

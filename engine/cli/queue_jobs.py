@@ -18,7 +18,6 @@ from engine.workspace.paths import Workspace
 if TYPE_CHECKING:
     from engine.queue.job import QueuedJob
 
-
 EXPORTED = ("base", "format", "precision", "name", "overwrite")
 """Options of "bases export" that its job has, too."""
 
@@ -206,9 +205,11 @@ def _import_net(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
 
 def _export_options(options: argparse.Namespace) -> dict[str, Any]:
+    from engine.export.formats import usual_precision
+
     return {
         "format": options.format,
-        "precision": options.precision,
+        "precision": options.precision or usual_precision(options.format),
         "weights": options.weights,
         "rank": options.rank,
         "name": options.name or "",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engine.disk.typed_path import path_of, typed_path
+from engine.inference.engines import ENGINES
 from engine.jobs.control import CancelToken, Control
+from engine.machine.onnx_packages import TORCH
 from engine.serving import PORT, WAITING
 from engine.workspace.paths import Workspace
 
@@ -20,6 +23,9 @@ def add_command(commands: Any) -> None:
     serve.add_argument("net", type=typed_path, help="a run's folder name, or a ControlNet's file or folder")
     serve.add_argument("--base", type=typed_path, default="", help="the base to draw with; default: the run's")
     serve.add_argument("--step", type=int, help="checkpoint of the run; default: the newest")
+    serve.add_argument(
+        "--engine", default=TORCH, choices=[one.name for one in ENGINES], help=f"what computes; default: {TORCH}"
+    )
     serve.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0: any that is free")
     serve.add_argument("--waiting", type=int, default=WAITING, help=f"requests that may wait; default: {WAITING}")
     serve.add_argument(
@@ -52,6 +58,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         served = serve_run(workspace, options.net, options.step, options.base)
     else:
         served = serve_file(Path(options.net), options.base)
+    served = replace(served, defaults={**served.defaults, "engine": options.engine})
     session = TrySession(workspace)
 
     def use_models(draw: Draw, token: CancelToken) -> None:
@@ -62,7 +69,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     for note in served.notes:
         console.say(note)
     console.say("Loading the models.")
-    session.load(served.reference, served.net, control.token, console.progress)
+    session.load(served.reference, served.net, control.token, console.progress, engine=options.engine)
     server.start()
     console.say(f"{served.name} is served at {server.url}; {server.url}/docs explains how. Ctrl-C ends it.")
     console.say(f"Token: {token}" if options.token_file is None else f"The token is in {options.token_file}.")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from engine.disk.in_use import clear
 from engine.errors import UserError
-from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
-from engine.export.held_out import HeldOutPairs, Scores
+from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights, get
+from engine.export.held_out import HeldOutPairs, Judge, Scores
 from engine.export.loss import Interval
 from engine.export.out import export
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.onnx_packages import TO_EXPORT, missing_packages
 from engine.machine.units import MIB
 from engine.nets.importing import read_controlnet
+from engine.nets.onnx_net import is_onnx, open_nets, read_description
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -35,17 +37,22 @@ class Variant:
     rank: int = 0
 
 
-def variants(trained_rank: int = 0) -> list[Variant]:
+def variants(trained_rank: int = 0, formats: Collection[str] = ()) -> list[Variant]:
     """The ways that differ in values; formats that differ in names alone are left out.
 
     Args:
         trained_rank: rank of a Control-LoRA run, else 0.
+        formats: that the family has. ONNX is left out where its packages are missing.
     """
     made = [Variant(f"one file, {precision}", "single_file", precision) for precision in PRECISIONS]
     if trained_rank:
         made.append(Variant(f"Control-LoRA as trained, rank {trained_rank}", "control_lora", "fp16", AS_TRAINED))
     for way in FORMATS:
         made += [Variant(f"Control-LoRA, rank {rank}", way.name, "fp16", rank) for rank in way.ranks]
+    if "onnx" in formats and not missing_packages(TO_EXPORT):
+        words = {"int8_dynamic": "dynamic int8", "int8_static": "static int8"}
+        precisions = get("onnx").precisions
+        made += [Variant(f"ONNX with its base, {words.get(one, one)}", "onnx", one) for one in precisions]
     return made
 
 
@@ -79,8 +86,10 @@ def compare(
     whole = whole_checkpoint(checkpoint.folder)
     weights = weights or ("ema" if whole.has_ema else "plain")
     source = read_source(whole, "fp32", weights)
-    todo = list(chosen if chosen is not None else variants(whole.trained_rank))
     pairs = HeldOutPairs(workspace, run, checkpoint, images)
+    todo = list(
+        chosen if chosen is not None else variants(whole.trained_rank, pairs.family.facts.control_files.formats)
+    )
 
     def report(done: int, label: str) -> None:
         if token:
@@ -117,10 +126,17 @@ def compare(
                 token=token,
                 base=pairs.base,
                 rank=variant.rank,
-                judge=lambda source: "",  # it is measured here
+                judge=Judge(workspace, run, checkpoint, decides=False),  # it is measured here
             )
-            back = read_controlnet(made.path, pairs.family, pairs.base)
-            rows.append(row(variant.title, made.bytes, pairs.measure(back.config, back.tensors, token)))
+            if is_onnx(made.path):
+                base = pairs.family.denoiser_config(pairs.base)
+                about = read_description(made.path)
+                nets = open_nets(made.path, about, base, pairs.base, pairs.family.facts, "onnx")
+                found = pairs.measure_nets(*nets, token)
+            else:
+                back = read_controlnet(made.path, pairs.family, pairs.base)
+                found = pairs.measure(back.config, back.tensors, token)
+            rows.append(row(variant.title, made.bytes, found))
             clear(made.path)
     table = Table(tuple(rows), name, pairs.pairs, checkpoint.step)
     write_table(table, run.exports)

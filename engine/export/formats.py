@@ -13,7 +13,7 @@ from typing import Literal
 
 from engine.errors import UserError
 
-Precision = Literal["fp16", "bf16", "fp32", "fp8"]
+Precision = Literal["fp16", "bf16", "fp32", "fp8", "int8_dynamic", "int8_static"]
 WHOLE: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
 Weights = Literal["plain", "ema"]
 
@@ -33,6 +33,8 @@ class ExportFormat:
     ranks: tuple[int, ...] = ()
     """Ranks to choose from, for a format that approximates the difference to the base; empty: the format is exact."""
     precisions: tuple[Precision, ...] = WHOLE
+    holds_base: bool = False
+    """The base's denoiser is in it, too. Such an export can be drawn with, but not read back as a ControlNet."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ PRECISIONS: tuple[PrecisionChoice, ...] = (
     PrecisionChoice("bf16", "bf16: half the size, coarser numbers, wider range"),
     PrecisionChoice("fp32", "fp32: full precision, twice the size"),
     PrecisionChoice("fp8", "fp8: a quarter of fp32, for ComfyUI; its loss is measured first", measured=True),
+    PrecisionChoice("int8_dynamic", "int8, linear layers only; its loss is measured first", measured=True),
+    PrecisionChoice("int8_static", "int8, convolutions too: smallest; its loss is measured first", measured=True),
 )
 FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
@@ -106,6 +110,17 @@ FORMATS: tuple[ExportFormat, ...] = (
         ".safetensors",
         "engine.export.control_lora",
         ranks=(32, 64, 128, 256),
+    ),
+    ExportFormat(
+        "onnx",
+        "Folder for ONNX Runtime (.onnx)",
+        "ControlNet and base for ONNX Runtime, which is faster on a processor: in Try it, with sample and serve, and "
+        "in your own programs. Needs the packages in requirements-onnx.txt.",
+        "Stays where it is: Try it lists it below the run. ComfyUI and AUTOMATIC1111 do not read it.",
+        "",
+        "engine.export.onnx_folder",
+        precisions=("fp32", "fp16", "int8_dynamic", "int8_static"),
+        holds_base=True,
     ),
 )
 BASE_FORMATS: tuple[ExportFormat, ...] = (
@@ -157,6 +172,11 @@ FORMATS_OF = {"control net": FORMATS, "adapter": ADAPTER_FORMATS, "base": TRAINE
 DEFAULT_RANK = 128
 AS_TRAINED = 0
 """In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""
+
+
+def usual_precision(format: str) -> Precision:
+    """The precision of an export for which none was chosen."""
+    return next((way.precisions[0] for way in FORMATS if way.name == format), WHOLE[0])
 
 
 def measured(precision: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,10 +16,11 @@ from engine.data.held_out import split
 from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.evaluation.adherence import Adherence, PairScores, compare, normalize
-from engine.evaluation.pairs import Models
+from engine.evaluation.pairs import Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.export.loss import Interval, Loss, find_loss, keep_loss
 from engine.export.source import Source
+from engine.families import onnx_graphs
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.device import is_card, torch_device
@@ -107,6 +107,36 @@ class HeldOutPairs:
         """
         return self.measure_nets(self.denoiser, net_of(config, tensors).to(self.denoiser.device), token, progress)
 
+    @torch.no_grad()
+    def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Noisy latents of held-out pairs with their texts and control images, as ``families.onnx_graphs`` names them.
+
+        The noise levels are spread evenly over the whole schedule. The last held-out pairs come first: the first ones
+        are those that are measured. Every fourth text is empty, as guidance needs it.
+        """
+        family, base = self.family, self.base
+        process = family.noise_process(base).with_schedule(self.checkpoint.noise_schedule)
+        encode, vae = encoder(family, base, "cpu", self.run.config.text), family.load_vae(base)
+        found = []
+        for number in range(count):
+            sample = self.samples[-1 - number % len(self.samples)]
+            pair = read_pair(sample, self.dataset, self.plan)
+            pixels = torch.from_numpy(pair.original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            latents = family.encode_mean(vae, pixels)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(number))
+            timesteps = process.timesteps_at([(number + 0.5) / count])
+            (text,) = encode(["" if number % 4 == 3 else sample.caption])
+            rows = {name: row[None] for name, row in text.items()}
+            found.append(
+                {
+                    "sample": process.add_noise(latents, noise, timesteps),
+                    "timestep": timesteps.float(),
+                    "control": family.encode_control(torch.from_numpy(pair.wanted.copy())[None]),
+                    **onnx_graphs.text_inputs(rows, pair.original.shape[:2]),
+                }
+            )
+        return found
+
     def measure_nets(
         self, denoiser: Any, net: Any, token: CancelToken | None = None, progress: OnProgress | None = None
     ) -> Scores:
@@ -127,28 +157,57 @@ class HeldOutPairs:
         return Scores(record.scores, [PairScores(**one["normalising"]) for one in samples])
 
 
-def judge(
-    workspace: Workspace,
-    run: Run,
-    checkpoint: Checkpoint,
-    token: CancelToken | None = None,
-    progress: OnProgress | None = None,
-) -> Callable[[Source], str]:
-    """The judge of an export (``engine.export.out.Judge``): measures the loss unless it is known, and keeps it."""
+class Judge:
+    """Measures what coarse rounding of a run's net loses, unless it is known, and refuses what loses too much."""
 
-    def decide(source: Source) -> str:
+    def __init__(
+        self,
+        workspace: Workspace,
+        run: Run,
+        checkpoint: Checkpoint,
+        token: CancelToken | None = None,
+        progress: OnProgress | None = None,
+        decides: bool = True,
+    ) -> None:
+        """
+        Args:
+            decides: False: everything passes, because the caller measures it.
+        """
+        self._where = workspace, run, checkpoint
+        self._token, self._progress, self._decides = token, progress, decides
+
+    def __call__(self, source: Source, nets: tuple[Any, Any] | None = None) -> str:
+        """Return a sentence with the loss.
+
+        Args:
+            source: in the precision that is judged.
+            nets: denoiser and ControlNet as they were written; None: the source's tensors, with torch.
+
+        Raises:
+            UserError: the loss is too large, or cannot be measured.
+        """
+        if not self._decides:
+            return ""
+        _, run, checkpoint = self._where
         weights, what = source.metadata["weights"], source.precision
         loss = find_loss(run.exports, checkpoint.folder.name, weights, what)
         if loss is None:
-            with HeldOutPairs(workspace, run, checkpoint, PAIRS) as pairs:
-                whole = pairs.measure(source.config, source.original, token, progress)
-                written = pairs.measure(source.config, source.tensors, token, progress)
+            following = self._token, self._progress
+            with HeldOutPairs(*self._where, PAIRS) as pairs:
+                whole = pairs.measure(source.config, source.original, *following)
+                if nets is None:
+                    written = pairs.measure(source.config, source.tensors, *following)
+                else:
+                    written = pairs.measure_nets(*nets, *following)
             loss = loss_of(whole, written, checkpoint, weights, what)
             keep_loss(run.exports, loss)
         loss.require_acceptable()
         return loss.text
 
-    return decide
+    def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Inputs of the nets from held-out pairs (``HeldOutPairs.calibration``)."""
+        with HeldOutPairs(*self._where, PAIRS) as pairs:
+            return pairs.calibration(count)
 
 
 def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> Loss:

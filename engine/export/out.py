@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +35,10 @@ from engine.runs.checkpoints import LORA
 from engine.runs.word_files import word_file
 
 if TYPE_CHECKING:
+    from engine.export.held_out import Judge
     from engine.export.source import Source
     from engine.families.registry import Family
     from engine.runs.checkpoints import Checkpoint
-
-Judge = Callable[["Source"], str]
-"""Draws with a net as it would be written. Returns a sentence about its adherence, or raises a UserError."""
 
 
 def export(
@@ -122,6 +119,12 @@ def export(
     if not base and not whole.about.get("ingredients"):  # a merged base is not found by its name
         base = _local_base(str(whole.about.get("base", "")), bool(way.ranks))
     weights = weights or ("ema" if whole.has_ema else "plain")
+    if way.holds_base:
+        from engine.export.onnx_folder import export_onnx
+
+        source = read_source(whole, "fp32", weights, story_of(checkpoint))
+        chosen = (Path(out_folder), stem, precision, overwrite)
+        return export_onnx(whole, source, way, *chosen, family, base, stage, judge)
     source = read_source(whole, precision, weights, story_of(checkpoint))
     if way.ranks:
         stage(0, "Factorising")

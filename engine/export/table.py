@@ -60,9 +60,9 @@ def obeys_text(row: Row) -> str:
 
 def as_text(table: Table) -> str:
     """The table for the command line and the docs."""
-    lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}  adherence (95 %)"]
+    lines = [f"{'format':<33}{'MB':>9}{table.score:>12}{'loss':>9}  adherence (95 %)"]
     lines += [
-        f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}  {obeys_text(row)}"
+        f"{row.title:<33}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}  {obeys_text(row)}"
         for row in table.rows
     ]
     return "\n".join([*lines, f"step {table.step:,}, {counted(table.pictures, 'held-out pair')}"])

@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.export.formats import ExportFormat
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error, is_disk_full, is_of_machine
+from engine.machine.onnx_packages import DESCRIPTION
 from engine.machine.units import format_bytes
 
 TEMPORARY = ".exporting-"
@@ -53,7 +54,7 @@ def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
             "Choose another name, or allow overwriting.",
         )
     # Overwrite only what this app could have written, never a folder with other files.
-    ours = target.is_file() if way.ending else any((target / name).is_file() for name in FOLDER_MARKS)
+    ours = target.is_file() if way.ending else any((target / name).is_file() for name in (*FOLDER_MARKS, DESCRIPTION))
     if not ours:
         raise UserError(f"{target} cannot be overwritten.", "It is not an export of this app.", "Choose another name.")
 

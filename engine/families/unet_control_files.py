@@ -27,7 +27,7 @@ class UNetControlFiles(ControlFiles):
     own_entries = ("conditioning_embedding_out_channels",)
     # The third is spelled so in the files.
     union_marks = ("task_embedding", "control_add_embedding", "transformer_layes", "control_model.task_embedding")
-    formats = ("single_file", "diffusers", "ldm", "pth", "control_lora")
+    formats = ("single_file", "diffusers", "ldm", "pth", "control_lora", "onnx")
     programs = ("ComfyUI", "AUTOMATIC1111", "Forge")
 
     def control_channels(self, config: Mapping[str, Any]) -> int:

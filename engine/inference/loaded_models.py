@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
 from engine.bases.merging import ready_base
+from engine.errors import UserError
 from engine.families.registry import Family, detect
 from engine.families.silent import silent_for
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.device import is_card, torch_device
 from engine.machine.memory import cap_allocator, free_memory
+from engine.machine.onnx_packages import DESCRIPTION, TORCH
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.frozen_layers import store_as_trained
+from engine.nets.onnx_net import is_onnx, onnx_folder, open_nets, read_description
 from engine.runs.adapters import is_adapter
 from engine.runs.checkpoints import read_checkpoint, require_intact
 from engine.runs.choice import choose_checkpoint
@@ -52,7 +55,7 @@ class LoadedModels:
         self._tokenizer: Any = None
         self._text_encoder: Any = None
         self._family: Family | None = None
-        self._base, self._base_is_changed = "", False
+        self._base, self._base_is_changed, self._engine = "", False, TORCH
         self._stored: Any = None
         """How the base is stored in few bits; None: it is not."""
         self._controlnet: NetVersion | None = None
@@ -71,6 +74,7 @@ class LoadedModels:
         token: CancelToken | None = None,
         progress: OnProgress = lambda done, total, label: None,
         bare: bool = False,
+        engine: str = TORCH,
     ) -> None:
         """Load this base and ControlNet, unless they are loaded. Both are checked before any weights are read.
 
@@ -80,10 +84,17 @@ class LoadedModels:
         A base with ingredients (``engine/workspace/base_reference.py``) is merged first, unless it has been: ``token``
         can cancel this, and ``progress`` reports it.
 
+        ``engine``: what computes (``engines.py``). ONNX Runtime takes the newest export of a checkpoint in ONNX.
+
         Raises:
             UserError: one is missing or broken, or they do not fit each other.
         """
         with self._lock:
+            if engine != TORCH or is_onnx(Path(controlnet)):
+                self._load_onnx(base, Path(controlnet), engine, token, progress)
+                return
+            if self._engine != TORCH:
+                self.free()
             if is_adapter(Path(controlnet)):
                 self._load_adapter(base, Path(controlnet), token, progress, bare)
                 return
@@ -125,6 +136,34 @@ class LoadedModels:
         self._use(family, located, None, schedule, {})
         self._controlnet = version
 
+    def _load_onnx(
+        self, base: str, controlnet: Path, engine: str, token: CancelToken | None, progress: OnProgress
+    ) -> None:
+        """Load the graphs of an export in ONNX, and the other parts of its base."""
+        if JOIN in base or is_adapter(controlnet):
+            raise UserError(
+                "This cannot be drawn with ONNX Runtime.",
+                "LoRA and embedding files change the base, and an export in ONNX holds the base as it was.",
+                "Choose PyTorch as the engine.",
+            )
+        folder = onnx_folder(controlnet)
+        engine = "onnx" if engine == TORCH else engine
+        located = ready_base(self._workspace, base, token, progress)
+        version = (folder, (folder / DESCRIPTION).stat().st_mtime_ns if (folder / DESCRIPTION).is_file() else 0)
+        if self.loaded and (located, version, engine) == (self._base, self._controlnet, self._engine):
+            return
+        about, family = read_description(folder), detect(located)
+        if PureWindowsPath(base).name != PureWindowsPath(about.base).name:
+            raise UserError(
+                f"{folder.name} does not fit the base {base}.",
+                f"It holds the denoiser of {about.base}.",
+                "Choose that base, or PyTorch as the engine.",
+            )
+        denoiser, net = open_nets(folder, about, family.denoiser_config(located), base, family.facts, engine)
+        self.free()
+        self._use(family, located, net.to(self._device), about.schedule, {}, denoiser.to(self._device))
+        self._controlnet, self._engine = version, engine
+
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # a file is checked while it is read
             check_fits(
@@ -145,7 +184,13 @@ class LoadedModels:
         return net
 
     def _use(
-        self, family: Family, located: str, net: Any, schedule: Mapping[str, Any], about: Mapping[str, Any]
+        self,
+        family: Family,
+        located: str,
+        net: Any,
+        schedule: Mapping[str, Any],
+        about: Mapping[str, Any],
+        denoiser: Any = None,
     ) -> None:
         """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet.
 
@@ -153,9 +198,10 @@ class LoadedModels:
             net: None: nothing controls the base.
             schedule: what the net's run took the base for; empty: what the base's config says.
             about: of its checkpoint. The base is stored as it was while the net was trained beside it.
+            denoiser: None: the base's.
         """
         if self.pipeline is None:
-            denoiser = self._denoiser(family, located, about)
+            denoiser = self._denoiser(family, located, about) if denoiser is None else denoiser
             self._stored = about.get("base_storage")
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
@@ -194,7 +240,7 @@ class LoadedModels:
         with self._lock:
             self.pipeline = self._vae = self._family = self._controlnet = self._second = None
             self._tokenizer = self._text_encoder = self._stored = None
-            self._base, self._base_is_changed = "", False
+            self._base, self._base_is_changed, self._engine = "", False, TORCH
             free_memory()
 
 

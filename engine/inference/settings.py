@@ -18,6 +18,8 @@ from typing import Any
 from engine.config import RunConfig
 from engine.inference import samplers
 from engine.inference.declaration import Setting, setting
+from engine.inference.engines import ENGINES
+from engine.machine.onnx_packages import TORCH
 from engine.tuning.facts import facts_of
 
 SIZE_STEP = 64
@@ -210,6 +212,14 @@ class DrawSettings(SamplingOptions, PromptSettings):
         max_lines=8,
         lines=2,
         from_run="model.ingredients",
+    )
+    engine: str = setting(
+        TORCH,
+        "Engine",
+        "What computes the ControlNet and the base. ONNX Runtime needs an export of the checkpoint in ONNX.",
+        choices=ENGINES,
+        panel="base",
+        restored=False,  # another computer may not have it
     )
     base: str = setting(
         MISSING,

@@ -217,7 +217,7 @@ def write_export(
 ) -> JobReport:
     """Write a checkpoint, or an average of several, as the options of an export say. ``what``: it, in words."""
     from engine.export import export
-    from engine.export.held_out import judge
+    from engine.export.held_out import Judge
 
     made = export(
         chosen.folder,
@@ -231,7 +231,7 @@ def write_export(
         progress_events(emit, "Exporting, stages"),
         _local_base(workspace, run),
         options.rank,
-        judge(workspace, run, chosen, token, progress_events(emit, "Measuring the loss, steps")),
+        Judge(workspace, run, chosen, token, progress_events(emit, "Measuring the loss, steps")),
     )
     return JobReport("completed", f"{what}: {made.path}. {made.checked}", str(made.path), run=run.name)
 

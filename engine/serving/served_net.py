@@ -18,8 +18,8 @@ from engine.workspace.paths import Workspace
 if TYPE_CHECKING:
     from PIL import Image
 
-FIXED = ("base", "ingredients", "second", "second_strength")
-"""Settings that a request cannot have: they name files."""
+FIXED = ("base", "ingredients", "second", "second_strength", "engine")
+"""Settings that a request cannot have: they name files, or say which models are loaded."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from engine.jobs.control import BorrowRequest, Cancelled, CancelToken, OnProgres
 from engine.jobs.events import PhaseChanged
 from engine.machine.device import random_state_kept
 from engine.machine.memory import free_memory
+from engine.machine.onnx_packages import TORCH
 from engine.nets.controlnet_files import check_finite
+from engine.nets.onnx_net import is_onnx
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
@@ -51,6 +53,7 @@ class BorrowedSession(TrySession):
         token: CancelToken | None = None,
         progress: OnProgress = lambda done, total, label: None,
         bare: bool = False,
+        engine: str = TORCH,
     ) -> None:
         """Use the live weights (``LIVE``), or a checkpoint or file for the same base.
 
@@ -64,6 +67,12 @@ class BorrowedSession(TrySession):
                 f"The training uses another base ({state.config.model.base}), and a second one is not loaded at "
                 "the same time.",
                 "Wait until the training ends, or pause it.",
+            )
+        if engine != TORCH or is_onnx(controlnet):
+            raise UserError(
+                "ONNX Runtime cannot be used during training.",
+                "It would load the base a second time.",
+                "Choose PyTorch as the engine and a checkpoint, or pause the training.",
             )
         if controlnet != LIVE:
             if why := state.trainable.why_only_live():

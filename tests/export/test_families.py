@@ -52,6 +52,8 @@ def test_every_format_there_and_back(leave: Any, tmp_path: Path, name: str) -> N
     base, checkpoint = leave(name)
     family, original = detect(base), load_file(checkpoint / "controlnet" / WEIGHTS)
     for way in FORMATS:
+        if way.holds_base:
+            continue  # test_onnx.py
         made = export(checkpoint, way.name, tmp_path / "out", way.name, "fp16", base=base)
         assert made.path.name == f"{way.name}_{TAGS[name]}{get(way.name).ending}"
         assert version_of(made.path.name) is family.facts

@@ -15,7 +15,7 @@ from engine.data.make_maps import make_all
 from engine.errors import UserError
 from engine.export import export
 from engine.export.compare import Variant, compare
-from engine.export.held_out import judge
+from engine.export.held_out import Judge
 from engine.export.imported_run import import_as_run
 from engine.export.loss import keep_loss, read_losses
 from engine.export.table import as_text, read_table
@@ -66,7 +66,7 @@ def test_the_loss_in_fp8_is_measured_once_and_decides(
     monkeypatch.setattr("engine.evaluation.adherence.MIN_SPAN", -9.0)  # this base's VAE shows no contours
     newest = trained.checkpoints()[-1]
     lines: list[str] = []
-    how = judge(ready_workspace, trained, newest, progress=lambda done, total, label: lines.append(label))
+    how = Judge(ready_workspace, trained, newest, progress=lambda done, total, label: lines.append(label))
     made = export(newest.folder, "single_file", trained.exports, "small", "fp8", "plain", judge=how)
     (loss,) = read_losses(trained.exports)
     assert loss.text in made.checked and loss.pairs >= 2 and lines

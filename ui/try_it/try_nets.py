@@ -11,6 +11,7 @@ import gradio as gr
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
+from engine.machine.onnx_packages import DESCRIPTION
 from engine.machine.units import counted
 from engine.runs.adapters import net_of
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, left_out_of, pick_checkpoint
@@ -47,7 +48,8 @@ def exports_of(context: AppContext, run: str | None) -> list[Path]:
     folder = context.workspace.runs / (run or "") / "exports"
     if not run or not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.suffix in EXPORT_ENDINGS or (p / "config.json").is_file()]
+    marks = ("config.json", DESCRIPTION)
+    found = [p for p in folder.iterdir() if p.suffix in EXPORT_ENDINGS or any((p / mark).is_file() for mark in marks)]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
