@@ -8,6 +8,7 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import uuid
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from engine.disk.in_use import clear, remove_folder, rename
 
+NO_FOLDERS = (errno.EACCES, errno.EISDIR, errno.EINVAL, errno.ENOTSUP)
+"""What file systems say that do not open folders (FUSE, shares): the names in them cannot be flushed."""
 THREADS = 4
 """Hashing and flushing release the interpreter lock, so that the next file can be written meanwhile."""
 
@@ -117,7 +120,12 @@ def flush_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk. Windows has no such call and does not need one."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in NO_FOLDERS:
+            return
+        raise
     try:
         with contextlib.suppress(OSError):  # some network file systems refuse it
             os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ TEMPORARY = ".exporting-"
 CARD_ENDING = "_card"
 FOLDER_MARKS = ("config.json", "model_index.json")
 """A folder with one of these is an export: of a net, or of a base."""
+NO_PERMISSIONS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without permissions say, such as exFAT and some shares: all may read there anyway."""
 SPARE_BYTES = 16 * 2**20
 STAGES = 5
 
@@ -36,7 +39,11 @@ def give_ordinary_permissions(path: Path) -> None:
     finally:
         probe.unlink(missing_ok=True)
     for file in files:
-        file.chmod(usual & 0o777)
+        try:
+            file.chmod(usual & 0o777)
+        except OSError as error:
+            if error.errno not in NO_PERMISSIONS:
+                raise
 
 
 def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:

@@ -32,6 +32,8 @@ OPEN_APPS = APP_FOLDER / ".install" / "open"
 """Notes about the processes that use the app's files: the installer looks before it exchanges them."""
 SAME_START_SECONDS = 2.0
 ACQUIRE_SECONDS = 20.0
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What network shares say that have no locks, or whose server for them does not run (NFS without lockd)."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,10 @@ class WorkspaceLock:
         guard = FileLock(self._path.with_name(f".{FILE}-taking"), timeout=ACQUIRE_SECONDS)
         try:
             guard.acquire()
-        except NotImplementedError:  # a network share without such locks: a race between two apps is possible
-            yield
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            yield  # a network share without such locks: a race between two apps is possible
             return
         try:
             yield
