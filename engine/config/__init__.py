@@ -161,6 +161,31 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _jax_trains_a_whole_controlnet(self) -> RunConfig:
+        if self.train.backend != "jax":
+            return self
+        train, optim = self.train, self.optim
+        alone = self.tuning.what == "controlnet" and self.objective.sd_locked and not self.model.control_lora_rank
+        needed = {
+            "tuning.what to controlnet, model.control_lora_rank to 0 and objective.sd_locked to true": alone,
+            "train.precision to fp32": train.precision != "bf16",  # a processor trains in fp32 where fp16 is asked for
+            "train.base_storage to same": train.base_storage == "same",
+            "train.base_products to same": train.base_products == "same",
+            "train.gradient_checkpointing to none": train.gradient_checkpointing == "none",
+            "train.attention to sdpa": train.attention == "sdpa",
+            "train.compile to none": train.compile == "none",
+            "train.channels_last to false": not train.channels_last,
+            "optim.offload to false": not optim.offload,
+            "optim.in_backward to false": not optim.in_backward,
+        }
+        if wrong := [setting for setting, right in needed.items() if not right]:
+            raise ValueError(
+                f"JAX trains whole ControlNets without these ways of saving memory: set {', '.join(wrong)}; or "
+                "train.backend to torch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _balance_by_word_needs_words(self) -> RunConfig:
         if self.data.balance == "word" and not self.data.balance_words.replace(",", "").strip():
             raise ValueError("class balance by word needs the words: set data.balance_words, such as cat, dog")

@@ -122,6 +122,16 @@ class TrainConfig(Section):
         advanced=True,
         affects_speed=True,
     )
+    backend: Literal["torch", "jax"] = setting(
+        "torch",
+        "Backend",
+        "What computes the nets of a step. torch, the usual choice. jax is experimental: it compiles the same nets "
+        "with JAX, for processors and TPUs, and trains whole ControlNets only. It is not faster than torch. It needs "
+        "the packages of requirements-jax.txt. Checkpoints are the same.",
+        advanced=True,
+        affects_speed=True,
+        may_change="course",
+    )
     allow_tf32: bool = setting(
         True,
         "TF32",

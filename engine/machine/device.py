@@ -20,12 +20,14 @@ import torch
 APPLE = "mps"
 """torch has neither counters nor several devices of this type, so it is asked in other ways."""
 PROCESSOR = torch.device("cpu")
+TORCHAX = "jax"
+"""torchax registers itself with torch as a card of this type, which is none (engine/training/jax_backend.py)."""
 
 
 def torch_device() -> torch.device:
     """The device that this process computes on: its graphics card, if torch can use it, else the processor."""
     found = torch.accelerator.current_accelerator(check_available=True)
-    return PROCESSOR if found is None else found
+    return PROCESSOR if found is None or found.type == TORCHAX else found
 
 
 def is_card(device: torch.device) -> bool:
@@ -35,7 +37,7 @@ def is_card(device: torch.device) -> bool:
 
 def card_count() -> int:
     """How many cards torch can use in this process."""
-    return torch.accelerator.device_count()
+    return torch.accelerator.device_count() if is_card(torch_device()) else 0
 
 
 def card_name(device: torch.device) -> str:

@@ -41,6 +41,7 @@ from engine.training.class_images import preservation_of
 from engine.training.distillation import distillation_of
 from engine.training.history import MetricsHistory
 from engine.training.input_dropout import InputDropout
+from engine.training.jax_backend import JaxPrediction, check_jax
 from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.resume import open_run
@@ -99,6 +100,8 @@ def set_up(
     dtype = DTYPES[precision]
     accelerator, strategy = accelerator_for(config, dtype, device.type == "cpu", emit)
     device = accelerator.device
+    if config.train.backend == "jax":
+        check_jax(device, group.world_size)
     cap_allocator(device)
 
     # The data: training pairs, then held-out pairs; latents, text and maps in the cache.
@@ -183,6 +186,8 @@ def set_up(
     # What a step calls, and the batches that it reads.
     state.connect(strategy(state, partial(oom.record_for_resume, state)))
     speed.compile_nets(state)
+    if config.train.backend == "jax":
+        state.nets.predict_with(JaxPrediction(family, state.denoiser, trainable.control_net, history))
     speed.compile_update(state)
     batches = Batches(
         dataset,

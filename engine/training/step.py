@@ -78,7 +78,8 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
             # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.
             mark_cuda_graph_step(state)
             denoiser, net = state.nets.denoiser, state.nets.net
-            predicted = family.predict(denoiser, net, task.noisy, task.timesteps, task.text, control)
+            predict = state.nets.predict or family.predict
+            predicted = predict(denoiser, net, task.noisy, task.timesteps, task.text, control)
             huber_c = objective.huber_c if objective.loss == "huber" else None
             compared = task.compared(predicted)
             loss = denoising_loss(compared, task.target, task.weights, huber_c) / state.micro_batches

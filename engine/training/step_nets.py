@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ class StepNets:
     denoiser: Any = None
     blocks: list[Any] = field(default_factory=list)
     """Parts of the plain nets that are compiled in place."""
+    predict: Callable[..., Any] | None = None
+    """What predicts with the nets in place of the family's ``predict``, such as JAX; None: that itself does."""
     _plain: tuple[Any, Any] = (None, None)
 
     def use(self, net: Any, denoiser: Any) -> None:
@@ -28,6 +31,10 @@ class StepNets:
     def use_compiled_blocks(self, blocks: list[Any]) -> None:
         """Note the parts that are compiled in place, until ``use_plain``."""
         self.blocks = blocks
+
+    def predict_with(self, predict: Callable[..., Any]) -> None:
+        """Set what predicts with the nets. Called once, before the first step."""
+        self.predict = predict
 
     def use_plain(self) -> None:
         """Go back to the nets of ``use``, without compiled blocks."""

@@ -33,6 +33,8 @@ def test_what_may_change_is_the_course_and_what_saves_memory() -> None:
         "optim.learning_rate",
         "train.steps",
         "train.precision",
+        "train.backend",
+        "tuning.lcm_steps",
         "tuning.preserve_weight",
     }
     assert {name for name, kind in kinds.items() if kind == "memory"} == {
