@@ -1,4 +1,4 @@
-"""Each family of transformers by clicks on a tiny base: chosen, trained, paused and resumed to the end."""
+"""Each family of transformers by clicks on a tiny base: chosen, trained, paused, judged, tried and exported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAM = (str(ROOT / "tests" / "browser" / "small_run.py"),)
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux", "zimage"])
-def test_a_base_is_chosen_trained_paused_and_resumed(
+def test_a_base_is_chosen_trained_judged_tried_and_exported(
     family: str, page_alone: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     page, workspace, slow = page_alone, Workspace(tmp_path / "workspace"), tmp_path / "slow"
@@ -32,7 +32,12 @@ def test_a_base_is_chosen_trained_paused_and_resumed(
         _choose(page, family)
         _train_with_a_pause(page, family, slow)
         (folder,) = workspace.run_folders()
-        assert Run(folder).config.model.base == "tiny-base"
+        run = Run(folder)
+        assert run.config.model.base == "tiny-base"
+        _look_at_the_run(page, family)
+        _try(page, family)
+        _export(page)
+        assert len(list(folder.glob("exports/*.safetensors"))) == 1
 
 
 def _choose(page: Any, family: str) -> None:
@@ -58,3 +63,28 @@ def _train_with_a_pause(page: Any, family: str, slow: Path) -> None:
     click(page, "#train-resume")
     wait_for(page, "#train-status", "Finished", 600)
     wait_for_count(page, "#train-status .problem", 0)
+
+
+def _look_at_the_run(page: Any, family: str) -> None:
+    page.wait_for_selector("#train-pictures .cell img")
+    wait_for(page, "#train-pictures-head", f"step {STEPS}")
+    page.wait_for_selector("#chart-score .area > b")
+    wait_for(page, "#verdict", "The net does not follow its control images")  # nobody learns that in four steps
+    wait_for(page, "#verdict", "Control gain")
+    shoot(page, f"{family}-finished")
+
+
+def _try(page: Any, family: str) -> None:
+    open_tab(page, "Try it")
+    page.wait_for_selector("#try-control img")
+    click(page, "#try-make")
+    wait_for(page, "#try-words", "Saved in")
+    wait_for_count(page, "#try-results .grid-wrap img", 3)  # the map, with and without the net
+    shoot(page, f"{family}-try")
+
+
+def _export(page: Any) -> None:
+    open_tab(page, "Export")
+    click(page, "#export-make")
+    wait_for(page, "#export-result", "The export is ready")
+    wait_for(page, "#export-result", "Checked")
