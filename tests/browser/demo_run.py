@@ -34,6 +34,7 @@ SETTINGS = {
     "validation-sampling_steps": 8,
     "validation-probes": 0,
     "validation-check_every": 10,
+    "validation-time_share": 40,
 }
 GROUPS = ("group-data", "group-validation", "own-tests")
 

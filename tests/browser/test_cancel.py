@@ -17,7 +17,7 @@ from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, pick, sho
 from tests.browser.studio import PATIENCE, ROOT, Studio, open_tab, page_of, studio
 from tests.browser.test_dataset_journey import choose, view
 
-pytestmark = IN_A_BROWSER
+pytestmark = [*IN_A_BROWSER, pytest.mark.long]
 IMAGES, LETTERS = 400, 200
 """``(a+)+$`` takes 0.03 to 0.1 s on a caption of so many letters, so all of them take 10 to 40 s."""
 

@@ -6,13 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from tests.browser.acting import IN_A_BROWSER
 from tests.browser.studio import ROOT, open_tab, page_of, studio
 from ui.app import TABS
 
-pytestmark = IN_A_BROWSER
+pytestmark = [*IN_A_BROWSER, pytest.mark.long]  # in short: tests/ui/server/test_injection.py
 EVIL = '<img src=x onerror="window.fired=1;alert(1)"><script>window.fired=2</script>\'">{{7*7}}'
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 IN_A_NAME = "<img src=x onerror=window.fired=3>"

@@ -11,7 +11,7 @@ from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, pick, sho
 from tests.browser.studio import ROOT, Studio, page_of, studio
 from tests.data.test_found_in_the_wild import drawn, photo, write
 
-pytestmark = IN_A_BROWSER
+pytestmark = [*IN_A_BROWSER, pytest.mark.long]
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from tests.browser.acting import IN_A_BROWSER, click, shoot, wait_for, wait_for_count
 from tests.browser.demo_run import DemoRun
 from tests.browser.studio import open_tab
 
-pytestmark = IN_A_BROWSER
+pytestmark = [*IN_A_BROWSER, pytest.mark.long]
 LOOKS_ELSEWHERE = """() => {
   document.hasFocus = () => false;
   window.Notification = class {

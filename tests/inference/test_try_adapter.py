@@ -29,7 +29,7 @@ TUNING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=TUNING)
+@pytest.fixture(params=["lora", *(pytest.param(one, marks=pytest.mark.long) for one in TUNING if one != "lora")])
 def run(request: pytest.FixtureRequest, workspace: Workspace, tmp_path: Path, tiny_base: Path) -> Run:
     add_images(workspace, tmp_path / "images")
     settings = {"optim": {"learning_rate": 3e-2, "ema_decay": 0.5}, "train": {"steps": 2}}

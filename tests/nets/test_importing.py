@@ -55,7 +55,9 @@ def test_what_was_stored_opens_in_diffusers_and_exports_again(
     assert net.config.attention_head_dim == 4  # no shape tells it: taken from the base
 
 
-@pytest.mark.parametrize("format", [*EXACT, "control_lora"])
+@pytest.mark.parametrize(
+    "format", [EXACT[0], *(pytest.param(one, marks=pytest.mark.long) for one in EXACT[1:]), "control_lora"]
+)
 def test_a_file_of_any_format_draws_in_try_it(
     checkpoint: Path, tiny_base: Path, edges: Image.Image, tmp_path: Path, workspace: Workspace, format: str
 ) -> None:

@@ -54,7 +54,7 @@ def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Any]:
         made.close()
 
 
-@pytest.mark.parametrize("base", ["tiny_base", "tiny_sdxl"])
+@pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])
 def test_gradients_in_half_precision_point_where_those_in_fp32_do(
     build: Any, base: str, request: pytest.FixtureRequest, fp16_everywhere: None
 ) -> None:

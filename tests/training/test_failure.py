@@ -63,7 +63,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException)
 
 
 @pytest.mark.answers("The graphics card stopped answering")
-@pytest.mark.parametrize("saved", [2, 0])
+@pytest.mark.parametrize("saved", [2, pytest.param(0, marks=pytest.mark.long)])
 def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, saved: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
     assert trained.outcome == "completed" and trained.of(StepDone)[0].step == saved + 1
 
 
-@pytest.mark.parametrize("spoil", ["cut short", "deleted"])
+@pytest.mark.parametrize("spoil", ["cut short", pytest.param("deleted", marks=pytest.mark.long)])
 def test_a_cache_that_changed_under_way_is_named_and_made_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_verdict_that_breaks_does_not_end_the_run(
     assert any("No verdict" in message.text for message in trained.of(Message))
 
 
-@pytest.mark.parametrize("jump", [-400 * 86_400.0, 400 * 86_400.0])
+@pytest.mark.parametrize("jump", [-400 * 86_400.0, pytest.param(400 * 86_400.0, marks=pytest.mark.long)])
 def test_a_clock_that_is_set_in_mid_run_changes_nothing(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:

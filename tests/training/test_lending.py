@@ -35,7 +35,7 @@ def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
 
 
 @pytest.mark.answers("Can I try it while it trains?")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param("fp32", marks=pytest.mark.long), "bf16, offload"])
 def test_images_of_the_live_weights_change_nothing_in_the_run(
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:

@@ -189,7 +189,7 @@ def test_only_what_is_there_to_keep_is_saved() -> None:
 
 
 @pytest.mark.answers("A step was skipped, or the loss became NaN")
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.long), "fp16"])
 def test_an_image_whose_latents_are_nan_costs_its_steps_and_nothing_else(
     precision: str,
     new_run: RunFactory,

@@ -126,7 +126,11 @@ def assert_told_that_it_has_no_controlnet(workspace: Workspace, run: Run, saved:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, HALF, pytest.param({**HALF, "optim.offload": True}, marks=pytest.mark.long)],
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        HALF,
+        pytest.param({**HALF, "optim.offload": True}, marks=pytest.mark.long),
+    ],
     ids=["fp32", "bf16, EMA, channels last", "offload"],
 )
 def test_a_pause_and_checkpointing_change_no_bit(

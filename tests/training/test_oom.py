@@ -133,7 +133,7 @@ PLACES = {
 
 
 @pytest.mark.answers("Out of memory")
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [pytest.param("forward", marks=pytest.mark.long), "backward", "optimizer"])
 def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_step_is_that_loss_of_its_own_two_halves(
     "settings",
     [
         {"tuning": SUBJECT, "train": {"precision": "bf16", "accumulation": 2}, "optim": {"ema_decay": 0.9}},
-        {"tuning": {**SUBJECT, **PICTURES}},
+        pytest.param({"tuning": {**SUBJECT, **PICTURES}}, marks=pytest.mark.long),
         pytest.param({"tuning": {"what": "base", **PICTURES}}, marks=pytest.mark.long),
         pytest.param({"tuning": {**SUBJECT, "text_rate": 1e-4}}, marks=pytest.mark.long),
     ],

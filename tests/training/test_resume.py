@@ -260,7 +260,7 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
     trainer.close()
 
 
-@pytest.mark.parametrize("kept", ["split", "none"])
+@pytest.mark.parametrize("kept", ["split", pytest.param("none", marks=pytest.mark.long)])
 def test_compact_master_weights_resume_bit_for_bit(new_run: RunFactory, ready_workspace: Workspace, kept: str) -> None:
     settings = {"train.precision": "bf16", "optim.master_weights": kept, "optim.ema_decay": 0.9, "train.steps": 4}
     straight, paused = new_run(**settings), new_run(**settings)

@@ -338,7 +338,14 @@ def test_a_run_warms_up_goes_on_after_a_pause_and_comes_down(new_run: RunFactory
     assert all(0.5 * rate < moved < 1.3 * rate for rate, moved in zip(rates[1:], moves, strict=True)), (rates, moves)
 
 
-@pytest.mark.parametrize("part", ["load_denoiser", "load_vae", "load_text_encoder", "new_controlnet"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "load_denoiser",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("load_vae", "load_text_encoder")),
+        "new_controlnet",
+    ],
+)
 def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -107,7 +107,9 @@ def test_a_paused_run_ends_as_a_straight_one(base: Path, workspace: Workspace, t
     assert_same_run(straight, Run(paused.folder))
 
 
-@pytest.mark.parametrize("layers", ["attention", "linear", "all"])
+@pytest.mark.parametrize(
+    "layers", [*(pytest.param(one, marks=pytest.mark.long) for one in ("attention", "linear")), "all"]
+)
 def test_memory_is_predicted(base: Path, layers: str, workspace: Workspace, tmp_path: Path) -> None:
     run = run_of(workspace, base, tmp_path, tuning={"layers": layers}, train={"steps": 1, "precision": "bf16"})
     predicted = predict(workspace, run.config, images=4).training

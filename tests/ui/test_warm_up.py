@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from engine.config import RunConfig
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -41,6 +43,7 @@ print(json.dumps(sorted(loaded() - known)))
 """
 
 
+@pytest.mark.long
 def test_pages_and_training_load_no_part_of_a_large_library(
     ready_workspace: Workspace, make_config: Callable[..., RunConfig]
 ) -> None:

@@ -29,6 +29,9 @@ from ui.page.messages import status_line
 from ui.server import gradio_patches, serve
 from ui.server.routes import POLL
 
+TICKS = 50
+"""How often the page looks until it is counted again."""
+
 
 class Page:
     """Does what the page in the browser does: polls the versions, and fetches the groups whose version has changed."""
@@ -137,7 +140,7 @@ def test_an_open_page_leaves_nothing_behind(
     job, seen = Job(context), []
     with open_page(context) as (demo, page):
         for _ in range(3):
-            for _ in range(100):
+            for _ in range(TICKS):
                 job.get_on()
                 assert page.look() >= 1
             seen.append(alive())
@@ -145,7 +148,7 @@ def test_an_open_page_leaves_nothing_behind(
     (_, parts), *_, (_, parts_later) = seen
     assert parts_later == parts
     growth = [later - earlier for (earlier, _), (later, _) in pairwise(seen)]
-    assert min(growth) < 300, "caches fill once; three blocks or more with each of a hundred ticks are a leak"
+    assert min(growth) < 3 * TICKS, "caches fill once; three blocks or more with each tick are a leak"
     assert len(demo._queue.event_analytics) <= 1 and not tables, "gradio makes statistics of its events"
 
 
