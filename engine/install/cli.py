@@ -24,7 +24,7 @@ from engine.install.places import show, workspace_of
 from engine.install.shortcut import make_shortcut
 from engine.install.sizes import download_sentence
 from engine.install.steps import APP_STEPS, TEST_STEPS, is_ready, remove_venv, torch_suits
-from engine.install.torch_choice import Choice, choose
+from engine.install.torch_choice import MAKERS, Choice, choose
 from engine.install.uninstall import uninstall
 from engine.install.update import INSTALL_ONLY, WITHIN_UPDATE, plan, repair, update
 
@@ -63,7 +63,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="use a Python of the app's own even if this computer has a suitable one (with --repair, if installed)",
     )
-    parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
+    device.add_argument(
+        "--maker",
+        choices=tuple(MAKERS),
+        help="use the graphics card of this maker, where there are several (until --repair)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, without doing it")
     window = parser.add_argument_group("the window")
     window.add_argument("--no-browser", action="store_true", help="do not open the browser")
@@ -177,17 +183,25 @@ def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
 
 def _install(options: argparse.Namespace, layout: Layout, console: Console, environment: dict[str, str]) -> None:
     """Run the steps, unless the record says that everything is installed."""
-    force_cpu = options.cpu or bool(read_record(layout).get("cpu") and not options.repair)
+    asked = {} if options.repair else read_record(layout)
+    force_cpu = options.cpu or bool(asked.get("cpu") and not options.maker)
+    maker = options.maker or ("" if options.cpu else asked.get("maker", ""))
     # Only a CPU build can become the wrong one by itself: when the computer gets a card or a newer driver.
     could_change = options.cpu or (installed_torch(layout)[1] == "cpu" and not force_cpu)
-    quick = not (options.repair or options.test or options.dry_run)
+    quick = not (options.repair or options.maker or options.test or options.dry_run)
     choice: Choice | None = None
     if quick and is_ready(layout, None):
-        choice = choose(detect_gpus(timeout=3), force_cpu) if could_change else None
+        choice = choose(detect_gpus(timeout=3), force_cpu, maker=maker) if could_change else None
         if is_ready(layout, choice):
             return
     report = detect_gpus()
-    choice = choose(report, force_cpu)
+    choice = choose(report, force_cpu, maker=maker)
+    if options.maker and not choice.build.startswith(MAKERS[options.maker]):
+        reasons = " ".join(choice.warnings[:-1])  # without the last, which says that the processor will be used
+        raise InstallError(
+            f"With --maker {options.maker} there is no card that PyTorch can use. {reasons}".strip(),
+            "Start this without --maker, or with --doctor to see the cards that were found.",
+        )
     is_ci = os.environ.get("CI", "").lower() == "true"
     job = Job(layout, console, Pip(layout, console, environment), report, choice, continuous_integration=is_ci)
     steps = TEST_STEPS if options.test else APP_STEPS
@@ -209,9 +223,9 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
             remove_venv(layout)
         if downloads:
             console.say(download_sentence(choice))
+        if options.cpu or options.maker:
+            note(layout, cpu=options.cpu, maker=maker)
         run_steps(job, steps)
-        if options.cpu:
-            note(layout, cpu=True)
 
 
 def _for_the_app(options: argparse.Namespace) -> list[str]:

@@ -68,7 +68,7 @@ def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = No
     """
     report = detect_gpus()
     record = read_record(layout)
-    choice = choose(report, force_cpu=bool(record.get("cpu")))
+    choice = choose(report, force_cpu=bool(record.get("cpu")), maker=record.get("maker", ""))
     findings = [
         Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         _folder(layout, choice),
@@ -120,13 +120,16 @@ def _interrupted(layout: Layout) -> tuple[str, str]:
 
 
 def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
-    if not report.gpus and report.others and not report.problem:
-        return [Finding(f"{card.maker} card", card.label, card.why_not, _fix(card)) for card in report.others]
-    if not report.gpus:
-        fix = "Reinstall the driver from nvidia.com/drivers and restart." if report.problem else ""
-        return [Finding("NVIDIA card", "none found", report.problem, fix)]
     findings = [Finding("NVIDIA card", gpu.label) for gpu in report.gpus]
-    if choice.build == "cpu" and not choice.forced:
+    if report.problem or not (report.gpus or report.others):
+        fix = "Reinstall the driver from nvidia.com/drivers and restart." if report.problem else ""
+        findings.append(Finding("NVIDIA card", "none found", report.problem, fix))
+    for card in report.others:
+        if report.gpus and (choice.gpu or choice.build != card.build):
+            findings.append(Finding(f"{card.maker} card", f"{card.label}, not used"))
+        else:
+            findings.append(Finding(f"{card.maker} card", card.label, card.why_not, _fix(card)))
+    if report.gpus and choice.build == "cpu" and not choice.forced:
         findings.append(Finding("use of the card", "not possible", choice.warnings[0], "See the line above."))
     return findings
 

@@ -41,7 +41,15 @@ class GpuReport:
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
     others: tuple[OtherCard, ...] = ()
-    """Cards of other makers, the best first. Not looked for where there is an NVIDIA card."""
+    """Cards of other makers, the best first."""
+
+    def only(self, maker: str) -> GpuReport:
+        """The cards of one maker ("nvidia", "amd" or "intel"); all of them for ""."""
+        if maker == "nvidia":
+            return replace(self, others=())
+        if maker:
+            return GpuReport(others=tuple(card for card in self.others if card.maker.lower() == maker))
+        return self
 
 
 def find_nvidia_smi() -> str | None:
@@ -52,8 +60,7 @@ def find_nvidia_smi() -> str | None:
 
 def detect_gpus(timeout: float = 15.0) -> GpuReport:
     """All cards. Never raises: if NVIDIA's driver does not answer, the report says so."""
-    report = detect_nvidia(timeout)
-    return report if report.gpus else replace(report, others=detect_others())
+    return replace(detect_nvidia(timeout), others=detect_others())
 
 
 def detect_nvidia(timeout: float = 15.0) -> GpuReport:

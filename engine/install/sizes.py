@@ -1,7 +1,8 @@
 """How much an installation downloads.
 
 Sizes of the wheels of PyTorch 2.13.0 for Python 3.12 with what they depend on, and of the packages of requirements.txt,
-as the package indexes gave them in November 2026.
+as the package indexes gave them in November 2026. ROCm: the wheel alone, of PyTorch 2.10.0 for ROCm 7.1. For Intel's
+build no full list of sizes was found.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ TORCH_GB = {
     (LINUX, "cu126"): 3.0,
     (WINDOWS, "cpu"): 0.1,
     (MAC, "cpu"): 0.1,
+    (LINUX, "rocm7.2"): 5.1,
     (WINDOWS, "cu130"): 1.9,
     (WINDOWS, "cu126"): 2.6,
 }

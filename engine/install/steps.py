@@ -71,8 +71,7 @@ def _make_venv(job: Job) -> str:
             else f"The Python environment could not be created with {job.base_python}.",
             known[1] if known else "Start this again with --private-python, which fetches a Python that is complete.",
         )
-    if job.choice.forced:
-        note(job.layout, cpu=True)
+    note(job.layout, cpu=job.choice.forced, maker=job.choice.maker)
     # A newer pip resumes broken downloads. The old one works as well, so a failure is only logged.
     job.pip.run("install", "--upgrade", "--retries", "1", "pip")
     return f"Python {job.layout.python_version()}"

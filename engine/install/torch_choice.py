@@ -2,19 +2,23 @@
 
 Architectures: the CUDA support matrix in PyTorch's RELEASE.md (the same for 2.12, 2.13 and 2.14): the 12.6 build holds
 compute capability 5.0 to 9.0, the 13.0 build 7.5 and up. 12.8 is no longer published since 2.12.
-Cards of AMD and Intel: other_cards.py.
+Cards of AMD and Intel: other_cards.py. Of several makers' cards one is used: a build of PyTorch is for one maker. An
+NVIDIA card comes first, unless no build holds it.
 Drivers: NVIDIA's CUDA release notes: 13.x needs 580; 12.x runs on 525.60 (Linux) or 528.33 (Windows) and newer.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.install.hardware import Gpu, GpuReport
+from engine.install.other_cards import OtherCard
 
 TORCH = "2.13.0"
 INDEX = "https://download.pytorch.org/whl/"
+MAKERS = {"nvidia": "cu", "amd": "rocm", "intel": "xpu"}
+"""The values of --maker, and how the names of that maker's builds begin."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Choice:
     warnings: tuple[str, ...] = ()
     gpu: Gpu | None = None
     forced: bool = False
+    maker: str = ""
+    """The value of --maker; "" if it was not given."""
 
     @property
     def wanted(self) -> str:
@@ -67,23 +73,40 @@ class Choice:
         return INDEX + self.build
 
 
-def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platform) -> Choice:
-    """The build for this machine: one that runs on all cards, else the best one for the largest card."""
+def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platform, maker: str = "") -> Choice:
+    """The build for this machine.
+
+    Args:
+        maker: use the cards of this one only ("nvidia", "amd" or "intel"); "": the rule above decides.
+    """
     if force_cpu:
         return Choice("cpu", "chosen with --cpu", forced=True)
-    if not report.gpus:
-        warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
-        noted = (warning,) if warning else ()
-        first = report.others[0] if report.others else None
-        if first is not None and first.build:
-            untried = (
-                f"{first.label}: a build of PyTorch for {first.maker} cards is installed. The app was never run on "
-                "one. Please report how it goes, with the output of --doctor; --cpu uses the processor instead."
-            )
-            return Choice(first.build, first.label, (*noted, untried))
-        unused = tuple(f"{card.label} will not be used: {card.why_not}." for card in report.others)
-        banner = "No card that can be used was found: training will run on the processor, many times slower."
-        return Choice("cpu", "no card that can be used", (*noted, *unused, banner))
+    report = report.only(maker)
+    others = [card for card in report.others if card.build]
+    too_old = not any(gpu.capability is None or build.holds(gpu) for gpu in report.gpus for build in BUILDS)
+    choice = _for_nvidia(report, system) if report.gpus and not (too_old and others) else _for_another_maker(report)
+    sentence = _which_maker(report, choice, others, system)
+    return replace(choice, warnings=(sentence, *choice.warnings) if sentence else choice.warnings, maker=maker)
+
+
+def _for_another_maker(report: GpuReport) -> Choice:
+    """The build for the best card of another maker."""
+    warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
+    noted = (warning,) if warning else ()
+    first = report.others[0] if report.others else None
+    if first is not None and first.build:
+        untried = (
+            f"{first.label}: a build of PyTorch for {first.maker} cards is installed. The app was never run on "
+            "one. Please report how it goes, with the output of --doctor; --cpu uses the processor instead."
+        )
+        return Choice(first.build, first.label, (*noted, untried))
+    unused = tuple(f"{card.label} will not be used: {card.why_not}." for card in report.others)
+    banner = "No card that can be used was found: training will run on the processor, many times slower."
+    return Choice("cpu", "no card that can be used", (*noted, *unused, banner))
+
+
+def _for_nvidia(report: GpuReport, system: str) -> Choice:
+    """A build that runs on all NVIDIA cards, else the best one for the card with the most memory."""
     for build in BUILDS:
         if all(build.runs_on(gpu, system) for gpu in report.gpus):
             best = max(report.gpus, key=lambda gpu: gpu.memory_mib)
@@ -97,6 +120,28 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
     reasons = [f"{gpu.name}: {_why_not(gpu, system)}" for gpu in report.gpus]
     banner = "Until that is solved, training will run on the processor, many times slower."
     return Choice("cpu", "the card cannot be used yet", (*reasons, banner))
+
+
+def _which_maker(report: GpuReport, choice: Choice, others: list[OtherCard], system: str) -> str:
+    """Which of several makers' cards is used, why, and how to use another; "" if there is no choice."""
+    start = "install.bat" if system == "win32" else "./install.sh"
+
+    def instead(card: OtherCard) -> str:
+        return f"To use {card.label} instead, start {start} --maker {card.maker.lower()}."
+
+    if not others:
+        return ""
+    if choice.gpu:
+        return f"{choice.gpu.name} is used, because everything in the app runs on NVIDIA cards. {instead(others[0])}"
+    if report.gpus and choice.build == "cpu":  # its driver is too old
+        return f"The NVIDIA card comes first, but cannot be used yet. {instead(others[0])}"
+    used = others[0]
+    if report.gpus:
+        return f"{used.label} is used, because PyTorch {TORCH} does not support {report.gpus[0].name} any more."
+    rivals = [card for card in others if card.maker != used.maker]
+    if not rivals:
+        return ""
+    return f"{used.label} is used, because it reports the most memory. {instead(rivals[0])}"
 
 
 def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:

@@ -13,6 +13,7 @@ from engine.install import cli
 from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps
 from engine.install.layout import Layout, note
+from engine.install.other_cards import OtherCard
 from engine.install.steps import APP_STEPS
 from tests.install.pretended import ROOT, Machine, job_for
 
@@ -94,6 +95,19 @@ def test_a_card_that_arrives_later_brings_its_pytorch(
     with pytest.raises(Handed):
         cli.main([], installed)
     assert builds == ["cu130"]
+
+
+def test_a_maker_stays_asked_for_until_repair_or_another_wish(
+    installed: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builds = steps_that_run(monkeypatch)
+    cards["report"] = GpuReport(CARD.gpus, others=(OtherCard("AMD", "AMD gfx1100", "rocm7.2"),))
+    for words in (["--maker", "amd"], [], ["--maker", "nvidia"], ["--maker", "amd"], ["--cpu"], ["--repair"]):
+        with pytest.raises(Handed):
+            cli.main(words, installed)
+    assert builds == ["rocm7.2", "rocm7.2", "cu130", "rocm7.2", "cu130"], "the processor's build is there already"
+    assert cli.main(["--maker", "intel"], installed) == 1
+    assert "With --maker intel there is no card that PyTorch can use" in capsys.readouterr().out
 
 
 def test_cpu_stays_asked_for_until_repair(

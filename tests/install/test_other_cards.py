@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,42 @@ def test_the_best_card_comes_first_and_nvidias_before_all(monkeypatch: pytest.Mo
     assert detect_gpus() == GpuReport(others=(AMD,))
     nvidia = GpuReport((Gpu("RTX 3060", 12288, (580, 95), (8, 6)),))
     monkeypatch.setattr(hardware, "detect_nvidia", lambda timeout: nvidia)
-    assert detect_gpus() == nvidia
+    assert detect_gpus() == GpuReport(nvidia.gpus, others=(AMD,))
+
+
+RTX, GTX_680 = Gpu("RTX 3060", 12288, (580, 95), (8, 6)), Gpu("GTX 680", 2048, (470, 82), (3, 0))
+LATE_RTX = Gpu("RTX 3060", 12288, (470, 82), (8, 6))
+NO_BUILD = OtherCard("AMD", "AMD gfx1036", "", why_not="x")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "others", "build", "sentence"),
+    [
+        ((RTX,), (AMD,), "cu130", "RTX 3060 is used, because .*instead, start ./install.sh --maker amd"),
+        ((GTX_680, RTX), (ARC,), "cu130", "RTX 3060 is used, because .* --maker intel"),
+        ((RTX,), (NO_BUILD,), "cu130", ""),
+        ((GTX_680,), (AMD, ARC), "rocm7.2", "AMD gfx1100.* is used, because PyTorch .* does not support GTX 680"),
+        ((GTX_680,), (NO_BUILD,), "cpu", "GTX 680: PyTorch .* no longer supports"),
+        ((LATE_RTX,), (ARC,), "cpu", "The NVIDIA card comes first, but cannot be used yet. .* --maker intel"),
+        ((), (AMD, ARC), "rocm7.2", "AMD gfx1100.* is used, because it reports the most memory. .* --maker intel"),
+    ],
+)
+def test_of_several_makers_one_is_used_and_a_sentence_says_why(
+    gpus: tuple[Gpu, ...], others: tuple[OtherCard, ...], build: str, sentence: str
+) -> None:
+    choice = choose(GpuReport(gpus, others=others), system="linux")
+    assert choice.build == build
+    assert re.match(sentence, choice.warnings[0]) if sentence else choice.warnings == ()
+    assert "no longer" not in choice.warnings[0] if build == "rocm7.2" else True
+
+
+@pytest.mark.answers("The installation fails, or another graphics card should be used")
+def test_the_maker_that_is_asked_for_is_used() -> None:
+    both = GpuReport((RTX,), others=(AMD, ARC))
+    for maker, build in (("amd", "rocm7.2"), ("intel", "xpu"), ("nvidia", "cu130")):
+        choice = choose(both, system="linux", maker=maker)
+        assert (choice.build, choice.maker) == (build, maker) and "instead, start" not in " ".join(choice.warnings)
+    assert choose(GpuReport((RTX,)), system="linux", maker="amd").build == "cpu"
 
 
 def test_a_mac_is_told_by_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +170,12 @@ def test_a_card_without_a_build_is_said_with_the_reason() -> None:
     old = OtherCard("AMD", "AMD gfx803", "", why_not="PyTorch's ROCm build is not compiled for gfx803")
     choice = choose(GpuReport(others=(old,)), system="linux")
     assert choice.build == "cpu" and "AMD gfx803 will not be used: PyTorch's ROCm build is not" in choice.warnings[0]
+
+
+def test_the_doctor_lists_the_cards_that_are_not_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "detect_gpus", lambda: GpuReport((RTX,), others=(AMD, NO_BUILD)))
+    text, _ = doctor.report(root)
+    assert "AMD gfx1100, 24 GB, driver 6.12, not used" in text and "! AMD" not in text
 
 
 def test_the_doctor_writes_one_block_without_the_users_name(
