@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from engine.bases.merging import ready_base
 from engine.data.token_cache import TokenCache
@@ -66,7 +69,10 @@ def learned(workspace: Workspace, run: Run, prompts: list[str]) -> list[dict[str
         trainer.close()
 
 
-@pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "base",
+    ["tiny_base", pytest.param("tiny_sd2", marks=pytest.mark.long), pytest.param("tiny_sdxl", marks=pytest.mark.long)],
+)
 def test_only_the_word_learns_and_its_file_says_the_same(
     base: str, images_only: Workspace, request: pytest.FixtureRequest
 ) -> None:
@@ -121,12 +127,19 @@ def test_previews_are_drawn_with_the_word_as_an_export_would_have_it(images_only
     assert not np.array_equal(first, last)
 
 
-def test_the_pooled_text_is_read_at_the_end_token(images_only: Workspace, tiny_sdxl: Path) -> None:
-    """Configs give 2 as the end token, which makes transformers read at the largest number: a new word's."""
-    run = run_of(images_only, tiny_sdxl, train={"steps": 1})
+@pytest.mark.parametrize("base", ["tiny_sd2", "tiny_sdxl"])
+def test_the_pooled_text_is_read_at_the_end_token(
+    base: str, images_only: Workspace, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Configs of real bases give 2 as the end token: transformers then reads at the largest number, a new word's."""
+    folder = shutil.copytree(request.getfixturevalue(base), tmp_path / "base")
+    for config in folder.glob("text_encoder*/config.json"):
+        config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"eos_token_id": 2}), "utf-8")
+    run = run_of(images_only, folder, train={"steps": 1})
     trainer = build_trainer(images_only, run, Control().token, lambda event: None)
     text = trainer.state.trainable.learned_text
     assert text is not None
+    tokenizer, *_ = parts_by_folder(trainer.state.family, "tokenizer", text.tokenizer).values()
     for encoder in parts_by_folder(trainer.state.family, "text_encoder", text.encoder).values():
         embedding = encoder.get_input_embeddings()
         assert isinstance(embedding, WordEmbedding)
@@ -134,7 +147,7 @@ def test_the_pooled_text_is_read_at_the_end_token(images_only: Workspace, tiny_s
         read = encoder(numbers)
         place = (numbers[0] == embedding.first + len(embedding.rows)).nonzero()
         assert place.numel() == 0 and numbers.max() >= embedding.first
-        end = int((numbers[0] == text.tokenizer[0].eos_token_id).nonzero()[0])
+        end = int((numbers[0] == tokenizer.eos_token_id).nonzero()[0])
         pooled = read.text_embeds if hasattr(read, "text_embeds") else read.pooler_output
         projected = read.last_hidden_state[:, end]
         if hasattr(read, "text_embeds"):
@@ -194,6 +207,27 @@ def test_the_export_is_called_like_the_word_and_read_back(
     assert ('vectors["clip_g"], token="zrp"' in code) == (base == "tiny_sdxl") and "| vectors | 3 |" in code
     with pytest.raises(UserError, match="A new word cannot be exported as"):
         export(checkpoint, "ldm", run.exports, "")
+
+
+@pytest.mark.long
+def test_diffusers_reads_the_files_of_xl_alike(images_only: Workspace, tiny_sdxl: Path) -> None:
+    """One file for both text encoders; diffusers is told which vectors are whose."""
+    run = run_of(images_only, tiny_sdxl, tuning={"vectors": 2}, train={"steps": 1})
+    train(images_only, run)
+    file, base = word_file(run.checkpoints()[-1].folder), str(tiny_sdxl)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(base)
+    vectors = load_file(file)
+    pipeline.load_textual_inversion(
+        vectors["clip_l"], token="zrp", text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer
+    )
+    pipeline.load_textual_inversion(
+        vectors["clip_g"], token="zrp", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
+    )
+    with torch.no_grad():
+        hidden, _, pooled, _ = pipeline.encode_prompt("a zrp", device="cpu", do_classifier_free_guidance=False)
+    (ours,) = texts(ready_base(images_only, f"{base} + {file}"), ["a zrp"])
+    torch.testing.assert_close(hidden, ours["hidden"])
+    torch.testing.assert_close(pooled, ours["pooled"])
 
 
 def test_diffusers_reads_the_export_alike(images_only: Workspace, tiny_base: Path) -> None:
