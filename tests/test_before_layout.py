@@ -434,7 +434,7 @@ def on_the_processor() -> Iterator[None]:
     import torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
         yield
 
 

@@ -36,8 +36,8 @@ def judge_fewer_steps(figures: Figures, steps: int, usual: int, checkpoints: Seq
     best = max(gaps, key=lambda step: (gaps[step], step), default=None)
     evidence = (
         f"Adherence in {counted(steps, 'step')}: {last['reference'] + last[GAP]:.2f}; of the untrained base in "
-        f"{counted(usual, 'step')}: {last['reference']:.2f}. Difference {last[GAP]:+.2f} (95 % interval "
-        f"{last['gap_low']:+.2f} to {last['gap_high']:+.2f}), from the same control images and seeds.",
+        f"{counted(usual, 'step')}: {last['reference']:.2f}. Difference {last[GAP]:+z.2f} (95 % interval "
+        f"{last['gap_low']:+z.2f} to {last['gap_high']:+z.2f}), from the same control images and seeds.",
     )
     named = f" Best checkpoint so far: step {best:,}." if best is not None else ""
     if last["gap_low"] >= -MARGIN:

@@ -114,7 +114,7 @@ def _adherence_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report.get("compared"):
         gap = report["compared"]
         sure = "significant" if gap["low"] > 0 or gap["high"] < 0 else "may be chance"
-        text = f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f}): {sure}"
+        text = f"{gap['value']:+z.2f} ({gap['low']:+z.2f} to {gap['high']:+z.2f}): {sure}"
         rows.append((f"Against step {gap['step']:,}", text))
     return rows
 

@@ -227,8 +227,8 @@ def _evidence(check: BaseChecked) -> tuple[str, ...]:
     if not check.step:
         return ()
     return (
-        f"Gain: on held-out images the loss is {check.gain:.1%} (± {check.gain_error:.1%}) below the untrained base's; "
-        f"on training images {check.training_gain:.1%}.",
+        f"Gain: on held-out images the loss is {check.gain:z.1%} (± {check.gain_error:.1%}) below the untrained "
+        f"base's; on training images {check.training_gain:z.1%}.",
         f"Drift: on other captions the predictions have changed by {check.drift:.1%} (± {check.drift_error:.1%}) of "
         "its loss.",
     )

@@ -24,7 +24,7 @@ def transfer_text(found: dict[str, Any]) -> str:
     if own is None or other is None or change is None:
         return f"Drawn with {names}. Adherence cannot be measured for these control images; compare them by eye."
     figures = f"Adherence {own['value']:.2f} on its own base, {other['value']:.2f} with {names}"
-    interval = f"difference {change['value']:+.2f}, 95 % interval {change['low']:+.2f} to {change['high']:+.2f}"
+    interval = f"difference {change['value']:+z.2f}, 95 % interval {change['low']:+z.2f} to {change['high']:+z.2f}"
     if change["low"] <= 0 <= change["high"] or abs(change["value"]) < SHOWN:
         text = "It obeys as well with it."
     else:

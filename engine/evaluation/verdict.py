@@ -236,9 +236,9 @@ def best_checkpoint(
 
 def _gain_evidence(check: Checked) -> list[str]:
     gain, error = check.gain_share, check.share_error
-    trained = "" if check.training_share is None else f" On training pairs: {check.training_share:.1%}."
+    trained = "" if check.training_share is None else f" On training pairs: {check.training_share:z.1%}."
     return [
-        f"Control gain: with the control image of another pair the loss is {gain:.1%} (± {error:.1%}) higher.{trained}"
+        f"Control gain: with the control image of another pair the loss is {gain:z.1%} (± {error:.1%}) higher.{trained}"
     ]
 
 
@@ -247,7 +247,7 @@ def _loss_evidence(checks: Sequence[Checked]) -> list[str]:
     change = last.held_out_loss / first.held_out_loss - 1
     trained = last.training_loss / first.training_loss - 1
     return [
-        f"Since the start, the held-out loss changed by {change:+.1%}, the loss on training pairs by {trained:+.1%}."
+        f"Since the start, the held-out loss changed by {change:+z.1%}, the loss on training pairs by {trained:+z.1%}."
     ]
 
 

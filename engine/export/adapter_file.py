@@ -97,7 +97,7 @@ def _measured(story: Story) -> list[tuple[str, str]]:
     return [
         (
             f"gain at step {check.step:,}: loss on held-out images, below the untrained base's",
-            f"{check.gain:.1%} ± {check.gain_error:.1%}",
+            f"{check.gain:z.1%} ± {check.gain_error:.1%}",
         ),
         ("drift: change of predictions for other captions", f"{check.drift:.1%} ± {check.drift_error:.1%}"),
     ]

@@ -51,7 +51,7 @@ class Loss:
     def text(self) -> str:
         return (
             f"Adherence in {self.what} is {self.written.text}, that of the checkpoint {self.whole.text}: difference "
-            f"{self.difference.value:+.2f} ({self.difference.low:+.2f} to {self.difference.high:+.2f}), "
+            f"{self.difference.value:+z.2f} ({self.difference.low:+z.2f} to {self.difference.high:+z.2f}), "
             f"{counted(self.pairs, 'held-out pair')}."
         )
 

@@ -62,8 +62,8 @@ def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     if not runs or (maker == "processor" and not has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
-            "It runs on NVIDIA graphics cards (not paged, also on those of AMD and Intel, and on processors from "
-            f"bitsandbytes 0.50), and not on {TITLES[maker]}.",
+            "It runs only on NVIDIA graphics cards (not paged, also on those of AMD and Intel, and on processors from "
+            f"bitsandbytes 0.50), and this run uses {TITLES[maker]}.",
             "Choose the optimizer adamw, or adafactor to save memory.",
         )
     try:

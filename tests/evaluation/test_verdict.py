@@ -256,6 +256,13 @@ def test_more_steps_are_advised_at_the_end_of_a_short_run(circles: Curve) -> Non
     assert "too few" in judge(circles.upto(30), facts).sentence
 
 
+def test_zero_is_shown_without_a_minus(circles: Curve) -> None:
+    first = circles.checks[0]
+    share = replace(first, step=10, held_out_loss=first.held_out_loss * 0.9999, gain_share=-1e-5, training_share=-1e-5)
+    text = " ".join(judge([first, share], circles.facts).evidence)
+    assert "changed by +0.0%, the loss on training pairs by +0.0%" in text and "-0.0%" not in text
+
+
 def test_a_flat_curve_is_flat_since_its_last_improvement(circles: Curve) -> None:
     """Synthetic after step 300."""
     long = continued(at_rest(circles), 40)

@@ -156,6 +156,7 @@ def _only_export(run: Run) -> Any:
     return exports_in(run.exports)[0]
 
 
+@pytest.mark.long
 def test_the_command_line_asks_and_measures(
     run: Run, ready_workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

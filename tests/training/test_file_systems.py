@@ -50,6 +50,7 @@ def test_the_rules_of_ntfs_refuse_what_windows_refuses(tmp_path: Path, monkeypat
     os.replace(tmp_path / "folder", tmp_path / "other")  # noqa: PTH105
 
 
+@pytest.mark.long
 def test_a_share_that_loses_a_write_and_a_name_once_gets_the_checkpoint_later(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def picture(pipeline: Any) -> np.ndarray:
     return pipeline("noise", generator=torch.Generator().manual_seed(0), **asked).images[0]
 
 
+@pytest.mark.long
 def test_diffusers_draws_with_the_export_what_the_run_draws(images_only: Workspace, tiny_base: Path) -> None:
     """Its own pipeline and reader of LoRA files, against the pipeline with the denoiser as the run trained it."""
     run = run_of(images_only, tiny_base)

@@ -55,7 +55,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 def test_a_run_on_a_card_without_cuda_trains_with_the_same_bits(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
-    settings = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.every": 0}
+    settings = {"train.steps": 2, "optim.ema_decay": 0.9, "validation.every": 0}
     usual = new_run(**settings)
     train(ready_workspace, usual)
     with pytest.MonkeyPatch.context() as patch:

@@ -219,7 +219,7 @@ def _table(exports: Path) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(row.title)}</td><td>{row.megabytes:,.1f}</td><td>{row.adherence:.3f}</td>"
-        f"<td>{'–' if number == 0 else f'{row.loss:+.3f}'}</td><td>{obeys_text(row)}</td></tr>"
+        f"<td>{'–' if number == 0 else f'{row.loss:+z.3f}'}</td><td>{obeys_text(row)}</td></tr>"
         for number, row in enumerate(table.rows)
     )
     return (
