@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.samples import Sample
+from engine.disk.dates import shows_changes
 from engine.disk.sqlite import connect
 
 DECISIONS = "treatment.sqlite"
@@ -84,7 +85,10 @@ class DecisionStore:
             with self._connection() as connection:
                 excluded = dict(connection.execute("SELECT key, finding FROM excluded"))
                 rows = [Correction(*row) for row in connection.execute("SELECT * FROM corrections")]
-            self._read = (seen, Decisions(excluded, {(row.key, row.part): row for row in rows}))
+            self._read = (
+                seen if shows_changes(facts.st_mtime_ns) else None,
+                Decisions(excluded, {(row.key, row.part): row for row in rows}),
+            )
         return self._read[1]
 
     def exclude(self, keys: Iterable[str], finding: str) -> None:

@@ -80,8 +80,38 @@ def ntfs(patch: pytest.MonkeyPatch) -> Rules:
 
 
 def exfat(patch: pytest.MonkeyPatch) -> Rules:
-    """No hard links, no symbolic links, no permissions."""
+    """No hard links, no symbolic links, no permissions; the last part of a path does not tell case."""
     rules = Rules(patch)
     for name in ("link", "symlink", "chmod"):
         rules.refuse(os, name, errno.EPERM)
+    real_mkdir, real_stat = os.mkdir, os.stat
+
+    def mkdir(path: Any, *arguments: Any, **named: Any) -> None:
+        real_mkdir(_as_it_is_there(path), *arguments, **named)
+
+    def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        return real_stat(_as_it_is_there(path), *arguments, **named)
+
+    patch.setattr(os, "mkdir", mkdir)
+    patch.setattr(os, "stat", stat)
     return rules
+
+
+def _as_it_is_there(path: Any) -> Any:
+    """The path of what has this name in other case; the path itself if there is nothing."""
+    if not isinstance(path, str | os.PathLike):
+        return path
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        there = os.listdir(folder or ".")  # noqa: PTH208 - Path.iterdir would come back here
+    except OSError:
+        return path
+    same = next((one for one in there if isinstance(name, str) and one.casefold() == name.casefold()), name)
+    return os.path.join(folder, same)  # noqa: PTH118
+
+
+def round_date(path: Path) -> None:
+    """Round a date of change down to whole 2 s, as FAT stores it."""
+    step = 2_000_000_000
+    changed = path.stat().st_mtime_ns // step * step
+    os.utime(path, ns=(changed, changed))

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from engine.bases.merging import link_or_copy
+from engine.data.decisions import DecisionStore
+from engine.data.layouts.captions import text_beside
 from engine.disk.durable import atomic_write_text, flush_folder
 from engine.export.writing import give_ordinary_permissions
 from engine.jobs.events import Waiting
 from engine.runs.checkpoints import broken_checkpoints, verify_files
 from engine.workspace.lock import InUse, WorkspaceLock
 from engine.workspace.paths import Workspace
-from tests.disk.file_systems import Rules, exfat, ntfs, open_files
+from tests.disk.file_systems import Rules, exfat, ntfs, open_files, round_date
 from tests.short_runs import RunFactory, train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the open files are read from /proc")
@@ -94,3 +96,29 @@ def test_on_exfat_there_are_neither_links_nor_permissions(tmp_path: Path, monkey
     give_ordinary_permissions(tmp_path / "second")
     assert (tmp_path / "second").read_text(encoding="utf-8") == "weights"
     assert rules.refused == {"link": 1, "chmod": 1}
+
+
+def test_names_that_differ_in_case_only_get_folders_of_their_own(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exfat(monkeypatch)
+    first, second = workspace.new_run("Cats"), workspace.new_run("cats")
+    assert first.name.endswith("_Cats") and second.name.endswith("_cats-2")
+    workspace.dataset_folder("Birds").mkdir(parents=True)
+    assert workspace.dataset_folder("birds").exists(), "so a second dataset of that name is refused, not mixed"
+
+
+def test_changes_within_one_step_of_the_dates_are_seen(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.touch()
+    round_date(tmp_path)
+    assert text_beside(image) is None
+    image.with_suffix(".txt").write_text("a cat", encoding="utf-8")
+    round_date(tmp_path)
+    assert text_beside(image) == image.with_suffix(".txt")
+
+    here, elsewhere = DecisionStore(tmp_path), DecisionStore(tmp_path)
+    for key in ("first", "second"):
+        elsewhere.exclude([key], "blurred")
+        round_date(here.path)
+        assert key in here.current.excluded

@@ -13,6 +13,7 @@ from engine.data.layouts.inventory import LISTS, TEXTS
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.texts import TEXT_ENDINGS
 from engine.data.layouts.words import CAPTION, IGNORED, caption_endings, image_bases, role_of, same_name
+from engine.disk.dates import shows_changes
 from engine.machine.units import counted
 
 _MOST_LISTS = 200
@@ -55,7 +56,9 @@ class TextsBeside:
 def text_beside(image: Path) -> Path | None:
     """The file with the caption beside an image that was read before, if there is one."""
     try:
-        return _texts_in(image.parent, image.parent.stat().st_mtime_ns).find(image)
+        changed = image.parent.stat().st_mtime_ns
+        texts_in = _texts_in if shows_changes(changed) else _texts_in.__wrapped__
+        return texts_in(image.parent, changed).find(image)
     except OSError:
         return None
 
