@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from engine.bases.merging import ready_base
 from engine.demo.score import read_scene
 from engine.demo.shapes import SHAPES, Scene, random_colours
+from engine.runs.checkpoints import LORA
 from engine.runs.run import Run
 from engine.tuning.whole_base import DENOISER
 from engine.workspace.paths import Workspace
@@ -74,3 +76,18 @@ def test_old_shapes_are_drawn_with_preservation_and_not_without(
     record_property("figures", told)
     assert found["none"][1] >= 0.9 and found["without"][1] < 0.5, told
     assert found["with"][1] >= 0.9 and found["with"][0] > found["none"][0], told
+
+
+@pytest.mark.long
+def test_a_lora_keeps_old_shapes_by_the_answers_of_the_base(
+    workspace: Workspace, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Without them, it draws a third of the old captions right (docs/teaching-the-base.md)."""
+    class_prompts = "\n".join(scene.caption for scene in old_scenes(3, OLD))
+    tuning = {"what": "lora", "rank": 8, "layers": "all", "preserve": "answers", "class_prompt": class_prompts}
+    settings: dict[str, Any] = {"optim": {"learning_rate": 3e-3}, "train": {"steps": STEPS}}
+    run = taught(workspace, tmp_path / "plus", IMAGES, scene_of_plus, tuning=tuning, **settings)
+    new, old = figures(ready_base(workspace, f"demo + {run.checkpoints()[-1].folder / LORA}"))
+    told = f"new {new:.2f}, old {old:.2f}"
+    record_property("figures", told)
+    assert old >= 0.9 and new >= 0.5, told
