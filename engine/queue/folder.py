@@ -106,7 +106,7 @@ class QueueFolder:
         Raises:
             UserError: it cannot be written.
         """
-        position = max((entry.position for entry in self.entries()), default=0) + GAP
+        position = max((position for _, _, position, _ in self._names()), default=0) + GAP
         added = time.strftime("%Y-%m-%d %H:%M")
         entry = Entry(secrets.token_hex(3), kind, title, settings, added, seconds, position)
         try:
@@ -216,10 +216,17 @@ class QueueFolder:
 
     def _names(self) -> Iterable[tuple[str, str, int, EntryState]]:
         """Names of the entries' files, with their id, position and state."""
+        names, before = self._listed(), None
+        while names != before:  # a file that is renamed while a folder is listed may be in neither place
+            names, before = self._listed(), names
+        for name in names:
+            if match := _NAME.fullmatch(name):
+                yield name, match[3], int(match[2]), "running" if match[1] else "waiting"
+
+    def _listed(self) -> list[str]:
         with suppress(FileNotFoundError):
-            for path in self.folder.iterdir():
-                if match := _NAME.fullmatch(path.name):
-                    yield path.name, match[3], int(match[2]), "running" if match[1] else "waiting"
+            return sorted(path.name for path in self.folder.iterdir())
+        return []
 
     def _result_names(self) -> list[str]:
         """Names of the results' files, newest first."""

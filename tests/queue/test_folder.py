@@ -124,6 +124,23 @@ def test_an_entry_that_another_process_takes_away_is_passed_over(queue: QueueFol
     assert entry.title == "b"
 
 
+def test_a_job_that_is_taken_while_another_is_added_stays_in_front(
+    queue: QueueFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is renamed while its folder is listed may be missing from the list."""
+    fill(queue, "a")
+    real, listed = Path.iterdir, []
+
+    def iterdir(folder: Path) -> Any:
+        listed.append(folder)
+        return real(folder) if len(listed) > 1 else iter(())
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    fill(queue, "b")
+    assert titles(queue) == ["a", "b"]
+    assert len({entry.position for entry in queue.waiting()}) == 2
+
+
 def test_a_damaged_entry_waits_for_its_turn_and_a_strange_file_is_ignored(queue: QueueFolder) -> None:
     ids = fill(queue, "a", "b")
     next(queue.folder.glob(f"*{ids['a']}.json")).write_text('{"kind": "maps", "ti', encoding="utf-8")
