@@ -25,7 +25,7 @@ TITLES: dict[Maker, str] = {
 
 
 @dataclass(frozen=True)
-class Abilities:
+class Capabilities:
     """What a device can do beside computing."""
 
     pinned_memory: bool = False
@@ -54,8 +54,8 @@ class Abilities:
     """The package xformers has kernels for it."""
 
 
-ABILITIES: dict[Maker, Abilities] = {
-    "nvidia": Abilities(
+CAPABILITIES: dict[Maker, Capabilities] = {
+    "nvidia": Capabilities(
         pinned_memory=True,
         copy_streams=True,
         memory_limit=True,
@@ -70,7 +70,7 @@ ABILITIES: dict[Maker, Abilities] = {
         xformers=True,
     ),
     # bitsandbytes from 0.49 brings libraries for ROCm and XPU in its Linux wheel; its paged optimizers are CUDA's.
-    "amd": Abilities(
+    "amd": Capabilities(
         pinned_memory=True,
         copy_streams=True,
         memory_limit=True,
@@ -79,10 +79,10 @@ ABILITIES: dict[Maker, Abilities] = {
         fp8=True,
         bitsandbytes=True,
     ),
-    "intel": Abilities(pinned_memory=True, fused_adamw=True, fp8=True, bitsandbytes=True),
-    "apple": Abilities(fused_adamw=True),
-    "processor": Abilities(fused_adamw=True, fp8=True, eight_bit_products=True, bitsandbytes=True),
-    "other": Abilities(),
+    "intel": Capabilities(pinned_memory=True, fused_adamw=True, fp8=True, bitsandbytes=True),
+    "apple": Capabilities(fused_adamw=True),
+    "processor": Capabilities(fused_adamw=True, fp8=True, eight_bit_products=True, bitsandbytes=True),
+    "other": Capabilities(),
 }
 
 
@@ -97,9 +97,9 @@ def maker_of(device_type: str, build: str | None = None) -> Maker:
     return MAKERS.get(device_type, "other")
 
 
-def abilities(device_type: str) -> Abilities:
+def capabilities(device_type: str) -> Capabilities:
     """What the devices of one of torch's types can do with the installed torch: "cuda", "xpu", "mps", "cpu", ..."""
-    return ABILITIES[maker_of(device_type)]
+    return CAPABILITIES[maker_of(device_type)]
 
 
 def is_cpu_build(build: str, system: str) -> bool:

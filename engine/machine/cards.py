@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.machine.abilities import is_cpu_build
+from engine.machine.capabilities import is_cpu_build
 from engine.machine.units import GIB, MIB, format_memory
 
 ORDER, VISIBLE = "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"  # CUDA C++ Programming Guide, "CUDA Environment Variables"

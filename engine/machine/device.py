@@ -1,6 +1,6 @@
 """The device that computes, behind one interface: NVIDIA's, AMD's, Intel's or Apple's card, or the processor.
 
-All that differs between them is here and in ``abilities.py``: no other module names ``torch.cuda``, ``torch.xpu`` or
+All that differs between them is here and in ``capabilities.py``: no other module names ``torch.cuda``, ``torch.xpu`` or
 ``torch.mps`` (tests/test_import_rules.py). torch calls AMD's cards "cuda", too. What every kind has goes through
 ``torch.accelerator``; for a processor each function does nothing, or returns None.
 
@@ -126,7 +126,7 @@ def memory_limit(device: torch.device) -> float:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Let torch's allocator hold at most this share of a card's memory, for devices with the ability memory_limit."""
+    """Let torch's allocator hold at most this share of a card's memory, for devices with the capability memory_limit."""
     torch.cuda.set_per_process_memory_fraction(share, device)
 
 
@@ -142,12 +142,12 @@ def wait_for(device: torch.device) -> None:
 
 
 def copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream beside the one that computes, for devices with the ability copy_streams."""
+    """A stream beside the one that computes, for devices with the capability copy_streams."""
     return torch.cuda.Stream(device)
 
 
 def current_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that computes, for devices with the ability copy_streams."""
+    """The stream that computes, for devices with the capability copy_streams."""
     return torch.cuda.current_stream(device)
 
 

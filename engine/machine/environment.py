@@ -9,7 +9,7 @@ import platform
 import sys
 from importlib import metadata
 
-from engine.machine.abilities import is_cpu_build
+from engine.machine.capabilities import is_cpu_build
 from engine.machine.cards import count_like_nvidia_smi, uses_nvidia
 from engine.machine.proxies import prepare_proxies
 

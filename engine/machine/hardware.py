@@ -10,7 +10,7 @@ from importlib import metadata
 
 import psutil
 
-from engine.machine.abilities import Maker, is_cpu_build, maker_of
+from engine.machine.capabilities import Maker, is_cpu_build, maker_of
 from engine.machine.cards import VISIBLE, reported, usable, uses_nvidia, visible
 from engine.machine.units import format_memory
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.errors import is_out_of_memory
 
 S = TypeVar("S")
@@ -88,7 +88,7 @@ def cap_allocator(device: Any) -> None:
     """
     from engine.machine.device import free_and_total, limit_memory
 
-    if platform.system() != "Windows" or not abilities(device.type).memory_limit:
+    if platform.system() != "Windows" or not capabilities(device.type).memory_limit:
         return
     share = (_free_and_held(device) - WINDOWS_SPARE_BYTES) / free_and_total(device)[1]
     limit_memory(device, min(1.0, max(0.1, share)))

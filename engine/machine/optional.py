@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from importlib import metadata
 
-from engine.machine.abilities import TITLES, abilities, maker_of
+from engine.machine.capabilities import TITLES, capabilities, maker_of
 
 
 def has_processor_kernels() -> bool:
@@ -23,7 +23,7 @@ def why_no_four_bits(device: str) -> str:
     Args:
         device: torch's type of the device on which the base computes: "cuda", "xpu", "mps" or "cpu".
     """
-    if not abilities(device).bitsandbytes:
+    if not capabilities(device).bitsandbytes:
         return (
             f"A base in 4 bits (nf4) cannot be used on {TITLES[maker_of(device)]}: the package bitsandbytes does not "
             "support them. Set Base model precision to int8, which needs no package."

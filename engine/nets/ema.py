@@ -10,7 +10,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from engine.config import OptimConfig
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import is_card, wait_for
 
 AT_ONCE = 2**24
@@ -75,7 +75,7 @@ def _average(averages: list[torch.Tensor], weights: list[torch.Tensor], decay: f
 
 def _beside(averages: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
     """The weights where their averages are. From a card they come through pinned memory, which copies at full speed."""
-    pinned_copies = abilities(weights[0].device.type).pinned_memory and not is_card(averages[0].device)
+    pinned_copies = capabilities(weights[0].device.type).pinned_memory and not is_card(averages[0].device)
     if not pinned_copies:
         return [weight.to(average.device) for weight, average in zip(weights, averages, strict=True)]
     pinned = [torch.empty_like(average, pin_memory=True) for average in averages]

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.config import TrainConfig
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import compute_capability, is_card, matmul_settings
 from engine.nets import few_bits
 from engine.nets.frozen_layers import KINDS, StoredLinear, whole_weight
@@ -47,7 +47,7 @@ def products_of(train: TrainConfig, dtype: torch.dtype, device: torch.device) ->
     """
     if train.base_products == "8bit":
         capability, cards = CARDS[train.base_storage]
-        if not abilities(device.type).eight_bit_products:
+        if not capabilities(device.type).eight_bit_products:
             return "", f"they need an NVIDIA {cards} card or newer"
         if device.type == "cuda" and compute_capability(device) < capability:
             return "", f"they need an {cards} card or newer"
@@ -57,7 +57,7 @@ def products_of(train: TrainConfig, dtype: torch.dtype, device: torch.device) ->
             return "", "they are for runs in fp16"
         if not is_card(device):
             return "", "they need a graphics card"
-        if not abilities(device.type).fp16_sums:
+        if not capabilities(device.type).fp16_sums:
             return "", "they need an NVIDIA graphics card"
         if not hasattr(matmul_settings(), "allow_fp16_accumulation"):
             return "", "this version of PyTorch does not have them"

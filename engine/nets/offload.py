@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import copy_stream, current_stream, is_card, on_stream
 
 MOST_WAITING = 2**27
@@ -64,7 +64,7 @@ class CardCopier:
 
 
 def _can_overlap(copy: torch.Tensor, master: torch.Tensor) -> bool:
-    return abilities(copy.device.type).copy_streams and not is_card(master.device)
+    return capabilities(copy.device.type).copy_streams and not is_card(master.device)
 
 
 class Offload:

@@ -25,7 +25,7 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import torch_device
 from engine.training.batch_order import BatchOrder
 from engine.training.draws import Draws, draw
@@ -154,7 +154,7 @@ class Batches:
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"
         self._with_maps = with_maps
-        self._pinned = abilities(torch_device().type).pinned_memory
+        self._pinned = capabilities(torch_device().type).pinned_memory
         self.preservation = preservation
         """What steps add to each batch; None: nothing."""
         self.distillation = distillation

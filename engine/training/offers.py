@@ -13,7 +13,7 @@ from engine.estimate.fallbacks import Machine, Shortage, choose, options
 from engine.estimate.memory import predict_from
 from engine.families.files import configs_at
 from engine.jobs.faults import describe_crash, error_chain
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import is_card, torch_device
 from engine.machine.errors import is_out_of_memory
 from engine.machine.precision import usable_precision
@@ -83,7 +83,7 @@ def after_shortage(run: Run, device: torch.device) -> Iterator[Offer]:
     config, base = run.config, configs_at(run.config.model.base)
     now = predict_from(config, base)
     allowed = {*changeable(), "train.accumulation"} - {"optim.optimizer"}  # another optimizer starts without its state
-    machine = Machine(is_card(device), eight_bit=False, fp8=abilities(device.type).fp8)
+    machine = Machine(is_card(device), eight_bit=False, fp8=capabilities(device.type).fp8)
     kept = [one for one in options(config, base, machine) if allowed.issuperset(one.settings)]
     found = choose(kept, now, Shortage(WANTED_SAVING * now.step))
     if found is not None:

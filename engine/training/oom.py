@@ -35,7 +35,7 @@ from engine.estimate.memory import predict_from
 from engine.families.files import configs_at
 from engine.jobs.events import Message, SettingsChanged
 from engine.jobs.runner import Emit
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import is_card
 from engine.machine.errors import missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
@@ -169,7 +169,7 @@ def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
 
 def machine_of(device: torch.device, processes: int, sharded: bool) -> Machine:
     """Facts about the machine on which the choice of a fallback depends."""
-    able = abilities(device.type)
+    able = capabilities(device.type)
     return Machine(
         on_card=is_card(device),
         eight_bit=able.bitsandbytes and importlib.util.find_spec("bitsandbytes") is not None,

@@ -10,7 +10,7 @@ import torch
 
 from engine.config import OptimConfig
 from engine.errors import UserError
-from engine.machine.abilities import TITLES, abilities, maker_of
+from engine.machine.capabilities import TITLES, capabilities, maker_of
 from engine.machine.optional import has_processor_kernels
 from engine.training.adafactor import Adafactor
 
@@ -49,7 +49,9 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
     if config.optimizer == "adafactor":
         return Adafactor(groups, lr=config.learning_rate)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=abilities(device.type).fused_adamw)
+        return torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=betas, fused=capabilities(device.type).fused_adamw
+        )
     kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
     paged = config.optimizer.startswith("paged")
     return getattr(_bitsandbytes(device, paged), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
@@ -57,7 +59,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
 
 def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     """The module ``bitsandbytes.optim``."""
-    able, maker = abilities(device.type), maker_of(device.type)
+    able, maker = capabilities(device.type), maker_of(device.type)
     runs = able.paged_optimizers if paged else able.bitsandbytes
     if not runs or (maker == "processor" and not has_processor_kernels()):
         raise UserError(

@@ -41,7 +41,7 @@ def set_attention_and_layout(state: TrainState) -> None:
 
 def _use_xformers(state: TrainState) -> None:
     why = ""
-    if not state.abilities.xformers:
+    if not state.capabilities.xformers:
         why = "it runs only on NVIDIA graphics cards"
     elif importlib.util.find_spec("xformers") is None:
         why = "it is not installed"
@@ -64,7 +64,7 @@ def compile_nets(state: TrainState) -> None:
     mode = state.config.train.compile
     if mode == "none":
         return
-    if mode == "graphs" and not state.abilities.graphs:
+    if mode == "graphs" and not state.capabilities.graphs:
         _warn(state, "CUDA graphs need an NVIDIA or AMD graphics card; the nets are compiled without them.")
         mode = "kernels"
     if why := state.parallel.not_compiled:

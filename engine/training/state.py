@@ -28,7 +28,7 @@ from engine.families.latents import LatentSpace
 from engine.families.noise import NoiseProcess
 from engine.jobs.control import Token
 from engine.jobs.events import Event, Message
-from engine.machine.abilities import Abilities, abilities
+from engine.machine.capabilities import Capabilities, capabilities
 from engine.machine.device import is_card
 from engine.nets.ema import EMA, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
@@ -130,9 +130,9 @@ class TrainState:
         return is_card(self.device)
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """What the device can do beside computing."""
-        return abilities(self.device.type)
+        return capabilities(self.device.type)
 
     @property
     def images_per_step(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from engine.config import TrainConfig
-from engine.machine.abilities import abilities
+from engine.machine.capabilities import capabilities
 from engine.machine.device import matmul_settings, torch_device
 
 NO_SUCH_KERNEL = ("does not have a deterministic implementation", "is not deterministic because it uses CuBLAS")
@@ -30,7 +30,7 @@ def for_a_run(train: TrainConfig) -> Iterator[None]:
             _set(stack, torch.backends.cudnn, "deterministic", True)
         _set(stack, torch.backends.cudnn, "benchmark", train.cudnn_benchmark and not train.deterministic)
         # Only with a card that has it: torch keeps this setting together with one of the processor's.
-        if train.precision == "fp32" and train.allow_tf32 and abilities(torch_device().type).tf32:
+        if train.precision == "fp32" and train.allow_tf32 and capabilities(torch_device().type).tf32:
             _set(stack, matmul_settings(), "allow_tf32", True)
         yield
 

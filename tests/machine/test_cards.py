@@ -13,7 +13,7 @@ import torch
 from engine.cli import main as cli
 from engine.errors import UserError
 from engine.machine import cards, device, environment, hardware
-from engine.machine.abilities import is_cpu_build
+from engine.machine.capabilities import is_cpu_build
 from engine.machine.cards import Card, usable, use_one, visible
 from engine.machine.device import torch_device
 from engine.machine.hardware import detect, why_unused
@@ -174,7 +174,7 @@ def test_of_two_intel_cards_the_largest_is_used(machine: Machine) -> None:
 def test_a_mac_with_apples_processor_computes_on_its_graphics_part(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.machine.abilities.platform.machine", lambda: "arm64")
+    monkeypatch.setattr("engine.machine.capabilities.platform.machine", lambda: "arm64")
     machine(build="2.13.0", seen=[["", "Apple M2", 10 * 2**30, "mps"]], system="Darwin")
     assert use_one() is not None and described() == ("Apple M2", 10, 1) and detect().maker == "apple"
 

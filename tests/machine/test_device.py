@@ -12,9 +12,9 @@ import torch
 
 from engine.config import parse
 from engine.errors import UserError
-from engine.machine import abilities as table
+from engine.machine import capabilities as table
 from engine.machine import device as seam
-from engine.machine.abilities import ABILITIES, Abilities, abilities, maker_of
+from engine.machine.capabilities import CAPABILITIES, Capabilities, capabilities, maker_of
 from engine.machine.device import PROCESSOR, free_and_total, is_card, random_state_kept, torch_device
 from engine.machine.memory import cap_allocator, free_memory, usable_bytes
 from engine.machine.optional import why_no_four_bits
@@ -92,15 +92,17 @@ def test_only_what_a_makers_cards_run_is_offered(pretend: Pretend, monkeypatch: 
         machine = machine_of(card, 1, False)
         assert (machine.on_card, machine.paged) == (True, False)
         assert (machine.eight_bit, machine.fp8) == ((False, False) if maker == "apple" else (True, True))
-        assert not abilities(card.type).xformers and abilities(card.type).graphs is (maker == "amd")
-    monkeypatch.setattr("engine.training.optim.abilities", lambda kind: Abilities())
+        assert not capabilities(card.type).xformers and capabilities(card.type).graphs is (maker == "amd")
+    monkeypatch.setattr("engine.training.optim.capabilities", lambda kind: Capabilities())
     with pytest.raises(UserError, match="8-bit optimizer cannot be used"):
         build_optimizer(net, paged)
 
 
 def test_an_unknown_card_gets_the_least_and_nvidia_all() -> None:
-    assert ABILITIES["other"] == Abilities() and all(ABILITIES["nvidia"].__dict__.values())
-    assert {field.type for field in fields(Abilities)} == {"bool"} and set(TYPES) == set(ABILITIES) == set(table.TITLES)
+    assert CAPABILITIES["other"] == Capabilities() and all(CAPABILITIES["nvidia"].__dict__.values())
+    assert {field.type for field in fields(Capabilities)} == {"bool"} and set(TYPES) == set(CAPABILITIES) == set(
+        table.TITLES
+    )
 
 
 def test_precision_is_what_the_card_computes_in(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:

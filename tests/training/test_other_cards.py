@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from engine.evaluation import loaded
 from engine.inference import loaded_models, memory_saving
 from engine.machine import device as seam
-from engine.machine.abilities import ABILITIES
+from engine.machine.capabilities import CAPABILITIES
 from engine.nets import ema, offload
 from engine.runs.run import Run
 from engine.training import batches, fixed_images, oom, optim, preflight, state
@@ -35,7 +35,7 @@ def pretend_an_intel_card(patch: pytest.MonkeyPatch) -> Counter[str]:
     for module in ON_CARDS:
         patch.setattr(module, "is_card", lambda device: True)
     for user in (batches, ema, offload, oom, optim, state):
-        patch.setattr(user, "abilities", lambda kind: ABILITIES["intel"])
+        patch.setattr(user, "capabilities", lambda kind: CAPABILITIES["intel"])
     patch.setattr(seam, "torch_device", lambda: torch.device("xpu"))  # for the cache of the card's memory
     patch.setattr(torch.Tensor, "pin_memory", lambda tensor: (asked.update(["pinned"]), tensor)[1])
     patch.setattr(torch.accelerator, "get_memory_info", answers("memory", (6 * GIB, 8 * GIB)))
