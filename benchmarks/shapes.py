@@ -277,7 +277,7 @@ def row(preset: str, family: str, what: str, counted: Counted) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=PRESETS["sd1"], default=PRESETS["sd1"])
-    parser.add_argument("--trained", choices=("controlnet", "lora", "base", "spectrum"), default="controlnet")
+    parser.add_argument("--trained", choices=("controlnet", "lora", "base", "svdiff"), default="controlnet")
     parser.add_argument("--families", nargs="+", choices=PRESETS, default=tuple(PRESETS))
     options = parser.parse_args()
     torch.set_num_threads(1)

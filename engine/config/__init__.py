@@ -83,7 +83,7 @@ class RunConfig(Section):
                 "subject": "a subject",
                 "base": "a whole base",
                 "word": "a new word",
-                "spectrum": "a spectrum",
+                "svdiff": "the spectrum of the base's weights (SVDiff)",
             }[what]
             raise ValueError(
                 f"{trained} is trained without a ControlNet: leave model.controlnet empty, set "

@@ -15,14 +15,14 @@ MOST_VECTORS = 16
 class TuningConfig(Section):
     """What is trained."""
 
-    what: Literal["controlnet", "lora", "subject", "word", "base", "spectrum", "lcm"] = setting(
+    what: Literal["controlnet", "lora", "subject", "word", "base", "svdiff", "lcm"] = setting(
         "controlnet",
         "What is trained",
         "controlnet: a net that makes images follow condition maps. The others teach the base from images and "
         "captions, without condition maps. lora: a small file with a style or a kind of image. subject: a LoRA for one "
         "subject, from 3 to 30 images, with a word for it and preservation of everything else (DreamBooth). word: a "
         "new word for what the base can draw already (Textual Inversion), a file of a few kilobytes. base: every "
-        "weight of its denoiser; needs the most memory. spectrum: only the singular values of these weights (SVDiff), "
+        "weight of its denoiser; needs the most memory. svdiff: only the singular values of these weights (SVDiff), "
         "for experts. lcm: a LoRA with which the base draws in 2 to 8 steps (LCM-LoRA); it teaches nothing new. Words, "
         "whole bases, spectra and lcm: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
@@ -163,7 +163,7 @@ class TuningConfig(Section):
     @property
     def preserved_by(self) -> Literal["none", "answers", "pictures"]:
         """How the run preserves what the base knows."""
-        if self.what not in ("lora", "subject", "base", "spectrum"):
+        if self.what not in ("lora", "subject", "base", "svdiff"):
             return "none"
         if self.preserve != "auto":
             return self.preserve

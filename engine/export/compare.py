@@ -9,8 +9,8 @@ from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights, get
 from engine.export.held_out import HeldOutPairs, Judge, Scores
-from engine.export.loss import Interval
 from engine.export.out import export
+from engine.export.quantization_loss import Interval
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.jobs.control import CancelToken, OnProgress

@@ -174,6 +174,21 @@ AS_TRAINED = 0
 """In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""
 
 
+def check_format(name: str, formats: Sequence[ExportFormat], of: str = "") -> str:
+    """Return the name of a format, for settings that are read from files and commands.
+
+    Args:
+        of: what the formats are of, for the error: " of bases".
+
+    Raises:
+        ValueError: none of these has it.
+    """
+    known = list(dict.fromkeys(one.name for one in formats))
+    if name not in known:
+        raise ValueError(f"there is no format {name}{of}; there are {', '.join(known)}")
+    return name
+
+
 def usual_precision(format: str) -> Precision:
     """The precision of an export for which none was chosen."""
     return next((way.precisions[0] for way in FORMATS if way.name == format), WHOLE[0])

@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.evaluation.adherence import Adherence, PairScores, compare, normalize
 from engine.evaluation.pairs import Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
-from engine.export.loss import Interval, Loss, find_loss, keep_loss
+from engine.export.quantization_loss import Interval, QuantizationLoss, find_loss, keep_loss
 from engine.export.source import Source
 from engine.families import onnx_graphs
 from engine.families.registry import detect
@@ -210,7 +210,7 @@ class Judge:
             return pairs.calibration(count)
 
 
-def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> Loss:
+def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> QuantizationLoss:
     """The loss between two measurements of the same pairs.
 
     Raises:
@@ -225,4 +225,4 @@ def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str
             "Export in fp16.",
         )
     one, two, between = (Interval(found.value, found.low, found.high) for found in (before, after, gap))
-    return Loss(checkpoint.folder.name, weights, what, one, two, between, before.pairs)
+    return QuantizationLoss(checkpoint.folder.name, weights, what, one, two, between, before.pairs)

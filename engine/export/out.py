@@ -79,7 +79,7 @@ def export(
     from engine.export.source import read_source, whole_checkpoint
     from engine.export.story import story_of
     from engine.families.registry import by_name
-    from engine.tuning.spectrum import SHIFTS
+    from engine.tuning.svdiff import SHIFTS
     from engine.tuning.whole_base import DENOISER
 
     stage = stages(token, progress)

@@ -27,14 +27,13 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Loss:
+class QuantizationLoss:
     """Adherence of a net as it would be written, and of its checkpoint, on the same held-out pairs and seeds."""
 
     checkpoint: str
     """Name of its folder."""
     weights: str
-    what: str
-    """The precision."""
+    precision: str
     whole: Interval
     """Adherence of the checkpoint."""
     written: Interval
@@ -50,8 +49,8 @@ class Loss:
     @property
     def text(self) -> str:
         return (
-            f"Adherence in {self.what} is {self.written.text}, that of the checkpoint {self.whole.text}: difference "
-            f"{self.difference.value:+z.2f} ({self.difference.low:+z.2f} to {self.difference.high:+z.2f}), "
+            f"Adherence in {self.precision} is {self.written.text}, that of the checkpoint {self.whole.text}: "
+            f"difference {self.difference.value:+z.2f} ({self.difference.low:+z.2f} to {self.difference.high:+z.2f}), "
             f"{counted(self.pairs, 'held-out pair')}."
         )
 
@@ -63,31 +62,31 @@ class Loss:
         """
         if not self.acceptable:
             raise UserError(
-                f"Nothing was exported in {self.what}: the net would follow its control images less.",
+                f"Nothing was exported in {self.precision}: the net would follow its control images less.",
                 f"{self.text} It has to be {self.whole.low:.2f} or more.",
                 "Export in fp16.",
             )
 
 
-def read_losses(exports: Path) -> list[Loss]:
+def read_losses(exports: Path) -> list[QuantizationLoss]:
     """The losses that were measured for a run's checkpoints; of one that was measured again, the last."""
     try:
         found = json.loads((exports / FILE).read_text(encoding="utf-8"))
         intervals = ("whole", "written", "difference")
-        return [Loss(**{**row, **{name: Interval(**row[name]) for name in intervals}}) for row in found]
+        return [QuantizationLoss(**{**row, **{name: Interval(**row[name]) for name in intervals}}) for row in found]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def find_loss(exports: Path, checkpoint: str, weights: str, what: str) -> Loss | None:
+def find_loss(exports: Path, checkpoint: str, weights: str, precision: str) -> QuantizationLoss | None:
     """The measured loss of a checkpoint; None: it has not been measured."""
-    wanted = (checkpoint, weights, what)
-    return next((one for one in read_losses(exports) if (one.checkpoint, one.weights, one.what) == wanted), None)
+    wanted = (checkpoint, weights, precision)
+    return next((one for one in read_losses(exports) if (one.checkpoint, one.weights, one.precision) == wanted), None)
 
 
-def keep_loss(exports: Path, loss: Loss) -> None:
+def keep_loss(exports: Path, loss: QuantizationLoss) -> None:
     """Write a measured loss into a run's exports folder, in place of an earlier one of the same checkpoint."""
-    same = (loss.checkpoint, loss.weights, loss.what)
-    others = [one for one in read_losses(exports) if (one.checkpoint, one.weights, one.what) != same]
+    same = (loss.checkpoint, loss.weights, loss.precision)
+    others = [one for one in read_losses(exports) if (one.checkpoint, one.weights, one.precision) != same]
     exports.mkdir(parents=True, exist_ok=True)
     atomic_write_text(exports / FILE, json.dumps([asdict(one) for one in (*others, loss)], indent=2))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.disk.durable import atomic_write_text
-from engine.export.loss import Interval
+from engine.export.quantization_loss import Interval
 from engine.machine.units import counted
 
 FILE = "size_against_quality.json"

@@ -11,7 +11,7 @@ from engine.jobs.control import CancelToken
 from engine.machine.device import torch_device
 from engine.nets.singular_values import with_shifts
 from engine.runs.checkpoints import Checkpoint, require_intact
-from engine.tuning.spectrum import AVERAGED_SHIFTS, SHIFTS
+from engine.tuning.svdiff import AVERAGED_SHIFTS, SHIFTS
 from engine.tuning.whole_base import AVERAGED_DENOISER, AVERAGED_TEXT_FOLDER, DENOISER, TEXT_FOLDER
 
 
@@ -31,7 +31,7 @@ def trained_parts(
     if (folder / SHIFTS).is_file():
         shifts = _read(checkpoint, AVERAGED_SHIFTS if average else SHIFTS)
         own = family.load_denoiser(base, torch.float32).state_dict()
-        dtype = getattr(torch, checkpoint.about["spectrum"]["dtype"])
+        dtype = getattr(torch, checkpoint.about["svdiff"]["dtype"])
 
         def progress(done: int, total: int) -> None:
             if token is not None:

@@ -35,9 +35,9 @@ class Learned:
     """Words or text encoders are trained, so that gradients go through the whole denoiser."""
     vectors: int = 0
     """Vectors of a new word."""
-    base: Literal["nothing", "decoder", "everything", "factors", "spectrum"] = "nothing"
+    base: Literal["nothing", "decoder", "everything", "factors", "svdiff"] = "nothing"
     """What is trained of the base; "decoder": the layers behind the control; "factors": of ``rank``, beside
-    its layers; "spectrum": shifts of its weights' singular values."""
+    its layers; "svdiff": shifts of its weights' singular values."""
     adapted: Literal["attention", "linear", "all"] = "all"
     """The layers that have such factors."""
 
@@ -188,7 +188,7 @@ class NetSize:
 
     def adapt(self, learned: Learned) -> None:
         """Count low-rank factors of a LoRA, or shifts, beside the layers from here on, if these are trained."""
-        self.spectral = learned.base == "spectrum"
+        self.spectral = learned.base == "svdiff"
         if learned.base == "factors":
             self.adapter_rank, self.adapted = learned.rank, GROUPS[learned.adapted]
 

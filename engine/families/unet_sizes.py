@@ -41,7 +41,7 @@ def count(
         tokens: tokens of a prompt.
         learned: what is trained.
     """
-    whole, decoder_trained = learned.base in ("everything", "factors", "spectrum"), learned.base != "nothing"
+    whole, decoder_trained = learned.base in ("everything", "factors", "svdiff"), learned.base != "nothing"
     channels, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
     blocks = len(channels)
@@ -111,7 +111,7 @@ def count(
         unet.units = [replace(unit, trained=0) for unit in unet.units]
 
     decoder = NetSize(unet.weights - encoder_weights, unet.adafactor - encoder_adafactor)
-    if learned.base in ("factors", "spectrum"):
+    if learned.base in ("factors", "svdiff"):
         control = unet.of_adapters()
     if learned.vectors:
         control = NetSize(learned.vectors * text_width, learned.vectors + text_width)

@@ -126,7 +126,7 @@ def memory_limit(device: torch.device) -> float:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Let torch's allocator hold at most this share of a card's memory, for devices with the capability memory_limit."""
+    """Let torch's allocator hold at most this share of a card's memory. It needs the capability memory_limit."""
     torch.cuda.set_per_process_memory_fraction(share, device)
 
 

@@ -11,7 +11,7 @@ from engine.config import parse
 from engine.errors import UserError
 from engine.estimate.estimate import run_seconds
 from engine.evaluation.grid import GridRequest, best_step, write_grid
-from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
+from engine.export.formats import AS_TRAINED, FORMATS, FORMATS_OF, Precision, Weights, check_format
 from engine.families.files import is_local
 from engine.jobs.control import Token
 from engine.jobs.events import Message
@@ -197,10 +197,7 @@ class Export(QueuedJob):
     @field_validator("format")
     @classmethod
     def _known(cls, name: str) -> str:
-        known = [one.name for one in FORMATS]
-        if name not in known:
-            raise ValueError(f"there is no format {name}; there are {', '.join(known)}")
-        return name
+        return check_format(name, [way for ways in FORMATS_OF.values() for way in ways])
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from engine.export.formats import BASE_FORMATS, Precision
+from engine.export.formats import BASE_FORMATS, Precision, check_format
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, progress_events
@@ -95,10 +95,7 @@ class ExportBase(QueuedJob):
     @field_validator("format")
     @classmethod
     def _known(cls, name: str) -> str:
-        known = [one.name for one in BASE_FORMATS]
-        if name not in known:
-            raise ValueError(f"there is no format {name} of bases; there are {', '.join(known)}")
-        return name
+        return check_format(name, BASE_FORMATS, " of bases")
 
     @property
     def title(self) -> str:

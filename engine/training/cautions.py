@@ -79,7 +79,7 @@ def usual_rate(config: RunConfig, facts: StartFacts) -> float:
     trained = facts_of(config)
     if trained.learned.vectors:
         return WORD_RATE
-    if trained.learned.base == "spectrum":
+    if trained.learned.base == "svdiff":
         return SPECTRUM_RATE
     if not trained.base_is_frozen:
         return UNLOCKED_RATE if trained.learned.control else WHOLE_BASE_RATE

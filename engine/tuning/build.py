@@ -20,7 +20,7 @@ from engine.tuning.facts import facts_of, is_over_start
 from engine.tuning.lcm_lora import LcmLora
 from engine.tuning.learned_text import LearnedText, tokenizer_of
 from engine.tuning.new_word import NewWord
-from engine.tuning.spectrum import SingularValues
+from engine.tuning.svdiff import SingularValues
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.trainable_facts import TrainableFacts
 from engine.tuning.unlocked import UnlockedDecoder
@@ -173,7 +173,7 @@ BUILDERS = {
     "lora": Builder(_lora),
     "lcm": Builder(_lcm, _frozen_net),
     "whole_base": Builder(_whole_base),
-    "spectrum": Builder(
+    "svdiff": Builder(
         lambda inputs, spectra: SingularValues(inputs.denoiser, inputs.place, spectra),
         lambda inputs: spectra_of(inputs.denoiser, inputs.place.device, inputs.progress),
     ),

@@ -89,14 +89,14 @@ def whole_base(config: RunConfig) -> TrainableFacts | None:
     )
 
 
-def spectrum(config: RunConfig) -> TrainableFacts | None:
+def svdiff(config: RunConfig) -> TrainableFacts | None:
     """Shifts of the singular values of the denoiser's weights."""
     tuning = config.tuning
-    if tuning.what != "spectrum":
+    if tuning.what != "svdiff":
         return None
     return AdapterFacts(
-        "spectrum",
-        Learned(control=False, base="spectrum"),
+        "svdiff",
+        Learned(control=False, base="svdiff"),
         needs_condition_maps=False,
         not_sharded=(SPECTRUM_IS_NOT_SHARDED,),
         message="The singular values of the base's weights are computed first.",
@@ -175,7 +175,7 @@ CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [
     lcm,
     new_word,
     whole_base,
-    spectrum,
+    svdiff,
     unlocked_decoder,
     control_lora,
     controlnet,

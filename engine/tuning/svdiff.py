@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.nets.singular_values import ENDING, Spectrum, train_singular_values
-from engine.tuning.controlnet import training_bytes
-from engine.tuning.trainable import Placement, Trainable
-from engine.tuning.whole_base import WHY_LIVE
+from engine.tuning.layer_adapter import LayerAdapter
+from engine.tuning.trainable import Placement
 
-SHIFTS, AVERAGED_SHIFTS = "spectrum/shifts.safetensors", "spectrum/shifts_ema.safetensors"
+SHIFTS, AVERAGED_SHIFTS = "svdiff/shifts.safetensors", "svdiff/shifts_ema.safetensors"
 """The files of a checkpoint, fp32: the shifts (r,) of each layer, under its diffusers name and ``.shift``."""
 DOT = "__"
 """Stands for the dots of layers' names in names of parameters."""
@@ -42,10 +38,11 @@ def from_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removesuffix(ENDING).replace(".", DOT): shift for name, shift in tensors.items()}
 
 
-class SingularValues(Trainable):
-    """The shifts are a net of their own, ``master``; the denoiser that computes has copies of them in its layers."""
+class SingularValues(LayerAdapter):
+    """Adds shifts of the singular values to layers of the denoiser."""
 
-    master: Shifts
+    files = SHIFTS, AVERAGED_SHIFTS
+    from_file = staticmethod(from_file)
 
     def __init__(self, denoiser: Any, place: Placement, spectra: Mapping[str, Spectrum]) -> None:
         """
@@ -54,40 +51,8 @@ class SingularValues(Trainable):
             spectra: of its layers, by name.
         """
         layers = train_singular_values(denoiser, spectra)
-        self._layers = list(layers.values())
-        master, self.weights = place.masters_of(Shifts(layers))
-        assert isinstance(master, Shifts)
-        self.master = self.averaged = master
-        self.weights.compute = denoiser
+        super().__init__(Shifts(layers), list(layers.values()), denoiser, place)
         self._dtype = str(place.dtype).removeprefix("torch.")
 
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        try:
-            for layer in self._layers:
-                layer.off = True
-            yield
-        finally:
-            for layer in self._layers:
-                layer.off = False
-
-    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
-        target = folder / (AVERAGED_SHIFTS if average else SHIFTS)
-        target.parent.mkdir(exist_ok=True)
-        save_file(self.master.file_tensors(), target)
-        yield target
-
-    def load(self, folder: Path) -> None:
-        self.master.load_state_dict(from_file(load_file(folder / SHIFTS)))
-
-    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
-        return from_file(load_file(folder / AVERAGED_SHIFTS))
-
-    def checkpoint_bytes(self, average: bool) -> int:
-        return training_bytes(self.master, average)
-
     def description(self, precision: str) -> dict[str, Any]:
-        return {"spectrum": {"dtype": self._dtype}}
-
-    def why_only_live(self) -> str:
-        return WHY_LIVE
+        return {"svdiff": {"dtype": self._dtype}}

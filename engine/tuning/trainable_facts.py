@@ -52,7 +52,7 @@ class TrainableFacts:
     @property
     def exported_as(self) -> Exported:
         """What an export of it is; it decides the formats."""
-        other: Exported = "base" if self.learned.base in ("everything", "spectrum") else "control net"
+        other: Exported = "base" if self.learned.base in ("everything", "svdiff") else "control net"
         return "adapter" if self.added_to_base else other
 
     @property
@@ -73,7 +73,7 @@ class TrainableFacts:
     @property
     def base_is_frozen(self) -> bool:
         """None of the base's own weights is trained, so that it may be quantized."""
-        return self.learned.base in ("nothing", "factors", "spectrum")
+        return self.learned.base in ("nothing", "factors", "svdiff")
 
     # What memory and disk it takes. A trainable of which ``Learned`` does not tell it derives a class of its own.
 

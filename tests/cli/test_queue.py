@@ -94,13 +94,15 @@ def test_jobs_of_every_command_go_into_a_file_and_come_back(root: Path, queue: Q
         ["check", "birds", "--fix", "correct", "--finding", "map_shifted"],
         ["extract", "birds", "--type", "depth", "--download"],
         ["export", "run", "--compare", "--step", "20"],
+        ["export", "run", "--format", "lora"],
         ["merge", "run", "--kind", "ema"],
         ["import-net", str(tmp_path / "net.safetensors"), "--base", "sd15"],
     ]
     for line in words:
         assert add(root, *line) == 0
     jobs = [job_of(entry) for entry in queue.waiting()]
-    assert [job.kind for job in jobs] == ["bases", "datasets", "check", "maps", "compare", "merge", "import-net"]
+    kinds = ["bases", "datasets", "check", "maps", "compare", "export", "merge", "import-net"]
+    assert [job.kind for job in jobs] == kinds
     assert [entry.title for entry in queue.waiting()] == [job.title for job in jobs]
     assert jobs[3].model_dump()["download"] and jobs[4].model_dump()["checkpoint"] == 20
 

@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora of linear layers": {"tuning": {"what": "lora", "rank": 4, "layers": "linear"}},
     "new_word": {"tuning": {"what": "word", "word": "zrp", "begun_as": "red", "vectors": 2}},
     "whole_base": {"tuning": {"what": "base"}},
-    "spectrum": {"tuning": {"what": "spectrum"}},
+    "svdiff": {"tuning": {"what": "svdiff"}},
 }
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from engine.errors import UserError
 from engine.export import export
-from engine.export.loss import Interval, Loss, find_loss, keep_loss, read_losses
+from engine.export.quantization_loss import Interval, QuantizationLoss, find_loss, keep_loss, read_losses
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.workspace.paths import Workspace
@@ -22,9 +22,11 @@ from tests.checkpoint_folder import write_checkpoint
 MEASURED = "Adherence was measured."
 
 
-def loss(written: float, step: str = "step-000010") -> Loss:
+def loss(written: float, step: str = "step-000010") -> QuantizationLoss:
     gap = Interval(written - 0.9, written - 0.92, written - 0.88)
-    return Loss(step, "ema", "fp8", Interval(0.9, 0.85, 0.95), Interval(written, written - 0.1, 1.0), gap, 24)
+    return QuantizationLoss(
+        step, "ema", "fp8", Interval(0.9, 0.85, 0.95), Interval(written, written - 0.1, 1.0), gap, 24
+    )
 
 
 @pytest.mark.parametrize("format", ["single_file", "ldm"])

@@ -17,7 +17,7 @@ from engine.export import export
 from engine.export.compare import Variant, compare
 from engine.export.held_out import Judge
 from engine.export.imported_run import import_as_run
-from engine.export.loss import keep_loss, read_losses
+from engine.export.quantization_loss import keep_loss, read_losses
 from engine.export.table import as_text, read_table
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace

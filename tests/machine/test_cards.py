@@ -188,7 +188,7 @@ def test_a_card_that_torch_cannot_use_is_said(machine: Machine, monkeypatch: pyt
     machine(SMALL_AND_LARGE)
     use_one()
     assert "PyTorch cannot use the NVIDIA GeForce RTX 3090" in why_unused("cpu") and why_unused("cuda") == ""
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
     assert torch_device() == torch.device("xpu")
     machine()
     assert why_unused("cpu") == ""

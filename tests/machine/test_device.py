@@ -41,7 +41,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
             return lambda *_, **__: (asked.append(name), value)[1]
 
         there = None if kind == "cpu" else torch.device(kind)
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: there)
         monkeypatch.setattr(torch.accelerator, "get_memory_info", answers("memory", (3 * GIB, 8 * GIB)))
         monkeypatch.setattr(torch.accelerator, "memory_reserved", answers("reserved", GIB))
         monkeypatch.setattr(torch.accelerator, "max_memory_reserved", answers("peak", 2 * GIB))

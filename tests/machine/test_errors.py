@@ -126,7 +126,7 @@ def test_a_card_is_asked_by_its_free_memory_and_a_kernel(
             raise kernel
         return torch.zeros(1) + 1
 
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (free, total))
     monkeypatch.setattr(torch, "ones", ones)
     assert errors.ask_card() == answer

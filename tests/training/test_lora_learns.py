@@ -116,8 +116,8 @@ def test_singular_values_learn_a_new_shape(
     workspace: Workspace, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """With the demo preset's rate and steps."""
-    preset = demo_preset().trained["spectrum"][""]
-    settings = {"tuning": {"what": "spectrum"}, "optim": preset["optim"], "train": {"steps": preset["train"]["steps"]}}
+    preset = demo_preset().trained["svdiff"][""]
+    settings = {"tuning": {"what": "svdiff"}, "optim": preset["optim"], "train": {"steps": preset["train"]["steps"]}}
     run = taught(workspace, tmp_path / "plus", IMAGES, scene_of_plus, **settings)
     base = workspace.locate_base("demo")
     made = export(run.checkpoints()[-1].folder, "diffusers", run.exports, "plus", "fp32", base=base)

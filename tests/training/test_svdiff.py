@@ -21,7 +21,7 @@ from engine.runs.run import Run, read_preview
 from engine.training.job import build_trainer
 from engine.training.new_run import missing
 from engine.training.trainer import Trainer
-from engine.tuning.spectrum import AVERAGED_SHIFTS, SHIFTS
+from engine.tuning.svdiff import AVERAGED_SHIFTS, SHIFTS
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
 from tests.short_runs import train
@@ -39,7 +39,7 @@ def images_only(workspace: Workspace, tmp_path: Path) -> Workspace:
 
 def run_of(workspace: Workspace, base: Path, **sections: Any) -> Run:
     optim = {"learning_rate": 2e-2} | sections.pop("optim", {})
-    tuning = {"what": "spectrum"} | sections.pop("tuning", {})
+    tuning = {"what": "svdiff"} | sections.pop("tuning", {})
     return run_that_teaches(workspace, base, tuning=tuning, optim=optim, **sections)
 
 
@@ -114,5 +114,5 @@ def test_memory_is_predicted(base: str, images_only: Workspace, request: pytest.
 
 
 def test_bases_without_a_unet_are_refused(images_only: Workspace, tiny_sd3: Path) -> None:
-    asked = {"tuning": {"what": "spectrum"}, "model": {"base": str(tiny_sd3)}, "data": {"dataset": "images"}}
+    asked = {"tuning": {"what": "svdiff"}, "model": {"base": str(tiny_sd3)}, "data": {"dataset": "images"}}
     assert any("can be trained for Stable Diffusion 3" in sentence for sentence in missing(images_only, parse(asked)))

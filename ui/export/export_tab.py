@@ -10,7 +10,7 @@ import gradio as gr
 from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat
 from engine.export.formats import FORMATS_OF, measured
-from engine.export.loss import find_loss
+from engine.export.quantization_loss import find_loss
 from engine.tuning.facts import facts_of
 from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND

@@ -25,7 +25,7 @@ WHAT = (
     ("Subject", "subject"),
     ("New word", "word"),
     ("Whole base", "base"),
-    ("Singular values", "spectrum"),
+    ("SVDiff", "svdiff"),
     ("LCM", "lcm"),
 )
 """Choices of what is trained."""

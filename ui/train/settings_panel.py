@@ -39,8 +39,8 @@ RUNS = {
     "lcm": ("lcm",),
     "word": ("word",),
     "named": ("word", "subject"),
-    "preserved": ("lora", "subject", "base", "spectrum"),
-    "teaching": ("lora", "subject", "word", "base", "spectrum"),
+    "preserved": ("lora", "subject", "base", "svdiff"),
+    "teaching": ("lora", "subject", "word", "base", "svdiff"),
 }
 """Which kinds of run (``tuning.what``) a setting with such a mark (``setting(only=...)``) has a meaning for."""
 RESET_ALL = "all"
