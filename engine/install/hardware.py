@@ -60,7 +60,7 @@ def find_nvidia_smi() -> str | None:
 
 def detect_gpus(timeout: float = 15.0) -> GpuReport:
     """All cards. Never raises: if NVIDIA's driver does not answer, the report says so."""
-    return replace(detect_nvidia(timeout), others=detect_others())
+    return replace(detect_nvidia(timeout), others=detect_others(timeout=timeout))
 
 
 def detect_nvidia(timeout: float = 15.0) -> GpuReport:

@@ -57,10 +57,14 @@ class OtherCard:
         return f"{self.name}{memory}" + (f", driver {self.driver}" if self.driver else "")
 
 
-def detect_others(system: str = sys.platform) -> tuple[OtherCard, ...]:
-    """The cards of other makers, the best first: those with a build, and of these the one with the most memory."""
+def detect_others(system: str = sys.platform, timeout: float = 20.0) -> tuple[OtherCard, ...]:
+    """The cards of other makers, the best first: those with a build, and of these the one with the most memory.
+
+    Args:
+        timeout: seconds after which a program that is asked counts as silent.
+    """
     if system == "win32":
-        found = from_windows(_ask_windows())
+        found = from_windows(_ask_windows(timeout))
     elif system == "darwin":
         found = [OtherCard("Apple", _processor_name(), "cpu")] if platform.machine() == "arm64" else []
     else:
@@ -128,20 +132,20 @@ def from_windows(answer: str) -> list[OtherCard]:
     return found
 
 
-def _ask_windows() -> str:
+def _ask_windows(timeout: float) -> str:
     command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", ASK_WINDOWS]
-    return output_of(command)
+    return output_of(command, timeout)
 
 
 def _processor_name() -> str:
     return output_of(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]).strip() or "Apple processor"
 
 
-def output_of(command: list[str]) -> str:
-    """What a program prints; "" if it cannot be run."""
+def output_of(command: list[str], timeout: float = 20.0) -> str:
+    """What a program prints; "" if it cannot be run, or does not end within ``timeout`` seconds."""
     try:
         return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, check=False
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""

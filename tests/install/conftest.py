@@ -14,7 +14,7 @@ from tests.install.pretended import Machine, make_root
 @pytest.fixture(autouse=True)
 def no_other_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """The computer that runs the tests may have a card."""
-    monkeypatch.setattr(hardware, "detect_others", lambda: ())
+    monkeypatch.setattr(hardware, "detect_others", lambda timeout: ())
 
 
 @pytest.fixture(params=["plain", "with space", "caf\u00e9", "wow! really!"])

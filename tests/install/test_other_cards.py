@@ -89,7 +89,7 @@ def test_the_best_card_comes_first_and_nvidias_before_all(monkeypatch: pytest.Mo
     monkeypatch.setattr(other_cards, "amd_on_linux", lambda kernel: [old, AMD])
     monkeypatch.setattr(other_cards, "intel_on_linux", lambda kernel: [ARC])
     assert detect_others("linux") == (AMD, ARC, old)
-    monkeypatch.setattr(hardware, "detect_others", lambda: (AMD,))
+    monkeypatch.setattr(hardware, "detect_others", lambda timeout: (AMD,))
     monkeypatch.setattr(hardware, "detect_nvidia", lambda timeout: GpuReport())
     assert detect_gpus() == GpuReport(others=(AMD,))
     nvidia = GpuReport((Gpu("RTX 3060", 12288, (580, 95), (8, 6)),))
