@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,6 +102,22 @@ def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tupl
     best = best_step(run)
     entries = [(f"step {step:,}" + (" ★ best" if step == best else ""), step) for step in steps]
     return entries, default_steps(steps, best, 4)
+
+
+def kept_selection(
+    selected: Sequence[int], proposed: Sequence[int], first: list[int], existing: Collection[int]
+) -> list[int]:
+    """The steps that are selected once the list of checkpoints has changed.
+
+    Args:
+        selected: by the user, or as they were proposed.
+        proposed: when the list last changed.
+        first: proposed now. They take the place of an earlier proposal that the user has not changed.
+        existing: steps of the list as it is now.
+    """
+    if sorted(selected) == sorted(proposed):
+        return first
+    return [step for step in selected if step in existing] or first
 
 
 def image_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:

@@ -64,15 +64,15 @@ def build(context: AppContext, live: Live) -> None:
         images = compare_jobs.image_choices(context, name)
         return [
             gr.CheckboxGroup(entries, value=selected),
+            selected,
             gr.Dropdown(images, value=[number for _, number in images[:2]]),
             *show(name),
         ]
 
-    def refresh_checkpoints(name: str | None, selected: list[int]) -> Any:
-        """Keep the selection, as far as its checkpoints still exist."""
+    def refresh_checkpoints(name: str | None, selected: list[int], before: list[int]) -> list[Any]:
         entries, first = compare_jobs.checkpoint_choices(context, name)
-        existing = {step for _, step in entries}
-        return gr.CheckboxGroup(entries, value=[step for step in selected or () if step in existing] or first)
+        kept = compare_jobs.kept_selection(selected or (), before, first, {step for _, step in entries})
+        return [gr.CheckboxGroup(entries, value=kept), first]
 
     def read(data: dict[Any, Any]) -> dict[str, Any]:
         return {name: data[widget] for name, widget in fields.items()}
@@ -97,14 +97,15 @@ def build(context: AppContext, live: Live) -> None:
         )
 
     form = set(fields.values())  # a set: gradio then passes the values by widget, not by position
-    live.on(run.change, show_run, [run], [fields["steps"], fields["images"], *grid_views])
+    proposed: Any = gr.State([])  # the selection of checkpoints that the user has not made
+    live.on(run.change, show_run, [run], [fields["steps"], proposed, fields["images"], *grid_views])
     live.on([box.change for box in fields.values()], show_size, form, [plan])
     live.on([make.click, add.click], start, {run, *form})
     live.on(cancel.click, lambda: jobs.cancel())
     # Two states that change with the view; their change events then read the run that this page has selected.
     grid_number, checkpoints = gr.State(0), gr.State("")
     live.on(grid_number.change, show, [run], grid_views)
-    live.on(checkpoints.change, refresh_checkpoints, [run, fields["steps"]], [fields["steps"]])
+    live.on(checkpoints.change, refresh_checkpoints, [run, fields["steps"], proposed], [fields["steps"], proposed])
     live.outputs([grid_number], _grid_number, lambda view: [_grid_number(view)])
     live.outputs([checkpoints], _checkpoints_key, lambda view: [repr(_checkpoints_key(view))])
     live.outputs(
@@ -189,7 +190,8 @@ def _grid_number(view: View) -> int:
 
 
 def _checkpoints_key(view: View) -> tuple[Any, ...]:
-    return view.runs, view.shown_run, view.history.checkpoint
+    # At the end of a run its last loss check may make another checkpoint the best.
+    return view.runs, view.shown_run, view.history.checkpoint, view.snapshot.alive
 
 
 def _job_state(jobs: ModelJobs, view: View) -> list[Any]:

@@ -67,6 +67,14 @@ def test_addresses_of_odd_folders_are_quoted() -> None:
     assert served(Path("/tmp/a b'c#d/k.webp")) == "gradio_api/file=/tmp/a%20b%27c%23d/k.webp"
 
 
+def test_a_selection_that_nobody_changed_follows_the_checkpoints_of_a_run_in_progress() -> None:
+    """A page that was open from the first checkpoint on showed that one alone when the run had finished."""
+    assert compare_jobs.kept_selection([500], [500], [500, 1000, 2000], {500, 1000, 2000}) == [500, 1000, 2000]
+    assert compare_jobs.kept_selection([500], [500, 1000], [1000, 2000], {500, 1000, 2000}) == [500], "the user's own"
+    assert compare_jobs.kept_selection([500], [500, 1000], [1000, 2000], {1000, 2000}) == [1000, 2000], "it is gone"
+    assert compare_jobs.kept_selection([], [], [500], {500}) == [500]
+
+
 def test_a_run_that_is_gone_has_no_grid(workspace: Workspace) -> None:
     context = AppContext(workspace)
     assert compare_jobs.grid_of(context, "gone") is None
