@@ -30,7 +30,7 @@ from engine.families.files import LAYOUTS
 from engine.families.registry import by_name
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
-from engine.nets.frozen_layers import store
+from engine.nets.frozen_layers import quantize_base
 from engine.training.optim import build_optimizer, parameter_groups
 
 CARD = torch.device("meta")
@@ -185,7 +185,7 @@ def fp8_forward(family: str, images: int = 4) -> dict[str, Callable[[], object]]
     more = {name: tensor.bfloat16() for name, tensor in more.items()}
     conditions = {"added_cond_kwargs": more} if config.get("addition_embed_type") else {}
     small = copy.deepcopy(unet)
-    store(small, kind="fp8", modulation="base", layers=by_name(family).layers)
+    quantize_base(small, kind="fp8", modulation="base", layers=by_name(family).layers)
 
     def forward(net: Any) -> object:
         with torch.no_grad():

@@ -39,7 +39,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
 from engine.nets.compact_weights import generator_of, round_stochastically
-from engine.nets.frozen_layers import KINDS
+from engine.nets.frozen_layers import QUANTIZED
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.loss_scale import LossScale
 from engine.training.previews import preview_during_training
@@ -160,7 +160,7 @@ def trained(
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, Control().token, watch)
     if precision != "fp32" and not on_card:
         emulate(trainer.state, precision, masters)
-    assert fp8 == any(type(layer) in KINDS.values() for layer in trainer.state.denoiser.modules())
+    assert fp8 == any(type(layer) in QUANTIZED.values() for layer in trainer.state.denoiser.modules())
     trainer.train()
     preview_during_training(trainer.state, steps)
     (scores,) = (run / "previews").glob("step-*/scores.json")

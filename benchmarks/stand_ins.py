@@ -80,7 +80,7 @@ def simulated_bases(uses_ram: bool) -> Iterator[Counter]:
         for module in LOADERS:
             stack.enter_context(patch(f"engine.families.{module}.load_part", _from_config))
         stack.enter_context(patch("engine.families.sd3.positions_in_ram", _positions_in_ram))
-        stack.enter_context(patch("engine.nets.few_bits.four_bits", lambda: FOUR_BITS))
+        stack.enter_context(patch("engine.nets.weight_quantization.bitsandbytes_functional", lambda: FOUR_BITS))
         stack.enter_context(patch("engine.families.zimage.cut", lambda text: list(text["hidden"])))  # reads lengths
         yield stack.enter_context(counting(uses_ram))
 
@@ -103,7 +103,8 @@ def _positions_in_ram(net: Any) -> Any:
     return net
 
 
-# bitsandbytes.functional, as far as engine/nets/few_bits.py uses it: shapes and dtypes are those of its own tensors.
+# bitsandbytes.functional, as far as engine/nets/weight_quantization.py uses it: shapes and dtypes are those of its
+# own tensors.
 
 
 class _State:

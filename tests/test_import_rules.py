@@ -306,7 +306,7 @@ def card_calls(source: str) -> list[tuple[int, str]]:
 
 def test_only_one_module_speaks_to_a_makers_cards() -> None:
     # Of NVIDIA's cards alone, products in 8 bits ask how new they are.
-    apart = ("engine/machine/device.py", "engine/nets/fast_products.py")
+    apart = ("engine/machine/device.py", "engine/nets/low_precision_matmul.py")
     found = []
     for path in (*sources("engine"), *sources("ui")):
         where = path.relative_to(ROOT).as_posix()

@@ -97,7 +97,7 @@ def _export(options: argparse.Namespace, workspace: Workspace, control: Control)
 def _write(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
     from engine.cli.output import EventPrinter
     from engine.export import export
-    from engine.export.held_out import Judge
+    from engine.export.quantization_check import QuantizationCheck
 
     try:
         base = workspace.locate_base(run.config.model.whole_base)
@@ -116,7 +116,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         token=control.token,
         base=base,
         rank=options.rank,
-        judge=Judge(workspace, run, checkpoint, control.token, EventPrinter().progress),
+        quantization_check=QuantizationCheck(workspace, run, checkpoint, control.token, EventPrinter().progress),
     )
     what = f"step {checkpoint.step:,}"
     print(f"{result.path} ({what}, {format_bytes(result.bytes)}; {result.checked})")

@@ -71,7 +71,7 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 def _bases(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.bases.listed import hub_id, listed_bases
     from engine.queue.download_jobs import GetBase
-    from engine.queue.taught_jobs import ExportBase
+    from engine.queue.tuned_base_jobs import ExportBase
 
     if options.action == "export":
         out = str(options.out.absolute()) if options.out else ""
@@ -138,9 +138,9 @@ def _train(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
     _refuse(options, "write", "dry_run", "processes")
     if options.on:
-        from engine.queue.taught_jobs import TrainOn
+        from engine.queue.tuned_base_jobs import TrainOnTunedBase
 
-        return TrainOn(on=options.on, preset=train.preset_of(options), own=train.own_settings(options))
+        return TrainOnTunedBase(on=options.on, preset=train.preset_of(options), own=train.own_settings(options))
     config, origins = train.settings_of(options, workspace)
     return Train(config=config.model_dump(mode="json"), origins=origins)
 
@@ -162,7 +162,7 @@ def _evaluate(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
 def _transfer(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.queue.run_jobs import CheckpointChoice
-    from engine.queue.taught_jobs import MeasureTransfer
+    from engine.queue.tuned_base_jobs import MeasureTransfer
 
     checkpoint: CheckpointChoice = "newest" if options.checkpoint is None else options.checkpoint
     return MeasureTransfer(run=options.run, files=evaluate.files_of(options), checkpoint=checkpoint)

@@ -1,7 +1,7 @@
 """Text embeddings of captions, each encoded once and found by its caption.
 
     cache/KEY/text-NAME.safetensors   a shard: the tensors of up to SHARD encoded captions, one row for each, in fp16
-                                      or in 8 bits (packed_text.py)
+                                      or in 8 bits (text_quantization.py)
     cache/KEY/text-NAME.json          written after it: the captions in the order of the rows, a hash of what encoded
                                       them, in how many chunks, size and checksum of the shard
 
@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from engine.data.cache_files import Verified, describe, save_tensors, verify
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.encode import EncoderBatches
-from engine.data.packed_text import pack, unpack
+from engine.data.text_quantization import dequantize, quantize
 from engine.data.text_shards import RunCaptions, Shard
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
@@ -74,7 +74,7 @@ class TextCache:
             KeyError: it was not encoded.
         """
         number, row = self._places[caption]
-        return unpack({name: torch.from_numpy(table.read([row])) for name, table in self._tables[number].items()})
+        return dequantize({name: torch.from_numpy(table.read([row])) for name, table in self._tables[number].items()})
 
 
 def encode_missing(
@@ -161,14 +161,17 @@ class _Encoder:
             if caption in copied:
                 shard, place = copied[caption]
                 names = tensor_names(shard.tensors)
-                put([row], unpack({n: torch.from_numpy(Rows(shard.tensors, n).read([place])) for n in names}))
+                put(
+                    [row],
+                    dequantize({n: torch.from_numpy(Rows(shard.tensors, n).read([place])) for n in names}),
+                )
         new = [row for row, caption in enumerate(captions) if caption not in copied]
         done = len(captions) - len(new)
         for count in self._batches.over(new, encode):
             done += count
             on_done(done)
-        if self._run.packed:
-            tables = pack(tables)
+        if self._run.in_int8:
+            tables = quantize(tables)
         needed = sum(table.nbytes for table in tables.values()) * left // len(captions)
         require_space(self._run.folder, needed, "The cache of captions")
         self._save(captions, tables)

@@ -68,9 +68,9 @@ class RunCaptions:
         """
         self.folder, self.family, self.base, self.captions, self.options = folder, family, base, captions, options
         made_of = [2, part_files(base, TEXT_PARTS), family.skipped_layers(options.clip_skip)]
-        self.packed = options.packed(len(captions), lambda: numbers_of_caption(family, base))
-        """New shards are in 8 bits (packed_text.py)."""
-        self.made_with = _hash([*made_of, "int8"] if self.packed else made_of)
+        self.in_int8 = options.uses_int8(len(captions), lambda: numbers_of_caption(family, base))
+        """New shards are quantized to int8 (text_quantization.py)."""
+        self.made_with = _hash([*made_of, "int8"] if self.in_int8 else made_of)
         self._usable = {self.made_with, _hash(made_of)}  # one in fp16 is more exact, and is there already
         self.find_shards()
         self.needed: dict[str, int] = {}

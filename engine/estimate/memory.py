@@ -16,7 +16,7 @@ from engine.estimate.peak import sampling_peak, training_peak
 from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
-from engine.families.text import PACKED_BYTES
+from engine.families.text import INT8_BYTES
 from engine.machine.units import GIB
 from engine.nets.start_shape import reads_latents, with_start
 from engine.tuning.facts import UPDATED_TOGETHER, facts_of, is_over_start, master_weights_of
@@ -200,7 +200,7 @@ def predict_from(
     kept_vae = 4 * encoders.vae if draws else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = latents / 2 if encoded else 3 * resolution**2  # the mean alone; in colour
-    of_text = PACKED_BYTES if config.text.packed(images, lambda: short_text) else 2
+    of_text = INT8_BYTES if config.text.uses_int8(images, lambda: short_text) else 2
     on_disk = latents + short_text * of_text + (largest_map if facts.needs_condition_maps else 0)
     saved = facts.saved_weights(sizes) + text_whole
     averaged_too = facts.averaged_weights(sizes) + text_whole if has_ema else 0

@@ -17,7 +17,7 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.device import is_card, torch_device
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.nets.frozen_layers import store_as_trained
+from engine.nets.frozen_layers import quantize_as_trained
 from engine.runs.checkpoints import Checkpoint, require_intact
 from engine.runs.run import Run
 from engine.tuning.unlocked import load_trained_base
@@ -44,7 +44,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint, base: st
     device = torch_device()
     cap_allocator(device)
     dtype = torch.float16 if is_card(device) else torch.float32
-    denoiser = store_as_trained(family.load_denoiser(base, dtype), checkpoint.about, family.layers, device)
+    denoiser = quantize_as_trained(family.load_denoiser(base, dtype), checkpoint.about, family.layers, device)
     load_trained_base(checkpoint.folder, denoiser, family.layers)
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights, get
-from engine.export.held_out import HeldOutPairs, Judge, Scores
+from engine.export.held_out_scores import HeldOutScorer, Scores
 from engine.export.out import export
+from engine.export.quantization_check import QuantizationCheck
 from engine.export.quantization_loss import Interval
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
@@ -86,7 +87,7 @@ def compare(
     whole = whole_checkpoint(checkpoint.folder)
     weights = weights or ("ema" if whole.has_ema else "plain")
     source = read_source(whole, "fp32", weights)
-    pairs = HeldOutPairs(workspace, run, checkpoint, images)
+    pairs = HeldOutScorer(workspace, run, checkpoint, images)
     todo = list(
         chosen if chosen is not None else variants(whole.trained_rank, pairs.family.facts.control_files.formats)
     )
@@ -126,7 +127,7 @@ def compare(
                 token=token,
                 base=pairs.base,
                 rank=variant.rank,
-                judge=Judge(workspace, run, checkpoint, decides=False),  # it is measured here
+                quantization_check=QuantizationCheck(workspace, run, checkpoint, enabled=False),  # it is measured here
             )
             if is_onnx(made.path):
                 base = pairs.family.denoiser_config(pairs.base)

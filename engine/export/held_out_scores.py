@@ -1,4 +1,4 @@
-"""A run's held-out pairs, drawn with one form of its net after another from the same seeds, and scored."""
+"""Scores of several forms of a net (formats, precisions) on its run's held-out pairs, drawn from the same seeds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,19 @@ from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.disk.in_use import clear
 from engine.errors import UserError
-from engine.evaluation.adherence import Adherence, PairScores, compare, normalize
+from engine.evaluation.adherence import Adherence, PairScores, normalize
 from engine.evaluation.pairs import Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
-from engine.export.quantization_loss import Interval, QuantizationLoss, find_loss, keep_loss
-from engine.export.source import Source
 from engine.families import onnx_graphs
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.device import is_card, torch_device
-from engine.nets.frozen_layers import store_as_trained
+from engine.nets.frozen_layers import quantize_as_trained
 from engine.nets.outputs import net_of
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
-
-PAIRS = 24
-"""Held-out pairs on which a loss is measured, if the run has as many."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ class Scores:
         return normalize(self.rows)
 
 
-class HeldOutPairs:
-    """Draws the held-out pairs of a run, within a ``with`` block. Its images are removed at the end.
+class HeldOutScorer:
+    """Draws and scores the held-out pairs of a run, within a ``with`` block. Its images are removed at the end.
 
     Raises:
         UserError: the base or the dataset is gone, or no pair is held out.
@@ -76,7 +71,7 @@ class HeldOutPairs:
         self.scratch = run.exports / ".comparing"
         """For files that are removed at the end, too."""
 
-    def __enter__(self) -> HeldOutPairs:
+    def __enter__(self) -> HeldOutScorer:
         clear(self.scratch)
         return self
 
@@ -89,7 +84,7 @@ class HeldOutPairs:
         if self._denoiser is None:
             device = torch_device()
             loaded = self.family.load_denoiser(self.base, torch.float16 if is_card(device) else torch.float32)
-            self._denoiser = store_as_trained(loaded, self.checkpoint.about, self.family.layers, device)
+            self._denoiser = quantize_as_trained(loaded, self.checkpoint.about, self.family.layers, device)
             load_trained_base(self.checkpoint.folder, self._denoiser, self.family.layers)
         return self._denoiser
 
@@ -155,74 +150,3 @@ class HeldOutPairs:
         record = make_previews(models, request, cache=self._cache, token=token, progress=progress)
         samples = json.loads((record.folder / "scores.json").read_text(encoding="utf-8"))["samples"]
         return Scores(record.scores, [PairScores(**one["normalising"]) for one in samples])
-
-
-class Judge:
-    """Measures what coarse rounding of a run's net loses, unless it is known, and refuses what loses too much."""
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        run: Run,
-        checkpoint: Checkpoint,
-        token: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        decides: bool = True,
-    ) -> None:
-        """
-        Args:
-            decides: False: everything passes, because the caller measures it.
-        """
-        self._where = workspace, run, checkpoint
-        self._token, self._progress, self._decides = token, progress, decides
-
-    def __call__(self, source: Source, nets: tuple[Any, Any] | None = None) -> str:
-        """Return a sentence with the loss.
-
-        Args:
-            source: in the precision that is judged.
-            nets: denoiser and ControlNet as they were written; None: the source's tensors, with torch.
-
-        Raises:
-            UserError: the loss is too large, or cannot be measured.
-        """
-        if not self._decides:
-            return ""
-        _, run, checkpoint = self._where
-        weights, what = source.metadata["weights"], source.precision
-        loss = find_loss(run.exports, checkpoint.folder.name, weights, what)
-        if loss is None:
-            following = self._token, self._progress
-            with HeldOutPairs(*self._where, PAIRS) as pairs:
-                whole = pairs.measure(source.config, source.original, *following)
-                if nets is None:
-                    written = pairs.measure(source.config, source.tensors, *following)
-                else:
-                    written = pairs.measure_nets(*nets, *following)
-            loss = loss_of(whole, written, checkpoint, weights, what)
-            keep_loss(run.exports, loss)
-        loss.require_acceptable()
-        return loss.text
-
-    def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Inputs of the nets from held-out pairs (``HeldOutPairs.calibration``)."""
-        with HeldOutPairs(*self._where, PAIRS) as pairs:
-            return pairs.calibration(count)
-
-
-def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> QuantizationLoss:
-    """The loss between two measurements of the same pairs.
-
-    Raises:
-        UserError: there are too few pairs, or even the originals do not follow their maps.
-    """
-    before, after, gap = whole.adherence, written.adherence, compare(whole.rows, written.rows)
-    if before is None or after is None or gap is None:
-        raise UserError(
-            f"Nothing was exported in {what}.",
-            "Its loss of adherence cannot be measured: the run has fewer than two held-out pairs, or even the original "
-            "images do not follow their control images.",
-            "Export in fp16.",
-        )
-    one, two, between = (Interval(found.value, found.low, found.high) for found in (before, after, gap))
-    return QuantizationLoss(checkpoint.folder.name, weights, what, one, two, between, before.pairs)

@@ -35,7 +35,7 @@ from engine.families.onnx_graphs import (
 from engine.families.registry import Family
 from engine.machine.memory import free_memory
 from engine.machine.onnx_packages import TO_EXPORT, require_packages
-from engine.nets.frozen_layers import store_as_trained
+from engine.nets.frozen_layers import quantize_as_trained
 from engine.nets.onnx_net import FILES, OnnxNet, input_names, open_nets, session, write_description
 from engine.nets.outputs import net_of
 from engine.runs.checkpoints import Checkpoint
@@ -43,7 +43,7 @@ from engine.tuning.unlocked import load_trained_base
 from engine.version import VERSION
 
 if TYPE_CHECKING:
-    from engine.export.held_out import Judge
+    from engine.export.quantization_check import QuantizationCheck
 
 EXAMPLE = (2, 16, 24, 77)
 """Batch, height and width of the latents, and tokens, with which the exporter traces the nets."""
@@ -67,7 +67,7 @@ def export_onnx(
     family: Family,
     base: str,
     stage: Callable[[int, str], None],
-    judge: Judge | None,
+    quantization_check: QuantizationCheck | None,
 ) -> ExportResult:
     """Write one net. See ``engine.export.out.export``.
 
@@ -88,14 +88,16 @@ def export_onnx(
             f"The base {source.metadata.get('base', '')}, which becomes a part of it, was not found on this computer.",
             "Put the base back in the models folder, or choose another format.",
         )
-    if measured(precision) and judge is None:
+    if measured(precision) and quantization_check is None:
         raise UserError(
             f"Nothing was exported in {precision}.",
             "Its loss of adherence has to be measured, and this checkpoint belongs to no run whose images could be "
             "drawn.",
             "Export in fp32.",
         )
-    denoiser: Any = store_as_trained(family.load_denoiser(base, torch.float32), {}, family.layers, torch.device("cpu"))
+    denoiser: Any = quantize_as_trained(
+        family.load_denoiser(base, torch.float32), {}, family.layers, torch.device("cpu")
+    )
     load_trained_base(checkpoint.folder, denoiser, family.layers)
     net = net_of(source.config, source.original)
     demand_space(target, 4 * sum(one.numel() for part in (denoiser, net) for one in part.parameters()))
@@ -118,7 +120,9 @@ def export_onnx(
             torch.nn.Module.float(part)
         if rounded:
             stage(1, "Rounding to int8")
-            batches = judge.calibration(CALIBRATION) if precision == "int8_static" and judge else None
+            batches = None
+            if precision == "int8_static" and quantization_check is not None:
+                batches = quantization_check.calibration(CALIBRATION)
             _round(graphs_in, temporary, batches, denoiser.config)
             clear(graphs_in)
         free_memory()
@@ -137,10 +141,11 @@ def export_onnx(
             checksums={},
         )
         write_description(temporary, about)
-        if measured(precision) and judge is not None:
+        if measured(precision) and quantization_check is not None:
             stage(3, "Measuring the loss of adherence")
             nets = open_nets(temporary, about, family.denoiser_config(base), base, family.facts, "onnx")
-            checked = f"{judge(replace(source, precision=precision), nets)} {checked}".strip()
+            loss = quantization_check(replace(source, precision=precision), nets)
+            checked = f"{loss} {checked}".strip()
             del nets
         stage(4, "Writing the model card")
         atomic_write_text(temporary / "README.md", _card(stem, about, checked))

@@ -35,7 +35,7 @@ from engine.runs.checkpoints import LORA
 from engine.runs.word_files import word_file
 
 if TYPE_CHECKING:
-    from engine.export.held_out import Judge
+    from engine.export.quantization_check import QuantizationCheck
     from engine.export.source import Source
     from engine.families.registry import Family
     from engine.runs.checkpoints import Checkpoint
@@ -53,7 +53,7 @@ def export(
     progress: OnProgress | None = None,
     base: str = "",
     rank: int = AS_TRAINED,
-    judge: Judge | None = None,
+    quantization_check: QuantizationCheck | None = None,
 ) -> ExportResult:
     """Write one net and check it before it gets its name. A folder NAME_card beside it has the model card.
 
@@ -67,11 +67,11 @@ def export(
         base: located. A Control-LoRA needs it; other formats compare images with it. Empty: the checkpoint's own, if it
             is on this disk.
         rank: of a Control-LoRA, or of a LoRA that a trained base is exported as; or AS_TRAINED.
-        judge: measures what a precision loses that is not exact enough to be trusted; it has none without a judge.
+        quantization_check: measures the loss of a precision that is too coarse to be trusted; required for those.
 
     Raises:
-        UserError: the checkpoint is incomplete, the name is taken or misleading, the disk is full, the check failed, or
-            the judge has refused it. Nothing is left behind.
+        UserError: the checkpoint is incomplete, the name is taken or misleading, the disk is full, a check failed, or
+            the quantization loss is too large. Nothing is left behind.
         Cancelled: the token is cancelled. Nothing is left behind.
     """
     from engine.export import model_card, same_image
@@ -124,12 +124,12 @@ def export(
 
         source = read_source(whole, "fp32", weights, story_of(checkpoint))
         chosen = (Path(out_folder), stem, precision, overwrite)
-        return export_onnx(whole, source, way, *chosen, family, base, stage, judge)
+        return export_onnx(whole, source, way, *chosen, family, base, stage, quantization_check)
     source = read_source(whole, precision, weights, story_of(checkpoint))
     if way.ranks:
         stage(0, "Factorising")
         source = _against_base(source, whole, weights, family, base, rank, token)
-    verdict = _verdict(judge, source) if measured(precision) else ""
+    loss = _quantization_loss(quantization_check, source) if measured(precision) else ""
     demand_space(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     remove(temporary)
@@ -141,7 +141,7 @@ def export(
         give_ordinary_permissions(temporary)
         stage(2, "Checking")
         read = module.read(temporary)
-        checked = " ".join(filter(None, (verdict, _check(temporary, read, source, family, stem, target.name))))
+        checked = " ".join(filter(None, (loss, _check(temporary, read, source, family, stem, target.name))))
         stage(3, "Drawing the same image with both")
         checked += " " + same_image.check(source, read[1], family, base, target.name, token)
         del read
@@ -163,15 +163,15 @@ def export(
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
 
 
-def _verdict(judge: Judge | None, source: Source) -> str:
-    if judge is None:
+def _quantization_loss(check: QuantizationCheck | None, source: Source) -> str:
+    if check is None:
         raise UserError(
             f"Nothing was exported in {source.precision}.",
             "Its loss of adherence has to be measured first, and this checkpoint belongs to no run whose images could "
             "be drawn.",
             "Export in fp16.",
         )
-    return judge(source)
+    return check(source)
 
 
 def _check(path: Path, read: tuple[Any, dict[str, Any]], source: Source, family: Family, stem: str, name: str) -> str:

@@ -65,7 +65,7 @@ class Unit:
 
 @dataclass
 class Matrices:
-    """Weights of layers that may be stored in few bits (engine/nets/few_bits.py)."""
+    """Weights of layers that may be stored in few bits (engine/nets/weight_quantization.py)."""
 
     weights: int = 0
     rows: int = 0

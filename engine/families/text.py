@@ -11,10 +11,11 @@ MAX_CHUNKS = 3
 
 
 LARGEST_IN_HALF = 8 * 2**30
-"""Bytes: encoded captions that would take more in fp16 are stored in 8 bits, unless a run says otherwise."""
-PACKED_BLOCK = 64
-PACKED_BYTES = 1 + 5 / PACKED_BLOCK
-"""For each number of a caption in 8 bits: engine/data/packed_text.py."""
+"""Bytes: text embeddings that would take more in fp16 are stored in int8, unless a run says otherwise."""
+INT8_BLOCK = 64
+"""Channels of a text embedding that share a scale in int8: engine/data/text_quantization.py."""
+INT8_BYTES = 1 + 5 / INT8_BLOCK
+"""Bytes that a value of a text embedding takes in int8, with its share of the block's scale and largest value."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class TextOptions:
     whole: bool = False
     """Captions that the text encoder cannot read at once are read in chunks; otherwise the rest of them is cut off."""
     stored: Literal["auto", "half", "int8"] = "half"
-    """In the cache: in fp16 or in 8 bits; "auto": in 8 bits if fp16 would take more than ``LARGEST_IN_HALF``."""
+    """In the cache: in fp16 or int8; "auto": in int8 if fp16 would take more than ``LARGEST_IN_HALF``."""
 
-    def packed(self, captions: int, numbers: Callable[[], int]) -> bool:
-        """Whether the cache of a run keeps encoded captions in 8 bits.
+    def uses_int8(self, captions: int, numbers: Callable[[], int]) -> bool:
+        """Whether the cache of a run keeps text embeddings in int8.
 
         Args:
             captions: of the run.
-            numbers: says how many numbers one of them has, encoded.
+            numbers: says how many values the embedding of one has.
         """
         return self.stored == "int8" or (self.stored == "auto" and 2 * captions * numbers() > LARGEST_IN_HALF)
 

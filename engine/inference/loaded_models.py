@@ -19,7 +19,7 @@ from engine.machine.device import is_card, torch_device
 from engine.machine.memory import cap_allocator, free_memory
 from engine.machine.onnx_packages import DESCRIPTION, TORCH
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.nets.frozen_layers import store_as_trained
+from engine.nets.frozen_layers import quantize_as_trained
 from engine.nets.onnx_net import is_onnx, onnx_folder, open_nets, read_description
 from engine.runs.adapters import is_adapter
 from engine.runs.checkpoints import read_checkpoint, require_intact
@@ -218,7 +218,7 @@ class LoadedModels:
 
     def _denoiser(self, family: Family, located: str, about: Mapping[str, Any]) -> Any:
         denoiser: Any = family.load_denoiser(located, self._dtype)
-        return store_as_trained(denoiser, about, family.layers, self._device)
+        return quantize_as_trained(denoiser, about, family.layers, self._device)
 
     def _second_net(self, path: Path, notes: list[str]) -> Any:
         """Return the second ControlNet; load it if it is another than before. ``notes``: gets sentences for the

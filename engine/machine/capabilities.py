@@ -39,13 +39,13 @@ class Capabilities:
     fused_adamw: bool = False
     """AdamW as one kernel (``torch.optim.AdamW(fused=True)``)."""
     tf32: bool = False
-    """Products of fp32 numbers with 10 bits of mantissa, which deviate from those of a processor."""
+    """fp32 matmuls with 10 bits of mantissa, which deviate from those of a processor."""
     fp8: bool = False
     """Weights can be stored in float8 (e4m3)."""
-    eight_bit_products: bool = False
-    """Matrix products of int8 and fp8 numbers (``torch._int_mm``, ``torch._scaled_mm``)."""
-    fp16_sums: bool = False
-    """fp16 products can be added up in fp16."""
+    eight_bit_matmul: bool = False
+    """Matmuls of int8 and fp8 tensors (``torch._int_mm``, ``torch._scaled_mm``)."""
+    fp16_accumulation: bool = False
+    """fp16 matmuls can accumulate in fp16."""
     bitsandbytes: bool = False
     """The package bitsandbytes has kernels for it: 8-bit optimizers, and weights in 4 bits."""
     paged_optimizers: bool = False
@@ -63,8 +63,8 @@ CAPABILITIES: dict[Maker, Capabilities] = {
         fused_adamw=True,
         tf32=True,
         fp8=True,
-        eight_bit_products=True,
-        fp16_sums=True,
+        eight_bit_matmul=True,
+        fp16_accumulation=True,
         bitsandbytes=True,
         paged_optimizers=True,
         xformers=True,
@@ -81,7 +81,7 @@ CAPABILITIES: dict[Maker, Capabilities] = {
     ),
     "intel": Capabilities(pinned_memory=True, fused_adamw=True, fp8=True, bitsandbytes=True),
     "apple": Capabilities(fused_adamw=True),
-    "processor": Capabilities(fused_adamw=True, fp8=True, eight_bit_products=True, bitsandbytes=True),
+    "processor": Capabilities(fused_adamw=True, fp8=True, eight_bit_matmul=True, bitsandbytes=True),
     "other": Capabilities(),
 }
 

@@ -1,10 +1,9 @@
-"""The frozen base: layers that keep no more for the backward pass than they need, and whose weights have few bits.
+"""The frozen base: layers that keep no more for the backward pass than they need, and whose weights may be quantized.
 
-A layer whose weight is stored in few bits (engine/nets/few_bits.py) dequantizes it for the forward pass and again for
-the backward pass: autograd keeps neither the dequantized weight nor the layer's input. Since a layer is linear in each
-output channel, a scale of fp8 may as well multiply its output: that gives the same bits, and is done where the output
-is smaller than the weight. diffusers' ``enable_layerwise_casting`` has no scales, and autograd keeps the dequantized
-weights there.
+A quantized layer (weight_quantization.py) dequantizes its weight for the forward pass and again for the backward pass:
+autograd keeps neither the dequantized weight nor the layer's input. Since a layer is linear in each output channel, a
+scale of fp8 may as well multiply its output: that gives the same bits, and is done where the output is smaller than the
+weight. diffusers' ``enable_layerwise_casting`` has no scales, and autograd keeps the dequantized weights there.
 
 Norms, biases, and both ends of the net keep their precision. Layers that modulate (they make scale and shift of every
 token from the timestep and the pooled text) have a storage of their own: what they lose acts on all tokens alike, and
@@ -26,8 +25,8 @@ from torch.nn.grad import conv2d_input
 
 from engine.families.layers import Layers
 from engine.machine.optional import why_no_four_bits
-from engine.nets import few_bits
-from engine.nets.few_bits import dequantize
+from engine.nets import weight_quantization
+from engine.nets.weight_quantization import dequantize
 
 
 class _Linear(torch.autograd.Function):
@@ -76,8 +75,8 @@ class _Conv2d(torch.autograd.Function):
         return to_x, None, None, to_bias, None, *[None] * len(ctx.how)
 
 
-class StoredLinear(nn.Linear):
-    """A linear layer whose weight is stored in few bits."""
+class QuantizedLinear(nn.Linear):
+    """A linear layer with a quantized weight."""
 
     scale: torch.Tensor
 
@@ -85,8 +84,8 @@ class StoredLinear(nn.Linear):
         return frozen_forward(self, x)
 
 
-class StoredConv2d(nn.Conv2d):
-    """A convolution whose weight is stored in few bits."""
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution with a quantized weight."""
 
     scale: torch.Tensor
 
@@ -103,11 +102,11 @@ class FrozenConv2d(nn.Conv2d):
         return super().forward(x)
 
 
-KINDS: dict[type, type] = {nn.Linear: StoredLinear, nn.Conv2d: StoredConv2d, FrozenConv2d: StoredConv2d}
+QUANTIZED: dict[type, type] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d, FrozenConv2d: QuantizedConv2d}
 
 
 def frozen_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """Forward of a frozen layer, in the dtype of ``x``. A stored weight has the layer's ``scale``."""
+    """Forward of a frozen layer, in the dtype of ``x``. A quantized weight has the layer's ``scale``."""
     scale, shape = getattr(layer, "scale", None), weight_shape(layer)
     if isinstance(layer, nn.Linear):
         return _Linear.apply(x, layer.weight, scale, layer.bias, shape)
@@ -122,18 +121,18 @@ def frozen_mixing(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """The shape of a layer's weight, however it is stored."""
-    return tuple(getattr(layer, "stored_shape", layer.weight.shape))
+    """The shape of a layer's weight before it was quantized."""
+    return tuple(getattr(layer, "unquantized_shape", layer.weight.shape))
 
 
-def whole_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A layer's weight in ``dtype``, however it is stored."""
+def dequantized_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A layer's weight in ``dtype``, quantized or not."""
     return dequantize(layer.weight, getattr(layer, "scale", None), dtype, weight_shape(layer)).to(dtype)
 
 
-def is_stored(layer: Any) -> bool:
-    """Whether a layer's weight is stored in few bits."""
-    return layer.weight.dtype in few_bits.KINDS
+def is_quantized(layer: Any) -> bool:
+    """Whether a layer's weight is quantized."""
+    return layer.weight.dtype in weight_quantization.STORAGES
 
 
 def scales_output(scale: torch.Tensor | None, positions: int, weight: torch.Tensor, dtype: torch.dtype) -> bool:
@@ -145,7 +144,7 @@ def scales_output(scale: torch.Tensor | None, positions: int, weight: torch.Tens
     Args:
         positions: pixels or tokens of the output, in the whole batch.
     """
-    usable = scale is not None and weight.dtype == few_bits.FP8 and dtype != torch.float16
+    usable = scale is not None and weight.dtype == weight_quantization.FP8 and dtype != torch.float16
     return usable and positions * weight.shape[0] < weight.numel()
 
 
@@ -157,7 +156,7 @@ def use_frozen_convolutions(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def store(
+def quantize_base(
     denoiser: Any,
     *sharing: nn.Module,
     kind: str,
@@ -165,47 +164,47 @@ def store(
     layers: Layers,
     device: torch.device | None = None,
 ) -> None:
-    """Store a frozen denoiser's weights in few bits, in place. Layers that are stored already stay as they are.
+    """Quantize a frozen denoiser's weights, in place. Layers that are quantized already stay as they are.
 
     Args:
         sharing: control nets whose LoRA layers share some of these weights; they receive the scales.
         kind: fp8, int8 or nf4.
         modulation: of the layers that modulate: "same" (they keep their precision), int8, or "base" (as the others).
         layers: of the denoiser's family.
-        device: where the stored weights go, one by one: the unquantized ones (5 GB of XL) are never there together.
+        device: where the quantized weights go, one by one: the unquantized ones (5 GB of XL) are never there together.
 
     Raises:
         UserError: the package for this kind is not there.
     """
-    stored: dict[int, Any] = {}
+    quantized: dict[int, Any] = {}
     for name, layer in denoiser.named_modules():
-        if type(layer) in KINDS and name.startswith(layers.quantized):
+        if type(layer) in QUANTIZED and name.startswith(layers.quantized):
             own = kind
             if layers.modulates(name) and modulation != "base":
                 own = modulation
             if own != "same":
-                small, scale = few_bits.quantize(layer.weight.to(device or layer.weight.device), own)
-                layer.__class__, layer.stored_shape = KINDS[type(layer)], layer.weight.shape
+                small, scale = weight_quantization.quantize(layer.weight.to(device or layer.weight.device), own)
+                layer.__class__, layer.unquantized_shape = QUANTIZED[type(layer)], layer.weight.shape
                 layer.weight.data = small  # the tensor object stays, so that layers which share it see the change
                 layer.register_buffer("scale", scale, persistent=False)
-        if type(layer) in KINDS.values():
-            stored[id(layer.weight)] = layer
+        if type(layer) in QUANTIZED.values():
+            quantized[id(layer.weight)] = layer
     for net in sharing:
         for layer in net.modules():
-            if original := stored.get(id(getattr(layer, "weight", None))):
-                layer.stored_shape = original.stored_shape
+            if original := quantized.get(id(getattr(layer, "weight", None))):
+                layer.unquantized_shape = original.unquantized_shape
                 layer.register_buffer("scale", original.scale, persistent=False)
 
 
-def store_as_trained(denoiser: Any, about: Mapping[str, Any], layers: Layers, device: torch.device) -> Any:
-    """The denoiser of a base, frozen, on a device, stored as in the run of a checkpoint.
+def quantize_as_trained(denoiser: Any, about: Mapping[str, Any], layers: Layers, device: torch.device) -> Any:
+    """The denoiser of a base, frozen, on a device, quantized as in the run of a checkpoint.
 
-    Where the package for 4 bits is missing, it is not stored in few bits.
+    It is not quantized where the package for 4 bits is missing.
 
     Args:
         about: the checkpoint's; empty: of a net whose run is not known.
     """
     stored = about.get("base_storage")
     if stored and not (stored["kind"] == "nf4" and why_no_four_bits(device.type)):
-        store(denoiser, **stored, layers=layers, device=device)
+        quantize_base(denoiser, **stored, layers=layers, device=device)
     return denoiser.to(device)

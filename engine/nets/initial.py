@@ -26,8 +26,8 @@ from engine.families.layers import Layers
 from engine.families.registry import Family
 from engine.machine.net_lock import NET_LOCK
 from engine.nets.controlnet_files import read_config
-from engine.nets.lean_build import built_without, in_memory
 from engine.nets.lora import shared_with, subtract_factors, to_control_lora, to_low_rank_over_itself
+from engine.nets.meta_device import build_with_meta_weights, materialize
 from engine.nets.union_mode import use_mode
 from engine.runs.checkpoints import FACTORS, list_checkpoints
 
@@ -79,11 +79,11 @@ def initial_controlnet(
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         if why := family.facts.why_not_blocks(family.denoiser_config(base), blocks):
             raise UserError("The ControlNet cannot be created.", why, "Change ControlNet blocks, under All settings.")
-        # A Control-LoRA is built without the weights that it shares: the fp32 net is never in RAM as a whole.
+        # The weights that a Control-LoRA shares are built on the meta device: the fp32 net is never in RAM as a whole.
         shared = shared_with(denoiser, rank, family.layers) if rank else None
         new = partial(family.new_controlnet, denoiser, blocks)
         with NET_LOCK:
-            controlnet = built_without(new, shared) if shared else new()
+            controlnet = build_with_meta_weights(new, shared) if shared else new()
         if rounded:
             copy_weights(controlnet, copied_weights(family, base))
         if config.model.hint_start == "he":
@@ -97,7 +97,7 @@ def initial_controlnet(
         place = torch.get_default_device()
         to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact, factors_on=place)
         if saved:
-            in_memory(controlnet)
+            materialize(controlnet)
     return controlnet
 
 

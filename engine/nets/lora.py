@@ -20,7 +20,7 @@ from torch.nn import functional
 from engine.families.layers import Layers
 from engine.machine.units import counted
 from engine.nets.controlnet_files import WEIGHTS
-from engine.nets.frozen_layers import frozen_forward, is_stored, whole_weight
+from engine.nets.frozen_layers import dequantized_weight, frozen_forward, is_quantized
 from engine.nets.low_rank_math import factorize, is_smaller
 
 NEGLIGIBLE = 1e-6  # of a layer's largest singular value: a smaller one is rounding
@@ -37,7 +37,7 @@ class LoraLinear(nn.Linear):
     """The factors are left out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
+        base = frozen_forward(self, x) if is_quantized(self) else super().forward(x)
         return base if self.off else base + functional.linear(functional.linear(x, self.down), self.up)
 
 
@@ -50,7 +50,7 @@ class LoraConv2d(nn.Conv2d):
     """The factors are left out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = frozen_forward(self, x) if is_stored(self) else super().forward(x)
+        base = frozen_forward(self, x) if is_quantized(self) else super().forward(x)
         return base if self.off else base + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
 
 
@@ -203,7 +203,7 @@ def merged_weights(controlnet: nn.Module) -> Tensors:
             continue
         if stem in layers and part == "weight":
             layer = layers[stem]
-            tensor = whole_weight(layer, torch.float32)
+            tensor = dequantized_weight(layer, torch.float32)
             product = layer.up.flatten(1) @ layer.down.flatten(1)
             tensor = tensor + product.reshape(tensor.shape).to(tensor.device)
         whole[name] = tensor.detach().float().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Building a net without some of its weights, which are replaced anyway: an XL ControlNet in fp32 has 5 GB of them."""
+"""Builds a net with some weights on the meta device, since they are replaced: 5 GB of an XL ControlNet in fp32."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from torch.nn.modules.conv import _ConvNd
 from engine.machine.net_lock import NET_LOCK
 
 NO_OP = ".*copying from a non-meta parameter"
-"""What torch warns of when weights are loaded that a net is built without."""
+"""torch's warning when weights are loaded into a net that has them on the meta device."""
 
 
-def built_without(make: Callable[[], Any], left_out: Callable[[str, Any], bool]) -> Any:
+def build_with_meta_weights(make: Callable[[], Any], on_meta: Callable[[str, Any], bool]) -> Any:
     """The net that ``make`` builds, with some weights of linear layers and convolutions on the meta device only.
 
-    Each of these is there while its own layer is initialized, but never together with the others. Random numbers are
-    drawn for them all the same, so that all other weights have the bits that they have in a whole net.
+    Each of these is allocated while its own layer is initialized, but never together with the others. Random numbers
+    are drawn for them all the same, so that all other weights have the bits that they have in a whole net.
 
     Args:
         make: builds the net, the same each time; called twice.
-        left_out: whether to leave out the weight of a layer, given its name and the layer.
+        on_meta: whether a layer's weight stays on the meta device, given its name and the layer.
     """
     with NET_LOCK:  # two threads that follow their layers would give them back in the wrong order
-        return _built_without(make, left_out)
+        return _build(make, on_meta)
 
 
-def _built_without(make: Callable[[], Any], left_out: Callable[[str, Any], bool]) -> Any:
+def _build(make: Callable[[], Any], on_meta: Callable[[str, Any], bool]) -> Any:
     layers: list[Any] = []
     # The device counts for this thread alone. accelerate's ``init_empty_weights`` would change every thread's nets.
     with torch.device("meta"), _initialized(layers.append), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=NO_OP)
         names = {id(layer): name for name, layer in make().named_modules()}
-    wanted = [id(one) in names and left_out(names[id(one)], one) for one in layers]
+    wanted = [id(one) in names and on_meta(names[id(one)], one) for one in layers]
     numbers = iter(wanted)
 
     def drop_weight(layer: Any) -> None:
@@ -73,8 +73,8 @@ def _initialized(then: Callable[[Any], object]) -> Iterator[None]:
             kind.reset_parameters = reset  # type: ignore[method-assign]
 
 
-def in_memory(net: Any) -> None:
-    """Give weights that are on the meta device memory, in place, without values: for a net that is loaded next."""
+def materialize(net: Any) -> None:
+    """Allocate weights that are on the meta device, in place, uninitialized: for a net that is loaded next."""
     for module in net.modules():
         for name, weight in module.named_parameters(recurse=False):
             if weight.is_meta:

@@ -12,13 +12,13 @@ from engine.queue.entries import Entry
 from engine.queue.job import QueuedJob
 from engine.queue.net_jobs import Average, CompareSizes, ImportNet, MeasureEffect, Trial
 from engine.queue.run_jobs import DrawGrid, Evaluate, Export, Resume, Train
-from engine.queue.taught_jobs import ExportBase, MeasureTransfer, TrainOn
+from engine.queue.tuned_base_jobs import ExportBase, MeasureTransfer, TrainOnTunedBase
 
 OF_DATA: tuple[type[QueuedJob], ...] = (Read, GetSet, Captions, Check, GetWeights, Maps)
 OF_RUNS: tuple[type[QueuedJob], ...] = (GetBase, Trial, Train, Resume, Evaluate, MeasureEffect, DrawGrid)
 OF_FILES: tuple[type[QueuedJob], ...] = (Export, Average, CompareSizes, ImportNet, ExportBase)
-OF_TAUGHT: tuple[type[QueuedJob], ...] = (TrainOn, MeasureTransfer)
-KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES, *OF_TAUGHT)}
+OF_TUNED_BASES: tuple[type[QueuedJob], ...] = (TrainOnTunedBase, MeasureTransfer)
+KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES, *OF_TUNED_BASES)}
 
 
 def job_of(entry: Entry) -> QueuedJob:

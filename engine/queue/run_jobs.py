@@ -214,7 +214,7 @@ def write_export(
 ) -> JobReport:
     """Write a checkpoint, or an average of several, as the options of an export say. ``what``: it, in words."""
     from engine.export import export
-    from engine.export.held_out import Judge
+    from engine.export.quantization_check import QuantizationCheck
 
     made = export(
         chosen.folder,
@@ -228,7 +228,7 @@ def write_export(
         progress_events(emit, "Exporting, stages"),
         _local_base(workspace, run),
         options.rank,
-        Judge(workspace, run, chosen, token, progress_events(emit, "Measuring the loss, steps")),
+        QuantizationCheck(workspace, run, chosen, token, progress_events(emit, "Measuring the loss, steps")),
     )
     return JobReport("completed", f"{what}: {made.path}. {made.checked}", str(made.path), run=run.name)
 

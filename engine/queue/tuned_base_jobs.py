@@ -1,4 +1,4 @@
-"""The jobs of the queue that use what a run has taught its base, or LoRA and embedding files."""
+"""The jobs of the queue on tuned bases: of a run that trains the base, or merged with LoRA and embedding files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from engine.training.new_run import create_run, require_startable
 from engine.workspace.paths import Workspace
 
 
-class TrainOn(QueuedJob):
-    """Train a ControlNet on what a run has taught its base, whose best checkpoint is exported first."""
+class TrainOnTunedBase(QueuedJob):
+    """Train a ControlNet on the tuned base of a run, whose best checkpoint is exported first."""
 
     kind = "train-on"
     job_kind = JobKind.TRAIN
     on: str
-    """The run that has taught its base."""
+    """The run that has trained its base, a LoRA or a word."""
     preset: str
     own: dict[str, Any] = Field(default_factory=dict)
     """Settings over those of the preset, by section."""
@@ -39,10 +39,10 @@ class TrainOn(QueuedJob):
         if run is None:
             from engine.training.follow_up import controlnet_config, exported_for_controlnet
 
-            taught = run_of(workspace, self.on)
-            path = exported_for_controlnet(workspace, taught, token, progress_events(emit, "Exporting, stages"))
+            tuned = run_of(workspace, self.on)
+            path = exported_for_controlnet(workspace, tuned, token, progress_events(emit, "Exporting, stages"))
             emit(Message(f"The ControlNet is trained on {path.name}."))
-            config, origins = controlnet_config(workspace, taught, path, self.preset, self.own)
+            config, origins = controlnet_config(workspace, tuned, path, self.preset, self.own)
             require_startable(workspace, config)
             run = create_run(workspace, config, origins, queue_entry=mark)
         return train_to_the_end(workspace, run, token, emit)

@@ -39,7 +39,7 @@ from engine.machine.capabilities import capabilities
 from engine.machine.device import is_card
 from engine.machine.errors import missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
-from engine.nets.frozen_layers import store
+from engine.nets.frozen_layers import quantize_base
 from engine.runs.changes import FALLBACKS, with_settings
 from engine.runs.run import write_run
 from engine.training.state import TrainState
@@ -259,7 +259,7 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
         trainable.use_gradient_checkpointing(state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings or "train.modulation_storage" in settings:
         few = {"kind": config.train.base_storage, "modulation": config.train.modulation_storage}
-        store(state.denoiser, trainable.master, *trainable.nets, **few, layers=state.family.layers)
+        quantize_base(state.denoiser, trainable.master, *trainable.nets, **few, layers=state.family.layers)
     if "optim.master_weights" in settings and trainable.weights.can_split:
         trainable.weights.keep_split()
     if settings.get("optim.in_backward"):

@@ -28,9 +28,9 @@ from engine.machine.hardware import why_unused
 from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
-from engine.nets.fast_products import products_of, use_products
 from engine.nets.frozen_blocks import use_frozen_blocks
-from engine.nets.frozen_layers import store, use_frozen_convolutions
+from engine.nets.frozen_layers import quantize_base, use_frozen_convolutions
+from engine.nets.low_precision_matmul import matmul_mode, use_matmul_mode
 from engine.nets.start_shape import trained_config
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
@@ -118,7 +118,7 @@ def set_up(
 
     if (kept := master_weights_of(config, precision, group.world_size)) != config.optim.master_weights:
         history(Message(f"The master weights are kept {kept}: {WHY_WHOLE}.", "warning"))
-    if why := products_of(config.train, dtype, device)[1]:
+    if why := matmul_mode(config.train, dtype, device)[1]:
         history(Message(f"The products of the base are computed as usual: others are not possible, {why}.", "warning"))
 
     def decomposed(done: int, total: int) -> None:
@@ -244,14 +244,14 @@ def build_nets(
     inputs = Inputs(run_folder, config, family, base, denoiser, place, progress)
     net = initial_net(inputs)
     if quantized:  # after the net was made from the unquantized weights
-        store(denoiser, **few, device=place.device)
+        quantize_base(denoiser, **few, device=place.device)
         denoiser.to(place.device)
     trainable = build_trainable(inputs, net)
     use_frozen_convolutions(denoiser)
     use_frozen_blocks(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
-        store(denoiser, trainable.master, *trainable.nets, **few)
-    use_products(denoiser, products_of(train, place.dtype, place.device)[0])
+        quantize_base(denoiser, trainable.master, *trainable.nets, **few)
+    use_matmul_mode(denoiser, matmul_mode(train, place.dtype, place.device)[0])
     trainable.use_gradient_checkpointing(denoiser, train.gradient_checkpointing, layers)
     return denoiser, trainable
 

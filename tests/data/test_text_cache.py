@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from engine.config import RunConfig
 from engine.data import text_cache
-from engine.data.packed_text import pack, unpack
 from engine.data.text_cache import TextCache, encode_missing
+from engine.data.text_quantization import dequantize, quantize
 from engine.data.text_shards import RunCaptions
 from engine.disk.durable import checksum
 from engine.disk.space import DiskFull
@@ -25,7 +25,7 @@ from engine.disk.tensor_file import read_header
 from engine.estimate.memory import predict_from
 from engine.families.facts import TEXT_PARTS
 from engine.families.files import LAYOUTS, part_files, read_configs
-from engine.families.text import PACKED_BYTES, USUAL_TEXT, TextOptions
+from engine.families.text import INT8_BYTES, USUAL_TEXT, TextOptions
 from engine.jobs.control import Cancelled, Control
 from tests.data.plain_encoder import BATCH, SHARD, PlainEncoder, captions
 from tests.forked import Forks
@@ -289,26 +289,26 @@ def test_captions_in_8_bits_take_half_the_room_and_change_by_less_than_a_percent
     states = (noise * torch.logspace(-2, 2, 15).view(3, 5, 1)).half()
     states[..., 7] *= 300  # as single channels of language models
     whole = {"hidden": states, "odd": states[..., :40], "real": torch.ones(3, 5).half()}
-    packed = pack(whole)
-    back = unpack(packed)
-    taken = sum(tensor.nbytes for name, tensor in packed.items() if name.startswith("hidden"))
-    assert taken == PACKED_BYTES * states.numel()
+    quantized = quantize(whole)
+    back = dequantize(quantized)
+    taken = sum(tensor.nbytes for name, tensor in quantized.items() if name.startswith("hidden"))
+    assert taken == INT8_BYTES * states.numel()
     assert back.keys() == whole.keys() and all(torch.equal(back[name], whole[name].float()) for name in ("odd", "real"))
     assert torch.equal(back["hidden"][..., 7], states[..., 7].float())
     for part in (slice(0, 7), slice(8, 64), slice(64, 128)):
         exact = states[..., part].float()
         assert ((back["hidden"][..., part] - exact).norm(dim=-1) < 0.015 * exact.norm(dim=-1)).all()
-    again = pack({"hidden": back["hidden"].half()})
-    assert again["hidden"].equal(packed["hidden"]), "rows may be copied any number of times"
+    again = quantize({"hidden": back["hidden"].half()})
+    assert again["hidden"].equal(quantized["hidden"]), "rows may be copied any number of times"
 
 
 def test_captions_are_in_8_bits_by_themselves_where_they_would_take_too_much() -> None:
-    def packed(stored: Any, count: int) -> bool:
-        return TextOptions(stored=stored).packed(count, lambda: 512 * 4096)
+    def in_int8(stored: Any, count: int) -> bool:
+        return TextOptions(stored=stored).uses_int8(count, lambda: 512 * 4096)
 
-    assert [packed(stored, 2000) for stored in ("auto", "half", "int8")] == [False, False, True]
-    assert [packed(stored, 2100) for stored in ("auto", "half", "int8")] == [True, False, True]
+    assert [in_int8(stored, 2000) for stored in ("auto", "half", "int8")] == [False, False, True]
+    assert [in_int8(stored, 2100) for stored in ("auto", "half", "int8")] == [True, False, True]
     flux = read_configs(LAYOUTS / "flux")
     small, large = (predict_from(RunConfig(), flux, images).cache / images for images in (2000, 2100))
     latents = 3 * 2 * 16 * 64**2  # mean and log-variance, and the mean of the control image
-    assert small == latents + 2 * 512 * 4096 and large == latents + PACKED_BYTES * 512 * 4096
+    assert small == latents + 2 * 512 * 4096 and large == latents + INT8_BYTES * 512 * 4096

@@ -24,7 +24,7 @@ from engine.disk.images import load_array
 from engine.distributed.agreement import split_among, start_equal
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.nets.frozen_layers import store
+from engine.nets.frozen_layers import quantize_base
 from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
 from engine.training.new_run import create_run
@@ -405,7 +405,7 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
     to_control_lora(net, unet, 4, family.layers)
-    store(unet, net, kind="fp8", modulation="base", layers=family.layers)
+    quantize_base(unet, net, kind="fp8", modulation="base", layers=family.layers)
     sent: list[torch.Tensor] = []
     group = SimpleNamespace(gather=lambda step: [step, step], broadcast_parameters=sent.extend)
     start_equal(cast(Any, group), 0, Path("run"), net.parameters())

@@ -28,7 +28,7 @@ from engine.families.sizes import Learned
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
 from engine.nets.compact_weights import CompactMasterWeights
-from engine.nets.frozen_layers import store
+from engine.nets.frozen_layers import quantize_base
 from engine.nets.lora import to_control_lora
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import build_optimizer
@@ -95,13 +95,13 @@ def held(net: torch.nn.Module) -> int:
 def test_a_base_in_few_bits_to_the_byte(any_base: Path, kind: str, modulation: str) -> None:
     family, denoiser, _ = nets(any_base)
     if kind != "same":
-        store(
+        quantize_base(
             denoiser.bfloat16(),
             kind=kind,
             modulation="same" if modulation == "int8" else modulation,
             layers=family.layers,
         )
-        store(denoiser, kind=kind, modulation=modulation, layers=family.layers)  # as when memory runs out later
+        quantize_base(denoiser, kind=kind, modulation=modulation, layers=family.layers)  # as when memory runs out later
     counted = family.facts.count(dict(denoiser.config), 64).denoiser
     assert held(denoiser) == counted.stored(kind, modulation, 4 if kind == "same" else 2)
 
@@ -111,7 +111,7 @@ def test_a_base_in_four_bits_to_the_byte_at_real_shapes(layout: str) -> None:
     base = read_configs(LAYOUTS / layout)
     with torch.device("meta"):
         denoiser: Any = getattr(diffusers, base.facts.denoiser_class).from_config(base.denoiser).bfloat16()
-    store(denoiser.requires_grad_(False), kind="nf4", modulation="int8", layers=base.facts.layers)
+    quantize_base(denoiser.requires_grad_(False), kind="nf4", modulation="int8", layers=base.facts.layers)
     few = {"base_storage": "nf4", "modulation_storage": "int8", "precision": "bf16"}
     assert held(denoiser) == predict_from(config(train=few), base).training["base model"]
 

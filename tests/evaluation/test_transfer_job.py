@@ -18,7 +18,7 @@ from engine.evaluation.transfer_job import measure_transfer
 from engine.evaluation.transfer_report import JSON, transfer_folder, transfer_text
 from engine.families.registry import detect
 from engine.jobs.control import Control
-from engine.queue.taught_jobs import MeasureTransfer
+from engine.queue.tuned_base_jobs import MeasureTransfer
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 from tests.bases import lora_files

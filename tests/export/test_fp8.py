@@ -32,7 +32,7 @@ def loss(written: float, step: str = "step-000010") -> QuantizationLoss:
 @pytest.mark.parametrize("format", ["single_file", "ldm"])
 def test_every_tensor_is_fp8_as_comfyui_holds_it(checkpoint: Path, tmp_path: Path, format: str) -> None:
     whole = export(checkpoint, format, tmp_path, "whole", "fp32")
-    made = export(checkpoint, format, tmp_path, "small", "fp8", judge=lambda source: MEASURED)
+    made = export(checkpoint, format, tmp_path, "small", "fp8", quantization_check=lambda source: MEASURED)
     tensors = load_file(made.path)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float8_e4m3fn}
     for name, tensor in load_file(whole.path).items():
@@ -45,7 +45,9 @@ def test_every_tensor_is_fp8_as_comfyui_holds_it(checkpoint: Path, tmp_path: Pat
 def test_the_file_draws_like_the_checkpoint(
     checkpoint: Path, tmp_path: Path, tiny_base: Path, workspace: Workspace, edges: Image.Image
 ) -> None:
-    made = export(checkpoint, "single_file", tmp_path, "small", "fp8", "plain", judge=lambda source: MEASURED)
+    made = export(
+        checkpoint, "single_file", tmp_path, "small", "fp8", "plain", quantization_check=lambda source: MEASURED
+    )
     size: dict[str, Any] = {"steps": 2, "width": 64, "height": 64}
     nets = [checkpoint / "controlnet", made.path]
     requests = [TryRequest(base=str(tiny_base), controlnet=net, prompt="a", control=edges, **size) for net in nets]
@@ -63,11 +65,11 @@ def test_nothing_is_written_where_it_was_not_measured_or_fell(checkpoint: Path, 
         export(checkpoint, "single_file", tmp_path / "out", "mine", "fp8")
     assert "has to be measured" in unmeasured.value.why
     with pytest.raises(UserError, match="would follow its control images less") as fell:
-        export(checkpoint, "single_file", tmp_path / "out", "mine", "fp8", judge=refuse)
+        export(checkpoint, "single_file", tmp_path / "out", "mine", "fp8", quantization_check=refuse)
     assert "0.60" in fell.value.why and "0.90 (0.85 to 0.95)" in fell.value.why
     for format in ("diffusers", "pth", "control_lora"):
         with pytest.raises(UserError, match="no precision fp8"):
-            export(checkpoint, format, tmp_path / "out", "mine", "fp8", judge=lambda source: MEASURED)
+            export(checkpoint, format, tmp_path / "out", "mine", "fp8", quantization_check=lambda source: MEASURED)
     assert not (tmp_path / "out").exists()
 
 
@@ -80,7 +82,7 @@ def test_weights_that_fp8_cannot_hold_are_refused(loud_controlnet: Path, tmp_pat
     tensors["conv_in.bias"][0] = 500.0  # the largest number of fp8 is 448
     save_file(tensors, file)
     with pytest.raises(UserError, match="cannot be exported in fp8"):
-        export(folder, "single_file", tmp_path / "out", "mine", "fp8", judge=lambda source: MEASURED)
+        export(folder, "single_file", tmp_path / "out", "mine", "fp8", quantization_check=lambda source: MEASURED)
 
 
 def test_a_loss_is_acceptable_within_the_interval_and_is_remembered(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from engine.data.make_maps import make_all
 from engine.errors import UserError
 from engine.export import export
 from engine.export.compare import Variant, compare
-from engine.export.held_out import Judge
 from engine.export.imported_run import import_as_run
+from engine.export.quantization_check import QuantizationCheck
 from engine.export.quantization_loss import keep_loss, read_losses
 from engine.export.table import as_text, read_table
 from engine.runs.run import Run
@@ -66,16 +66,16 @@ def test_the_loss_in_fp8_is_measured_once_and_decides(
     monkeypatch.setattr("engine.evaluation.adherence.MIN_SPAN", -9.0)  # this base's VAE shows no contours
     newest = trained.checkpoints()[-1]
     lines: list[str] = []
-    how = Judge(ready_workspace, trained, newest, progress=lambda done, total, label: lines.append(label))
-    made = export(newest.folder, "single_file", trained.exports, "small", "fp8", "plain", judge=how)
+    how = QuantizationCheck(ready_workspace, trained, newest, progress=lambda done, total, label: lines.append(label))
+    made = export(newest.folder, "single_file", trained.exports, "small", "fp8", "plain", quantization_check=how)
     (loss,) = read_losses(trained.exports)
     assert loss.text in made.checked and loss.pairs >= 2 and lines
     lines.clear()
-    export(newest.folder, "single_file", trained.exports, "again", "fp8", "plain", judge=how)
+    export(newest.folder, "single_file", trained.exports, "again", "fp8", "plain", quantization_check=how)
     assert not lines  # it is known
     keep_loss(trained.exports, replace(loss, written=replace(loss.written, value=loss.whole.low - 0.1)))
     with pytest.raises(UserError, match="would follow its control images less"):
-        export(newest.folder, "single_file", trained.exports, "fell", "fp8", "plain", judge=how)
+        export(newest.folder, "single_file", trained.exports, "fell", "fp8", "plain", quantization_check=how)
     assert not list(trained.exports.glob("*fell*")) and not (trained.exports / ".comparing").exists()
 
 

@@ -19,7 +19,7 @@ from engine.machine.device import PROCESSOR, free_and_total, is_card, random_sta
 from engine.machine.memory import cap_allocator, free_memory, usable_bytes
 from engine.machine.optional import why_no_four_bits
 from engine.machine.precision import usable_precision
-from engine.nets.fast_products import products_of
+from engine.nets.low_precision_matmul import matmul_mode
 from engine.training.oom import machine_of
 from engine.training.optim import build_optimizer
 
@@ -86,8 +86,8 @@ def test_only_what_a_makers_cards_run_is_offered(pretend: Pretend, monkeypatch: 
     paged = parse({"optim": {"optimizer": "paged_adamw8bit"}}).optim
     for maker in ("amd", "intel", "apple"):
         card, _ = pretend(maker)
-        assert "NVIDIA" in products_of(eight_bit, torch.float16, card)[1]
-        assert "NVIDIA" in products_of(sums, torch.float16, card)[1]
+        assert "NVIDIA" in matmul_mode(eight_bit, torch.float16, card)[1]
+        assert "NVIDIA" in matmul_mode(sums, torch.float16, card)[1]
         assert bool(why_no_four_bits(card.type)) is (maker == "apple")
         machine = machine_of(card, 1, False)
         assert (machine.on_card, machine.paged) == (True, False)

@@ -126,7 +126,7 @@ def test_a_control_lora_begins_with_the_bits_of_one_that_is_made_from_a_whole_ne
     family = detect(folder)
     denoiser = family.load_denoiser(folder, torch.bfloat16)
     lean = initial_controlnet(tmp_path, RunConfig(), family, folder, denoiser, rank=2)
-    monkeypatch.setattr("engine.nets.initial.built_without", lambda make, left_out: make())
+    monkeypatch.setattr("engine.nets.initial.build_with_meta_weights", lambda make, on_meta: make())
     whole = initial_controlnet(tmp_path, RunConfig(), family, folder, denoiser, rank=2)
     assert lora_layers(lean).keys() == lora_layers(whole).keys() and len(lora_layers(lean)) > 5
     expected = whole.state_dict()

@@ -14,9 +14,9 @@ from torch.nn import functional
 from engine.config import TrainConfig, parse
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.nets import few_bits
-from engine.nets.fast_products import EightBitLinear, products_of, use_products
-from engine.nets.frozen_layers import StoredLinear, store, whole_weight
+from engine.nets import weight_quantization
+from engine.nets.frozen_layers import QuantizedLinear, dequantized_weight, quantize_base
+from engine.nets.low_precision_matmul import EightBitLinear, matmul_mode, use_matmul_mode
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,13 +27,13 @@ def layer_and_widened(kind: str, dtype: torch.dtype) -> tuple[nn.Linear, nn.Line
     torch.manual_seed(0)
     wide = nn.Linear(192, 96).requires_grad_(False)
     wide.weight.mul_(torch.logspace(-2, 1, 96)[:, None])  # channels of very different size
-    small, scale = few_bits.quantize(wide.weight, kind)
+    small, scale = weight_quantization.quantize(wide.weight, kind)
     layer: Any = nn.Linear(192, 96, dtype=dtype).requires_grad_(False)
-    layer.__class__ = StoredLinear
+    layer.__class__ = QuantizedLinear
     layer.weight.data = small
     layer.register_buffer("scale", scale)
-    use_products(layer, "8bit")
-    wide.to(dtype).weight.data = whole_weight(layer, dtype)
+    use_matmul_mode(layer, "8bit")
+    wide.to(dtype).weight.data = dequantized_weight(layer, dtype)
     layer.bias.data = wide.bias.data
     return layer, wide
 
@@ -67,8 +67,8 @@ def test_a_whole_base_predicts_nearly_as_with_the_widened_weights(tiny_base: Pat
     family = detect(str(tiny_base))
     unets = [family.load_denoiser(str(tiny_base), torch.float32) for _ in range(3)]
     for unet in unets[:2]:
-        store(unet, kind=kind, modulation="same", layers=family.layers)
-    use_products(unets[0], "8bit")
+        quantize_base(unet, kind=kind, modulation="same", layers=family.layers)
+    use_matmul_mode(unets[0], "8bit")
     assert sum(type(layer) is EightBitLinear for layer in unets[0].modules()) > 10
     noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 64)
     fast, usual, whole = (unet(noisy, torch.tensor([500]), text, return_dict=False)[0] for unet in unets)
@@ -85,15 +85,15 @@ def test_the_card_decides(capability: tuple[int, int], found: list[str], monkeyp
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
     for kind in ("int8", "fp8"):
         settings = train(base_products="8bit", base_storage=kind)
-        products, why = products_of(settings, torch.bfloat16, CARD)
+        products, why = matmul_mode(settings, torch.bfloat16, CARD)
         assert (products == "8bit") is (kind in found) is not bool(why)
-        assert products_of(settings, torch.float32, CPU) == ("8bit", "")
-    assert products_of(train(), torch.float16, CARD) == ("", "")
+        assert matmul_mode(settings, torch.float32, CPU) == ("8bit", "")
+    assert matmul_mode(train(), torch.float16, CARD) == ("", "")
     sums = train(base_products="fp16_sums")
-    assert products_of(sums, torch.float16, CARD) == ("fp16_sums", "")
-    assert products_of(sums, torch.bfloat16, CARD)[1] and products_of(sums, torch.float16, CPU)[1]
+    assert matmul_mode(sums, torch.float16, CARD) == ("fp16_sums", "")
+    assert matmul_mode(sums, torch.bfloat16, CARD)[1] and matmul_mode(sums, torch.float16, CPU)[1]
     monkeypatch.setattr("torch.backends.cuda.matmul", SimpleNamespace())
-    assert "version of PyTorch" in products_of(sums, torch.float16, CARD)[1]
+    assert "version of PyTorch" in matmul_mode(sums, torch.float16, CARD)[1]
 
 
 def test_sums_in_fp16_are_set_around_frozen_linear_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_sums_in_fp16_are_set_around_frozen_linear_layers_alone(monkeypatch: pyt
     base = nn.Sequential(frozen, trained)
     x = torch.randn(40, 16, requires_grad=True)
     expected = torch.autograd.grad(base(x).square().sum(), x)[0]
-    use_products(base, "fp16_sums")
+    use_matmul_mode(base, "fp16_sums")
     with Watch():
         loss = base(x).square().sum()
         assert setting.allow_fp16_accumulation is False

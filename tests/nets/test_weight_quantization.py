@@ -20,9 +20,9 @@ from engine.families.layers import UNET
 from engine.families.registry import detect
 from engine.machine.optional import why_no_four_bits
 from engine.nets import frozen_layers
-from engine.nets.few_bits import FP8, dequantize, quantize
-from engine.nets.frozen_layers import is_stored, store, use_frozen_convolutions, whole_weight
+from engine.nets.frozen_layers import dequantized_weight, is_quantized, quantize_base, use_frozen_convolutions
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
+from engine.nets.weight_quantization import FP8, dequantize, quantize
 from engine.training.new_run import missing
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, losses
@@ -66,11 +66,11 @@ def test_gradients_through_a_small_layer_are_those_of_its_widened_weight(layer: 
     layer = copy.deepcopy(layer)
     layer.weight.requires_grad_(False)
     net = nn.ModuleDict({"mid_block": nn.ModuleList([layer])})
-    store(net, kind=kind, modulation="base", layers=UNET)
+    quantize_base(net, kind=kind, modulation="base", layers=UNET)
     small = net["mid_block"][0]
     wide = type(layer).__mro__[1](**_settings(layer))
     wide.weight.data = dequantize(small.weight, small.scale, torch.float32, wide.weight.shape)
-    assert torch.equal(whole_weight(small, torch.float32), wide.weight.data)
+    assert torch.equal(dequantized_weight(small, torch.float32), wide.weight.data)
     if small.bias is not None:
         wide.bias.data = small.bias.data
     generator = torch.Generator().manual_seed(1)
@@ -99,7 +99,7 @@ def test_a_scale_on_the_output_gives_the_bits_of_one_on_the_weight(
     with torch.no_grad():
         layer.weight *= torch.logspace(-3, 1, 48).reshape(-1, *[1] * (layer.weight.ndim - 1))
     net = nn.ModuleDict({"mid_block": nn.ModuleList([layer.to(dtype)])}).requires_grad_(False)
-    store(net, kind="fp8", modulation="base", layers=UNET)
+    quantize_base(net, kind="fp8", modulation="base", layers=UNET)
     small, seen, found = net["mid_block"][0], [], []
     real = frozen_layers.scales_output
     monkeypatch.setattr(frozen_layers, "scales_output", lambda *given: seen.append(real(*given)) or seen[-1])
@@ -163,12 +163,12 @@ def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path, k
     to_control_lora(net, unet, 4, UNET)
     before = merged_weights(net)
     bytes_before = sum(p.nbytes for p in unet.parameters())
-    store(unet, net, kind=kind, modulation="base", layers=UNET)
-    store(unet, net, kind=kind, modulation="base", layers=UNET)  # a second time there is nothing to do
+    quantize_base(unet, net, kind=kind, modulation="base", layers=UNET)
+    quantize_base(unet, net, kind=kind, modulation="base", layers=UNET)  # a second time there is nothing to do
     assert sum(p.nbytes for p in unet.parameters()) < 0.4 * bytes_before
     assert unet.dtype == torch.float32, "diffusers asks its first weight"
     inside = [layer for name, layer in lora_layers(net).items() if name.startswith("down_blocks")]
-    assert inside and all(is_stored(layer) for layer in inside)
+    assert inside and all(is_quantized(layer) for layer in inside)
     after = merged_weights(net)
     assert all((after[name] - weight).norm() <= lost * weight.norm() for name, weight in before.items())
     noisy, text, hint = torch.randn(1, 4, 8, 8), {"hidden": torch.randn(1, 8, 64)}, torch.rand(1, 3, 64, 64)

@@ -13,7 +13,7 @@ from engine.data.make_maps import make_all
 from engine.jobs.control import Control
 from engine.queue.folder import QueueFolder
 from engine.queue.kinds import job_of
-from engine.queue.taught_jobs import ExportBase, MeasureTransfer, TrainOn
+from engine.queue.tuned_base_jobs import ExportBase, MeasureTransfer, TrainOnTunedBase
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 from tests.short_runs import train
@@ -49,7 +49,7 @@ def test_a_controlnet_is_trained_on_a_lora_by_the_command_and_by_the_queue(
     assert main([*start, "queue", "add", *asked]) == 0
     (entry,) = QueueFolder(images_only).waiting()
     job = job_of(entry)
-    assert isinstance(job, TrainOn) and entry.title == f"Training a ControlNet on {lora.name}"
+    assert isinstance(job, TrainOnTunedBase) and entry.title == f"Training a ControlNet on {lora.name}"
     assert job.begun(images_only, entry.id) is None
     made = job.do(images_only, entry.id, Control().token, lambda event: None)
     curves = job.begun(images_only, entry.id)

@@ -21,11 +21,11 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import PreviewMade
-from engine.nets.few_bits import KINDS
-from engine.nets.frozen_layers import store
+from engine.nets.frozen_layers import quantize_base
 from engine.nets.importing import open_controlnet
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
 from engine.nets.outputs import net_of
+from engine.nets.weight_quantization import STORAGES
 from engine.training.draws import draw
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
@@ -115,7 +115,7 @@ def test_it_trains_resumes_and_draws(
     assert predict(ready_workspace, straight.config).peak > 0
 
     def stored() -> set[str]:
-        return {KINDS.get(weight.dtype, "") for weight in session.pipeline.transformer.parameters()}
+        return {STORAGES.get(weight.dtype, "") for weight in session.pipeline.transformer.parameters()}
 
     assert stored() == {"", "int8", "nf4"}, "a checkpoint is tried with the base beside which it was trained"
     again = []
@@ -170,7 +170,7 @@ def test_a_control_lora_shares_the_layers_of_the_base_and_is_the_merged_net(tiny
     thin = family.new_controlnet(denoiser)
     to_control_lora(thin, denoiser, 4, family.layers)
     if storage != "same":
-        store(denoiser, thin, kind=storage, modulation="base", layers=family.layers)
+        quantize_base(denoiser, thin, kind=storage, modulation="base", layers=family.layers)
     of_base = dict(denoiser.named_parameters())
     shared = {name for name, layer in lora_layers(thin).items() if layer.weight is of_base[f"{name}.weight"]}
     assert shared == lora_layers(thin).keys() and any(name.endswith("attn.add_q_proj") for name in shared)

@@ -101,19 +101,19 @@ def test_a_fallback_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
-    from engine.nets import few_bits, frozen_layers
+    from engine.nets import frozen_layers, weight_quantization
 
     run, seen = checked(new_run(**{"train.steps": 4, "validation.check_every": 0})), []
     monkeypatch.setattr(oom, "next_fallback", lambda *given: Fallback(settings, "less on the card"))
     real = failing(StableDiffusion.predict, 2, 2)
 
     def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
-        seen.append(sum(isinstance(module, frozen_layers.StoredConv2d) for module in unet.modules()))
+        seen.append(sum(isinstance(module, frozen_layers.QuantizedConv2d) for module in unet.modules()))
         return real(family, unet, net, *rest)
 
     monkeypatch.setattr(StableDiffusion, "predict", predict)
     monkeypatch.setattr(
-        few_bits, "quantize", failing(few_bits.quantize, 1, 3)
+        weight_quantization, "quantize", failing(weight_quantization.quantize, 1, 3)
     )  # there is no room for the fallback itself
     monkeypatch.setattr(Trainable, "move_to_ram", failing(Trainable.move_to_ram, 1))
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
@@ -311,8 +311,8 @@ def test_nets_that_do_not_fit_are_built_anew_with_less(
         seen.append(net)
         return quantize(net, *rest, **named)
 
-    quantize = frozen_layers.store
-    monkeypatch.setattr("engine.training.setup.store", look)
+    quantize = frozen_layers.quantize_base
+    monkeypatch.setattr("engine.training.setup.quantize_base", look)
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and again.warnings == [] and seen, "a resume builds them so at once"
 

@@ -24,10 +24,10 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import Message, PreviewMade
-from engine.nets.few_bits import KINDS
 from engine.nets.importing import open_controlnet
 from engine.nets.initial import require_blocks
 from engine.nets.lora import lora_layers
+from engine.nets.weight_quantization import STORAGES
 from engine.training.job import build_trainer
 from engine.training.new_run import missing
 from engine.workspace.paths import Workspace
@@ -157,7 +157,7 @@ def test_gradients_flow_through_a_base_in_few_bits_with_checkpointing(
             state.denoiser.transformer_blocks[1].norm1.linear,
             state.denoiser.transformer_blocks[1].attn.to_q,
         )
-        assert KINDS[usual.weight.dtype] == kind and KINDS.get(modulating.weight.dtype, "same") == modulation
+        assert STORAGES[usual.weight.dtype] == kind and STORAGES.get(modulating.weight.dtype, "same") == modulation
         others = [state.denoiser.norm_out.linear, state.denoiser.context_embedder, state.denoiser.proj_out]
         assert {layer.weight.dtype for layer in others} == {torch.bfloat16}
         assert all(not weight.requires_grad for weight in state.denoiser.parameters())

@@ -17,7 +17,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.nets import one_pass
 from engine.nets.compact_weights import CompactMasterWeights
-from engine.nets.fast_products import EightBitLinear, HalfSumsLinear
+from engine.nets.low_precision_matmul import EightBitLinear, Fp16AccumulationLinear
 from engine.training import speed
 from engine.training.faults import take_step
 from engine.training.hooks import Hooks
@@ -279,7 +279,7 @@ def test_where_products_and_update_stay_as_usual_the_log_says_why(build: Callabl
         "The products of the base are computed as usual: others are not possible, they are for runs in fp16.",
         "Weights are not updated in one pass: it is for runs in fp16 or bf16.",
     ]
-    assert not any(isinstance(layer, HalfSumsLinear) for layer in made.denoiser.modules())
+    assert not any(isinstance(layer, Fp16AccumulationLinear) for layer in made.denoiser.modules())
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,8 @@ def _write(
     context: AppContext, run: Run, checkpoint: Checkpoint, options: ExportOptions, origin: str, token: Token, emit: Emit
 ) -> None:
     from engine.export import export
-    from engine.export.held_out import Judge
     from engine.export.model_card import NOTE
+    from engine.export.quantization_check import QuantizationCheck
 
     made = export(
         checkpoint.folder,
@@ -129,7 +129,9 @@ def _write(
         progress_events(emit, "Exporting, stages"),
         local_base(context, run),
         options.rank,
-        Judge(context.workspace, run, checkpoint, token, progress_events(emit, "Measuring the loss, steps")),
+        QuantizationCheck(
+            context.workspace, run, checkpoint, token, progress_events(emit, "Measuring the loss, steps")
+        ),
     )
     facts = [("File", str(made.path)), ("Size", format_bytes(made.bytes))]
     facts += [("Checked", sentence.strip() + ".") for sentence in made.checked.rstrip(".").split(". ")]

@@ -15,7 +15,7 @@ from engine.export.formats import BASE_FORMATS
 from engine.export.table import obeys_text, read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
-from engine.queue.taught_jobs import ExportBase
+from engine.queue.tuned_base_jobs import ExportBase
 from engine.workspace.base_reference import join
 from ui.export import export_jobs, serving_panel
 from ui.export.export_jobs import KIND

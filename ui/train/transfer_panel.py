@@ -14,7 +14,7 @@ from engine.evaluation.transfer_report import JSON, transfer_folder, transfer_te
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
-from engine.queue.taught_jobs import MeasureTransfer
+from engine.queue.tuned_base_jobs import MeasureTransfer
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.tuning.facts import facts_of
