@@ -14,12 +14,13 @@ from engine.disk.typed_path import typed_path
 from engine.install import doctor
 from engine.install.console import Console, InstallError
 from engine.install.exchange import read_journal
+from engine.install.failures import known_failure
 from engine.install.hardware import detect_gpus
 from engine.install.in_use import only_one
 from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
-from engine.install.pip import Pip, known_failure
+from engine.install.pip import Pip
 from engine.install.places import show, workspace_of
 from engine.install.shortcut import make_shortcut
 from engine.install.sizes import download_sentence

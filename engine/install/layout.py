@@ -45,6 +45,11 @@ class Layout:
         return self.root / ".install" / "constraints.txt"
 
     @property
+    def downloads(self) -> Path:
+        """Where pip keeps what it has not finished downloading; deleted after each installation."""
+        return self.root / ".install" / "downloads"
+
+    @property
     def record(self) -> Path:
         """Inside the virtual environment, so that it is deleted together with what it describes."""
         return self.venv / "controlnet-studio.json"

@@ -1,88 +1,18 @@
-"""Runs pip in the virtual environment, shows its progress and explains its errors."""
+"""Runs pip in the virtual environment and shows its progress."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from engine.install.console import Console, InstallError, Outcome
-from engine.install.layout import Layout, clean_environment
+from engine.install.console import Console, Outcome
+from engine.install.failures import explain, is_damaged
+from engine.install.layout import Layout, clean_environment, delete
 
-# (pattern in pip's output, cause, fix); the first match is shown.
-KNOWN_FAILURES = (
-    (
-        # torch's own words, and what Windows says about its c10.dll; a fresh Windows does not have it.
-        r"Visual C\+\+ Redistributable is not installed|WinError (?:126|1114)\b",
-        "Microsoft's Visual C++ runtime is missing or too old.",
-        "Run https://aka.ms/vs/17/release/vc_redist.x64.exe (Windows asks for permission), then start this again.",
-    ),
-    (
-        r"No space left on device|Errno 28|There is not enough space",
-        "The disk is full.",
-        "Free some space (25 GB for training on a card) and start this again; it continues where it stopped.",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
-        "The download server's certificate was not accepted.",
-        "Check the computer's clock. Behind a company proxy, give pip its certificate: pip config set global.cert FILE",
-    ),
-    (
-        r"ProxyError|407 Proxy Authentication|Tunnel connection failed",
-        "The proxy refused the download.",
-        "Check the HTTPS_PROXY variable and `pip config list`: name, port, user and password of the proxy.",
-    ),
-    (
-        r"Permission denied|Access is denied|WinError 5\b|WinError 32\b|Errno 13",
-        "A file could not be written: it is in use or protected.",
-        "Close every window of the app, let the virus scanner finish, check that the folder is yours, and start again.",
-    ),
-    (
-        r"filename or extension is too long|File name too long|Errno 36|WinError 206",
-        "A path is too long.",
-        "Move the app's folder closer to the root of the drive, e.g. to C:\\ControlNetStudio, and start this again.",
-    ),
-    (
-        r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Could not resolve|"
-        r"ConnectTimeout|ReadTimeout|Read timed out|Connection (?:refused|reset|aborted|broken|interrupted)|"
-        r"IncompleteRead|incomplete-download|not enough bytes were received|Network is unreachable",
-        "The download was interrupted: no connection, or a slow one.",
-        "Check the internet connection (and the proxy, with `pip config list`) and start this again; it continues.",
-    ),
-    (
-        r"No matching distribution found|Could not find a version",
-        "There is no version of a package for this computer.",
-        "Check `pip config list`: an old or private package index (index-url) may hide packages. Remove it and try "
-        "again.",
-    ),
-    (
-        r"ResolutionImpossible|conflicting dependencies",
-        "The packages need incompatible versions of each other.",
-        "Start again with --repair. If that does not help, please report it with the log.",
-    ),
-)
-
-
-def known_failure(output: str) -> tuple[str, str] | None:
-    """The cause and the fix if a program's output, or an error's text, has a usual one."""
-    found = (words for pattern, *words in KNOWN_FAILURES if re.search(pattern, output, re.IGNORECASE))
-    cause_and_fix = next(found, None)
-    return (cause_and_fix[0], cause_and_fix[1]) if cause_and_fix else None
-
-
-def explain(output: str, doing: str) -> InstallError:
-    """The cause and the fix for a failure of pip.
-
-    Args:
-        output: everything that pip printed.
-        doing: what was being installed, e.g. "PyTorch".
-    """
-    known = known_failure(output)
-    if known:
-        return InstallError(f"{doing} could not be installed. {known[0]}", known[1])
-    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
-    last = (errors or output.strip().splitlines() or ["pip printed nothing"])[-1]
-    return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "See the log, or try --repair.")
+TEMPORARY = ("TMPDIR", "TEMP", "TMP")
+"""What names the folder for temporary files: the first on Linux and macOS, the others on Windows."""
 
 
 def show_progress(line: str) -> str | None:
@@ -120,15 +50,42 @@ class Pip:
         return self.console.run(command, self.environment, self.layout.root, show_progress)
 
     def install(self, doing: str, arguments: Sequence[str]) -> None:
-        """Run `pip install ...`. Raises InstallError with the cause and the fix."""
+        """Run `pip install ...`, and a second time without pip's cache if what it downloaded was damaged.
+
+        Raises:
+            InstallError: with the cause and the fix.
+        """
         options = []
         if self.version() >= (24, 1):
             options += ["--progress-bar", "raw" if self.console.out.isatty() else "off"]
         if self.version() >= (25, 1):
             options += ["--resume-retries", "5"]  # torch alone is 2.5 GB, and connections drop
-        outcome = self.run("install", *options, *arguments)
+        with self._room_for_downloads():
+            outcome = self.run("install", *options, *arguments)
+            if outcome.code and is_damaged(outcome.output):
+                outcome = self.run("--no-cache-dir", "install", *options, *arguments)
         if outcome.code:
-            raise explain(outcome.output, doing)
+            raise explain(outcome, doing)
+
+    @contextlib.contextmanager
+    def _room_for_downloads(self) -> Iterator[None]:
+        """Within the block pip keeps unfinished downloads on the app's disk.
+
+        The system's folder for temporary files is often a part of the memory (tmpfs), or on a smaller disk: a wheel of
+        5 GB does not fit there. What a killed installation left is deleted first.
+        """
+        folder = self.layout.downloads
+        if folder.exists():
+            delete(folder)
+        folder.mkdir(parents=True)
+        before = self.environment
+        self.environment = {**before, **dict.fromkeys(TEMPORARY, str(folder))}
+        try:
+            yield
+        finally:
+            self.environment = before
+            with contextlib.suppress(OSError):  # the next installation deletes it
+                delete(folder)
 
     def offers(self, package: str, version: str, *options: str) -> bool:
         """Whether pip finds exactly this version (local part included). Reads the index page, downloads nothing."""

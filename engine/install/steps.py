@@ -13,6 +13,7 @@ from pathlib import Path
 from engine.install import preflight
 from engine.install.browser import ensure_browser, find_browser
 from engine.install.console import InstallError
+from engine.install.failures import killed, known_failure
 from engine.install.hardware import free_disk_gb
 from engine.install.job import Job, Step
 from engine.install.layout import (
@@ -27,7 +28,6 @@ from engine.install.layout import (
 )
 from engine.install.other_cards import GROUPS
 from engine.install.packages import NVIDIA_ONLY, OPTIONAL
-from engine.install.pip import known_failure
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
 
@@ -238,7 +238,7 @@ def _self_check(job: Job) -> str:
             fix = f"{driver_advice(job.choice)}, or continue without the card: --cpu"
         else:
             fix = "Start again with --repair; if it happens again, please report it with the log."
-        cause, fix = known_failure(outcome.output) or (last[:300], fix)
+        cause, fix = known_failure(outcome.output) or killed(outcome.code) or (last[:300], fix)
         raise InstallError(f"The self-check failed: {cause}", fix)
     note(job.layout, checked=stamp(job.layout))
     return last
