@@ -55,8 +55,8 @@ class Gain:
         batch = batches.get(0)
         batches.close()
         timesteps = torch.tensor(TIMESTEPS).repeat(PAIRS // len(TIMESTEPS))
-        latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
-        noisy = state.noise_process.add_noise(latents, batch.draws.noise, timesteps)
+        latents = state.latent_space.sample(batch.mean, batch.logvar, batch.random.posterior)
+        noisy = state.noise_process.add_noise(latents, batch.random.noise, timesteps)
         assert batch.maps is not None
         control = state.family.encode_control(batch.maps)
 
@@ -64,7 +64,7 @@ class Gain:
             predicted = state.family.predict(
                 state.denoiser, state.trainable.control_net, noisy, timesteps, batch.text, control
             )
-            return float(denoising_loss(predicted, batch.draws.noise, torch.ones(PAIRS)))
+            return float(denoising_loss(predicted, batch.random.noise, torch.ones(PAIRS)))
 
         self.measured.append(round((loss(control.roll(1, 0)) - loss(control)) * 1e4))
 

@@ -158,7 +158,7 @@ def in_one_pass(family: str) -> Traffic:
     """The same with ``optim.one_pass_update``: the norm as counted, and a compiled kernel for each weight.
 
     It reads gradient, master weight and both moments once, and writes the last three and the copy once. The compiler
-    for processors makes that many kernels (tests/nets/test_one_pass.py); one for cards may join some.
+    for processors makes that many kernels (tests/nets/test_compiled_adamw.py); one for cards may join some.
     """
     net = control_net(family)
     weights = CompactMasterWeights(net, torch.bfloat16, "whole")

@@ -30,7 +30,7 @@ from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.distributed import group
-from engine.distributed.in_backward import InBackward
+from engine.distributed.optimizer_in_backward import OptimizerInBackward
 from engine.distributed.parallel import Parallel
 from engine.estimate.memory import (
     DECODED_SIDE,
@@ -130,7 +130,7 @@ def build_state(config: RunConfig, family_name: str, noise_process: NoiseProcess
     )  # fmt: skip
     set_attention_and_layout(state)
     state.trainable.weights.refresh()
-    strategy = InBackward if config.optim.in_backward else Parallel
+    strategy = OptimizerInBackward if config.optim.in_backward else Parallel
     state.parallel = type("AllFinite", (_AllFinite, strategy), {})(state, str)
     state.parallel.prepare()
     state.nets.use(*state.trainable.nets_of_step(state.parallel.net, denoiser))

@@ -18,7 +18,7 @@ from engine.families.parts import load_part
 from engine.families.positions import positions_in_ram
 from engine.families.sizes import NF4_BLOCK
 from engine.training.batches import Batch
-from engine.training.draws import Draws
+from engine.training.randomness import BatchRandomness
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
@@ -55,7 +55,7 @@ def control_of_zeros(state: TrainState, count: int) -> torch.Tensor:
 def batch_of_zeros(state: TrainState) -> Batch:
     count, side = state.config.train.batch_size, state.config.data.resolution
     latents = torch.zeros(count, *state.family.latents.shape(side, side))
-    draws = Draws(
+    draws = BatchRandomness(
         noise=latents.clone(),
         posterior=latents.clone(),
         uniform_timesteps=torch.zeros(count, dtype=torch.long),

@@ -15,7 +15,7 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
 from engine.families.registry import detect
-from engine.families.silent import SilentControlNet
+from engine.families.zero_controlnet import ZeroControlNet
 from engine.runs.run import Run
 from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
@@ -64,7 +64,7 @@ def drawn_on(base: str, captions: list[str]) -> list[np.ndarray]:
     """An image of each caption, RGB uint8 (128, 128, 3), at fixed seeds. ``base``: where it is."""
     family = detect(base)
     denoiser = family.load_denoiser(base, torch.float32)
-    models = Models(family, base, denoiser, SilentControlNet(denoiser))
+    models = Models(family, base, denoiser, ZeroControlNet(denoiser))
     blank = np.zeros((SIDE, SIDE, 3), np.uint8)
     requests = [ImageRequest(blank, caption, 100 + number) for number, caption in enumerate(captions)]
     settings = ValidationConfig(sampling_steps=12, guidance_scale=3)

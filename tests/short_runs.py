@@ -32,7 +32,7 @@ class Trained:
     @property
     def warnings(self) -> list[str]:
         """Without what each run says of the tests' random bases: that they know nothing, and their VAEs lose lines."""
-        from engine.data.control_round_trip import LINES_LOST  # loads torch, which the installer's tests do without
+        from engine.data.vae_round_trip import LINES_LOST  # loads torch, which the installer's tests do without
         from engine.training.base_check import NO_BETTER
 
         found = [message.text for message in self.of(Message) if message.level == "warning"]

@@ -36,8 +36,8 @@ from engine.estimate.trials import read as read_measured
 from engine.evaluation.grid import read_grid
 from engine.evaluation.report import reports
 from engine.evaluation.votes import read_votes
-from engine.export.merge import merged_checkpoints
-from engine.export.table import read_table
+from engine.export.checkpoint_average import averaged_checkpoints
+from engine.export.size_table import read_table
 from engine.inference.image_info import parse_a1111, read_settings
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -253,7 +253,7 @@ def _run(folder: Path) -> dict[str, Any]:
             }
             for c in run.checkpoints()
         ],
-        "averages": [(c.folder.name, c.step, c.about["merged"]) for c in merged_checkpoints(folder)],
+        "averages": [(c.folder.name, c.step, c.about["merged"]) for c in averaged_checkpoints(folder)],
         "metrics": run.metrics(),
         "log": run.log_tail(),
         "previews": [in_order(record) for record in run.previews()],

@@ -246,7 +246,7 @@ def knowledge_of_processes(source: str) -> Found:
 
 def test_only_distributed_knows_how_processes_share_a_step() -> None:
     assert broken(knowledge_of_processes, modules("engine", "ui", apart=("engine/distributed/",))) == []
-    assert strategies() == {"DDP", "FSDP", "DeepSpeed", "InBackward"}
+    assert strategies() == {"DDP", "FSDP", "DeepSpeed", "OptimizerInBackward"}
 
 
 @pytest.mark.parametrize(

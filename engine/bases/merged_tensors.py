@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from engine.families.parts import WEIGHTS, FileTensors
 from engine.families.text_names import clip_name
-from engine.families.weight_change import Change
+from engine.families.weight_delta import WeightDelta
 
 SHARD_BYTES = 5 * 10**9
 """Largest file that a denoiser is written to, as diffusers splits it; one file is in memory at a time."""
@@ -37,7 +37,7 @@ def write_denoiser(
     folder: Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
-    changes: Mapping[str, Sequence[tuple[float, Change]]],
+    changes: Mapping[str, Sequence[tuple[float, WeightDelta]]],
     on_tensor: Callable[[str], None],
 ) -> None:
     """Write a denoiser with its changes, one file at a time.
@@ -67,7 +67,7 @@ def write_denoiser(
         (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def changed(stored: torch.Tensor, changes: Sequence[tuple[float, Change]]) -> torch.Tensor:
+def changed(stored: torch.Tensor, changes: Sequence[tuple[float, WeightDelta]]) -> torch.Tensor:
     """A tensor with changes, added up in fp32 in their order and then rounded to the tensor's own precision."""
     if not changes:
         return stored

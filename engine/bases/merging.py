@@ -26,15 +26,15 @@ from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.embedding_files import add_word, is_embedding, parts_by_folder, vectors_of, word_of
 from engine.families.files import denoiser_files
-from engine.families.lora_files import AdapterFile, lora_changes, open_adapter
+from engine.families.lora_files import AdapterFile, lora_deltas, open_adapter
 from engine.families.parts import FileTensors, file_tensors, read_component_config
 from engine.families.registry import detect
-from engine.families.weight_change import Change
+from engine.families.weight_delta import WeightDelta
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.merged_bases import RECIPE, Recipe
 from engine.workspace.paths import Workspace
 
-Weighted = dict[str, dict[str, list[tuple[float, Change]]]]
+Weighted = dict[str, dict[str, list[tuple[float, WeightDelta]]]]
 """Part -> tensor name -> the changes, each with its weight, in the order of the files."""
 
 
@@ -166,7 +166,7 @@ class _Merging:
             if is_embedding(file):
                 self._add_words(file)
                 continue
-            for part, changed in lora_changes(file, shapes, self._family.facts).items():
+            for part, changed in lora_deltas(file, shapes, self._family.facts).items():
                 for tensor, change in changed.items():
                     found.setdefault(part, {}).setdefault(tensor, []).append((weight, change))
         return found
@@ -178,7 +178,7 @@ class _Merging:
         for (name, encoder), vectors in zip(encoders, all_vectors, strict=True):
             add_word(self._tokenizers[name.replace("text_encoder", "tokenizer")], encoder, word_of(file.path), vectors)
 
-    def _write_encoder(self, name: str, changes: Mapping[str, list[tuple[float, Change]]]) -> None:
+    def _write_encoder(self, name: str, changes: Mapping[str, list[tuple[float, WeightDelta]]]) -> None:
         encoder, folder = self._encoders[name], self._target / name
         folder.mkdir()
         tensors = text_tensors(encoder)

@@ -85,7 +85,7 @@ def say_result(result: Any, console: Any) -> None:
     console.say(
         f"{result.name}: {counted(result.pictures, 'image')} ({result.found}), {counted(result.captioned, 'caption')}"
     )
-    for sentence in [*result.account, *result.notes]:
+    for sentence in [*result.file_usage, *result.notes]:
         console.say(f"  {sentence}")
     if result.doubts:
         for sentence in result.doubts:

@@ -75,13 +75,13 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.export.merge import merged_checkpoints
+    from engine.export.checkpoint_average import averaged_checkpoints
     from engine.runs.choice import choose_checkpoint
     from engine.runs.run import Run
 
     run = Run(workspace.run_folder(options.run))
     if options.merged:
-        names = {c.folder.name: c for c in merged_checkpoints(run.folder)}
+        names = {c.folder.name: c for c in averaged_checkpoints(run.folder)}
         if options.merged not in names:
             known = ", ".join(names) or "none"
             raise UserError(f"{run.name} has no average {options.merged}.", f"Its averages: {known}.", "Choose one.")
@@ -142,7 +142,7 @@ def _fill_card(options: argparse.Namespace, workspace: Workspace, control: Contr
 def _compare(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
     from engine.cli.output import EventPrinter
     from engine.export.compare import compare
-    from engine.export.table import as_text
+    from engine.export.size_table import as_text
 
     console = EventPrinter()
     table = compare(workspace, run, checkpoint, options.weights, token=control.token, progress=console.progress)
@@ -160,14 +160,14 @@ def _import(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli.output import EventPrinter
-    from engine.export.merge import FOLDER, checkpoints_at, merge
+    from engine.export.checkpoint_average import FOLDER, average_checkpoints, checkpoints_at
     from engine.runs.checkpoints import read_checkpoint
     from engine.runs.run import Run
 
     console = EventPrinter()
     run = Run(workspace.run_folder(options.run))
     chosen = checkpoints_at(run, options.steps)
-    folder = merge(
+    folder = average_checkpoints(
         chosen, run.folder / FOLDER, options.name or "", options.kind, options.decay, control.token, console.progress
     )
     console.say(f"The average of steps {', '.join(f'{c.step:,}' for c in chosen)}: {folder}")

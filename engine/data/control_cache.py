@@ -3,7 +3,7 @@
     cache/KEY/control-MAPS-WxH-00000.safetensors   control: (n, C, h, w) fp16; the same crops per file as the latents of
                                                    the images, in the same order
     cache/KEY/control-MAPS.json                    written last, with the checksum of each file, and how much of thin
-                                                   lines is left (control_round_trip.py)
+                                                   lines is left (vae_round_trip.py)
     cache/KEY/control-MAPS.png                     some maps, and what the VAE decodes of them
 
 KEY is that of the images' latents, with which they share the crops and the VAE. MAPS is a hash of the maps, see
@@ -28,13 +28,13 @@ from engine.conditions import registry
 from engine.data import map_cache
 from engine.data.cache import ROOM_TO_SPARE, SHARD, TrainingCache, cropped_map, entries
 from engine.data.cache_files import describe, save_tensors, verify
-from engine.data.control_round_trip import MEASURED, decoded, finding, save_pairs
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.encode import EncoderBatches
 from engine.data.lines_kept import lines_kept
 from engine.data.map_cache import MapCache, existing_map, forget_others, map_key
 from engine.data.samples import Sample
+from engine.data.vae_round_trip import MEASURED, decoded, finding, save_pairs
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from engine.conditions import registry
 from engine.data import index, moved
-from engine.data.account import Account
 from engine.data.caption_store import CaptionStore
 from engine.data.decisions import DecisionStore
 from engine.data.description import (
@@ -24,6 +23,7 @@ from engine.data.description import (
     specify,
     write_description,
 )
+from engine.data.file_usage import FileUsage
 from engine.data.indexing import index_source
 from engine.data.samples import Page, Problem, Sample, Split, split
 from engine.data.scan import ScanReport
@@ -148,10 +148,10 @@ class Dataset:
         return dict(self._description.get("roles", {}))
 
     @property
-    def account(self) -> Account | None:
+    def file_usage(self) -> FileUsage | None:
         """How every file of the folder was used. None for datasets of earlier versions."""
         kept = self._description.get("account")
-        return Account.from_dict(kept) if kept else None
+        return FileUsage.from_dict(kept) if kept else None
 
     @property
     def old_ground(self) -> bool:

@@ -1,4 +1,4 @@
-"""Accounts for every file of an imported folder: what it was used as, or why it was left out."""
+"""How every file of an imported folder was used, or why it was left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Account:
+class FileUsage:
     """How every file of a folder was used. The numbers add up to ``files``."""
 
     files: int
@@ -49,7 +49,7 @@ class Account:
     """The images were unpacked or downloaded: ``files`` are those of the dataset's own folder."""
 
     def sentences(self) -> list[str]:
-        """The account for people, one sentence for each kind."""
+        """The usage for people, one sentence for each kind."""
         used = [
             counted(self.images, "image"),
             counted(self.maps, "condition map"),
@@ -81,7 +81,7 @@ class Account:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Account:
+    def from_dict(cls, values: Mapping[str, Any]) -> FileUsage:
         """The opposite of ``as_dict``."""
         parts = {
             key: tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get(key, ()))
@@ -108,8 +108,8 @@ def left_beside(folder: Path, used: Iterable[Path]) -> tuple[LeftOut, ...]:
 
 
 @dataclass
-class Bookkeeper:
-    """Notes how each file was used while a folder is read."""
+class FileUsageRecorder:
+    """Records how each file is used while a folder is read."""
 
     reading: Reading
     found: list[FoundImage]
@@ -117,8 +117,8 @@ class Bookkeeper:
     maps: set[Path] = field(default_factory=set)
     problems: set[Path] = field(default_factory=set)
 
-    def note(self, what: Sample | Problem) -> None:
-        """Note one result of the reading."""
+    def record(self, what: Sample | Problem) -> None:
+        """Record one result of the reading."""
         if isinstance(what, Problem):
             self.problems.add(what.path)
         else:
@@ -129,8 +129,10 @@ class Bookkeeper:
     def _is_problem(self, path: Path) -> bool:
         return path in self.problems or (not _is_text(path) and Path(_as_text(str(path))) in self.problems)
 
-    def close(self, notes: Iterable[Path] = (), unpacked: bool = False, beside: tuple[LeftOut, ...] = ()) -> Account:
-        """The account. ``notes``: other files that were read, such as condition.json. Others as in ``Account``."""
+    def summary(
+        self, notes: Iterable[Path] = (), unpacked: bool = False, beside: tuple[LeftOut, ...] = ()
+    ) -> FileUsage:
+        """The usage so far. ``notes``: other files that were read, such as condition.json."""
         inventory, root = self.reading.inventory, self.reading.root
         maps = self.maps.intersection(inventory.images)  # a list may name maps outside of the folder
         captions = {item.caption_path for item in self.found if item.image in self.used and item.caption_path}
@@ -177,7 +179,7 @@ class Bookkeeper:
             found = {what: [path for path in paths if path in used] for what, paths in kinds.items()}
             return tuple(_left(what, paths, root) for what, paths in found.items() if paths)
 
-        return Account(
+        return FileUsage(
             files=inventory.files + len(elsewhere),
             images=len(self.used),
             maps=len(maps - self.used),

@@ -37,7 +37,7 @@ class ImportResult:
     """What was guessed and the user should look at, as sentences."""
     parts: list[Part] = field(default_factory=list)
     """The parts of the folder and what they were taken for."""
-    account: list[str] = field(default_factory=list)
+    file_usage: list[str] = field(default_factory=list)
     """How every file was used, as sentences."""
 
     def as_dict(self) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from engine.data.account import Bookkeeper, LeftOut, left_beside
 from engine.data.before_import import refuse_archive, suggest_name, typed_source
 from engine.data.dataset import Dataset
 from engine.data.description import DESCRIPTION
+from engine.data.file_usage import FileUsageRecorder, LeftOut, left_beside
 from engine.data.import_config import ImportConfig
 from engine.data.import_result import ImportResult, advice_on_names, advice_on_size
 from engine.data.index import IndexWriter
@@ -185,7 +185,7 @@ def _index(
         recognized = recognize_folder(folder, asked)
     _refuse_unknown(config.asked, recognized.reading)
     captioned, any_map = 0, False
-    books = Bookkeeper(recognized.reading, recognized.found)
+    usage = FileUsageRecorder(recognized.reading, recognized.found)
 
     def read(writer: IndexWriter) -> Iterator[Sample | Problem]:
         nonlocal captioned, any_map
@@ -200,23 +200,23 @@ def _index(
                     unwanted,
                     "Change the size limits of the import to include it.",
                 )
-            books.note(what)
+            usage.record(what)
             if isinstance(what, Sample):
                 captioned += bool(what.caption)
                 any_map = any_map or what.condition is not None
             yield what
         for problem in recognized.of_note(any_map):
-            books.note(problem)
+            usage.record(problem)
             yield problem
 
     def about() -> dict[str, Any]:
-        return {"roles": asked, "account": books.close(recognized.note_file(), bool(origin), beside).as_dict()}
+        return {"roles": asked, "account": usage.summary(recognized.note_file(), bool(origin), beside).as_dict()}
 
     dataset = Dataset.write(
         workspace, name, recognized.folder, recognized.layout.name, read, recognized.condition, origin, about
     )
-    count, account, reading = dataset.count(), dataset.account, recognized.reading
-    assert account is not None  # just written
+    count, used, reading = dataset.count(), dataset.file_usage, recognized.reading
+    assert used is not None  # just written
     return ImportResult(
         name=dataset.name,
         folder=str(dataset.folder),
@@ -231,7 +231,7 @@ def _index(
         notes=[*reading.notes, *advice_on_names(recognized.found, captioned), *advice_on_size(count)],
         doubts=[] if asked else reading.doubts,
         parts=list(reading.parts.values()),
-        account=account.sentences(),
+        file_usage=used.sentences(),
     )
 
 
@@ -256,7 +256,7 @@ def _as_before(workspace: Workspace, name: str, recognized: RecognizedFolder) ->
     """Roles for folders of images that an earlier version read, when it did not know splits yet."""
     folder = workspace.dataset_folder(name)
     before = Dataset.open(folder) if (folder / DESCRIPTION).exists() else None
-    if before is None or before.account is not None or not before.layout == recognized.layout.name == PLAIN.name:
+    if before is None or before.file_usage is not None or not before.layout == recognized.layout.name == PLAIN.name:
         return {}
     return {part.name: IMAGE for part in recognized.reading.parts.values() if part.kind == "split"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.data.account import Account, Bookkeeper
+from engine.data.file_usage import FileUsage, FileUsageRecorder
 from engine.data.layouts import ORDER
 from engine.data.read_images import read_images
 from engine.data.recognized import recognize_folder
@@ -31,7 +31,7 @@ class ScanReport:
     condition_type: str | None = None
     """For ready-made maps: the type in condition.json, or else "own". None if there are no maps."""
     condition_parameters: dict[str, Any] = field(default_factory=dict)
-    account: Account | None = None
+    file_usage: FileUsage | None = None
     """How every file was used."""
     notes: list[str] = field(default_factory=list)
     """What else the user should know, as sentences."""
@@ -65,11 +65,11 @@ def scan_folder(
     """
     recognized = recognize_folder(folder, asked)
     samples: list[Sample] = []
-    books = Bookkeeper(recognized.reading, recognized.found)
+    usage = FileUsageRecorder(recognized.reading, recognized.found)
     for problem in recognized.problems:
-        books.note(problem)
+        usage.record(problem)
     for what in read_images(recognized, progress, token, min_side, workers):
-        books.note(what)
+        usage.record(what)
         if isinstance(what, Sample):
             samples.append(what)
         else:
@@ -85,7 +85,7 @@ def scan_folder(
         recognized.folder,
         name,
         parameters,
-        books.close(recognized.note_file()),
+        usage.summary(recognized.note_file()),
         reading.notes,
         reading.doubts,
     )

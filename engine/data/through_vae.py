@@ -105,7 +105,7 @@ def see(
         crop = _crop(sample, plan)
         stem = _stem(cache, base, dataset, sample, crop)
         if (seen := _read(stem, sample)) is None:
-            from engine.data.control_round_trip import RoundTrip
+            from engine.data.vae_round_trip import RoundTrip
 
             vae = vae or RoundTrip(base)
             source = load_map(dataset.condition_path(sample), sample.old_ground)

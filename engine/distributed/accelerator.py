@@ -20,7 +20,7 @@ from engine.distributed import group, join
 from engine.distributed.ddp import DDP, DDP_SETTINGS
 from engine.distributed.deepspeed import DeepSpeed
 from engine.distributed.fsdp import FSDP
-from engine.distributed.in_backward import InBackward, check_in_backward
+from engine.distributed.optimizer_in_backward import OptimizerInBackward, check_optimizer_in_backward
 from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.jobs.events import Message
@@ -48,8 +48,8 @@ def accelerator_for(
     if on_processor and not alone:
         PartialState().distributed_type = DistributedType.MULTI_CPU  # undo what an earlier run has set
     if config.optim.in_backward:
-        check_in_backward(config, dtype, group.current().world_size)
-        return Accelerator(**settings), InBackward
+        check_optimizer_in_backward(config, dtype, group.current().world_size)
+        return Accelerator(**settings), OptimizerInBackward
     if not alone and join.asked_for(join.FSDP):
         check_shardable(config, dtype, "FSDP")
         return _with_fsdp(settings, dtype), FSDP

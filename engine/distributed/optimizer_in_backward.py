@@ -29,7 +29,7 @@ from engine.errors import UserError
 from engine.tuning import facts
 
 
-class InBackward(Parallel):
+class OptimizerInBackward(Parallel):
     """The optimizer's step is taken in parts, within the backward pass."""
 
     updated_before_skipping = (
@@ -149,14 +149,14 @@ class InBackward(Parallel):
         """Do nothing: the backward pass has updated the weights."""
 
 
-def update_in_backward(parallel: Parallel) -> Parallel:
+def use_optimizer_in_backward(parallel: Parallel) -> Parallel:
     """The strategy that replaces ``parallel`` between two steps of a run with one process."""
-    new = InBackward(parallel._run, parallel._record_fallback)
+    new = OptimizerInBackward(parallel._run, parallel._record_fallback)
     new.take_over(parallel)
     return new
 
 
-def check_in_backward(config: RunConfig, dtype: torch.dtype, processes: int) -> None:
+def check_optimizer_in_backward(config: RunConfig, dtype: torch.dtype, processes: int) -> None:
     """Check that a run can update its weights in the backward pass. Its settings are checked already.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.estimate.first_sign import AUTHORS_BATCH, Progress, RunPlan, Span, corrected_span, expected_span
+from engine.estimate.sudden_convergence import AUTHORS_BATCH, Progress, RunPlan, Span, corrected_span, expected_span
 from engine.machine.units import counted, format_duration
 
 MOST_PER_STEP = 128

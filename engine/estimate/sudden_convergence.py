@@ -14,7 +14,7 @@ from engine.machine.units import counted
 
 AUTHORS_STEPS, AUTHORS_BATCH = (3_000, 7_000), 4
 """Steps after which the authors' nets begin to follow their control images, suddenly; their images per step."""
-FIRST_SIGN = (AUTHORS_STEPS[0] * AUTHORS_BATCH, AUTHORS_STEPS[1] * AUTHORS_BATCH)
+CONVERGENCE_IMAGES = (AUTHORS_STEPS[0] * AUTHORS_BATCH, AUTHORS_STEPS[1] * AUTHORS_BATCH)
 """The same in images."""
 SAME_IMAGES, OTHER_IMAGES = 1.5, 3.0
 """Another run may begin earlier or later than recorded ones by this factor. On other images: four of the runs of
@@ -102,8 +102,8 @@ def _published(batch: int) -> Span:
     With more they expect as many steps; a run that learns from each image as much begins earlier.
     """
     first, last = AUTHORS_STEPS
-    low = FIRST_SIGN[0] / batch
-    high = max(FIRST_SIGN[1] / batch, last)
+    low = CONVERGENCE_IMAGES[0] / batch
+    high = max(CONVERGENCE_IMAGES[1] / batch, last)
     source = f"ControlNet's authors saw it after {first:,} to {counted(last, 'step')} of {AUTHORS_BATCH} images"
     if batch < AUTHORS_BATCH:
         source += ", here converted to the same number of images"

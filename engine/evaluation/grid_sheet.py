@@ -15,7 +15,7 @@ from engine.disk.durable import atomic_write_bytes
 from engine.errors import UserError
 from engine.evaluation.grid import Grid, RowLabel
 from engine.evaluation.image_cache import ImageCache
-from engine.evaluation.lettering import fitting, font_of
+from engine.evaluation.text_on_images import fitting, font_of
 from engine.machine.units import counted
 
 Format = Literal["png", "webp"]

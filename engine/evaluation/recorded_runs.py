@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.estimate.first_sign import Recorded
+from engine.estimate.sudden_convergence import Recorded
 from engine.evaluation.verdict import convergence
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import add_check

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from engine.disk.durable import atomic_write
 from engine.disk.images import load_rgb, opened
 from engine.errors import UserError
-from engine.evaluation.lettering import font_of
+from engine.evaluation.text_on_images import font_of
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import counted
 from engine.runs.run import Run

@@ -13,10 +13,10 @@ from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export import model_card
+from engine.export.checkpoint_details import CheckpointDetails, read_details
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.sharing import MARK, README, section
 from engine.export.source import merged_words, public_name
-from engine.export.story import Story, story_of
 from engine.export.writing import (
     CARD_ENDING,
     TEMPORARY,
@@ -89,9 +89,9 @@ def header_of(checkpoint: Checkpoint, stem: str, precision: str) -> dict[str, st
     return found | ({"merged_with": merged} if merged else {})
 
 
-def _measured(story: Story) -> list[tuple[str, str]]:
+def _measured(details: CheckpointDetails) -> list[tuple[str, str]]:
     """What the last loss check has measured, for the card."""
-    check = story.taught
+    check = details.taught
     if check is None or not check.step:
         return []
     return [
@@ -119,7 +119,7 @@ def card_text(
         size: a row of the table, such as the rank.
         usage: lines about how other programs use the file.
     """
-    story = story_of(checkpoint.folder)
+    details = read_details(checkpoint.folder)
     rows: list[tuple[str, Any]] = [
         ("trained on", header["base"]),
         ("merged into the base before training", header.get("merged_with", "")),
@@ -127,10 +127,10 @@ def card_text(
         size,
         ("steps", checkpoint.step),
         ("images seen", checkpoint.images_seen),
-        ("images in the dataset", story.training_pictures or ""),
-        ("resolution, px", story.resolution or ""),
+        ("images in the dataset", details.training_pictures or ""),
+        ("resolution, px", details.resolution or ""),
         ("precision", header["precision"]),
-        *_measured(story),
+        *_measured(details),
     ]
     return "\n".join(
         [
@@ -146,7 +146,7 @@ def card_text(
             "|---|---|",
             *(f"| {words} | {value} |" for words, value in rows if value != ""),
             "",
-            *section(story.sharing, story.checkpoint),
+            *section(details.sharing, details.checkpoint),
             *usage,
             "",
         ]

@@ -23,12 +23,12 @@ from engine.export.base_files import (
     write_file,
     write_folder,
 )
+from engine.export.checkpoint_details import read_details
 from engine.export.extracted_lora import export_as_lora
 from engine.export.formats import BASE_FORMATS, TRAINED_BASE_FORMATS, ExportResult, get
 from engine.export.naming import export_stem
 from engine.export.sharing import MARK, README, section
 from engine.export.source import complete_checkpoint, merged_words, public_name
-from engine.export.story import story_of
 from engine.export.trained_parts import trained_parts
 from engine.export.writing import (
     CARD_ENDING,
@@ -107,8 +107,8 @@ def export_base(
     if way.ranks:
         target = Path(out_folder) / f"{export_stem(name or f'lora_{folder.name}', family.facts)}{way.ending}"
         return export_as_lora(checkpoint, way, target, precision, overwrite, stage, token, base, family, trained, rank)
-    story = story_of(folder)
-    data = section(story.sharing, story.checkpoint)
+    details = read_details(folder)
+    data = section(details.sharing, details.checkpoint)
     wanted = Wanted(family, base, facts, trained, checkpoint.noise_schedule, data)
     return write_base(wanted, format, out_folder, name or f"base_{folder.name}", precision, overwrite, stage, token)
 

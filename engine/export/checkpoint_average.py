@@ -1,4 +1,4 @@
-"""Averages several checkpoints of one net."""
+"""Averages the weights of several checkpoints of one net."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ema_shares(checkpoints: Sequence[Checkpoint], decay: float) -> list[float]:
     return [now - before for now, before in zip(kept, [0.0, *kept], strict=False)]
 
 
-def merge(
+def average_checkpoints(
     checkpoints: Sequence[Checkpoint],
     out_folder: Path,
     name: str = "",
@@ -185,12 +185,12 @@ def checkpoints_at(run: Run, steps: Sequence[int] | None) -> list[Checkpoint]:
 def free_name(run: Run, kind: Kind, steps: Sequence[int]) -> str:
     """A name for an average of these steps that the run has no other average of."""
     stem = f"{kind}-{'-'.join(map(str, steps))}"
-    taken = {checkpoint.folder.name for checkpoint in merged_checkpoints(run.folder)}
+    taken = {checkpoint.folder.name for checkpoint in averaged_checkpoints(run.folder)}
     numbered = (f"{stem}-{number}" for number in range(2, 1000))
     return next(name for name in (stem, *numbered) if safe_name(name) not in taken)
 
 
-def merged_checkpoints(run_folder: Path) -> list[Checkpoint]:
+def averaged_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """The averages of a run, by name."""
     found = (read_checkpoint(folder) for folder in sorted((run_folder / FOLDER).glob("*")))
     return [checkpoint for checkpoint in found if checkpoint is not None]

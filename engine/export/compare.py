@@ -12,8 +12,8 @@ from engine.export.held_out_scores import HeldOutScorer, Scores
 from engine.export.out import export
 from engine.export.quantization_check import QuantizationCheck
 from engine.export.quantization_loss import Interval
+from engine.export.size_table import Row, SizeTable, write_table
 from engine.export.source import read_source, whole_checkpoint
-from engine.export.table import Row, Table, write_table
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.onnx_packages import TO_EXPORT, missing_packages
 from engine.machine.units import MIB
@@ -69,7 +69,7 @@ def compare(
     images: int = 0,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
-) -> Table:
+) -> SizeTable:
     """Write each variant, read it back, draw the run's held-out pairs with it at fixed seeds, and score them.
 
     The table is written into the run's exports folder; the exported files are removed.
@@ -139,6 +139,6 @@ def compare(
                 found = pairs.measure(back.config, back.tensors, token)
             rows.append(row(variant.title, made.bytes, found))
             clear(made.path)
-    table = Table(tuple(rows), name, pairs.pairs, checkpoint.step)
+    table = SizeTable(tuple(rows), name, pairs.pairs, checkpoint.step)
     write_table(table, run.exports)
     return table

@@ -10,13 +10,13 @@ import torch
 
 from engine.bases.merged_tensors import text_tensors
 from engine.export.adapter_file import card_text, demand_single_file, header_of, trained_tensors, write_adapter
+from engine.export.checkpoint_details import read_details
 from engine.export.formats import ExportFormat, ExportResult
 from engine.export.naming import export_stem
 from engine.export.source import complete_checkpoint
-from engine.export.story import story_of
 from engine.families.embedding_files import parts_by_folder
 from engine.families.family_facts import FamilyFacts
-from engine.families.lora_files import lora_changes, open_adapter
+from engine.families.lora_files import lora_deltas, open_adapter
 from engine.families.parts import file_tensors
 from engine.families.registry import Family, by_name
 from engine.runs.checkpoints import AVERAGED_LORA, LORA, Checkpoint
@@ -63,7 +63,7 @@ def export_lora(
 
 def lora_header(checkpoint: Checkpoint, family: FamilyFacts, stem: str, precision: str, rank: int) -> dict[str, str]:
     """Entries of the file's header."""
-    found = family.lora_metadata(rank, story_of(checkpoint.folder).resolution)
+    found = family.lora_metadata(rank, read_details(checkpoint.folder).resolution)
     found |= {"ss_output_name": stem, "ss_steps": str(checkpoint.step)}
     return found | header_of(checkpoint, stem, precision)
 
@@ -78,7 +78,7 @@ def check_layers(path: Path, family: Family, base: str) -> str:
         encoders = parts_by_folder(family, "text_encoder", family.load_text_encoder(base, torch.float32))
         for part, encoder in encoders.items():
             shapes[part] = {name: tensor.shape for name, tensor in text_tensors(encoder).items()}
-    lora_changes(file, shapes, family.facts)
+    lora_deltas(file, shapes, family.facts)
     return "Every layer fits the base."
 
 

@@ -12,9 +12,9 @@ from engine.disk.durable import atomic_write_text
 from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
+from engine.export.checkpoint_details import UNION_MODE, CheckpointDetails
 from engine.export.preprocessors import NODE_PACK, NODE_PACK_SOURCE, Preprocessor, preprocessor
 from engine.export.sharing import MARK, README, section
-from engine.export.story import UNION_MODE, Story
 from engine.families.facts import FamilyFacts
 
 EDITOR, SERVER, NOTE = "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
@@ -40,7 +40,9 @@ def require_ours(folder: Path) -> None:
         raise UserError(f"{folder.name} is in the way.", "It is not a model card.", "Choose another name.")
 
 
-def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> None:
+def write_card(
+    folder: Path, file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, details: CheckpointDetails
+) -> None:
     """Write all of them into an existing folder.
 
     Args:
@@ -49,29 +51,29 @@ def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], fam
         facts: the metadata of the file's header.
         family: of the base.
     """
-    examples = _images(folder, story)
+    examples = _images(folder, details)
     near = preprocessor(facts.get("condition_type", ""))
     parameters = json.loads(facts.get("condition_parameters") or "{}")
     if file:
-        nodes = workflow.nodes(settings(file, facts, family, story), near, parameters)
+        nodes = workflow.nodes(settings(file, facts, family, details), near, parameters)
         for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
             atomic_write_text(folder / name, json.dumps(form(nodes), indent=2))
         if AUTOMATIC1111 in family.control_files.programs:
-            atomic_write_text(folder / NOTE, automatic1111(file, facts, family, near, story))
-    atomic_write_text(folder / README, card(file, kind, facts, family, story, examples))
+            atomic_write_text(folder / NOTE, automatic1111(file, facts, family, near, details))
+    atomic_write_text(folder / README, card(file, kind, facts, family, details, examples))
 
 
-def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> workflow.Settings:
+def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, details: CheckpointDetails) -> workflow.Settings:
     """The settings of the workflow: those with which the run drew its previews."""
-    drawn = story.drawn
+    drawn = details.drawn
     return workflow.Settings(
         file=file,
         base=checkpoint_name(facts.get("base", "your-base")),
         strength=drawn.strength if drawn else 1.0,
         steps=drawn.sampling_steps if drawn else 20,
         guidance=drawn.guidance_scale if drawn else family.usual_guidance,
-        side=story.resolution or DEFAULT_SIDE,
-        clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
+        side=details.resolution or DEFAULT_SIDE,
+        clip_skip=details.clip_skip if details.clip_skip > family.text_layer else 1,
         union_mode=int(facts.get(UNION_MODE, -1)),
         of_family=family.comfy,
     )
@@ -88,11 +90,13 @@ def is_one_file(base: str) -> bool:
     return base.lower().endswith((".safetensors", ".ckpt"))
 
 
-def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story, examples: list[str]) -> str:
+def card(
+    file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, details: CheckpointDetails, examples: list[str]
+) -> str:
     """The model card in the Hugging Face hub's format."""
     title = _title(facts.get("condition_type", ""))
     rows = [f"| {words} | {facts[key]} |" for key, words in ROWS if facts.get(key)]
-    rows += [f"| score on held-out pairs: {name} | {value:.3f} |" for name, value in story.scores.items()]
+    rows += [f"| score on held-out pairs: {name} | {value:.3f} |" for name, value in details.scores.items()]
     base = facts.get("base", "")
     front = ["---", "library_name: diffusers", f"tags: [controlnet, {family.card_tag}]"]
     front += [f"base_model: {base}"] if base.count("/") == 1 else []
@@ -113,8 +117,8 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
     if examples:
         lines += ["Control images and the images drawn from them. The net was not trained on these pairs:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
-    lines += section(story.sharing, story.checkpoint)
-    code = snippet(file, kind, base, family, story, facts.get(UNION_MODE, ""))
+    lines += section(details.sharing, details.checkpoint)
+    code = snippet(file, kind, base, family, details, facts.get(UNION_MODE, ""))
     lines += ["## In diffusers", "", "```python", code, "```", ""]
     if file:
         lines += [
@@ -171,29 +175,31 @@ ROWS = (
 )
 
 
-def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story, union_mode: str = "") -> str:
+def snippet(
+    file: str, kind: str, base: str, family: FamilyFacts, details: CheckpointDetails, union_mode: str = ""
+) -> str:
     """Python code that draws an image, to be run beside the file (or inside the folder).
 
     Args:
         union_mode: of a union net; "": it is none.
     """
     pipeline, net_class = family.pipeline, family.net_class
-    side = story.resolution or DEFAULT_SIDE
-    strength = story.drawn.strength if story.drawn else 1.0
+    side = details.resolution or DEFAULT_SIDE
+    strength = details.drawn.strength if details.drawn else 1.0
     head = ["import torch", f"from diffusers import {net_class}, {pipeline}", "from PIL import Image"]
-    skipped = max(0, story.clip_skip - family.text_layer)
+    skipped = max(0, details.clip_skip - family.text_layer)
     clip_skip, earlier_layer = "", []
     if skipped and family.clip_skip_argument:
         clip_skip = f', "clip_skip": {skipped}'  # counted from the layer that the family reads
     elif skipped:
         earlier_layer = [
             'encoder = next(part for part in pipeline.text_encoder.modules() if hasattr(part, "layers"))',
-            f"encoder.layers = encoder.layers[:-{skipped}]  # Clip skip {story.clip_skip}",
+            f"encoder.layers = encoder.layers[:-{skipped}]  # Clip skip {details.clip_skip}",
         ]
     more = f', "width": {side}, "height": {side}' if family.control_is_encoded else ""  # it resizes the control image
     more += clip_skip
     if family.guidance_embedded:
-        more += f', "guidance_scale": {story.drawn.guidance_scale if story.drawn else family.usual_guidance}'
+        more += f', "guidance_scale": {details.drawn.guidance_scale if details.drawn else family.usual_guidance}'
     more += f', "control_mode": {union_mode}' if union_mode else ""
     from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
     checker = ", safety_checker=None" if family.safety_checker else ""
@@ -236,10 +242,12 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story, 
     )
 
 
-def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near: Preprocessor, story: Story) -> str:
+def automatic1111(
+    file: str, facts: Mapping[str, str], family: FamilyFacts, near: Preprocessor, details: CheckpointDetails
+) -> str:
     """The note on how to set AUTOMATIC1111's ControlNet panel."""
-    strength = story.drawn.strength if story.drawn else 1.0
-    skipped = story.clip_skip > family.text_layer
+    strength = details.drawn.strength if details.drawn else 1.0
+    skipped = details.clip_skip > family.text_layer
     made = f"choose the preprocessor: {near.a1111}"
     if near.a1111 == "none":
         made = "choose the preprocessor: none, and use a map made with ControlNet Studio"
@@ -256,7 +264,7 @@ def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near
             f"2. Enable a ControlNet unit and {made}.",
             f"3. Choose the model {Path(file).stem}. Do not rename the file: the version is read from its name.",
             f"4. Control weight {strength:g}, pixel perfect on, resize mode: crop and resize.",
-            *([f"5. Settings, Stable Diffusion: Clip skip {story.clip_skip}."] if skipped else []),
+            *([f"5. Settings, Stable Diffusion: Clip skip {details.clip_skip}."] if skipped else []),
             *([f"5. {family.a1111_caveat}"] if family.a1111_caveat else []),
             "",
             f"Condition: {_title(facts.get('condition_type', ''))} {facts.get('condition_parameters', '')}".rstrip(),
@@ -265,10 +273,10 @@ def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near
     )
 
 
-def _images(folder: Path, story: Story) -> list[str]:
+def _images(folder: Path, details: CheckpointDetails) -> list[str]:
     """Write control image and drawn image of the first rows. The originals are the user's own and are not published."""
     names = []
-    for number, path in enumerate(story.pictures[:IMAGES]):
+    for number, path in enumerate(details.pictures[:IMAGES]):
         with opened(path) as row:
             pair = row.convert("RGB").crop((0, 0, 2 * row.height, row.height))
         buffer = io.BytesIO()

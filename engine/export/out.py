@@ -75,9 +75,9 @@ def export(
         Cancelled: the token is cancelled. Nothing is left behind.
     """
     from engine.export import model_card, same_image
+    from engine.export.checkpoint_details import read_details
     from engine.export.naming import export_stem
     from engine.export.source import read_source, whole_checkpoint
-    from engine.export.story import story_of
     from engine.families.registry import by_name
     from engine.tuning.svdiff import SHIFTS
     from engine.tuning.whole_base import DENOISER
@@ -122,10 +122,10 @@ def export(
     if way.holds_base:
         from engine.export.onnx_folder import export_onnx
 
-        source = read_source(whole, "fp32", weights, story_of(checkpoint))
+        source = read_source(whole, "fp32", weights, read_details(checkpoint))
         chosen = (Path(out_folder), stem, precision, overwrite)
         return export_onnx(whole, source, way, *chosen, family, base, stage, quantization_check)
-    source = read_source(whole, precision, weights, story_of(checkpoint))
+    source = read_source(whole, precision, weights, read_details(checkpoint))
     if way.ranks:
         stage(0, "Factorising")
         source = _against_base(source, whole, weights, family, base, rank, token)
@@ -148,10 +148,10 @@ def export(
         stage(4, "Writing the model card")
         if way.ending:
             temporary_card.mkdir()
-        story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
+        details, beside = read_details(checkpoint), temporary_card if way.ending else temporary
         file = target.name if way.ending else ""
         write_or_explain(
-            lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target
+            lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, details), target
         )
         stage(5, "Done")
         demand_free_name(target, way, overwrite)

@@ -17,7 +17,7 @@ from engine.export.self_check import Tensors, failed
 from engine.export.source import Source
 from engine.families.embedding_files import parts_by_folder
 from engine.families.registry import Family
-from engine.families.silent import SilentControlNet
+from engine.families.zero_controlnet import ZeroControlNet
 from engine.inference.sampling import Text, decode, draw_latents, fit_control
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken
@@ -113,7 +113,7 @@ class Comparison:
             net: fp32, with a white ring as control image; None: the base alone draws.
         """
         resident = {"denoiser": self.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-        net = net if net is not None else SilentControlNet(self.denoiser)
+        net = net if net is not None else ZeroControlNet(self.denoiser)
         pipeline = self._family.pipeline(self._base, net, torch.float32, self._schedule, **resident)
         latents = draw_latents(
             self._family,

@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class SizeTable:
     """The whole table and what it was measured on."""
 
     rows: tuple[Row, ...]
@@ -37,18 +37,18 @@ class Table:
     step: int
 
 
-def write_table(table: Table, exports: Path) -> None:
+def write_table(table: SizeTable, exports: Path) -> None:
     """Write the table into a run's exports folder."""
     exports.mkdir(parents=True, exist_ok=True)
     atomic_write_text(exports / FILE, json.dumps(asdict(table), indent=2))
 
 
-def read_table(exports: Path) -> Table | None:
+def read_table(exports: Path) -> SizeTable | None:
     """Read the last table of a run; None if there is none."""
     try:
         found = json.loads((exports / FILE).read_text(encoding="utf-8"))
         rows = [{**row, "obeys": Interval(**row["obeys"]) if row.get("obeys") else None} for row in found["rows"]]
-        return Table(tuple(Row(**row) for row in rows), found["score"], found["pictures"], found["step"])
+        return SizeTable(tuple(Row(**row) for row in rows), found["score"], found["pictures"], found["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -58,7 +58,7 @@ def obeys_text(row: Row) -> str:
     return row.obeys.text if row.obeys else "–"
 
 
-def as_text(table: Table) -> str:
+def as_text(table: SizeTable) -> str:
     """The table for the command line and the docs."""
     lines = [f"{'format':<33}{'MB':>9}{table.score:>12}{'loss':>9}  adherence (95 %)"]
     lines += [

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.export.story import UNION_MODE, UNKNOWN, Story
+from engine.export.checkpoint_details import UNION_MODE, UNKNOWN, CheckpointDetails
 from engine.families.control_files import MODE
 from engine.machine.precision import DTYPES
 from engine.nets import low_rank_math
@@ -87,7 +87,7 @@ def complete_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> Source:
+def read_source(checkpoint: Checkpoint, precision: str, weights: str, details: CheckpointDetails = UNKNOWN) -> Source:
     """Read and convert the weights of a whole checkpoint.
 
     Args:
@@ -119,7 +119,7 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
         if not tensor.float().isfinite().all() or original[name].abs().max() > torch.finfo(dtype).max:
             raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
     config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
-    facts = metadata(checkpoint, precision, weights, story)
+    facts = metadata(checkpoint, precision, weights, details)
     facts |= {UNION_MODE: str(config[MODE])} if MODE in config else {}
     return Source(config, original, tensors, precision, facts)
 
@@ -142,7 +142,9 @@ def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor
         ) from error
 
 
-def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> dict[str, str]:
+def metadata(
+    checkpoint: Checkpoint, precision: str, weights: str, details: CheckpointDetails = UNKNOWN
+) -> dict[str, str]:
     """Entries for the header. Programs that do not know them ignore them."""
     about = checkpoint.about
     condition = about.get("condition") or {}
@@ -160,11 +162,11 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
         "precision": precision,
         "weights": weights,
         "dataset_fingerprint": str(about.get("dataset_fingerprint", "")),
-        "training_pictures": str(story.training_pictures or ""),
-        "resolution": str(story.resolution or ""),
-        "clip_skip": str(story.clip_skip) if story.clip_skip > 1 else "",
+        "training_pictures": str(details.training_pictures or ""),
+        "resolution": str(details.resolution or ""),
+        "clip_skip": str(details.clip_skip) if details.clip_skip > 1 else "",
     }
-    facts |= {f"score_{name}": f"{value:.4f}" for name, value in story.scores.items()}
+    facts |= {f"score_{name}": f"{value:.4f}" for name, value in details.scores.items()}
     return {name: value for name, value in facts.items() if value}
 
 

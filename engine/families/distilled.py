@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.families.files import configs_at
-from engine.families.hints import words_of
+from engine.families.schedule_hints import words_of
 from engine.machine.units import counted
 from engine.workspace.paths import Workspace
 

@@ -22,7 +22,7 @@ _KINDS = (
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b'{"error', b"access to model")
 
 
-def what_instead(path: Path) -> str:
+def why_invalid(path: Path) -> str:
     """A sentence without its full stop on what is wrong with a file of weights. "": nothing that a first look finds."""
     if path.suffix.lower() in UNFINISHED:
         return "It is an unfinished download"

@@ -2,7 +2,7 @@
 
 Names of every program are read: kohya's (``lora_unet_...``, with diffusers' or the original code's block names),
 diffusers' of all ages, peft's and ComfyUI's. A layer's weight becomes W + weight * (alpha / r) * up @ down (Hu et al.
-2021, arXiv 2106.09685); without an alpha, alpha is r. LoHa and LoKr files: ``weight_change.py``.
+2021, arXiv 2106.09685); without an alpha, alpha is r. LoHa and LoKr files: ``weight_delta.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
 from engine.families.text_names import TEXT_PREFIXES
 from engine.families.unet_names import original_names
-from engine.families.weight_change import Change, LowRank, Lycoris
+from engine.families.weight_delta import LowRank, Lycoris, WeightDelta
 from engine.machine.errors import is_of_machine
 
 LYCORIS = (
@@ -54,7 +54,7 @@ ROLES: dict[str, str] = {
 """Ends of tensor names, and what such a tensor is."""
 
 
-Changes = dict[str, dict[str, Change]]
+WeightDeltas = dict[str, dict[str, WeightDelta]]
 """Part of a base (``unet``, ``text_encoder`` ...) -> name of a tensor in it, as diffusers has it -> what is added."""
 
 
@@ -111,7 +111,7 @@ def _flat(loaded: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]], family: FamilyFacts) -> Changes:
+def lora_deltas(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]], family: FamilyFacts) -> WeightDeltas:
     """What a LoRA file adds to a base.
 
     Args:
@@ -133,7 +133,7 @@ def lora_changes(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size
         grouped, unknown = _grouped(_by_diffusers(file.tensors, family), aliases)
     if not grouped:
         raise _other_family(file, family.title, _made_for(file.tensors))
-    changes: Changes = {}
+    changes: WeightDeltas = {}
     for (part, module), roles in grouped.items():
         for weight, change in _changes_of(file, part, module, roles):
             shape = shapes[part].get(weight)
@@ -190,7 +190,7 @@ def _role(name: str) -> tuple[str, str]:
 
 def _changes_of(
     file: AdapterFile, part: str, module: str, roles: Mapping[str, torch.Tensor]
-) -> Iterable[tuple[str, Change]]:
+) -> Iterable[tuple[str, WeightDelta]]:
     if "diff" in roles:
         yield f"{module}.weight", LowRank(roles["diff"], None, None, 1.0)
     if "bias" in roles:

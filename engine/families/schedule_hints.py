@@ -1,4 +1,4 @@
-"""What the name of a base's file, and a .yaml of AUTOMATIC1111 beside it, say of its noise schedule. No torch."""
+"""The noise schedule of a base, as its file name or a .yaml of AUTOMATIC1111 beside it states it. No torch."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from engine.errors import UserError
 from engine.families.file_kinds import NoBase, family_of_tensors
 from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of
-from engine.families.hints import names_noise, schedule_beside, schedule_of_name
-from engine.families.not_weights import UNFINISHED, what_instead
+from engine.families.invalid_weights import UNFINISHED, why_invalid
 from engine.families.pickled import load_tensors, objects_left_out
+from engine.families.schedule_hints import names_noise, schedule_beside, schedule_of_name
 from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -197,7 +197,7 @@ def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:
 def _shapes(path: Path) -> dict[str, list[int]]:
     if path.suffix not in ENDINGS:
         raise _no_weights(path)
-    if why := what_instead(path):
+    if why := why_invalid(path):
         raise _unreadable(path, why)
     try:
         if path.suffix == ".safetensors":
@@ -226,7 +226,7 @@ def _unreadable(path: Path, why: str) -> UserError:
 def _no_weights(path: Path) -> UserError:
     """The error for a file of another ending than weights have."""
     why = (
-        what_instead(path)
+        why_invalid(path)
         if path.suffix.lower() in UNFINISHED
         else (f"Its file type must be one of {', '.join(ENDINGS)}")
     )

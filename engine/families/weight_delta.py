@@ -1,4 +1,4 @@
-"""What a LoRA or LyCORIS file adds to one tensor of a base.
+"""Weight deltas: what a LoRA or LyCORIS file adds to one tensor of a base.
 
 LoRA: up @ down (Hu et al. 2021). LoHa: the product, number by number, of two such products (Hyeon-Woo et al. 2022,
 arXiv 2108.06098). LoKr: a Kronecker product (Yeh et al. 2023, "LyCORIS", arXiv 2309.14859). Their convolutions may have
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 
-class Change(ABC):
+class WeightDelta(ABC):
     """What a file adds to one tensor of a base, at weight 1."""
 
     @abstractmethod
@@ -27,8 +27,8 @@ class Change(ABC):
 
 
 @dataclass(frozen=True)
-class LowRank(Change):
-    """The factors of a LoRA, or a whole difference."""
+class LowRank(WeightDelta):
+    """The factors of a LoRA, or a full difference."""
 
     down: torch.Tensor
     """(r, in) or (r, in, k, k); a whole difference where ``up`` is None."""
@@ -59,7 +59,7 @@ class LowRank(Change):
 
 
 @dataclass(frozen=True)
-class Lycoris(Change):
+class Lycoris(WeightDelta):
     """A LoHa or a LoKr."""
 
     tensors: Mapping[str, torch.Tensor]

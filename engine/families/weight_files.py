@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.families.not_weights import what_instead
+from engine.families.invalid_weights import why_invalid
 from engine.machine.units import counted
 
 _NAME = re.compile(
@@ -148,7 +148,7 @@ def require_weights(base: Path, parts: Iterable[str]) -> None:
                 if absent
                 else None
             )
-            broken = broken or next(((path, why) for path in sorted(files) if (why := what_instead(path))), None)
+            broken = broken or next(((path, why) for path in sorted(files) if (why := why_invalid(path))), None)
             if broken is None:
                 continue
             why = f"{part}/{broken[0].name}: {broken[1]}."
@@ -176,7 +176,7 @@ def require_words(base: Path, parts: Iterable[str]) -> None:
         for path in sorted(folder.glob("*.json")):
             content = path.read_bytes().strip()
             if (content[:1], content[-1:]) not in ((b"{", b"}"), (b"[", b"]")):
-                why = what_instead(path) or "It is no whole JSON file"
+                why = why_invalid(path) or "It is no whole JSON file"
                 raise incomplete_base(base, f"{part}/{path.name}: {why}.")
 
 

@@ -1,4 +1,4 @@
-"""ControlNets that add nothing, for drawing with a base alone through the pipelines that draw with control."""
+"""ControlNets whose outputs are zero, for drawing with a base alone through the ControlNet pipelines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffusers import ControlNetModel
 from torch import nn
 
 
-class SilentControlNet(ControlNetModel):
+class ZeroControlNet(ControlNetModel):
     """Its outputs are zeros of one number each, which the UNet adds to its own: the same bits as without it."""
 
     def __init__(self, denoiser: Any) -> None:
@@ -35,6 +35,6 @@ class NoControl(nn.Module):
         self.config, self.dtype = denoiser.config, denoiser.dtype
 
 
-def silent_for(denoiser: Any) -> Any:
-    """What takes the place of a ControlNet where a denoiser of any family draws alone."""
-    return (SilentControlNet if "block_out_channels" in denoiser.config else NoControl)(denoiser)
+def zero_controlnet_for(denoiser: Any) -> Any:
+    """What takes the place of a ControlNet where a denoiser of any family draws without one."""
+    return (ZeroControlNet if "block_out_channels" in denoiser.config else NoControl)(denoiser)

@@ -12,7 +12,7 @@ import torch
 from engine.bases.merging import ready_base
 from engine.errors import UserError
 from engine.families.registry import Family, detect
-from engine.families.silent import silent_for
+from engine.families.zero_controlnet import zero_controlnet_for
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.device import is_card, torch_device
@@ -205,14 +205,14 @@ class LoadedModels:
             self._stored = about.get("base_storage")
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-            net = net or silent_for(denoiser)
+            net = net or zero_controlnet_for(denoiser)
             pipeline = family.pipeline(located, net, denoiser.dtype, schedule, **alone)
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
             self._vae = family.load_vae(located).to(self._device)
             self.pipeline, self._family, self._base = pipeline, family, located
         else:
-            net = net or silent_for(family.denoiser_of(self.pipeline))
+            net = net or zero_controlnet_for(family.denoiser_of(self.pipeline))
             scheduler = family.default_scheduler(located, schedule)
             self.pipeline.register_modules(controlnet=net, scheduler=scheduler)
 

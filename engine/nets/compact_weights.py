@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.nets.compiled_adamw import CompiledAdamW
 from engine.nets.master_weights import MasterWeightSync
-from engine.nets.one_pass import OnePass
 
 AT_ONCE = 2**25
 """Weights that are in fp32 together while they are updated (128 MiB)."""
@@ -89,7 +89,7 @@ class CompactMasterWeights(MasterWeightSync):
         self._gradients_stay = [kind != "whole"]  # shared with the hooks, which hold no reference to this object
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
         self._factor = 1.0  # which gradients in half precision have to be multiplied by
-        self._one_pass: OnePass | None = None
+        self._one_pass: CompiledAdamW | None = None
         super().__init__(master, dtype, compute=compute)
 
     @property
@@ -107,7 +107,7 @@ class CompactMasterWeights(MasterWeightSync):
     def keeps_half_gradients(self) -> bool:
         return self._gradients_stay[0]
 
-    def update_in_one_pass(self, with_: OnePass | None) -> None:
+    def use_compiled_adamw(self, with_: CompiledAdamW | None) -> None:
         self._one_pass = with_
 
     @property

@@ -1,4 +1,4 @@
-"""The update of AdamW in one pass over the memory, compiled (``optim.one_pass_update``). Not measured on cards yet.
+"""AdamW compiled to one pass over the memory (``optim.one_pass_update``). Not measured on cards yet.
 
 PyTorch's fused AdamW reads fp32 gradients and does not know the copy that computes. So half-precision gradients are
 widened before it, and the copy is written after it: three passes. Here one function does all of it to each weight, and
@@ -19,7 +19,7 @@ from engine.machine.errors import is_device_lost, is_out_of_memory
 Tensors = Sequence[torch.Tensor]
 
 
-class Now(NamedTuple):
+class StepScalars(NamedTuple):
     """What is the same for all weights of a group in a step: scalars in fp32, on the device of the weights."""
 
     rate: torch.Tensor
@@ -32,13 +32,13 @@ class Now(NamedTuple):
     """Steps that were taken, with this one, if it is."""
 
 
-def adamw_in_one_pass(
+def adamw_step(
     masters: Tensors,
     copies: Tensors,
     gradients: Tensors,
     means: Tensors,
     squares: Tensors,
-    now: Now,
+    scalars: StepScalars,
     betas: tuple[float, float],
     epsilon: float,
     decay: float,
@@ -52,14 +52,14 @@ def adamw_in_one_pass(
         means, squares: running means of the gradients and of their squares, fp32.
     """
     beta1, beta2 = betas
-    size = now.rate / (1 - beta1**now.count)
-    root = (1 - beta2**now.count).sqrt()
-    skipped = now.taken == 0
+    size = scalars.rate / (1 - beta1**scalars.count)
+    root = (1 - beta2**scalars.count).sqrt()
+    skipped = scalars.taken == 0
     for master, copy, gradient, mean, square in zip(masters, copies, gradients, means, squares, strict=True):
-        wide = gradient.to(torch.float32) * now.factor
+        wide = gradient.to(torch.float32) * scalars.factor
         new_mean = mean + (wide - mean) * (1 - beta1)
         new_square = square * beta2 + wide * wide * (1 - beta2)
-        updated = master * (1 - now.rate * decay) - size * new_mean / (new_square.sqrt() / root + epsilon)
+        updated = master * (1 - scalars.rate * decay) - size * new_mean / (new_square.sqrt() / root + epsilon)
         mean.copy_(torch.where(skipped, mean, new_mean))
         square.copy_(torch.where(skipped, square, new_square))
         master.copy_(torch.where(skipped, master, updated))
@@ -67,11 +67,11 @@ def adamw_in_one_pass(
 
 
 def compiled() -> Callable[..., None]:
-    """``adamw_in_one_pass``, compiled at its first call."""
-    return torch.compile(adamw_in_one_pass, dynamic=False)  # type: ignore[no-any-return]
+    """``adamw_step``, compiled at its first call."""
+    return torch.compile(adamw_step, dynamic=False)  # type: ignore[no-any-return]
 
 
-class OnePass:
+class CompiledAdamW:
     """Updates weights and copies with the state, and the options, of torch's AdamW, which stays the run's optimizer."""
 
     def __init__(
@@ -79,7 +79,7 @@ class OnePass:
     ) -> None:
         """
         Args:
-            update: ``adamw_in_one_pass``, or ``compiled()``.
+            update: ``adamw_step``, or ``compiled()``.
             failed: called once, when ``update`` cannot be compiled.
         """
         self._optimizer, self._update, self._failed = optimizer, update, failed
@@ -115,7 +115,7 @@ class OnePass:
     ) -> bool:
         states = [self._state(master) for master in masters]
         counts = [state["step"] for state in states]
-        now = self._now(group, counts[0], factor)
+        scalars = self._scalars(group, counts[0], factor)
         given = (
             [master.detach() for master in masters],
             [copy.detach() for copy in copies],
@@ -124,13 +124,13 @@ class OnePass:
             [state["exp_avg_sq"] for state in states],
         )
         try:
-            self._update(*given, now, group["betas"], group["eps"], group["weight_decay"])
+            self._update(*given, scalars, group["betas"], group["eps"], group["weight_decay"])
         except Exception as error:  # a compiler fails in many ways
             if is_out_of_memory(error) or is_device_lost(error):
                 raise
             self._failed(error)
             return False
-        torch._foreach_add_(counts, now.taken)
+        torch._foreach_add_(counts, scalars.taken)
         return True
 
     def _state(self, master: nn.Parameter) -> dict[str, Any]:
@@ -142,13 +142,13 @@ class OnePass:
                 state[name] = torch.zeros_like(master, memory_format=torch.preserve_format)
         return state
 
-    def _now(self, group: dict[str, Any], count: torch.Tensor, factor: float) -> Now:
+    def _scalars(self, group: dict[str, Any], count: torch.Tensor, factor: float) -> StepScalars:
         optimizer: Any = self._optimizer
         scale, skip = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         one = torch.ones((), device=count.device)
         taken = one if skip is None else one - skip
         multiply = one * factor if scale is None else factor / scale
-        return Now(one * float(group["lr"]), multiply, taken, count + taken)
+        return StepScalars(one * float(group["lr"]), multiply, taken, count + taken)
 
 
 def _like(gradient: Any, master: torch.Tensor) -> torch.Tensor:

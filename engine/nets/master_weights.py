@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.nets.compiled_adamw import CompiledAdamW
 from engine.nets.lora import lora_layers
 from engine.nets.offload import Offload
-from engine.nets.one_pass import OnePass
 
 
 class MasterWeightSync:
@@ -126,7 +126,7 @@ class MasterWeightSync:
         """Whether half-precision gradients stay as they are until ``update``, unless they are added up."""
         return False
 
-    def update_in_one_pass(self, with_: OnePass | None) -> None:
+    def use_compiled_adamw(self, with_: CompiledAdamW | None) -> None:
         """From now on ``update`` updates weights and copies by this, where gradients are in half precision until then.
 
         Args:

@@ -59,12 +59,12 @@ class Average(Export):
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
         run = run_of(workspace, self.run)
-        from engine.export.merge import FOLDER, checkpoints_at, free_name, merge
+        from engine.export.checkpoint_average import FOLDER, average_checkpoints, checkpoints_at, free_name
 
         chosen = checkpoints_at(run, self.steps)
         name = free_name(run, self.average, [one.step for one in chosen])
         progress = progress_events(emit, "Averaging, checkpoints")
-        folder = merge(chosen, run.folder / FOLDER, name, self.average, self.decay, token, progress)
+        folder = average_checkpoints(chosen, run.folder / FOLDER, name, self.average, self.decay, token, progress)
         made = read_checkpoint(folder)
         assert made is not None  # it was just written
         own = self.model_copy(update={"name": f"{self.name or run.config.name or run.name}-{folder.name}"})

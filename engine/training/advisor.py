@@ -6,7 +6,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.estimate.advice import Advice, Line, advise
-from engine.estimate.first_sign import Progress, RunPlan
+from engine.estimate.sudden_convergence import Progress, RunPlan
 from engine.evaluation.recorded_runs import recorded_runs
 from engine.evaluation.verdict import convergence
 from engine.families.files import denoiser_parameters

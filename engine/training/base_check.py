@@ -24,8 +24,8 @@ from engine.jobs.events import Message
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.runs.known_bases import RECORD, UNKNOWN, WORKS
 from engine.runs.run import write_run
-from engine.training.draws import draw
 from engine.training.fixed_images import NOISE_SEED
+from engine.training.randomness import random_numbers
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
@@ -178,7 +178,7 @@ def _read(state: TrainState) -> Pairs:
     count, shape = state.noise_process.num_train_timesteps, cache.latent_shape(rows[0])
     return Pairs(
         latents=state.latent_space.scaled(cache.latents(rows)[0]),
-        noise=draw(NOISE_SEED, 0, len(rows), shape, count, 0.0).noise,
+        noise=random_numbers(NOISE_SEED, 0, len(rows), shape, count, 0.0).noise,
         text=cache.text([state.samples[row].caption for row in rows]),
         sizes=torch.tensor([size_numbers(cache.crop(row)) for row in rows], dtype=torch.float32),
     )

@@ -28,8 +28,8 @@ from engine.errors import DataGone, UserError
 from engine.machine.capabilities import capabilities
 from engine.machine.device import torch_device
 from engine.training.batch_order import BatchOrder
-from engine.training.draws import Draws, draw
 from engine.training.input_dropout import NOTHING_LEFT_OUT, InputDropout
+from engine.training.randomness import BatchRandomness, random_numbers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Batch:
     maps: torch.Tensor | None
     """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card. Where the control net reads
     latents: those, fp32 (B, C, h, w). None: the run needs none."""
-    draws: Draws
+    random: BatchRandomness
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
     weights: torch.Tensor
@@ -61,11 +61,13 @@ class Batch:
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
+        random = BatchRandomness(
+            **{field.name: change(getattr(self.random, field.name)) for field in fields(BatchRandomness)}
+        )
         text = {name: change(rows) for name, rows in self.text.items()}
         maps = change(self.maps) if self.maps is not None else None
         mean, logvar, sizes, weights = map(change, (self.mean, self.logvar, self.sizes, self.weights))
-        return Batch(mean, logvar, text, maps, draws, sizes, weights, self.position)
+        return Batch(mean, logvar, text, maps, random, sizes, weights, self.position)
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,8 @@ class Batches:
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], turn) for row, turn in chosen]
         shape, position = self._cache.latent_shape(rows[0]), place * self._size + first
-        draws = draw(self._seed, position, self._part, shape, self._steps, self._dropout, self._perturbed)
-        captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
+        random = random_numbers(self._seed, position, self._part, shape, self._steps, self._dropout, self._perturbed)
+        captions = ["" if hide else s.caption for s, hide in zip(samples, random.hide_prompt.tolist(), strict=True)]
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         places = zip(rows, variants, crops, strict=True)
         try:
@@ -239,7 +241,7 @@ class Batches:
         text, maps = self._inputs(position, text, maps)
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
         weights = torch.tensor([sample.weight if self._weighted else 1.0 for sample in samples])
-        batch = Batch(mean, logvar, text, maps, draws, sizes, weights, position)
+        batch = Batch(mean, logvar, text, maps, random, sizes, weights, position)
         return batch.pinned() if self._pinned else batch
 
     def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:

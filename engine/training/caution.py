@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from engine.config import RunConfig
 from engine.data.balance import ImageClass
-from engine.estimate.first_sign import Recorded
+from engine.estimate.sudden_convergence import Recorded
 
 Level = Literal["red", "yellow", "note"]
 LEVELS: tuple[Level, ...] = ("red", "yellow", "note")

@@ -133,7 +133,7 @@ def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 
 def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """The run ends before a new net begins to follow, at best (engine/estimate/first_sign.py)."""
+    """The run ends before a new net begins to follow, at best (engine/estimate/sudden_convergence.py)."""
     advice = advice_for(config, facts)
     if facts.toy or config.model.controlnet or advice is None or advice.follows is None:
         return None

@@ -51,7 +51,7 @@ class ConsistencyDistillation:
         noisy = process.add_noise(latents, noise, timesteps).to(state.dtype)
 
         # The teacher: one step of DDIM at a guidance scale of each image's own.
-        scale = tuning.guidance_low + (tuning.guidance_high - tuning.guidance_low) * batch.draws.even
+        scale = tuning.guidance_low + (tuning.guidance_high - tuning.guidance_low) * batch.random.even
         with state.trainable.untrained():
             answer = predict(denoiser, net, noisy, timesteps, text, control)
             if tuning.guidance_high > 1:
@@ -73,7 +73,7 @@ class ConsistencyDistillation:
         state, guidance = self._state, self._state.config.objective.guidance
         rows = state.cache.text([""] * len(batch.mean))
         encoded = {name: tensor.to(state.device) for name, tensor in rows.items()}
-        return state.family.conditioning(encoded, batch.sizes, state.dtype, batch.draws.even, guidance)
+        return state.family.conditioning(encoded, batch.sizes, state.dtype, batch.random.even, guidance)
 
 
 def distillation_of(state: TrainState) -> ConsistencyDistillation | None:

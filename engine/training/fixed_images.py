@@ -12,7 +12,7 @@ import torch
 from engine.data.crop import size_numbers
 from engine.jobs.events import BaseChecked, Checked
 from engine.machine.device import is_card, peak_bytes
-from engine.training.draws import draw
+from engine.training.randomness import random_numbers
 from engine.training.state import TrainState
 
 LEVELS = (0.3, 0.6, 0.8, 0.95)
@@ -87,7 +87,7 @@ def fix_images(state: TrainState, numbered: Sequence[tuple[int, int]]) -> FixedI
 def fixed_noise(state: TrainState, numbers: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
     """Noise (B, *shape), which depends on the numbers alone."""
     count = state.noise_process.num_train_timesteps
-    return torch.cat([draw(NOISE_SEED, number, 1, shape, count, 0.0).noise for number in numbers])
+    return torch.cat([random_numbers(NOISE_SEED, number, 1, shape, count, 0.0).noise for number in numbers])
 
 
 def fixed_timesteps(state: TrainState, numbers: Sequence[int]) -> torch.Tensor:

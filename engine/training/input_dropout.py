@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.families.text_encoding import Text
-from engine.training.draws import generator_at
+from engine.training.randomness import generator_at
 
 
 @dataclass(frozen=True)

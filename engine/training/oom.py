@@ -263,7 +263,7 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
     if "optim.master_weights" in settings and trainable.weights.can_split:
         trainable.weights.keep_split()
     if settings.get("optim.in_backward"):
-        state.update_in_backward()
+        state.use_optimizer_in_backward()
     if ("optim.ema_device" in settings or "optim.offload" in settings) and state.ema is not None:
         state.ema.to("cpu")
     if "optim.offload" in settings:

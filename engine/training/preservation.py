@@ -14,7 +14,7 @@ import torch
 
 from engine.training.batch_order import order
 from engine.training.batches import Batch, Task
-from engine.training.draws import draw
+from engine.training.randomness import random_numbers
 from engine.training.state import TrainState
 
 STREAM = 0x5EED
@@ -58,7 +58,7 @@ class Answers:
         state, guidance = self._state, self._state.config.objective.guidance
         rows = {name: tensor.to(state.device) for name, tensor in state.cache.text(captions).items()}
         encoded = state.trainable.encode_text(rows)
-        return state.family.conditioning(encoded, batch.sizes, state.dtype, batch.draws.even, guidance)
+        return state.family.conditioning(encoded, batch.sizes, state.dtype, batch.random.even, guidance)
 
 
 class ClassImages:
@@ -78,10 +78,10 @@ class ClassImages:
         objective, seed, device = state.config.objective, state.config.train.seed + STREAM, state.device
         rows = order(seed, len(self._latents), first, count)
         shape = tuple(self._latents.shape[1:])
-        draws = draw(seed, first, count, shape, process.num_train_timesteps, 0.0)
-        latents, noise = self._latents[rows].to(device), draws.noise.to(device)
-        noise = noise + objective.offset_noise * draws.offset.to(device)
-        uniform = draws.uniform_timesteps.to(device)
+        random = random_numbers(seed, first, count, shape, process.num_train_timesteps, 0.0)
+        latents, noise = self._latents[rows].to(device), random.noise.to(device)
+        noise = noise + objective.offset_noise * random.offset.to(device)
+        uniform = random.uniform_timesteps.to(device)
         timesteps = process.shape_timesteps(uniform, objective.timestep_sampling, (shape[-2], shape[-1]))
         captions = [self._captions[row] for row in rows]
         text = {name: tensor.to(device) for name, tensor in state.cache.text(captions).items()}
@@ -91,7 +91,7 @@ class ClassImages:
         return Task(
             process.add_noise(latents, noise, timesteps).to(state.dtype),
             timesteps,
-            state.family.conditioning(encoded, sizes, state.dtype, draws.even.to(device), objective.guidance),
+            state.family.conditioning(encoded, sizes, state.dtype, random.even.to(device), objective.guidance),
             process.target(latents, noise, timesteps),
             process.loss_weights(timesteps, objective.min_snr_gamma),
         )

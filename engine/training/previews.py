@@ -17,7 +17,7 @@ from engine.evaluation.pairs import Encode, Models, encoder, read_pair
 from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews, reference_scores
 from engine.evaluation.probes import Probe
 from engine.evaluation.prompt_previews import make_prompt_previews
-from engine.families.silent import silent_for
+from engine.families.zero_controlnet import zero_controlnet_for
 from engine.inference.samplers import DEFAULT
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
@@ -103,7 +103,7 @@ class DrawPreviews:
             state.emit(Progress(done, total, label))
 
         def models(controlnet: Any, sampler: str = DEFAULT) -> Models:
-            net = silent_for(state.denoiser) if by_prompt else controlnet
+            net = zero_controlnet_for(state.denoiser) if by_prompt else controlnet
             schedule = state.noise_process.schedule
             return Models(state.family, state.base, state.denoiser, net, encode, schedule=schedule, sampler=sampler)
 
@@ -182,7 +182,7 @@ def _in_fewer_steps(settings: ValidationConfig, drawn_with: Mapping[str, Any]) -
 
 def models_without_control(state: TrainState, encode: Encode) -> Models:
     """The models of a run that has no ControlNet, to draw with captions alone."""
-    silent = silent_for(state.denoiser)
+    silent = zero_controlnet_for(state.denoiser)
     return Models(state.family, state.base, state.denoiser, silent, encode, schedule=state.noise_process.schedule)
 
 

@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Draws:
+class BatchRandomness:
     """The random numbers of a batch of B images, on the CPU, fp32."""
 
     noise: torch.Tensor
@@ -29,7 +29,7 @@ class Draws:
 
 
 def generator_at(seed: int, position: int, purpose: str = "") -> torch.Generator:
-    """The random numbers of an image of the stream, the same whenever and wherever they are drawn.
+    """The generator of an image of the stream: its numbers are the same whenever and wherever they are drawn.
 
     Args:
         purpose: numbers of another purpose are independent of these.
@@ -38,7 +38,7 @@ def generator_at(seed: int, position: int, purpose: str = "") -> torch.Generator
     return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big"))
 
 
-def draw(
+def random_numbers(
     seed: int,
     first: int,
     batch: int,
@@ -46,7 +46,7 @@ def draw(
     num_train_timesteps: int,
     prompt_dropout: float,
     perturbed: bool = False,
-) -> Draws:
+) -> BatchRandomness:
     """Random numbers for images ``first`` to ``first + batch`` of the stream.
 
     Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
@@ -62,4 +62,6 @@ def draw(
         offset.append(torch.randn((shape[0], 1, 1), generator=generator))
         perturbation.append(torch.randn(shape, generator=generator) if perturbed else torch.zeros(1, 1, 1))
         even.append(torch.rand((), generator=generator))  # behind the others, so that those stay as they were
-    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation, even)))
+    return BatchRandomness(
+        *(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset, perturbation, even))
+    )

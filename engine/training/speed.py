@@ -17,8 +17,8 @@ import torch._dynamo
 from engine.errors import UserError
 from engine.jobs.events import Message
 from engine.machine.errors import is_device_lost, is_out_of_memory
-from engine.nets import one_pass
-from engine.nets.one_pass import OnePass
+from engine.nets import compiled_adamw
+from engine.nets.compiled_adamw import CompiledAdamW
 from engine.training.state import TrainState
 
 MODES = {"kernels": "default", "graphs": "reduce-overhead"}
@@ -105,7 +105,7 @@ def compile_update(state: TrainState) -> None:
         _warn(state, f"The update could not be compiled ({_in_short(error)}); PyTorch's own is used.")
 
     adamw: Any = state.optimizer
-    weights.update_in_one_pass(OnePass(adamw, one_pass.compiled(), failed))
+    weights.use_compiled_adamw(CompiledAdamW(adamw, compiled_adamw.compiled(), failed))
 
 
 def _compile_blocks(state: TrainState) -> None:

@@ -20,7 +20,7 @@ from engine.data.samples import Sample
 from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed.group import ProcessGroup
-from engine.distributed.in_backward import update_in_backward
+from engine.distributed.optimizer_in_backward import use_optimizer_in_backward
 from engine.distributed.parallel import Parallel
 from engine.errors import DataGone, UserError
 from engine.families.base import Family
@@ -240,13 +240,13 @@ class TrainState:
             self._updated |= updated_parameters(self.optimizer)
         set_learning_rate(optimizer, self.optimizer.param_groups[0]["lr"])
         self.optimizer = optimizer
-        self.trainable.weights.update_in_one_pass(None)  # it was made for the other one
+        self.trainable.weights.use_compiled_adamw(None)  # it was made for the other one
         self.parallel.wrap_optimizer()
 
-    def update_in_backward(self) -> None:
+    def use_optimizer_in_backward(self) -> None:
         """Update the weights in the backward pass from the next step on."""
-        self.trainable.weights.update_in_one_pass(None)
-        self.parallel = update_in_backward(self.parallel)
+        self.trainable.weights.use_compiled_adamw(None)
+        self.parallel = use_optimizer_in_backward(self.parallel)
 
     def keep_optimizer_in_ram(self) -> None:
         """Move the master weights to RAM; an optimizer that is made from now on stays there, too."""

@@ -47,17 +47,17 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
 
         # Latents, noise and timesteps. Noise is added in fp32. With input perturbation the net sees other noise than
         # the target is made of.
-        latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
-        noise = batch.draws.noise + objective.offset_noise * batch.draws.offset
+        latents = state.latent_space.sample(batch.mean, batch.logvar, batch.random.posterior)
+        noise = batch.random.noise + objective.offset_noise * batch.random.offset
         size = (latents.shape[-2], latents.shape[-1])
-        timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling, size)
-        noise_seen = noise + objective.input_perturbation * batch.draws.perturbation
+        timesteps = noise_process.shape_timesteps(batch.random.uniform_timesteps, objective.timestep_sampling, size)
+        noise_seen = noise + objective.input_perturbation * batch.random.perturbation
         noisy = noise_process.add_noise(latents, noise_seen, timesteps).to(state.dtype)
 
         # Text and control image, in the run's precision. A run without condition maps has no control; where
         # words or text encoders are trained, the batch has token numbers, and they are encoded here.
         encoded = state.trainable.encode_text(batch.text)
-        text = family.conditioning(encoded, batch.sizes, state.dtype, batch.draws.even, objective.guidance)
+        text = family.conditioning(encoded, batch.sizes, state.dtype, batch.random.even, objective.guidance)
         control = None if batch.maps is None else family.control_of(batch.maps).to(state.dtype)
 
         # Target of the prediction, and the weight of each image's loss.
@@ -85,7 +85,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
             loss = denoising_loss(compared, task.target, task.weights, huber_c) / state.micro_batches
 
             # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
-            # weight (nets/master_weights.py). DeepSpeed and distributed/in_backward.py also clip and update here.
+            # weight (nets/master_weights.py). DeepSpeed and the optimizer in backward also clip and update here.
             state.parallel.backward(loss * state.loss_scale.value)
         step_loss += loss.detach()
 

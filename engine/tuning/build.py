@@ -19,8 +19,8 @@ from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControl
 from engine.tuning.facts import facts_of, is_over_start
 from engine.tuning.lcm_lora import LcmLora
 from engine.tuning.learned_text import LearnedText, tokenizer_of
-from engine.tuning.new_word import NewWord
 from engine.tuning.svdiff import SingularValues
+from engine.tuning.textual_inversion import TextualInversion
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.trainable_facts import TrainableFacts
 from engine.tuning.unlocked import UnlockedDecoder
@@ -165,7 +165,7 @@ def _learned_text(inputs: Inputs, dtype: torch.dtype) -> LearnedText:
 def _word(inputs: Inputs, net: Any) -> Trainable:
     tokenizer_of(inputs.config, inputs.family, inputs.base)  # refuses a word that the base knows
     text = _learned_text(inputs, inputs.place.dtype)
-    return NewWord(inputs.denoiser, inputs.family, inputs.config.tuning, text, inputs.place)
+    return TextualInversion(inputs.denoiser, inputs.family, inputs.config.tuning, text, inputs.place)
 
 
 BUILDERS = {

@@ -29,7 +29,7 @@ class Vectors(nn.Module):
             self.register_parameter(name, vectors)
 
 
-class NewWord(Trainable):
+class TextualInversion(Trainable):
     """The vectors are a net of their own, ``master``; the text encoders that compute have them in their embedding."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Random folders from a grammar of what people have: the account adds up, and no map is taken for an image."""
+"""Random folders from a grammar of what people have: the file usage adds up, and no map is taken for an image."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ def rows(path: Path, *content: object) -> None:
 
 
 def adds_up(report: ScanReport) -> bool:
-    """Whether the account has each file of the folder exactly once."""
-    account = report.account
-    assert account is not None
+    """Whether the file usage has each file of the folder exactly once."""
+    usage = report.file_usage
+    assert usage is not None
     files = [path for path in report.source.rglob("*") if path.is_file() and not is_hidden(path.name)]
-    used = account.images + account.maps + account.captions + account.lists
-    return account.files == len(files) == used + sum(one.count for one in account.left_out)
+    used = usage.images + usage.maps + usage.captions + usage.lists
+    return usage.files == len(files) == used + sum(one.count for one in usage.left_out)
 
 
 def pairs(report: ScanReport) -> dict[str, tuple[str, str]]:
@@ -225,8 +225,8 @@ def test_what_was_left_out_is_told(tmp_path: Path) -> None:
     splits(tmp_path)
     report = scan_folder(tmp_path)
     assert any("validation was left out" in doubt for doubt in report.doubts)
-    assert report.account is not None
-    said = " ".join(report.account.sentences())
+    assert report.file_usage is not None
+    said = " ".join(report.file_usage.sentences())
     assert "kept for validation" in said and "validation/image/3.png" in said
     both = scan_folder(tmp_path, asked={"validation": "image"})
     assert len(both.samples) == 4 and adds_up(both)
@@ -309,8 +309,8 @@ def test_nothing_is_dropped_without_a_word(tmp_path: Path) -> None:
         write(tmp_path / name, "x")
     write(tmp_path / ".hidden", "x")
     report = scan_folder(tmp_path)
-    assert report.account is not None and adds_up(report) and report.account.hidden == 1
-    said = " ".join(report.account.sentences())
+    assert report.file_usage is not None and adds_up(report) and report.file_usage.hidden == 1
+    said = " ".join(report.file_usage.sentences())
     for words in ("HEIC", "JPEG XL", "OpenEXR", "video", "archives", "lonely.txt", "notes.md", "x.json"):
         assert words in said
 
@@ -405,7 +405,7 @@ def test_maps_with_more_than_8_bits_are_told_with_the_rule_that_brings_them_to_8
         Image.fromarray(values).save(tmp_path / "set" / "depth" / name)
     largest = "each stretched so that its largest value becomes 255"
     for result in (import_source(workspace, str(tmp_path / "set")), import_source(workspace, str(tmp_path / "set"))):
-        assert result.paired and "7 condition maps have more than 8 bits" in " ".join(result.account)
+        assert result.paired and "7 condition maps have more than 8 bits" in " ".join(result.file_usage)
         for line in (
             f"2 in 16 bits, {largest}: depth/millimetres.png, depth/other.png.",
             "1 in 16 bits, divided by 257 (65,535 becomes 255): depth/whole.png.",
@@ -414,9 +414,9 @@ def test_maps_with_more_than_8_bits_are_told_with_the_rule_that_brings_them_to_8
             f"1 of floats, {largest}: depth/metres.tif.",
             "1 of floats, multiplied by 255 since they are at most 1: depth/share.tif.",
         ):
-            assert line in result.account, result.account
-    account = Dataset.open(result.folder).account
-    assert account is not None and sum(one.count for one in account.deep_maps) == 7, "kept in dataset.json"
+            assert line in result.file_usage, result.file_usage
+    usage = Dataset.open(result.folder).file_usage
+    assert usage is not None and sum(one.count for one in usage.deep_maps) == 7, "kept in dataset.json"
 
 
 def test_colours_with_more_than_8_bits_are_told_for_images_and_for_maps(workspace: Workspace, tmp_path: Path) -> None:
@@ -427,10 +427,12 @@ def test_colours_with_more_than_8_bits_are_told_for_images_and_for_maps(workspac
     for roles in ("images=image, depth=map", "images=image, depth=image", "images=image, depth=map"):
         result = import_source(workspace, str(tmp_path / "set"), "set", ImportConfig(roles=roles))
         images = 4 if "depth=image" in roles else 2
-        assert f"{images} images have more than 8 bits and will be read as 8 bits (0 to 255):" in result.account
-        assert any(line.startswith(f"{images} in 16 bits a channel, of which the upper 8") for line in result.account)
+        assert f"{images} images have more than 8 bits and will be read as 8 bits (0 to 255):" in result.file_usage
+        assert any(
+            line.startswith(f"{images} in 16 bits a channel, of which the upper 8") for line in result.file_usage
+        )
         stretched = "2 in 16 bits a channel, each stretched so that its largest value becomes 255: depth/a.png, "
-        told = any(line.startswith(stretched) for line in result.account)
+        told = any(line.startswith(stretched) for line in result.file_usage)
         assert told == (images == 2), "also where the role of a file that was read before is another one now"
 
 
@@ -467,7 +469,7 @@ def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Pat
     assert (told.pictures, again.pictures) == (2, 2) and not again.doubts
     dataset = Dataset.open(again.folder)
     assert dataset.roles == {"dogs": "ignored"}
-    assert dataset.account is not None and dataset.account.left_out[0].what == "images ignored, as you said"
+    assert dataset.file_usage is not None and dataset.file_usage.left_out[0].what == "images ignored, as you said"
     with pytest.raises(UserError, match="no horses in set"):
         import_source(workspace, str(tmp_path / "set"), config=ImportConfig(roles="horses=map"))
     with pytest.raises(UserError, match="NAME=ROLE"):
@@ -493,7 +495,7 @@ def test_labels_of_objects_are_no_captions(tmp_path: Path) -> None:
     write(tmp_path / "labels" / "2.txt", "3 cats and 4 dogs 5 6 7")
     report = scan_folder(tmp_path)
     assert pairs(report)["1.png"][0] == "" and pairs(report)["2.png"][0].startswith("3 cats") and adds_up(report)
-    assert report.account is not None and "contain numbers" in report.account.left_out[0].what
+    assert report.file_usage is not None and "contain numbers" in report.file_usage.left_out[0].what
 
 
 def test_lists_that_name_missing_or_linked_files(tmp_path: Path) -> None:
@@ -662,7 +664,7 @@ def test_json_as_people_write_it_by_hand(tmp_path: Path) -> None:
     write(tmp_path / "set.json5", f"// my set\n[\n{rows}\n]")
     report = scan_folder(tmp_path)
     assert [sample.caption for sample in report.samples] == [f"it's c{n}, // no comment" for n in "12"]
-    assert report.account is not None and report.account.lists == 1
+    assert report.file_usage is not None and report.file_usage.lists == 1
 
 
 @pytest.mark.parametrize("text", ["[" + "/*" * 100_000, "[" + "a" * 200_000, "[" + "'\"\n" * 2_000, "[\\" * 20_000])
@@ -682,7 +684,7 @@ def test_animations_pages_and_closed_archives_are_told(tmp_path: Path) -> None:
     for _ in range(2):  # also of files that were read before
         report = scan_folder(tmp_path)
         assert "2 files hold an animation or several pages" in " ".join(report.notes)
-    assert report.account is not None and "cannot unpack" in report.account.left_out[0].what
+    assert report.file_usage is not None and "cannot unpack" in report.file_usage.left_out[0].what
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Folders of the same kinds as those that people reported, with other names, lists and files: rule by rule.
 
-Each is read without a traceback, its account adds up, and no map is taken for an image.
+Each is read without a traceback, its file usage adds up, and no map is taken for an image.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Build = Callable[[Path], None]
 
 def said(report: ScanReport) -> str:
     """All that the user is told."""
-    assert report.account is not None
-    told = [*report.doubts, *report.notes, *report.account.sentences()]
+    assert report.file_usage is not None
+    told = [*report.doubts, *report.notes, *report.file_usage.sentences()]
     return " ".join([*told, *(f"{problem.what} {problem.why}" for problem in report.problems)])
 
 
@@ -127,8 +127,8 @@ def test_lists_in_every_form(tmp_path: Path, name: str, content: object) -> None
         write(tmp_path / name, content)
     report = read(tmp_path, 2)
     assert sorted(sample.caption for sample in report.samples) == ["c1 of a cat", "c2 of a cat"], said(report)
-    assert report.account is not None and report.account.lists == 1 and not report.problems, said(report)
-    assert not report.account.left_out, "maps that a list names are used"
+    assert report.file_usage is not None and report.file_usage.lists == 1 and not report.problems, said(report)
+    assert not report.file_usage.left_out, "maps that a list names are used"
 
 
 @pytest.mark.parametrize(

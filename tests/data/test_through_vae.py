@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from engine.cli.main import main
-from engine.data import control_round_trip
+from engine.data import vae_round_trip
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
@@ -23,7 +23,7 @@ from engine.errors import UserError
 from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
-from tests.data.test_control_round_trip import lines
+from tests.data.test_vae_round_trip import lines
 
 PLAN = CropPlan(64)
 
@@ -84,10 +84,8 @@ def test_some_control_images_are_looked_at_once_and_the_check_tells_it(
         look_through_vae(ready_workspace, dataset, str(tiny_sd3), PLAN, control.token, stop)
     assert steps == [(0, 9), (1, 9), (2, 9)]
     encoded: list[int] = []
-    whole = control_round_trip.RoundTrip.decoded
-    monkeypatch.setattr(
-        control_round_trip.RoundTrip, "decoded", lambda own, map: (encoded.append(1), whole(own, map))[1]
-    )
+    whole = vae_round_trip.RoundTrip.decoded
+    monkeypatch.setattr(vae_round_trip.RoundTrip, "decoded", lambda own, map: (encoded.append(1), whole(own, map))[1])
     found = look_through_vae(ready_workspace, dataset, str(tiny_sd3), PLAN)
     assert found is not None and found.lost and len(found.seen) == 9 and len(encoded) == 6, "three were finished"
     assert np.asarray(Image.open(found.seen[0].picture)).shape == (64, 64, 3)

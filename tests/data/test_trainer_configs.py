@@ -50,9 +50,9 @@ def images_and_maps(root: Path, names: str = "12", images: str = "dogs", maps: s
 
 def said(report: ScanReport) -> str:
     """All that the page tells of an import."""
-    assert report.account is not None
+    assert report.file_usage is not None
     problems = [f"{problem.what} {problem.why} {problem.try_this}" for problem in report.problems]
-    return " ".join([*report.account.sentences(), *report.notes, *report.doubts, *problems])
+    return " ".join([*report.file_usage.sentences(), *report.notes, *report.doubts, *problems])
 
 
 def wrong(path: Path) -> str:

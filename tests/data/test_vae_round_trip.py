@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.data.control_round_trip import decoded, finding
+from engine.data.vae_round_trip import decoded, finding
 from engine.families.registry import detect
 
 

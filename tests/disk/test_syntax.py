@@ -111,7 +111,7 @@ def test_where_people_meet_them(tmp_path: Path) -> None:
         if name == "condition.json":
             made = import_source(Workspace(tmp_path / "w"), str(tmp_path / "set"), "note")
             kept = Dataset.open(Path(made.folder)).problems()
-            assert [one.path for one in kept].count(path) == 1 and "condition.json" in str(made.account)
+            assert [one.path for one in kept].count(path) == 1 and "condition.json" in str(made.file_usage)
         path.unlink()
     lines = ",\n".join(f'{{"image": "images/{n}.png", "caption": "a"}}' for n in "123")
     (tmp_path / "set" / "pairs.json").write_text(f"[ // mine\n{lines},\n]", encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.config import OptimConfig, RunConfig, parse
 from engine.distributed.group import ALONE
-from engine.distributed.in_backward import InBackward, check_in_backward
+from engine.distributed.optimizer_in_backward import OptimizerInBackward, check_optimizer_in_backward
 from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.nets.lora import LoraLinear
@@ -154,7 +154,7 @@ def test_the_updates_are_those_of_the_ordinary_step(kept: str, optimizer: str, m
         pytest.importorskip("bitsandbytes", minversion="0.50")
     monkeypatch.setattr(facts, "UPDATED_TOGETHER", 100)
     ordinary, before, _ = train(Parallel, PLACES[kept], optimizer, half=optimizer != "adamw")
-    found, run, _ = train(InBackward, PLACES[kept], optimizer)
+    found, run, _ = train(OptimizerInBackward, PLACES[kept], optimizer)
     assert same(ordinary, found)
     largest, everything = 8 * 8 * 9, sum(p.numel() for p in run.parameters() if p.requires_grad)
     assert before.most >= everything
@@ -185,7 +185,7 @@ def test_in_ram_weights_are_updated_and_sent_back_as_their_gradients_arrive(
         run.optimizer.step = step  # type: ignore[method-assign, assignment]
 
     ordinary, run, _ = train(Parallel, PLACES["in RAM"])
-    found, *_ = train(InBackward, PLACES["in RAM"], prepare=late)
+    found, *_ = train(OptimizerInBackward, PLACES["in RAM"], prepare=late)
     assert same(ordinary, found)
     assert len(threads) == 1 and threads != {threading.current_thread().name}
     assert len(sent) == 4 * len(run.weights.master_of), "each weight once in each step"
@@ -197,7 +197,7 @@ def test_an_update_in_ram_that_fails_ends_the_backward_pass(monkeypatch: pytest.
         monkeypatch.setattr(run.optimizer, "step", lambda: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        train(InBackward, PLACES["in RAM"], prepare=broken)
+        train(OptimizerInBackward, PLACES["in RAM"], prepare=broken)
 
 
 def test_each_gradient_is_clipped_by_its_own_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,19 +207,19 @@ def test_each_gradient_is_clipped_by_its_own_norm(monkeypatch: pytest.MonkeyPatc
         run.optimizer = torch.optim.SGD(run.master.parameters(), lr=1.0)
 
     before = [p.detach().clone() for p in new_net().parameters()]
-    free, *_ = train(InBackward, PLACES["fp32"], steps=1, prepare=with_sgd)
+    free, *_ = train(OptimizerInBackward, PLACES["fp32"], steps=1, prepare=with_sgd)
     norms = [float((one - was).norm()) for one, was in zip(free, before, strict=False)]
     limit = sorted(norm for norm in norms if norm)[4]
-    clipped, *_ = train(InBackward, PLACES["fp32"], limit=limit, steps=1, prepare=with_sgd)
+    clipped, *_ = train(OptimizerInBackward, PLACES["fp32"], limit=limit, steps=1, prepare=with_sgd)
     found = [float((one - was).norm()) for one, was in zip(clipped, before, strict=False)]
     assert found == pytest.approx([min(norm, limit) for norm in norms], rel=1e-4)
     assert max(norms) > 2 * limit
 
 
 def test_a_step_whose_loss_is_not_finite_changes_nothing() -> None:
-    calm, *_ = train(InBackward, PLACES["split"], steps=3)
+    calm, *_ = train(OptimizerInBackward, PLACES["split"], steps=3)
     found, _, finite = train(
-        InBackward, PLACES["split"], damage=lambda step, run, loss: loss * (float("nan") if step == 3 else 1)
+        OptimizerInBackward, PLACES["split"], damage=lambda step, run, loss: loss * (float("nan") if step == 3 else 1)
     )
     assert [one.loss for one in finite] == [True, True, True, False] and same(calm, found)
 
@@ -238,7 +238,7 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_and_the_step_as_skipped() 
         return Overflow.apply(loss, list(run.weights.compute.parameters())[1]) if step == 2 else loss
 
     for kept in ("fp32", "bf16", "split"):
-        tensors, run, finite = train(InBackward, PLACES[kept], damage=damage)
+        tensors, run, finite = train(OptimizerInBackward, PLACES[kept], damage=damage)
         assert [one.gradients for one in finite] == [True, True, False, True]
         assert all(tensor.isfinite().all() for tensor in tensors)
         counts = {int(state["step"]) for state in run.optimizer.state.values()}
@@ -254,7 +254,7 @@ def test_weights_that_a_failed_try_has_updated_are_left_out(monkeypatch: pytest.
     ordinary, *_ = train(Parallel, PLACES["bf16"], steps=3)
 
     run = FakeRun(new_net(), PLACES["bf16"], "adamw", NEVER)
-    parallel, draws = InBackward(run, str), torch.Generator().manual_seed(5)
+    parallel, draws = OptimizerInBackward(run, str), torch.Generator().manual_seed(5)
     parallel.prepare()
     real, calls = run.optimizer.step, []
 
@@ -289,7 +289,7 @@ def test_weights_that_a_failed_try_has_updated_are_left_out(monkeypatch: pytest.
 def test_a_net_holds_no_reference_to_its_run() -> None:
     """Else its memory would be freed only when the garbage collector finds it."""
     run = FakeRun(new_net(), PLACES["bf16"], "adamw", NEVER)
-    parallel = InBackward(run, str)
+    parallel = OptimizerInBackward(run, str)
     parallel.prepare()
     alive = weakref.ref(parallel)
     del parallel
@@ -302,10 +302,10 @@ def test_what_cannot_be_updated_in_the_backward_pass_is_refused_in_words() -> No
         with pytest.raises(UserError, match=f"set train.{name} to"):
             parse({"optim": {"in_backward": True}, "train": {name: value}})
     config = parse({"optim": {"in_backward": True}, "train": {"precision": "bf16"}})
-    check_in_backward(config, torch.bfloat16, 1)
+    check_optimizer_in_backward(config, torch.bfloat16, 1)
     with pytest.raises(
         UserError, match="2 processes share it.*bf16 was requested, but at least one card does not support it"
     ):
-        check_in_backward(config, torch.float16, 2)
+        check_optimizer_in_backward(config, torch.float16, 2)
     with pytest.raises(UserError, match="It computes in fp16, where"):
-        check_in_backward(parse({"optim": {"in_backward": True}}), torch.float16, 1)
+        check_optimizer_in_backward(parse({"optim": {"in_backward": True}}), torch.float16, 1)

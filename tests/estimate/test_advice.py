@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from engine.estimate.advice import Advice, advise, rounded
-from engine.estimate.first_sign import BEGINS, Progress, Recorded, RunPlan
+from engine.estimate.sudden_convergence import BEGINS, Progress, Recorded, RunPlan
 from engine.evaluation.verdict import MIN_GAIN, convergence
 from tests.evaluation.test_verdict import Curve
 

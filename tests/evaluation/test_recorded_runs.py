@@ -12,7 +12,7 @@ import pytest
 from engine.config import RunConfig
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.estimate.first_sign import Recorded
+from engine.estimate.sudden_convergence import Recorded
 from engine.evaluation.recorded_runs import recorded_runs
 from engine.machine.hardware import Hardware
 from engine.runs.run import Run

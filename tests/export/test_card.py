@@ -19,9 +19,9 @@ from engine.conditions import registry
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.export import export, workflow
+from engine.export.checkpoint_details import CheckpointDetails, read_details
 from engine.export.model_card import automatic1111, card, settings, snippet
 from engine.export.preprocessors import PREPROCESSORS, preprocessor
-from engine.export.story import Story, story_of
 from engine.families.facts import FLUX, SD1, SD2
 from tests.bases.hub import serving, use
 from tests.checkpoint_folder import write_checkpoint
@@ -134,7 +134,7 @@ def test_the_cards_code_runs_with_a_base_in_one_file(
 ) -> None:
     """diffusers asks the hub for the configs of such a base: a hub of this machine has those of the tiny one."""
     made = export(scored, "single_file", tmp_path / "out", "mine", "fp32")
-    code = snippet(made.path.name, "single_file", f"one{ending}", SD1, story_of(scored))
+    code = snippet(made.path.name, "single_file", f"one{ending}", SD1, read_details(scored))
     assert f'BASE = "one{ending}"' in code and "Clip skip 2" in code
     here = made.path.parent
     write_single_file(tiny_base, here / f"one{ending}")
@@ -153,10 +153,10 @@ def test_the_cards_code_runs_with_a_base_in_one_file(
 @pytest.mark.parametrize("name", ["my_base.safetensors", "old.ckpt"])
 def test_a_base_in_one_file_keeps_its_name(name: str) -> None:
     facts = {"base": name, "condition_type": "canny"}
-    assert settings("net.safetensors", facts, SD1, Story()).base == name
-    code = snippet("net.safetensors", "single_file", name, SD1, Story())
+    assert settings("net.safetensors", facts, SD1, CheckpointDetails()).base == name
+    code = snippet("net.safetensors", "single_file", name, SD1, CheckpointDetails())
     assert f'BASE = "{name}"' in code and "Pipeline.from_single_file(BASE" in code
-    assert "from_pretrained(BASE" in snippet("net.safetensors", "single_file", "owner/name", SD1, Story())
+    assert "from_pretrained(BASE" in snippet("net.safetensors", "single_file", "owner/name", SD1, CheckpointDetails())
 
 
 def test_the_card_says_what_else_a_program_needs(scored: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_card_says_what_else_a_program_needs(scored: Path, tmp_path: Path) -
     editor, _ = workflows(made.card)
     packs = {node["type"]: node["properties"]["cnr_id"] for node in editor["nodes"]}
     assert packs["CannyEdgePreprocessor"] == "comfyui_controlnet_aux" and packs["KSampler"] == "comfy-core"
-    assert "number of heads" in card("a.pth", "pth", {"condition_type": "canny"}, SD2, Story(), [])
+    assert "number of heads" in card("a.pth", "pth", {"condition_type": "canny"}, SD2, CheckpointDetails(), [])
     if os.name == "posix":
         (tmp_path / "new").touch()
         assert made.path.stat().st_mode == (tmp_path / "new").stat().st_mode, "other accounts' programs may read it"
@@ -228,7 +228,7 @@ def test_the_note_names_the_preprocessor(scored: Path, tmp_path: Path) -> None:
     assert "choose the preprocessor: canny\n" in note and "Control weight 1.2" in note
     assert "similar to those of the training" in note, "maps of an earlier version were made on grey"
     now = {"condition_type": "canny", "condition_parameters": '{"blur": 0.0, "edges": "colour"}'}
-    same = automatic1111("a.pth", now, SD1, preprocessor("canny"), Story())
+    same = automatic1111("a.pth", now, SD1, preprocessor("canny"), CheckpointDetails())
     assert "choose the preprocessor: canny.\n" in same
 
 
@@ -256,7 +256,7 @@ def test_every_preprocessor_node_exists() -> None:
 
 
 def test_without_a_run_the_story_is_empty(checkpoint: Path) -> None:
-    assert story_of(checkpoint).scores == {} and story_of(checkpoint).pictures == ()
+    assert read_details(checkpoint).scores == {} and read_details(checkpoint).pictures == ()
 
 
 def test_a_folder_in_the_way_of_the_card_is_left_alone(scored: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
 def test_a_base_that_reads_the_guidance_gets_it_by_a_node() -> None:
     facts = {"base": "owner/name", "condition_type": "own"}
     server = workflow.for_server(
-        workflow.nodes(settings("net.safetensors", facts, FLUX, Story()), preprocessor("own"), {})
+        workflow.nodes(settings("net.safetensors", facts, FLUX, CheckpointDetails()), preprocessor("own"), {})
     )
     of = {node["class_type"]: node["inputs"] for node in server.values()}
     kind = lambda link: server[link[0]]["class_type"]  # noqa: E731
@@ -300,8 +300,8 @@ def test_a_base_that_reads_the_guidance_gets_it_by_a_node() -> None:
     assert {
         node["type"]
         for node in workflow.for_editor(
-            workflow.nodes(settings("net.safetensors", facts, FLUX, Story()), preprocessor("own"), {})
+            workflow.nodes(settings("net.safetensors", facts, FLUX, CheckpointDetails()), preprocessor("own"), {})
         )["nodes"]
     } == of.keys()
-    readme = card("net.safetensors", "single_file", facts, FLUX, Story(), [])
+    readme = card("net.safetensors", "single_file", facts, FLUX, CheckpointDetails(), [])
     assert "AUTOMATIC1111" not in readme and '"guidance_scale": 3.5' in readme

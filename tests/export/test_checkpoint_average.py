@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.export import export
-from engine.export.merge import ema_shares, merge, merged_checkpoints
+from engine.export.checkpoint_average import average_checkpoints, averaged_checkpoints, ema_shares
 from engine.runs.checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from engine.runs.cleanup import trim
 from tests.checkpoint_folder import write_checkpoint
@@ -44,13 +44,13 @@ def net(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_plain_average(run: Path, loud_controlnet: Path) -> None:
-    made = merge(list_checkpoints(run), run / "merged")
+    made = average_checkpoints(list_checkpoints(run), run / "merged")
     single = load_file(loud_controlnet / WEIGHTS)
     assert all(torch.allclose(weight, single[name] * 7 / 3) for name, weight in net(made).items())
     checkpoint = read_checkpoint(made)
     assert checkpoint is not None and not checkpoint.resumable and not checkpoint.has_ema
     assert checkpoint.about["merged"]["steps"] == [100, 200, 400]
-    assert [c.folder for c in merged_checkpoints(run)] == [made]
+    assert [c.folder for c in averaged_checkpoints(run)] == [made]
     assert len(list_checkpoints(run)) == 3  # the run's own checkpoints stay what they were
 
 
@@ -72,7 +72,7 @@ def test_only_one_weight_at_a_time_is_in_fp64(run: Path) -> None:
             return made
 
     with Largest() as counted:
-        made = merge(list_checkpoints(run), run / "merged")
+        made = average_checkpoints(list_checkpoints(run), run / "merged")
     largest = max(weight.numel() for weight in net(made).values())
     assert 0 < counted.peak <= 3 * 8 * largest, "its sum, and the parts of it that are added"
 
@@ -91,7 +91,7 @@ def test_an_average_made_afterwards_is_the_one_that_would_have_run_along() -> No
 
 
 def test_later_checkpoints_count_more(run: Path, loud_controlnet: Path) -> None:
-    made = merge(list_checkpoints(run), run / "merged", "calm", "ema", decay=0.99)
+    made = average_checkpoints(list_checkpoints(run), run / "merged", "calm", "ema", decay=0.99)
     first, second = 0.99**300, 0.99**200
     factor = first * 1 + (second - first) * 2 + (1 - second) * 4
     single = load_file(loud_controlnet / WEIGHTS)
@@ -100,39 +100,41 @@ def test_later_checkpoints_count_more(run: Path, loud_controlnet: Path) -> None:
 
 
 def test_an_average_is_exported_like_any_checkpoint(run: Path, tmp_path: Path) -> None:
-    made = export(merge(list_checkpoints(run)[1:], run / "merged"), "single_file", tmp_path / "out", "mine", "fp32")
+    made = export(
+        average_checkpoints(list_checkpoints(run)[1:], run / "merged"), "single_file", tmp_path / "out", "mine", "fp32"
+    )
     assert torch.equal(load_file(made.path)["conv_in.bias"], net(next((run / "merged").iterdir()))["conv_in.bias"])
 
 
 def test_what_cannot_be_averaged(run: Path, loud_controlnet: Path, tmp_path: Path) -> None:
     checkpoints = list_checkpoints(run)
     with pytest.raises(UserError, match="at least two"):
-        merge(checkpoints[:1], run / "merged")
+        average_checkpoints(checkpoints[:1], run / "merged")
     with pytest.raises(UserError, match="1 is not a valid decay"):
-        merge(checkpoints, run / "merged", kind="ema", decay=1)
+        average_checkpoints(checkpoints, run / "merged", kind="ema", decay=1)
     other = write_checkpoint(tmp_path / "step-000009", loud_controlnet, family="sdxl")
     stranger = read_checkpoint(other)
     assert isinstance(stranger, Checkpoint)
     with pytest.raises(UserError, match="different families or shapes"):
-        merge([*checkpoints, stranger], run / "merged")
+        average_checkpoints([*checkpoints, stranger], run / "merged")
     weights = net(checkpoints[0].folder)
     weights["conv_in.bias"][0] = float("nan")
     save_file(weights, checkpoints[0].folder / "controlnet" / WEIGHTS, {"format": "pt"})
     with pytest.raises(UserError, match="One of them is broken"):
-        merge(checkpoints, run / "merged")
+        average_checkpoints(checkpoints, run / "merged")
     assert not (run / "merged").exists()
-    merge(checkpoints[1:], run / "merged", "mine")
+    average_checkpoints(checkpoints[1:], run / "merged", "mine")
     with pytest.raises(UserError, match="already exists"):
-        merge(checkpoints[1:], run / "merged", "mine")
+        average_checkpoints(checkpoints[1:], run / "merged", "mine")
 
 
 def test_a_full_disk_leaves_no_half_average(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.export.merge.save_file", fill)
+    monkeypatch.setattr("engine.export.checkpoint_average.save_file", fill)
     with pytest.raises(UserError, match="not averaged.*No space"):
-        merge(list_checkpoints(run), run / "merged")
+        average_checkpoints(list_checkpoints(run), run / "merged")
     assert not list((run / "merged").iterdir())
 
 

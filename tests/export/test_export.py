@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.export import export, same_image, self_check, single_file
+from engine.export.checkpoint_details import read_details
 from engine.export.formats import FORMATS, get
 from engine.export.source import public_name, read_source, whole_checkpoint
-from engine.export.story import story_of
 from engine.families.registry import by_name
 from engine.families.unet_control_files import UNET_FILES
 from engine.inference.request import TryRequest
@@ -306,7 +306,7 @@ def test_the_images_of_file_and_checkpoint_are_compared(
 
 
 def test_another_image_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:
-    source = read_source(whole_checkpoint(checkpoint), "fp32", "plain", story_of(checkpoint))
+    source = read_source(whole_checkpoint(checkpoint), "fp32", "plain", read_details(checkpoint))
     family = by_name("sd1")
     assert "same image" in same_image.check(source, source.tensors, family, str(tiny_base), "file")
     wrong = {

@@ -18,7 +18,7 @@ from engine.export.compare import Variant, compare
 from engine.export.imported_run import import_as_run
 from engine.export.quantization_check import QuantizationCheck
 from engine.export.quantization_loss import keep_loss, read_losses
-from engine.export.table import as_text, read_table
+from engine.export.size_table import as_text, read_table
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train

@@ -15,8 +15,8 @@ from diffusers.models.transformers.transformer_flux import FluxSingleTransformer
 from PIL import Image
 
 from engine.errors import UserError
+from engine.export.checkpoint_details import CheckpointDetails
 from engine.export.model_card import snippet
-from engine.export.story import Story
 from engine.families.control_files import MODE
 from engine.families.distilled import usual_settings
 from engine.families.facts import FLUX
@@ -290,7 +290,7 @@ def test_the_code_of_a_model_card_runs(
     family.new_controlnet(family.load_denoiser(folder, torch.float32)).save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "red").save("map.png")
-    code = snippet("", "diffusers", folder, family.facts, Story(resolution=64))
+    code = snippet("", "diffusers", folder, family.facts, CheckpointDetails(resolution=64))
     exec(compile(code.replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
     assert Path("picture.png").is_file()
 

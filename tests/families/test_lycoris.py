@@ -12,7 +12,7 @@ from engine.bases.merging import ready_base
 from engine.errors import UserError
 from engine.families.adapter_kinds import kind_of_file, why_unfit
 from engine.families.registry import detect
-from engine.families.weight_change import Lycoris
+from engine.families.weight_delta import Lycoris
 from engine.runs.adapters import is_adapter
 from engine.workspace.paths import Workspace
 

@@ -57,7 +57,7 @@ def test_its_step_is_the_formula(base: str, new_run: RunFactory, ready_workspace
     state = trainer.state
     batch = state.batches.get(0)
     loss, gradients = step_gradients(state)
-    net, draws = state.trainable.master, batch.draws
+    net, draws = state.trainable.master, batch.random
     scale = detect(base).latent_space(base).scale
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1) * scale
     drawn = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps + 0.5) / 2**20))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.nets.compact_weights import CompactMasterWeights
-from engine.nets.one_pass import OnePass, adamw_in_one_pass, compiled
+from engine.nets.compiled_adamw import CompiledAdamW, adamw_step, compiled
 
 STEPS = 8
 Update = Callable[..., None]
@@ -24,7 +24,7 @@ def failing(after: int) -> Update:
         calls.append(1)
         if len(calls) > after:
             raise RuntimeError("Compiler: g++ is not found")
-        adamw_in_one_pass(*given)
+        adamw_step(*given)
 
     return update
 
@@ -51,7 +51,7 @@ def train(
     optimizer: Any = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
     said: list[str] = []
     if update is not None:
-        weights.update_in_one_pass(OnePass(optimizer, update, lambda error: said.append(str(error))))
+        weights.use_compiled_adamw(CompiledAdamW(optimizer, update, lambda error: said.append(str(error))))
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 / (step + 1)
@@ -90,7 +90,7 @@ def require_alike(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("on_card", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_updates_are_those_of_pytorch(dtype: torch.dtype, on_card: bool) -> None:
-    ours, theirs = train(adamw_in_one_pass, dtype, on_card), train(None, dtype, on_card)
+    ours, theirs = train(adamw_step, dtype, on_card), train(None, dtype, on_card)
     require_alike(ours, theirs)
     assert ours[3] == [] and all(one.isfinite().all() for one in ours[0].parameters())
     counts = {float(state["step"]) for state in ours[2].state.values()}

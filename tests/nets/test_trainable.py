@@ -64,9 +64,9 @@ def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(t
 
 
 def test_offset_noise_shifts_whole_channels() -> None:
-    from engine.training.draws import draw
+    from engine.training.randomness import random_numbers
 
-    draws = draw(1, 0, 500, (4, 8, 8), 1000, 0.1)
+    draws = random_numbers(1, 0, 500, (4, 8, 8), 1000, 0.1)
     assert draws.offset.shape == (500, 4, 1, 1)
     assert draws.offset.std().item() == pytest.approx(1, abs=0.05)
     shifted = draws.noise + 0.5 * draws.offset

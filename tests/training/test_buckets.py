@@ -28,7 +28,7 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
     for number in range(16):
         batch = batches.get(number)
         height, width = batch.maps.shape[1:3]
-        assert batch.mean.shape == batch.draws.noise.shape == (2, 4, height // 8, width // 8)
+        assert batch.mean.shape == batch.random.noise.shape == (2, 4, height // 8, width // 8)
         sizes[width, height] += 1
         assert batches.keys(number) == [state.samples[row].key for row, _ in batches.order.batch(number)]
         for place, (row, epoch) in enumerate(batches.order.batch(number)):

@@ -26,8 +26,8 @@ from engine.nets.importing import open_controlnet
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
 from engine.nets.outputs import net_of
 from engine.nets.weight_quantization import STORAGES
-from engine.training.draws import draw
 from engine.training.job import build_trainer
+from engine.training.randomness import random_numbers
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
 from tests.families.test_flux import loud
@@ -58,7 +58,7 @@ def test_its_step_is_the_formula(
     torch.nn.init.normal_(net.controlnet_x_embedder.weight, std=0.1)
     batch = state.batches.get(0)
     loss, gradients = step_gradients(state)
-    draws = batch.draws
+    draws = batch.random
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1159) * 0.3611
     assert latents.shape[2:] == (8, 8)
     u = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps.double() + 0.5) / 2**20))
@@ -158,7 +158,7 @@ def test_a_run_goes_on_from_a_net_with_blocks_of_one_stream(
 
 
 def test_an_images_guidance_depends_on_seed_and_position_alone() -> None:
-    one, other = draw(7, 0, 4, (4, 8, 8), 1000, 0.1), draw(7, 2, 2, (4, 8, 8), 1000, 0.1)
+    one, other = random_numbers(7, 0, 4, (4, 8, 8), 1000, 0.1), random_numbers(7, 2, 2, (4, 8, 8), 1000, 0.1)
     assert torch.equal(one.even[2:], other.even)
     assert one.even.min() >= 0 and one.even.max() < 1 and len(set(one.even.tolist())) == 4
 

@@ -75,21 +75,21 @@ def test_a_step_is_the_distance_to_what_the_student_answers_after_one_step_of_th
     state.step_done()
     process, family, batch = state.noise_process, state.family, state.batches.get(1)
     assert isinstance(process, DiffusionNoise)
-    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
-    start, earlier = solver_timesteps(batch.draws.uniform_timesteps, 1000)
-    noisy = process.add_noise(latents, batch.draws.noise, start)
+    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.random.posterior)
+    start, earlier = solver_timesteps(batch.random.uniform_timesteps, 1000)
+    noisy = process.add_noise(latents, batch.random.noise, start)
     assert batch.maps is not None
     control = family.control_of(batch.maps)
 
     def predict(noisy: torch.Tensor, timesteps: torch.Tensor, text: dict[str, torch.Tensor]) -> torch.Tensor:
-        given = family.conditioning(text, batch.sizes, torch.float32, batch.draws.even, 0.0)
+        given = family.conditioning(text, batch.sizes, torch.float32, batch.random.even, 0.0)
         return family.predict(state.denoiser, state.trainable.control_net, noisy, timesteps, given, control)
 
     with torch.no_grad():
         with state.trainable.untrained():
             with_prompt = predict(noisy, start, batch.text)
             without = predict(noisy, start, state.cache.text(["", ""]))
-        scale = (2 + 4 * batch.draws.even).reshape(-1, 1, 1, 1)
+        scale = (2 + 4 * batch.random.even).reshape(-1, 1, 1, 1)
         teacher = without + scale * (with_prompt - without)
         nearer = ddim_step(process, noisy, teacher, start, earlier)
         target = consistency(process, nearer, predict(nearer, earlier, batch.text), earlier)

@@ -83,7 +83,7 @@ def test_the_step_with_long_captions_equals_a_plain_diffusers_step(
     loss, ours = step_gradients(state)
 
     pipe = DiffusionPipeline.from_pretrained(any_base)
-    draws, losses, lengths = batch.draws, [], set()
+    draws, losses, lengths = batch.random, [], set()
     assert batch.text["hidden"].shape[1] == 3 * pipe.tokenizer.model_max_length
     for n, sample in enumerate(samples):
         caption = "" if draws.hide_prompt[n] else sample.caption

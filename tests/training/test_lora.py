@@ -17,7 +17,7 @@ from engine.config import parse
 from engine.errors import UserError
 from engine.export.out import export
 from engine.families.registry import detect
-from engine.families.silent import SilentControlNet
+from engine.families.zero_controlnet import ZeroControlNet
 from engine.runs.checkpoints import AVERAGED_LORA, LORA
 from engine.runs.run import Run, read_preview
 from engine.training.new_run import missing
@@ -152,7 +152,7 @@ def test_previews_are_drawn_from_captions_with_what_an_export_would_have(
 def test_a_silent_control_net_is_none(tiny_sdxl: Path, tiny_base: Path) -> None:
     for base in (tiny_base, tiny_sdxl):
         denoiser = detect(str(base)).load_denoiser(str(base), torch.float32)
-        silent = SilentControlNet(denoiser)
+        silent = ZeroControlNet(denoiser)
         assert torch.equal(outputs(base, denoiser), outputs(base, denoiser, silent))
 
 

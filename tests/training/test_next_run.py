@@ -13,7 +13,7 @@ from engine.config import RunConfig, parse
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.estimate.advice import advise
-from engine.estimate.first_sign import Progress, RunPlan
+from engine.estimate.sudden_convergence import Progress, RunPlan
 from engine.evaluation.verdict import Kind, Verdict, convergence, judge
 from engine.machine.hardware import Hardware
 from engine.runs.changes import with_settings

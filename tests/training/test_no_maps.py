@@ -26,7 +26,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.grid import GridRequest
 from engine.evaluation.grid_rows import rows_of
 from engine.evaluation.loaded import load_models
-from engine.export.merge import merge
+from engine.export.checkpoint_average import average_checkpoints
 from engine.families.registry import detect
 from engine.inference import control_image
 from engine.inference.request import LIVE, TryRequest
@@ -111,7 +111,7 @@ def assert_told_that_it_has_no_controlnet(workspace: Workspace, run: Run, saved:
     base = run.config.model.base
     drawing = TryRequest(base=base, controlnet=saved.controlnet, prompt="", control=Image.new("RGB", (64, 64)))
     asks: list[Callable[[], Any]] = [
-        lambda: merge([saved, saved], run.folder / "merged"),
+        lambda: average_checkpoints([saved, saved], run.folder / "merged"),
         lambda: TrySession(workspace, "cpu").generate([drawing]),
         lambda: TrySession(workspace, "cpu").generate([replace(drawing, controlnet=saved.folder)]),
         lambda: load_models(workspace, run, saved),

@@ -75,8 +75,8 @@ def test_a_step_is_that_loss_of_its_own_two_halves(
     assert torch.equal(first, second) and torch.equal(first, noisy_of_base), "answers are given at the same noise"
     assert not torch.equal(by_base, of_others), "the base answers without the factors"
     batch = state.batches.get(1)
-    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
-    target = state.noise_process.target(latents, batch.draws.noise, batch.draws.uniform_timesteps)
+    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.random.posterior)
+    target = state.noise_process.target(latents, batch.random.noise, batch.random.uniform_timesteps)
     wanted = (own - target).square().mean() + 0.5 * (of_others - by_base).square().mean()
     assert isinstance(loss, torch.Tensor) and loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     trainer.close()

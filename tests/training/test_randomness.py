@@ -8,9 +8,9 @@ import torch
 from engine.config import OptimConfig
 from engine.families.text_encoding import Text
 from engine.training.batch_order import order
-from engine.training.draws import draw
 from engine.training.input_dropout import InputDropout
 from engine.training.optim import build_optimizer, learning_rate
+from engine.training.randomness import random_numbers
 from engine.training.step import denoising_loss
 
 SHAPE = (4, 8, 8)
@@ -28,13 +28,16 @@ def test_the_order_can_be_entered_anywhere() -> None:
 
 
 def test_draws_do_not_depend_on_the_batch_size() -> None:
-    whole, parts = draw(1, 0, 4, SHAPE, 1000, 0.5), [draw(1, i, 1, SHAPE, 1000, 0.5) for i in range(4)]
+    whole, parts = (
+        random_numbers(1, 0, 4, SHAPE, 1000, 0.5),
+        [random_numbers(1, i, 1, SHAPE, 1000, 0.5) for i in range(4)],
+    )
     for name in ("noise", "posterior", "uniform_timesteps", "hide_prompt"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
 def test_input_perturbation_has_noise_of_its_own_and_changes_no_other_draw() -> None:
-    plain, perturbed = (draw(1, 3, 2, SHAPE, 1000, 0.5, given) for given in (False, True))
+    plain, perturbed = (random_numbers(1, 3, 2, SHAPE, 1000, 0.5, given) for given in (False, True))
     for name in ("noise", "posterior", "uniform_timesteps", "hide_prompt", "offset"):
         assert torch.equal(getattr(plain, name), getattr(perturbed, name))
     assert not plain.perturbation.any()
@@ -71,19 +74,19 @@ def test_huber_is_the_square_of_small_errors_and_in_proportion_to_large_ones() -
 
 def test_draws_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    draw(1, 0, 4, SHAPE, 1000, 0.5)
+    random_numbers(1, 0, 4, SHAPE, 1000, 0.5)
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.answers("Drop captions? Guess mode?")
 def test_prompts_are_hidden_as_often_as_asked() -> None:
-    hidden = draw(1, 0, 2000, (1, 1, 1), 1000, 0.3).hide_prompt.float().mean().item()
+    hidden = random_numbers(1, 0, 2000, (1, 1, 1), 1000, 0.3).hide_prompt.float().mean().item()
     assert hidden == pytest.approx(0.3, abs=0.04)
-    assert not draw(1, 0, 50, (1, 1, 1), 1000, 0.0).hide_prompt.any()
+    assert not random_numbers(1, 0, 50, (1, 1, 1), 1000, 0.0).hide_prompt.any()
 
 
 def test_timesteps_cover_the_whole_schedule() -> None:
-    timesteps = draw(2, 0, 4000, (1, 1, 1), 1000, 0.0).uniform_timesteps
+    timesteps = random_numbers(2, 0, 4000, (1, 1, 1), 1000, 0.0).uniform_timesteps
     assert timesteps.min() < 10 and timesteps.max() > 989 and timesteps.max() <= 999
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=15)
 

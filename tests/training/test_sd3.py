@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from engine.config import RunConfig
-from engine.data.control_round_trip import LINES_LOST
+from engine.data.vae_round_trip import LINES_LOST
 from engine.errors import UserError
 from engine.estimate.memory import predict
 from engine.export.out import export
@@ -52,7 +52,7 @@ def test_its_step_is_the_formula(
     torch.nn.init.normal_(net.pos_embed_input.proj.weight, std=0.1)
     batch = state.batches.get(0)
     loss, gradients = step_gradients(state)
-    draws = batch.draws
+    draws = batch.random
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.0609) * 1.5305
     u = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps.double() + 0.5) / 2**20))
     sigma = (3 * u / (1 + 2 * u)).float()

@@ -15,7 +15,7 @@ from engine.config import parse
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
-from engine.nets import one_pass
+from engine.nets import compiled_adamw
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.low_precision_matmul import EightBitLinear, Fp16AccumulationLinear
 from engine.training import speed
@@ -257,9 +257,9 @@ def test_products_in_8_bits_and_the_update_in_one_pass(build: Callable, monkeypa
 
     def update(*given: Any) -> None:
         calls.append(len(given[0]))
-        one_pass.adamw_in_one_pass(*given)
+        compiled_adamw.adamw_step(*given)
 
-    monkeypatch.setattr(one_pass, "compiled", lambda: update)
+    monkeypatch.setattr(compiled_adamw, "compiled", lambda: update)
     few = {"train.base_products": "8bit", "train.base_storage": "int8", "model.control_lora_rank": 2}
     made, messages = build(**few, **{"optim.one_pass_update": True, "train.precision": "bf16"})
     kinds = {type(layer) for layer in made.denoiser.modules() if isinstance(layer, torch.nn.Linear)}

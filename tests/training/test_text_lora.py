@@ -135,14 +135,14 @@ def test_loss_and_gradients_are_those_of_peft(images_only: Workspace, tiny_base:
                 f"{flat}__up": theirs.lora_B["default"].weight,
             }
     batch = state.batches.get(0)
-    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
+    latents = state.latent_space.sample(batch.mean, batch.logvar, batch.random.posterior)
     size = (latents.shape[-2], latents.shape[-1])
     objective = state.config.objective
-    timesteps = state.noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling, size)
-    noisy = state.noise_process.add_noise(latents, batch.draws.noise, timesteps)
+    timesteps = state.noise_process.shape_timesteps(batch.random.uniform_timesteps, objective.timestep_sampling, size)
+    noisy = state.noise_process.add_noise(latents, batch.random.noise, timesteps)
     hidden = encoder(batch.text["tokens_1"][:, 0])[0]
     predicted = unet(noisy, timesteps, hidden, return_dict=False)[0]
-    target = state.noise_process.target(latents, batch.draws.noise, timesteps)
+    target = state.noise_process.target(latents, batch.random.noise, timesteps)
     theirs_loss = (predicted - target).square().mean()
     theirs_loss.backward()
     torch.testing.assert_close(loss, theirs_loss.detach(), rtol=1e-5, atol=0)

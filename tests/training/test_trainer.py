@@ -119,7 +119,7 @@ def test_the_step_equals_a_plain_diffusers_step(
         for index, parameter in enumerate(net.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
     state.trainable.weights.refresh()
-    draws = state.batches.get(0).draws
+    draws = state.batches.get(0).random
     samples = [state.samples[row] for row, _ in state.batches.order.batch(0)]
     loss, ours = step_gradients(state)
 

@@ -46,7 +46,7 @@ def test_its_step_is_the_formula(
         torch.nn.init.normal_(block.after_proj.weight, std=0.1)
     batch = state.batches.get(0)
     loss, gradients = step_gradients(state)
-    draws = batch.draws
+    draws = batch.random
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1159) * 0.3611
     u = torch.sigmoid(torch.special.ndtri((draws.uniform_timesteps.double() + 0.5) / 2**20))
     k = 1 + 16**0.5 / 32  # of 16 tokens

@@ -49,7 +49,7 @@ def show_result(context: AppContext, result: ImportResult, place: str, emit: Emi
 def _sentences(result: ImportResult) -> list[str]:
     failures = [f"The images that could not be loaded are listed in {result.failures}."] if result.failures else []
     guessed = [f"Guessed: {doubt}" for doubt in result.doubts]
-    return [*guessed, *result.account, *result.notes, *failures]
+    return [*guessed, *result.file_usage, *result.notes, *failures]
 
 
 def suggested_name(place: str) -> str:

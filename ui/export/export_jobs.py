@@ -94,13 +94,13 @@ def average_job(
     context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.export.merge import FOLDER, free_name, merge, merged_checkpoints
+        from engine.export.checkpoint_average import FOLDER, average_checkpoints, averaged_checkpoints, free_name
 
         run = Run(context.workspace.runs / run_name)
         name = free_name(run, kind, [checkpoint.step for checkpoint in checkpoints])
         progress = progress_events(emit, "Averaging, checkpoints")
-        folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
-        made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
+        folder = average_checkpoints(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
+        made = next(c for c in averaged_checkpoints(run.folder) if c.folder == folder)
         origin = f"{run_name}, average of the steps {', '.join(f'{c.step:,}' for c in checkpoints)}"
         # Named after the average, so that it does not overwrite an export of the run.
         own = replace(options, name=f"{options.name or run.config.name or run.name}-{folder.name}")

@@ -12,7 +12,7 @@ from engine.conditions import registry
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import BASE_FORMATS
-from engine.export.table import obeys_text, read_table
+from engine.export.size_table import obeys_text, read_table
 from engine.machine.units import counted
 from engine.queue.net_jobs import CompareSizes, ImportNet
 from engine.queue.tuned_base_jobs import ExportBase

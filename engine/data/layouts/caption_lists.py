@@ -58,7 +58,7 @@ def captions_in(path: Path, known: set[str]) -> list[tuple[str, str]]:
         if not found or sum(names_image(name) for name, _ in found) < 0.5 * len(found):
             found = _table(path, names_image)
     except OSError:
-        return []  # it stays unused, which the account of the folder tells
+        return []  # it stays unused, which the folder's file usage tells
     names = sum(is_image_name(caption) and len(caption.split()) == 1 for _, caption in found)
     return found if names < 0.5 * len(found) else []  # a list of pairs of images holds no captions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.data.account import Bookkeeper
+from engine.data.file_usage import FileUsageRecorder
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.halves import LEFT, RIGHT, cut
 from engine.data.layouts.model import FoundImage
@@ -42,32 +42,32 @@ def cut_all(recognized: RecognizedFolder, folder: Path, progress: OnProgress, to
         OSError: the folder cannot be written. Cancelled: the token was cancelled.
     """
     result = FetchResult()
-    books = Bookkeeper(recognized.reading, recognized.found)
+    usage = FileUsageRecorder(recognized.reading, recognized.found)
     with ImageStore(folder) as store:
         for number, item in enumerate(recognized.found, 1):
             token.raise_if_cancelled()
             try:
                 state = item.image.stat()
                 name = name_for(f"{item.key} {state.st_size} {state.st_mtime_ns} {' '.join(item.halves)}")
-                books.used.add(item.image)
+                usage.used.add(item.image)
                 if store.has(name):
                     result.present += 1
                 else:
                     _store(item, name, store)
                     result.new += 1
             except (UserError, Refused, FileNotFoundError) as error:
-                books.used.discard(item.image)
-                books.note(Problem(item.image, str(error), "", ""))
+                usage.used.discard(item.image)
+                usage.record(Problem(item.image, str(error), "", ""))
                 why = error.why.rstrip(".") if isinstance(error, UserError) else str(error)
                 result.skip(f"{why} ({item.key})")
             progress(number, len(recognized.found), item.key)
     for problem in recognized.problems:
-        books.note(problem)
+        usage.record(problem)
     said = " and ".join(
         f"the {name} is {_SAID.get(role, 'left out')}"
         for name, role in zip((LEFT, RIGHT), recognized.found[0].halves, strict=True)
     )
-    result.notes = [f"Each file was cut in two: {said}.", *books.close(recognized.note_file()).sentences()]
+    result.notes = [f"Each file was cut in two: {said}.", *usage.summary(recognized.note_file()).sentences()]
     return result
 
 

@@ -435,12 +435,12 @@ def test_a_cloned_repository_is_its_data_not_its_preview(
     parquet.write_table(pyarrow.table(rows), clone / "data" / "train-00000-of-00001.parquet")
     result = import_source(workspace, str(clone))
     assert (result.pictures, result.captioned) == (3, 3)
-    assert result.account[1:] == [
+    assert result.file_usage[1:] == [
         "Besides what was unpacked or downloaded, 2 files were left out:",
         "1 image, which is treated as a preview: preview.png.",
         "1 other file: README.md.",
     ]
-    assert Dataset.open(result.folder).account is not None
+    assert Dataset.open(result.folder).file_usage is not None
 
 
 def test_a_label_column_of_images_is_the_maps_and_pointers_are_named(
@@ -476,7 +476,7 @@ def test_lists_beside_archives_are_used_and_other_files_told(
     (place / "data" / "00000.parquet").write_bytes(b"x")
     result = import_source(workspace, str(place))
     assert [sample.caption for sample in Dataset.open(result.folder).samples()] == ["a cup", "two cups", "three"]
-    assert result.account[1:] == [
+    assert result.file_usage[1:] == [
         "Besides what was unpacked or downloaded, 2 files were left out:",
         "1 archive or table, since the images were taken from .tar files: to use it, import the file by itself: "
         "data/00000.parquet.",

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.config import DataConfig
 from engine.demo.sets import make_demo_set
 from engine.estimate.advice import advise
-from engine.estimate.first_sign import RunPlan
+from engine.estimate.sudden_convergence import RunPlan
 from engine.training.caution import Caution, Remedy
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext

@@ -115,7 +115,7 @@ def _configs_in(folder: Path, reading: Reading) -> Iterator[Path]:
             try:
                 small = path.stat().st_size <= _LARGEST
             except OSError:
-                small = False  # it stays unused, which the account of the folder tells
+                small = False  # it stays unused, which the folder's file usage tells
             if small:
                 yield path
 

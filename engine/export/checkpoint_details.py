@@ -17,8 +17,8 @@ UNION_MODE = "union_mode"
 
 
 @dataclass(frozen=True)
-class Story:
-    """Facts for the header and the model card; empty if unknown."""
+class CheckpointDetails:
+    """What a checkpoint's run knows, for the header and the model card; empty if unknown."""
 
     scores: dict[str, float] = field(default_factory=dict)
     """Means over held-out pairs, for example {"adherence": 0.81}."""
@@ -38,10 +38,10 @@ class Story:
     """Name of the checkpoint's folder, under which ``sharing`` has what was measured."""
 
 
-UNKNOWN = Story()
+UNKNOWN = CheckpointDetails()
 
 
-def story_of(checkpoint: Path) -> Story:
+def read_details(checkpoint: Path) -> CheckpointDetails:
     """Read the facts about a checkpoint's folder inside a run.
 
     Scores and images are those of the same step, or of the last one before it.
@@ -55,7 +55,7 @@ def story_of(checkpoint: Path) -> Story:
     records = [record for record in run.previews() if step is None or record.step <= step]
     last: PreviewRecord | None = records[-1] if records else None
     checks = [check for check in run.history().base_checks if step is None or check.step <= step]
-    return Story(
+    return CheckpointDetails(
         scores=dict(last.scores) if last else {},
         pictures=tuple(path for path in last.pictures if path.is_file()) if last else (),
         drawn=run.config.validation,
