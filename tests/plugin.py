@@ -128,22 +128,9 @@ def any_base(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ControlNet folder (fp32) for ``tiny_base`` whose outputs are not zero: as if trained, though on nothing."""
-    import torch
+    from tests import tiny_bases
 
-    from engine.families.registry import detect
-
-    family = detect(str(tiny_base))
-    folder = tmp_path_factory.mktemp("controlnet")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        controlnet = family.new_controlnet(family.load_denoiser(str(tiny_base), torch.float32))
-        for name, weight in controlnet.named_parameters():
-            if name.startswith(
-                ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")
-            ):
-                torch.nn.init.normal_(weight, std=0.2)
-    controlnet.save_pretrained(folder)
-    return folder
+    return tiny_bases.write_loud_controlnet(tiny_base, tmp_path_factory.mktemp("controlnet"))
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from engine.demo import build_base
+from engine.families.registry import detect
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -84,6 +85,21 @@ def build(folder: Path, work: Path, unet: dict[str, Any], schedule: dict[str, An
     else:
         plain = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         StableDiffusionPipeline(**parts, **plain).save_pretrained(folder)
+    return folder
+
+
+def write_loud_controlnet(base: Path, folder: Path) -> Path:
+    """A ControlNet folder (fp32) for a base with a UNet, whose outputs are not zero: as if trained on nothing."""
+    family = detect(str(base))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        controlnet = family.new_controlnet(family.load_denoiser(str(base), torch.float32))
+        for name, weight in controlnet.named_parameters():
+            if name.startswith(
+                ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")
+            ):
+                torch.nn.init.normal_(weight, std=0.2)
+    controlnet.save_pretrained(folder)
     return folder
 
 

@@ -66,10 +66,10 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
     token = read_token(options.token_file)
     server = ApiServer(workspace, served, use_models, token, options.port, options.waiting, options.allow_host)
-    for note in served.notes:
-        console.say(note)
     console.say("Loading the models.")
     session.load(served.reference, served.net, control.token, console.progress, engine=options.engine)
+    for note in (*served.notes, *session.notes):
+        console.say(note)
     server.start()
     console.say(f"{served.name} is served at {server.url}; {server.url}/docs explains how. Ctrl-C ends it.")
     console.say(f"Token: {token}" if options.token_file is None else f"The token is in {options.token_file}.")

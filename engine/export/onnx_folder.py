@@ -21,6 +21,7 @@ from engine.export.quantize import to_int8
 from engine.export.self_check import failed
 from engine.export.source import Source, public_name
 from engine.export.writing import TEMPORARY, demand_free_name, demand_space, give_names, write_or_explain
+from engine.families.fingerprint import denoiser_fingerprint
 from engine.families.onnx_graphs import (
     CONTROLNET,
     DENOISER,
@@ -139,6 +140,8 @@ def export_onnx(
             denoiser={name: value for name, value in dict(denoiser.config).items() if not name.startswith("_")},
             schedule=dict(checkpoint.noise_schedule),
             checksums={},
+            base_fingerprint=denoiser_fingerprint(family, base),
+            ingredients=list(checkpoint.about.get("ingredients", ())),
         )
         write_description(temporary, about)
         if measured(precision) and quantization_check is not None:

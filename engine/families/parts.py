@@ -155,6 +155,22 @@ class FileTensors(Mapping[str, torch.Tensor]):
         except (OSError, SafetensorError) as error:
             raise cannot_load(self._base, self._subfolder, error) from error
 
+    def first_rows(self) -> Iterator[tuple[str, tuple[int, ...], torch.Tensor]]:
+        """Name, shape, and the first entry of the first axis of each tensor, in the precision of its file.
+
+        Raises:
+            UserError: a file is damaged, or gone.
+        """
+        for path in sorted({path for path, _ in self._places.values()}):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name, (place, in_file) in self._places.items():
+                        if place == path:
+                            piece = file.get_slice(in_file)
+                            yield name, tuple(piece.get_shape()), piece[:1]
+            except (OSError, SafetensorError) as error:
+                raise cannot_load(self._base, self._subfolder, error) from error
+
     def shapes(self) -> dict[str, torch.Size]:
         """The shapes of all tensors, from the files' headers."""
         headers = {path: tensor_shapes(path) for path in {path for path, _ in self._places.values()}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +20,14 @@ from engine.machine.memory import cap_allocator, free_memory
 from engine.machine.onnx_packages import DESCRIPTION, TORCH
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.frozen_layers import quantize_as_trained
-from engine.nets.onnx_net import is_onnx, onnx_folder, open_nets, read_description
+from engine.nets.onnx_net import (
+    is_onnx,
+    onnx_folder,
+    open_nets,
+    read_description,
+    require_base,
+    require_ingredients,
+)
 from engine.runs.adapters import is_adapter
 from engine.runs.checkpoints import read_checkpoint, require_intact
 from engine.runs.choice import choose_checkpoint
@@ -60,6 +67,8 @@ class LoadedModels:
         """How the base is stored in few bits; None: it is not."""
         self._controlnet: NetVersion | None = None
         self._second: tuple[NetVersion, Any] | None = None
+        self.notes: tuple[str, ...] = ()
+        """Sentences for the user about what is loaded."""
         self.memory_saving = MemorySaving(self._device)
         """Goes up a level by itself when memory runs out, and stays there."""
 
@@ -140,29 +149,27 @@ class LoadedModels:
         self, base: str, controlnet: Path, engine: str, token: CancelToken | None, progress: OnProgress
     ) -> None:
         """Load the graphs of an export in ONNX, and the other parts of its base."""
-        if JOIN in base or is_adapter(controlnet):
+        if is_adapter(controlnet):
             raise UserError(
                 "This cannot be drawn with ONNX Runtime.",
-                "LoRA and embedding files change the base, and an export in ONNX holds the base as it was.",
+                "Only ControlNets are exported in ONNX.",
                 "Choose PyTorch as the engine.",
             )
         folder = onnx_folder(controlnet)
         engine = "onnx" if engine == TORCH else engine
-        located = ready_base(self._workspace, base, token, progress)
+        merged = self._workspace.merged_base(base)
+        located = str(merged.folder) if merged else self._workspace.locate_base(base)
         version = (folder, (folder / DESCRIPTION).stat().st_mtime_ns if (folder / DESCRIPTION).is_file() else 0)
         if self.loaded and (located, version, engine) == (self._base, self._controlnet, self._engine):
             return
-        about, family = read_description(folder), detect(located)
-        if PureWindowsPath(base).name != PureWindowsPath(about.base).name:
-            raise UserError(
-                f"{folder.name} does not fit the base {base}.",
-                f"It holds the denoiser of {about.base}.",
-                "Choose that base, or PyTorch as the engine.",
-            )
+        about = read_description(folder)
+        require_ingredients(folder, about, base, merged.used if merged else ())
+        family = detect(ready_base(self._workspace, base, token, progress))
+        notes = require_base(folder, about, base, family, located)
         denoiser, net = open_nets(folder, about, family.denoiser_config(located), base, family.facts, engine)
         self.free()
         self._use(family, located, net.to(self._device), about.schedule, {}, denoiser.to(self._device))
-        self._controlnet, self._engine = version, engine
+        self._controlnet, self._engine, self.notes = version, engine, (notes,) if notes else ()
 
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # a file is checked while it is read
@@ -240,7 +247,7 @@ class LoadedModels:
         with self._lock:
             self.pipeline = self._vae = self._family = self._controlnet = self._second = None
             self._tokenizer = self._text_encoder = self._stored = None
-            self._base, self._base_is_changed, self._engine = "", False, TORCH
+            self._base, self._base_is_changed, self._engine, self.notes = "", False, TORCH, ()
             free_memory()
 
 

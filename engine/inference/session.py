@@ -113,6 +113,7 @@ class TrySession(LoadedModels):
         first, saving = batch[0], self.memory_saving
         base, net = join(first.base, first.ingredients), first.controlnet
         self.load(base, net, token, merging, bare=first.without_control, engine=first.engine)
+        notes += self.notes
         family, pipeline = self._family, self.pipeline
         assert family is not None and pipeline is not None, "load sets both"
         second = None

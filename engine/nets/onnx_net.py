@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
 from engine.disk.durable import atomic_write_text, checksum
 from engine.errors import UserError
+from engine.families.base import Family
 from engine.families.facts import FamilyFacts
+from engine.families.fingerprint import denoiser_fingerprint
 from engine.families.onnx_graphs import CONTROLNET, DENOISER, OnnxControlNet, OnnxDenoiser, Run, Tensors
 from engine.machine.onnx_packages import DESCRIPTION, TO_RUN, provider_of, require_packages
 from engine.nets.controlnet_files import check_fits
+from engine.workspace.base_reference import JOIN
 
 FILES = {CONTROLNET: "controlnet.onnx", DENOISER: "denoiser.onnx"}
 
@@ -39,6 +42,10 @@ class OnnxNet:
     """What the run took the base for (``Checkpoint.noise_schedule``)."""
     checksums: dict[str, str]
     """SHA-256 of each file."""
+    base_fingerprint: str = ""
+    """``denoiser_fingerprint`` of the base; empty: written by a version that did not note it."""
+    ingredients: list[dict[str, Any]] = field(default_factory=list)
+    """LoRA and embedding files in the base: file, weight, sha256."""
 
 
 def is_onnx(path: Path) -> bool:
@@ -110,6 +117,51 @@ def export_of(exports: Path, checkpoint: str) -> Path | None:
         if about.get("checkpoint") == checkpoint:
             found.append(file)
     return max(found, key=lambda file: file.stat().st_mtime_ns).parent if found else None
+
+
+def require_ingredients(folder: Path, about: OnnxNet, base: str, ingredients: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a base with other LoRA and embedding files in it than the one that an export holds.
+
+    Args:
+        base: its name, for the error.
+        ingredients: as in the recipe of a merged base.
+
+    Raises:
+        UserError: they are others, or have other weights.
+    """
+    used, held = ([(one["sha256"], one["weight"]) for one in some] for some in (ingredients, about.ingredients))
+    if used != held:
+        inside = ", ".join(f"{one['file']} (weight {one['weight']:g})" for one in about.ingredients)
+        raise UserError(
+            f"{folder.name} does not fit the base {base}.",
+            "LoRA and embedding files change the base, and an export in ONNX holds the base as it was then"
+            f"{f', with {inside}' if inside else ''}.",
+            "Draw with the files that it was exported with, or choose PyTorch as the engine.",
+        )
+
+
+def require_base(folder: Path, about: OnnxNet, base: str, family: Family, located: str) -> str:
+    """Refuse another base than the one whose denoiser an export holds.
+
+    Args:
+        base: its name. ``located``: where it is.
+
+    Returns:
+        A sentence if the export is too old to be sure; else "".
+
+    Raises:
+        UserError: it is another one.
+    """
+    same_name = PureWindowsPath(base.partition(JOIN)[0]).name == PureWindowsPath(about.base).name
+    known = about.base_fingerprint
+    if denoiser_fingerprint(family, located) == known if known else same_name:
+        same = f"{folder.name} was compared with the base by its name only, since an earlier version exported it."
+        return "" if known else f"{same} Export it again to be sure that they belong together."
+    raise UserError(
+        f"{folder.name} does not fit the base {base}.",
+        f"It holds the denoiser of {'another base, also called ' if same_name else ''}{about.base}.",
+        "Choose that base, or PyTorch as the engine.",
+    )
 
 
 def open_nets(

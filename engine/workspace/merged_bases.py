@@ -38,6 +38,11 @@ class Recipe:
     def made(self) -> bool:
         return (self.folder / RECIPE).is_file()
 
+    @property
+    def used(self) -> list[dict[str, Any]]:
+        """File, weight and sha256 of each ingredient, also if the files are gone since the base was merged."""
+        return list(read_recipe(self.folder).get("ingredients") or self.described()["ingredients"])
+
     def described(self) -> dict[str, Any]:
         """Contents of ``RECIPE``."""
         used = [{"file": str(path), "weight": weight, "sha256": sha256_of(path)} for path, weight in self.ingredients]

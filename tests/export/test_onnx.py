@@ -12,17 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.export import export
 from engine.export.quantize import to_int8
+from engine.families.fingerprint import denoiser_fingerprint
 from engine.families.onnx_graphs import example, predict, residual_names
+from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.machine.onnx_packages import DESCRIPTION, TO_EXPORT, provider_of
-from engine.nets.onnx_net import FILES, OnnxNet, export_of, input_names, read_description, session, write_description
+from engine.nets.onnx_net import (
+    FILES,
+    OnnxNet,
+    export_of,
+    input_names,
+    read_description,
+    require_base,
+    require_ingredients,
+    session,
+    write_description,
+)
 from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
+from tests.tiny_bases import write_loud_controlnet
 
 
 @pytest.fixture
@@ -57,7 +71,6 @@ def test_what_is_no_export_of_this_net_is_refused_in_words(
         assert "controlnet.onnx cannot be read. ONNX Runtime says" in refused(workspace, first)
         assert "cannot draw with DmlExecutionProvider" in refused(workspace, replace(first, engine="onnx-directml"))
     assert f"It holds the denoiser of {tiny_base.name}" in refused(workspace, replace(first, base=str(tiny_sd2)))
-    assert "Choose PyTorch as the engine" in refused(workspace, replace(first, ingredients="style.safetensors"))
     (folder / FILES["denoiser"]).write_bytes(b"another net")
     assert "denoiser.onnx is another file than the one that was exported" in refused(workspace, first)
     assert "another file than" in refused(workspace, replace(first, engine="torch", controlnet=folder))
@@ -67,6 +80,31 @@ def test_what_is_no_export_of_this_net_is_refused_in_words(
     assert "not an export of this app in ONNX" in refused(workspace, replace(first, controlnet=alien))
     shutil.rmtree(folder)
     assert "It has not been exported in ONNX" in refused(workspace, first)
+
+
+def test_another_base_of_the_same_name_is_refused(described: Path, tiny_base: Path, tmp_path: Path) -> None:
+    folder, family = described / "exports" / "mine_sd15_onnx", detect(str(tiny_base))
+    old = read_description(folder)
+    assert "by its name only" in require_base(folder, old, str(tiny_base), family, str(tiny_base))
+    about = replace(old, base_fingerprint=denoiser_fingerprint(family, str(tiny_base)))
+    renamed, other = (Path(shutil.copytree(tiny_base, tmp_path / name)) for name in ("renamed", f"x/{tiny_base.name}"))
+    assert require_base(folder, about, str(renamed), family, str(renamed)) == ""
+    file = other / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight + 0.01 for name, weight in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="does not fit the base") as raised:
+        require_base(folder, about, str(other), family, str(other))
+    assert f"It holds the denoiser of another base, also called {tiny_base.name}." in raised.value.why
+
+
+def test_other_lora_files_in_the_base_are_refused(described: Path) -> None:
+    folder = described / "exports" / "mine_sd15_onnx"
+    style = {"file": "style.safetensors", "weight": 0.8, "sha256": "ab"}
+    about = replace(read_description(folder), ingredients=[style])
+    require_ingredients(folder, about, "mine", [{**style, "file": "/elsewhere/renamed.safetensors"}])
+    for used in ([], [{**style, "sha256": "cd"}], [{**style, "weight": 1.0}]):
+        with pytest.raises(UserError, match="does not fit the base mine") as raised:
+            require_ingredients(folder, about, "mine", used)
+        assert "with style.safetensors (weight 0.8)" in raised.value.why
 
 
 def test_missing_packages_are_named_and_nothing_is_written(
@@ -118,6 +156,29 @@ def test_onnx_draws_what_torch_draws(workspace: Workspace, request_: TryRequest)
     for one, other in zip(with_torch, with_onnx, strict=True):
         assert np.abs(one - other).max() <= 2
     assert np.abs(with_torch[0] - with_torch[3]).mean() > 1  # the net does something
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["tiny_sd2", "tiny_sdxl"])
+def test_other_families_draw_what_torch_draws(
+    workspace: Workspace, edges: Image.Image, tmp_path: Path, request: pytest.FixtureRequest, name: str
+) -> None:
+    base, run = request.getfixturevalue(name), tmp_path / "run"
+    family = detect(str(base))
+    facts: dict[str, Any] = {"step": 10, "has_ema": False, "base": str(base), "family": family.name}
+    facts["noise_schedule"] = family.noise_process(str(base)).schedule
+    net = write_loud_controlnet(base, tmp_path / "net")
+    checkpoint = write_checkpoint(run / "checkpoints" / "step-000010", net, **facts)
+    first = TryRequest(base=str(base), controlnet=checkpoint / "controlnet", prompt="red circle", control=edges, seed=3)
+    first = replace(first, steps=3, width=128, height=64)
+    requests = [first, replace(first, prompt=" ".join(["red"] * 200), strength=0.5), replace(first, strength=0)]
+    with_torch = drawn(TrySession(workspace, "cpu"), *requests)
+    assert np.abs(with_torch[0] - with_torch[2]).mean() > 1  # the net does something
+    for precision, most in (("fp32", 2), ("fp16", 24)):
+        made = export(checkpoint, "onnx", run / "exports", precision, precision, base=str(base))
+        with_onnx = drawn(TrySession(workspace, "cpu"), *(replace(one, controlnet=made.path) for one in requests))
+        for one, other in zip(with_torch, with_onnx, strict=True):
+            assert np.abs(one - other).max() <= most, precision
 
 
 @pytest.mark.long
