@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from engine.errors import UserError
 from engine.families.parts import WEIGHTS, FileTensors
 from engine.families.text_names import clip_name
 from engine.families.weight_delta import WeightDelta
@@ -58,7 +59,7 @@ def write_denoiser(
         for tensor in names:
             on_tensor(tensor)
             stored = tensors.stored(tensor) if isinstance(tensors, FileTensors) else tensors[tensor]
-            out[tensor] = changed(stored, changes.get(tensor, ())).contiguous()
+            out[tensor] = changed(tensor, stored, changes.get(tensor, ())).contiguous()
             places[tensor] = name
         written += sum(tensor.nbytes for tensor in out.values())
         save_file(out, folder / name, {"format": "pt"})
@@ -67,14 +68,25 @@ def write_denoiser(
         (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def changed(stored: torch.Tensor, changes: Sequence[tuple[float, WeightDelta]]) -> torch.Tensor:
-    """A tensor with changes, added up in fp32 in their order and then rounded to the tensor's own precision."""
+def changed(name: str, stored: torch.Tensor, changes: Sequence[tuple[float, WeightDelta]]) -> torch.Tensor:
+    """A tensor with changes, added up in fp32 in their order and then rounded to the tensor's own precision.
+
+    Raises:
+        UserError: it becomes larger than that precision can store.
+    """
     if not changes:
         return stored
     total = stored.float()
     for weight, change in changes:
         total = total + weight * change.delta(stored.shape)
-    return total.to(stored.dtype)
+    rounded = total.to(stored.dtype)
+    if stored.isfinite().all() and not rounded.isfinite().all():
+        raise UserError(
+            "The LoRA files could not be merged into the base.",
+            f"At their weights {name} would have values that {str(stored.dtype).removeprefix('torch.')} cannot store.",
+            "Enter lower weights, or leave out the file that changes the base so much.",
+        )
+    return rounded
 
 
 def _groups(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:

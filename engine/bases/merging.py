@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine.bases.merged_tensors import text_tensors, write_denoiser
+from engine.bases.merged_tensors import changed, text_tensors, write_denoiser
 from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import clear, rename
 from engine.disk.space import require_space
@@ -166,8 +166,8 @@ class _Merging:
             if is_embedding(file):
                 self._add_words(file)
                 continue
-            for part, changed in lora_deltas(file, shapes, self._family.facts).items():
-                for tensor, change in changed.items():
+            for part, of_part in lora_deltas(file, shapes, self._family.facts).items():
+                for tensor, change in of_part.items():
                     found.setdefault(part, {}).setdefault(tensor, []).append((weight, change))
         return found
 
@@ -183,8 +183,7 @@ class _Merging:
         folder.mkdir()
         tensors = text_tensors(encoder)
         for tensor, listed in changes.items():
-            for weight, change in listed:
-                tensors[tensor] = tensors[tensor] + weight * change.delta(tensors[tensor].shape)
+            tensors[tensor] = changed(tensor, tensors[tensor], listed)
             self._step(tensor)
         encoder.config.save_pretrained(folder)
         save_file({key: t.contiguous() for key, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})

@@ -81,10 +81,17 @@ def why_unfit(path: Path, family: FamilyFacts) -> str:
             f"{path.name} is a {method} file; only LoRA, LoHa and LoKr files and embeddings can be merged. Remove it "
             "from the list."
         )
-    found = made_for(shapes) if is_lora(names) else None
+    found = made_for(shapes) if is_lora(names) else by_text_width(_vectors_width(shapes))
     if found is not None and found.text_width != family.text_width:
         return (
             f"{path.name} was made for {found.title}, and the base is {family.title}. Choose a file and a base of the "
             "same kind."
         )
     return ""
+
+
+def _vectors_width(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Numbers in a vector of an embedding, for all text encoders together; 0 if it is of no known form."""
+    if not {"emb_params", "clip_l", "clip_g"}.issuperset(shapes):
+        return 0
+    return sum(shape[-1] for shape in shapes.values() if shape)

@@ -16,10 +16,13 @@ from torch import nn
 from transformers import AddedToken
 
 from engine.errors import UserError
+from engine.families.adapter_checks import require_usable
 from engine.families.lora_files import AdapterFile
 
 ONE_KEY, TWO_KEYS = "emb_params", ("clip_l", "clip_g")
 """Names of the vectors of a single text encoder, and of SDXL's two."""
+OLD = "string_to_param."
+"""Begins the names of the vectors in AUTOMATIC1111's .pt files."""
 
 
 def vector_names(encoders: int) -> tuple[str, ...]:
@@ -55,6 +58,7 @@ def vectors_of(file: AdapterFile, widths: Sequence[int], family: str) -> list[to
     Raises:
         UserError: it was made for a base with other text encoders.
     """
+    require_usable(file.path, _vectors(file))
     tensors = {name: t.float().reshape(-1, t.shape[-1]) for name, t in _vectors(file).items()}
     if set(TWO_KEYS) <= tensors.keys():
         found = [tensors[name] for name in TWO_KEYS]
@@ -62,18 +66,21 @@ def vectors_of(file: AdapterFile, widths: Sequence[int], family: str) -> list[to
         found = list(tensors.values())
     if [t.shape[1] for t in found] != list(widths) or len({len(t) for t in found}) != 1:
         has = " and ".join(str(t.shape[1]) for t in found)
+        names = " and ".join(tensors)
+        own = f"Its vectors are {has} numbers wide"
+        if not tensors.keys() & {ONE_KEY, *TWO_KEYS} and not any(name.startswith(OLD) for name in tensors):
+            own = f"If it is an embedding, its vectors ({names}) are {has} numbers wide"
         raise UserError(
             f"{file.path.name} does not fit this base.",
-            f"Its vectors are {has} numbers wide; the text encoders of this {family} base read "
-            f"{' and '.join(map(str, widths))}.",
-            "Use an embedding that was made for this kind of base.",
+            f"{own}; the text encoders of this {family} base read {' and '.join(map(str, widths))}.",
+            "Use an embedding or a LoRA that was made for this kind of base.",
         )
     return found
 
 
 def _vectors(file: AdapterFile) -> dict[str, torch.Tensor]:
     """The tensors with vectors: all of a .safetensors file; of AUTOMATIC1111's .pt the one for ``*``."""
-    old = {n: t for n, t in file.tensors.items() if n.startswith("string_to_param.")}
+    old = {n: t for n, t in file.tensors.items() if n.startswith(OLD)}
     return old or dict(file.tensors)
 
 

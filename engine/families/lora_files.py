@@ -8,6 +8,7 @@ diffusers' of all ages, peft's and ComfyUI's. A layer's weight becomes W + weigh
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.families.adapter_checks import LYCORIS, nothing_to_add, require_complete, require_usable, twice
 from engine.families.adapter_kinds import is_lora, made_for, other_method
 from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
@@ -26,11 +28,6 @@ from engine.families.unet_names import original_names
 from engine.families.weight_delta import LowRank, Lycoris, WeightDelta
 from engine.machine.errors import is_of_machine
 
-LYCORIS = (
-    *(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
-    *(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "t1", "w2", "w2_a", "w2_b", "t2")),
-)
-"""Ends of the names of a LoHa's or LoKr's tensors, which also say what they are."""
 ROLES: dict[str, str] = {
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
@@ -90,7 +87,13 @@ def open_adapter(path: Path) -> AdapterFile:
                 names = list(file.keys())
                 return AdapterFile(path, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
         return AdapterFile(path, _flat(load_tensors(path, "cpu")), {})
-    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, KeyError, AttributeError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path.name} was not opened.",
+            "It contains more than numbers, such as program code that would run on your computer, or it is damaged.",
+            "Get the same file as .safetensors; such files cannot contain code.",
+        ) from error
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError, KeyError, AttributeError) as error:
         if is_of_machine(error):
             raise
         raise UserError(
@@ -127,19 +130,23 @@ def lora_deltas(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]
             f"It is a {method} file, and only LoRA, LoHa and LoKr files can be merged.",
             "Use a LoRA of the same subject or style, or merge it into the base with the program that made it.",
         )
+    require_usable(file.path, file.tensors)
     aliases = dict(_aliases(shapes))
-    grouped, unknown = _grouped(file.tensors, aliases)
+    grouped, unknown = _grouped(file.path, file.tensors, aliases)
     if unknown and family.denoiser != "unet":
-        grouped, unknown = _grouped(_by_diffusers(file.tensors, family), aliases)
+        grouped, unknown = _grouped(file.path, _by_diffusers(file.tensors, family), aliases)
     if not grouped:
         raise _other_family(file, family.title, _made_for(file.tensors))
     changes: WeightDeltas = {}
     for (part, module), roles in grouped.items():
+        require_complete(file.path, module, roles)
         for weight, change in _changes_of(file, part, module, roles):
             shape = shapes[part].get(weight)
             if shape is None or not change.fits(shape):
-                raise _other_family(file, family.title, _made_for(file.tensors))
+                raise _other_family(file, family.title, _made_for(file.tensors), module)
             changes.setdefault(part, {})[weight] = change
+    if not changes:
+        raise nothing_to_add(file.path)
     if unknown:
         raise UserError(
             f"{file.path.name} does not fit this base.",
@@ -150,9 +157,13 @@ def lora_deltas(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]
 
 
 def _grouped(
-    tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, tuple[str, str]]
+    path: Path, tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, tuple[str, str]]
 ) -> tuple[dict[tuple[str, str], dict[str, torch.Tensor]], list[str]]:
-    """The tensors of each layer (part, module) by what they are, and names that belong to no layer."""
+    """The tensors of each layer (part, module) by what they are, and names that belong to no layer.
+
+    Raises:
+        UserError: two tensors say the same of one layer.
+    """
     grouped: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     unknown: list[str] = []
     for name, tensor in tensors.items():
@@ -160,8 +171,10 @@ def _grouped(
         place = aliases.get(layer)
         if role == "" or place is None:
             unknown.append(name)
+        elif role in grouped.setdefault(place, {}):
+            raise twice(path, place[1])
         else:
-            grouped.setdefault(place, {})[role] = tensor
+            grouped[place][role] = tensor
     return grouped, unknown
 
 
@@ -198,7 +211,7 @@ def _changes_of(
     if of_lycoris := {name: tensor for name, tensor in roles.items() if name in LYCORIS}:
         yield f"{module}.weight", Lycoris(of_lycoris, float(roles["alpha"]) if "alpha" in roles else None)
     if "down" in roles and "up" in roles:
-        rank = roles["down"].shape[0]
+        rank = (*roles["down"].shape, 1)[0]  # a single number has no shape; it does not fit
         alpha = float(roles["alpha"]) if "alpha" in roles else _alpha_told(file.metadata, part, module, rank)
         yield f"{module}.weight", LowRank(roles["down"], roles["up"], roles.get("mid"), alpha / rank)
 
@@ -253,12 +266,17 @@ def _made_for(tensors: Mapping[str, torch.Tensor]) -> str:
     return facts.title if facts else ""
 
 
-def _other_family(file: AdapterFile, family: str, made_for: str) -> UserError:
-    why = (
-        f"It was made for {made_for}, and the base is {family}."
-        if made_for
-        else (f"Its layers are not those of a {family} base.")
-    )
+def _other_family(file: AdapterFile, family: str, made_for: str, layer: str = "") -> UserError:
+    """
+    Args:
+        made_for: title of the family that the file's widths tell; "" if they tell none.
+        layer: one that the base has, and that the file's tensors for it do not fit.
+    """
+    why = f"Its layers are not those of a {family} base."
+    if layer:
+        why = f"Its tensors for the layer {layer} do not fit each other, or not that layer of this {family} base."
+    if made_for not in ("", family):
+        why = f"It was made for {made_for}, and the base is {family}."
     return UserError(
         f"{file.path.name} does not fit this base.", why, "Use a file that was made for this kind of base."
     )

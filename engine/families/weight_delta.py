@@ -23,7 +23,7 @@ class WeightDelta(ABC):
 
     @abstractmethod
     def fits(self, shape: torch.Size) -> bool:
-        """Whether the difference has as many rows and columns as the base's tensor."""
+        """Whether its parts fit each other, and the difference has as many rows and columns as the base's tensor."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ class LowRank(WeightDelta):
 
     def fits(self, shape: torch.Size) -> bool:
         if self.up is None:
-            return self.down.numel() == shape.numel()
-        columns = shape[1:].numel()
+            return _sides_of(self.down.shape) == _sides_of(shape)
+        if min(self.up.ndim, self.down.ndim) < 2:
+            return False
+        (rows, rank), (other_rank, columns) = self.up.flatten(1).shape, self.down.flatten(1).shape
         if self.mid is not None:
-            return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == shape[1]
-        return self.up.shape[0] == shape[0] and self.down.flatten(1).shape[1] == columns
+            if self.mid.ndim != 4 or self.mid.shape[:2] != (rank, other_rank):
+                return False
+            columns *= self.mid.shape[2:].numel()
+            other_rank = rank
+        return rank == other_rank and (rows, columns) == (shape[0], shape[1:].numel())
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,24 @@ class Lycoris(WeightDelta):
         return a.flatten(1) @ b.flatten(1)
 
     def _sides(self, method: str, number: int) -> tuple[int, int]:
-        """Rows and columns of a product as a matrix; (0, 0) where a part of it is missing."""
+        """Rows and columns of a product as a matrix; (0, 0) where a part of it is missing, or has another rank."""
         name, kernel = f"{method}_w{number}", self.tensors.get(f"{method}_t{number}")
         if (whole := self.tensors.get(name)) is not None:
-            return whole.shape[0], whole.shape[1:].numel()
+            return (whole.shape[0], whole.shape[1:].numel()) if whole.ndim >= 2 else (0, 0)
         a, b = self.tensors.get(f"{name}_a"), self.tensors.get(f"{name}_b")
-        if a is None or b is None:
+        if a is None or b is None or min(a.ndim, b.ndim) < 2:
             return 0, 0
         if kernel is not None:
-            return a.shape[1], b.shape[1] * kernel.shape[2:].numel()
-        return a.shape[0], b.shape[1:].numel()
+            fits = kernel.ndim == 4 and kernel.shape[:2] == (a.shape[0], b.shape[0])
+            return (a.shape[1], b.shape[1] * kernel.shape[2:].numel()) if fits else (0, 0)
+        return (a.shape[0], b.shape[1:].numel()) if a.flatten(1).shape[1] == b.shape[0] else (0, 0)
 
     def _scale(self, *factors: str) -> float:
         """alpha / r by the first factor (r, ...) that there is; 1 for whole weights, or where alpha is the rank."""
         ranks = [self.tensors[name].shape[0] for name in factors if name in self.tensors]
         return 1.0 if self.alpha is None or not ranks else self.alpha / ranks[0]
+
+
+def _sides_of(shape: torch.Size) -> list[int]:
+    """A shape without its ones: a convolution of 1 x 1 is a matrix in some files."""
+    return [side for side in shape if side != 1]

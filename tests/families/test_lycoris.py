@@ -79,5 +79,5 @@ def test_a_file_is_merged_like_a_lora(workspace: Workspace, tiny_base: Path, tmp
 
     del tensors[f"{flat}.hada_w2_b"]
     save_file(tensors, file)
-    with pytest.raises(UserError, match="does not fit this base"):
+    with pytest.raises(UserError, match="has hada_w2_a, but not hada_w2_b"):
         ready_base(workspace, f"{tiny_base} + {file}:0.25")
