@@ -41,7 +41,7 @@ def test_the_demo_on_the_transformer_in_three_clicks(page_alone: Any, tmp_path: 
         wait_for(page, "#compare-grid", "best according to the verdict")
         page.wait_for_selector("#compare-cancel", state="hidden")
         shoot(page, "transformer-grid")
-        open_tab(page, "Try it")
+        open_tab(page, "One image")
         page.wait_for_selector("#try-control img")
         click(page, "#try-make")
         wait_for(page, "#try-words", "Saved in")
