@@ -83,7 +83,7 @@ def test_a_search_cannot_hold_anything_up(pattern: str, harmless: bool) -> None:
     began = time.monotonic()
     with nullcontext() if harmless else pytest.raises(UserError, match="was stopped"):
         captions.replace("a" * 52 + "!", pattern, "x", regex=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     stop.set()
     thread.join()
     assert harmless or beside > 5, "other threads go on meanwhile"
@@ -97,7 +97,7 @@ def test_a_regular_expression_that_is_too_large_to_be_read_is_refused(
     began = time.monotonic()
     with pytest.raises(UserError, match=r"was stopped|too long") as refused:
         captions.replace("a", pattern, "x", regex=True)
-    assert time.monotonic() - began < 5 and len(refused.value.what) < 200
+    assert time.monotonic() - began < 30 and len(refused.value.what) < 200
 
 
 def test_search_and_replace() -> None:

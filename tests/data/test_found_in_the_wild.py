@@ -672,7 +672,7 @@ def test_a_hostile_list_does_not_hold_the_import(tmp_path: Path, text: str) -> N
     photo(tmp_path / "1.png")
     write(tmp_path / "set.json5", text)
     start = time.monotonic()
-    assert adds_up(scan_folder(tmp_path)) and time.monotonic() - start < 10  # else it takes minutes
+    assert adds_up(scan_folder(tmp_path)) and time.monotonic() - start < 30  # else it takes minutes
 
 
 def test_animations_pages_and_closed_archives_are_told(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_a_cancel_stops_the_running_programs(dataset: Dataset, tmp_path: Path) -
     threading.Thread(target=cancel, daemon=True).start()
     with pytest.raises(JobCancelled):
         make_all(dataset, "external", {"program": program}, control.token, workers=2)
-    assert time.monotonic() - cancelled[0] < 1
+    assert time.monotonic() - cancelled[0] < 20, "the programs sleep for 60 s"
     numbers = [int(file.name) for file in started.iterdir()]
     assert not [n for n in numbers if psutil.pid_exists(n) and psutil.Process(n).status() != psutil.STATUS_ZOMBIE]
 

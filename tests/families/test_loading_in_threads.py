@@ -31,7 +31,7 @@ def test_what_one_thread_loads_has_weights_while_another_builds_an_empty_net(tmp
 
     other = Thread(target=load_part, args=(Diffusers, str(tmp_path), "", None))
     other.start()
-    assert empty.wait(5)
+    assert empty.wait(60)
     net = load_part(Transformers, str(tmp_path), "", None)
     over.set()
     other.join()

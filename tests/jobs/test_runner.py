@@ -23,7 +23,7 @@ def torch_error(kind: str, words: str) -> Exception:
 
 
 def finish(runner: JobRunner) -> JobSnapshot:
-    assert runner.wait(10)
+    assert runner.wait(60)
     return runner.snapshot
 
 
@@ -42,7 +42,7 @@ def test_a_job_that_ends_well() -> None:
 
 def test_a_second_start_is_refused_and_harms_nothing() -> None:
     runner, gate = JobRunner(), threading.Event()
-    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(10) else "failed")
+    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(60) else "failed")
     with pytest.raises(Busy, match="Training x is still running"):
         runner.start("train", "Training y", lambda token, emit: "completed")
     assert runner.snapshot.title == "Training x"
@@ -86,7 +86,7 @@ def test_cancel_ends_the_work() -> None:
             token.raise_if_cancelled()
 
     runner.start("extract", "Making maps", work)
-    started.wait(10)
+    started.wait(60)
     assert runner.cancel()
     assert runner.snapshot.asked == "cancel" or not runner.alive
     assert finish(runner).outcome == "cancelled"
@@ -98,7 +98,7 @@ def test_save_and_sample_are_taken_once() -> None:
     asked, done = threading.Event(), threading.Event()
 
     def work(token: Token, emit: Emit) -> str:
-        asked.wait(10)
+        asked.wait(60)
         seen.extend([token.take_save_request(), token.take_save_request()])
         seen.extend([token.take_preview_request(), token.take_preview_request()])
         done.set()

@@ -194,7 +194,7 @@ def test_strangers_are_refused(serving: Serving, header: dict[str, str], status:
 
 
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_sent(serving: Serving) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", serving.server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", serving.server.port, timeout=60)
     connection.putrequest("POST", "/v1/images")
     connection.putheader("content-length", str(2**30))
     connection.endheaders()
@@ -446,7 +446,7 @@ def test_a_server_that_stops_ends_between_two_steps_and_draws_the_job_after_its_
         time.sleep(0.01)
     begun = time.monotonic()
     worker.stop()
-    assert time.monotonic() - begun < 10 and not job.over
+    assert time.monotonic() - begun < 30 and not job.over
     waiting = Jobs(tmp_path, 4).next(0)
     assert waiting is not None and waiting.id == job.id
 

@@ -114,12 +114,12 @@ def test_a_job_that_ends_refuses_what_it_has_not_done() -> None:
     runner, gate = JobRunner(), threading.Event()
     early, late = BorrowRequest(lambda lender, request: 1), BorrowRequest(lambda lender, request: 2)
     assert not runner.send(early)  # nothing runs
-    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(10) else "failed")
+    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(60) else "failed")
     assert runner.send(early)
     with pytest.raises(TimeoutError):
         early.wait(0)
     gate.set()
-    assert runner.wait(10)
+    assert runner.wait(60)
     with pytest.raises(UserError, match="has ended"):
-        early.wait(10)
+        early.wait(60)
     assert not runner.send(late)

@@ -94,7 +94,7 @@ def test_the_first_folder_dialog_that_opens_is_used(monkeypatch: pytest.MonkeyPa
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:
     """Return the status of a request with exactly these headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest(method, path, skip_host="host" in headers)
     for name, value in headers.items():
         connection.putheader(name, value)

@@ -101,6 +101,6 @@ def test_cancel_ends_a_slow_preview(context: AppContext, tmp_path: Path) -> None
     threading.Timer(0.3, running.cancel).start()
     began = time.monotonic()
     sheet, words = running.do(lambda token: condition_preview.contact_sheet(context, "set", asked, token))
-    assert "Cancelled." in words and "value" not in sheet and time.monotonic() - began < 5
+    assert "Cancelled." in words and "value" not in sheet and time.monotonic() - began < 30
     shown = running.do(lambda token: condition_preview.show(context, "set", 0, None, settings("canny"), token))
     assert "not black" in shown[1], "the next one is not cancelled"

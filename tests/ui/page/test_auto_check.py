@@ -58,7 +58,7 @@ class Work:
             raise self.raises
 
     def wait_until_begun(self) -> None:
-        assert self.begun.wait(5)
+        assert self.begun.wait(60)
         self.begun.clear()
 
 
@@ -75,7 +75,7 @@ def test_it_gives_way_to_a_job_and_goes_on_afterwards() -> None:
     work.busy.clear()
     work.wait_until_begun()
     work.end.set()
-    assert work.auto.wait(5) and work.times == 2 and work.ended == 1
+    assert work.auto.wait(60) and work.times == 2 and work.ended == 1
     assert work.auto.state == CheckState(ended=1) and not work.auto.state.alive
 
 
@@ -87,14 +87,14 @@ def test_the_newest_comes_first_the_others_follow_and_a_cancel_ends_all() -> Non
     work.wait_until_begun()
     assert work.auto.state.dataset == "dogs"
     work.end.set()
-    assert work.auto.wait(5) and work.ended == 2 and work.checked[-2:] == ["dogs", "cats"]
+    assert work.auto.wait(60) and work.ended == 2 and work.checked[-2:] == ["dogs", "cats"]
 
     work = Work()
     for name in ("cats", "dogs"):
         work.auto.begin(name)
         work.wait_until_begun()
     work.auto.cancel()
-    assert work.auto.wait(5) and not work.auto.state.alive and work.ended == 0
+    assert work.auto.wait(60) and not work.auto.state.alive and work.ended == 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_failure_is_told_on_the_check_panel(workspace: Workspace, error: Excep
     work.raises = error
     work.end.set()
     work.auto.begin("cats")
-    assert work.auto.wait(5) and words in work.auto.state.failed
+    assert work.auto.wait(60) and words in work.auto.state.failed
     row, text, cancel = render_by_itself(replace(AppContext(workspace).view(), auto_check=work.auto.state))
     assert row.visible and words in text and not cancel.visible
 

@@ -47,7 +47,7 @@ def busy(context: AppContext) -> Iterator[threading.Event]:
     context.start_job(JobKind.DATASET, "Reading cats", work)
     yield end
     end.set()
-    context.queue.wait(10)
+    context.queue.wait(60)
 
 
 def never(token: Any, emit: Any) -> str:
@@ -94,7 +94,7 @@ def test_a_double_click_adds_one_job(context: AppContext, busy: threading.Event)
 def test_a_failure_in_the_queue_is_shown_and_kept(context: AppContext) -> None:
     """The dataset was deleted meanwhile."""
     context.add_to_queue(ROBINS)
-    assert context.queue.wait(10)
+    assert context.queue.wait(60)
     view = context.view()
     assert view.problem is not None
     (result,) = view.queue.results
@@ -138,7 +138,7 @@ def test_while_a_run_trains_the_next_one_is_set_up_and_queued(context: AppContex
         assert context.view().train.active
     finally:
         end.set()
-    assert context.queue.wait(10)
+    assert context.queue.wait(60)
     assert context.view().queue.held, "it was paused: whoever pauses wants the machine"
     assert context.queue.folder.results() == []
 
@@ -204,7 +204,7 @@ def test_the_title_hears_numbers_and_no_names(context: AppContext, busy: threadi
     progress = context.progress()
     assert progress == {"running": True, "percent": 30, "waiting": 1, "ended": 0, "words": ""}
     busy.set()
-    assert context.queue.wait(10)
+    assert context.queue.wait(60)
     progress = context.progress()
     assert progress["ended"] == context.runner.snapshot.version
     assert progress["words"] == "Failed: condition maps"
@@ -221,5 +221,5 @@ def test_how_it_ended_in_words() -> None:
 
 def test_an_image_that_was_drawn_is_no_end_to_tell(context: AppContext) -> None:
     context.start_job(JobKind.TRY, "Drawing an image", lambda token, emit: "completed")
-    assert context.runner.wait(10)
+    assert context.runner.wait(60)
     assert context.progress()["ended"] == 0
