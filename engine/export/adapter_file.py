@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.disk.durable import atomic_write_text
-from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export import model_card
 from engine.export.checkpoint_details import CheckpointDetails, read_details
@@ -19,11 +18,11 @@ from engine.export.sharing import MARK, README, section
 from engine.export.source import merged_words, public_name
 from engine.export.writing import (
     CARD_ENDING,
-    TEMPORARY,
     demand_free_name,
     demand_space,
     give_names,
     give_ordinary_permissions,
+    temporary_names,
     write_or_explain,
 )
 from engine.families.family_facts import FamilyFacts
@@ -176,10 +175,7 @@ def write_adapter(
     demand_free_name(target, way, overwrite)
     model_card.require_ours(card)
     demand_space(target, sum(tensor.nbytes for tensor in tensors.values()))
-    temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
-    remove(temporary)
-    remove(temporary_card)
-    try:
+    with temporary_names(target, card) as (temporary, temporary_card):
         stage(1, "Writing")
         write_or_explain(lambda: save_file(dict(tensors), temporary, dict(header)), target)
         give_ordinary_permissions(temporary)
@@ -192,9 +188,6 @@ def write_adapter(
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
         give_names(temporary, target, temporary_card, card)
-    finally:
-        clear(temporary)
-        clear(temporary_card)
     return ExportResult(target, target.stat().st_size, checked, card)
 
 

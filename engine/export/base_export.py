@@ -9,7 +9,6 @@ from typing import Any
 
 from engine.bases.merging import folder_or_file, ready_base
 from engine.disk.durable import atomic_write_text
-from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export import model_card
 from engine.export.base_check import compare, is_known, same_as_base
@@ -32,12 +31,12 @@ from engine.export.source import complete_checkpoint, merged_words, public_name
 from engine.export.trained_parts import trained_parts
 from engine.export.writing import (
     CARD_ENDING,
-    TEMPORARY,
     demand_free_name,
     demand_space,
     give_names,
     give_ordinary_permissions,
     stages,
+    temporary_names,
     write_or_explain,
 )
 from engine.families.registry import Family, by_name, detect
@@ -167,10 +166,7 @@ def write_base(
     base = str(folder_or_file(wanted.base))
     source = read_base(family, base, wanted.trained, wanted.schedule, precision, _header(wanted, stem, precision))
     demand_space(target, source.bytes)
-    temporary, temporary_card, beside = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card, configs))
-    for path in (temporary, temporary_card, beside):
-        remove(path)
-    try:
+    with temporary_names(target, card, configs) as (temporary, temporary_card, beside):
         stage(1, "Writing")
         write = write_file if way.ending else write_folder
         write_or_explain(lambda: write(temporary, source), target)
@@ -196,9 +192,6 @@ def write_base(
         if not known:
             give_names(beside, configs, None, card)
         give_names(temporary, target, temporary_card if way.ending else None, card)
-    finally:
-        for path in (temporary, temporary_card, beside):
-            clear(path)
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
 

@@ -23,7 +23,7 @@ class CheckpointDetails:
     scores: dict[str, float] = field(default_factory=dict)
     """Means over held-out pairs, for example {"adherence": 0.81}."""
     pictures: tuple[Path, ...] = ()
-    """Image rows: control image, drawn image, original."""
+    """Image rows (NN-row.webp): control image, drawn image, original, of one size. NN.webp is the drawn image alone."""
     drawn: ValidationConfig | None = None
     """Settings with which they were drawn."""
     resolution: int = 0

@@ -277,8 +277,10 @@ def _images(folder: Path, details: CheckpointDetails) -> list[str]:
     """Write control image and drawn image of the first rows. The originals are the user's own and are not published."""
     names = []
     for number, path in enumerate(details.pictures[:IMAGES]):
+        with opened(path.with_name(path.name.replace("-row", ""))) as drawn:
+            width = drawn.width
         with opened(path) as row:
-            pair = row.convert("RGB").crop((0, 0, 2 * row.height, row.height))
+            pair = row.convert("RGB").crop((0, 0, 2 * width, row.height))
         buffer = io.BytesIO()
         pair.save(buffer, "WEBP", quality=88)
         names.append(f"example-{number + 1}.webp")

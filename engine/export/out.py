@@ -6,7 +6,6 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.disk.in_use import clear, remove
 from engine.errors import UserError
 from engine.export.formats import (
     AS_TRAINED,
@@ -21,12 +20,12 @@ from engine.export.formats import (
 )
 from engine.export.writing import (
     CARD_ENDING,
-    TEMPORARY,
     demand_free_name,
     demand_space,
     give_names,
     give_ordinary_permissions,
     stages,
+    temporary_names,
     write_or_explain,
 )
 from engine.families.files import is_local
@@ -131,11 +130,8 @@ def export(
         source = _against_base(source, whole, weights, family, base, rank, token)
     loss = _quantization_loss(quantization_check, source) if measured(precision) else ""
     demand_space(target, source.bytes)
-    temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
-    remove(temporary)
-    remove(temporary_card)
     module = importlib.import_module(way.module)
-    try:
+    with temporary_names(target, card) as (temporary, temporary_card):
         stage(1, "Writing")
         write_or_explain(lambda: module.write(temporary, source), target)
         give_ordinary_permissions(temporary)
@@ -156,9 +152,6 @@ def export(
         stage(5, "Done")
         demand_free_name(target, way, overwrite)
         give_names(temporary, target, temporary_card if way.ending else None, card)
-    finally:
-        clear(temporary)
-        clear(temporary_card)
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.disk.durable import move_into_place, replace_folder
-from engine.disk.in_use import is_in_use
+from engine.disk.in_use import clear, is_in_use, remove
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import ExportFormat
@@ -136,6 +137,19 @@ def give_names(temporary: Path, target: Path, temporary_card: Path | None, card:
             move_into_place(temporary, target)
     except OSError as error:
         raise not_named(target, error) from error
+
+
+@contextmanager
+def temporary_names(*targets: Path) -> Iterator[tuple[Path, ...]]:
+    """Names beside files or folders under which these are written. Whatever has them is removed, before and after."""
+    temporary = tuple(target.with_name(f"{TEMPORARY}{target.name}") for target in targets)
+    for path in temporary:
+        remove(path)
+    try:
+        yield temporary
+    finally:
+        for path in temporary:
+            clear(path)
 
 
 def stages(token: CancelToken | None, progress: OnProgress | None) -> Callable[[int, str], None]:

@@ -58,9 +58,10 @@ def scored(loud_controlnet: Path, tmp_path: Path) -> Path:
     (run / "run.json").write_text(json.dumps({"config": config, "condition": {}}), encoding="utf-8")
     previews = run / "previews" / "step-000500"
     previews.mkdir(parents=True)
-    row = np.zeros((64, 192, 3), np.uint8)
-    row[:, :64, 0], row[:, 64:128, 1], row[:, 128:] = 255, 255, 255  # map red, drawn green, original white
+    row = np.zeros((64, 288, 3), np.uint8)
+    row[:, :96, 0], row[:, 96:192, 1], row[:, 192:] = 255, 255, 255  # map red, drawn green, original white
     Image.fromarray(row).save(previews / "00-row.webp", lossless=True)
+    Image.fromarray(row[:, 96:192]).save(previews / "00.webp", lossless=True)
     scores = {"step": 500, "pictures": ["00-row.webp"], "captions": ["my secret garden"], "mean": {"adherence": 0.8125}}
     (previews / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     return checkpoint
@@ -80,9 +81,9 @@ def test_the_header_has_the_score_and_nothing_private(scored: Path, tmp_path: Pa
 def test_the_card_shows_the_drawn_images_but_not_the_users_own(scored: Path, tmp_path: Path) -> None:
     made = export(scored, "single_file", tmp_path / "out", "mine")
     with Image.open(made.card / "example-1.webp") as example:
-        assert example.size == (128, 64)
+        assert example.size == (192, 64), "both are whole, also where they are not square"
         pixels = np.asarray(example.convert("RGB")).astype(int)
-    assert pixels[:, 70:].min(axis=(0, 1))[1] > 200 and pixels[:, :, 2].max() < 60  # nowhere white
+    assert pixels[:, 102:].min(axis=(0, 1))[1] > 200 and pixels[:, :, 2].max() < 60  # nowhere white
     card = (made.card / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: diffusers\n")
     assert "![example](example-1.webp)" in card and "| score on held-out pairs: adherence | 0.812 |" in card
