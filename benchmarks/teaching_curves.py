@@ -8,29 +8,22 @@ Each writes one JSON file, as in tests/evaluation/teaching_curves. Each takes ab
 
 from __future__ import annotations
 
-import argparse
 import json
-import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from benchmarks.curves import main, train
 from benchmarks.new_shape import SIDE, caption, write_set
 from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.shapes import SHAPES, random_colours
-from engine.jobs.control import Control
-from engine.jobs.events import BaseChecked, PreviewMade, StepDone
-from engine.training.loss_checks import Schedule
-from engine.training.previews import preview_during_training
-from engine.training.trainer import Trainer
-from engine.workspace.paths import DEMO_BASE, Workspace
+from engine.jobs.events import BaseChecked, PreviewMade
+from engine.workspace.paths import Workspace
 
-EVERY, HELD_OUT = 10, 16
+HELD_OUT = 16
 RATE = 3e-3
 """Usual for a LoRA on the bundled base."""
 
@@ -87,7 +80,7 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
         },
     }
     config = resolve(("benchmark", usual), (name, planned.settings))[0]
-    control, checks, figures = Control(), [], []
+    checks, figures = [], []
 
     def watch(event: Any) -> None:
         if isinstance(event, BaseChecked):
@@ -97,15 +90,8 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
         elif isinstance(event, PreviewMade):
             figures.append([event.step, {key: round(value, 4) for key, value in event.figures.items()}])
             print(name, event.step, event.figures, flush=True)
-        elif isinstance(event, StepDone) and event.step == planned.until:
-            control.stop()
 
-    run = workspace.new_run(name)
-    folders = (workspace.cache, control.token, watch, preview_during_training)
-    trainer = Trainer(run, config, str(DEMO_BASE), dataset, *folders)
-    trainer.hooks.loss_checks.schedule = Schedule(EVERY, budget=1.0)
-    trainer.train()
-    trainer.close()
+    train(workspace, name, config, dataset, planned.until, watch)
     settings = config.model_dump(mode="json")
     return {"name": name, "images": planned.images, "settings": settings, "checks": checks, "figures": figures}
 
@@ -121,18 +107,5 @@ def as_text(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} (default: all)")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.names or RUNS:
-        with tempfile.TemporaryDirectory() as folder:
-            found = record(Workspace(Path(folder)), name, RUNS[name])
-        (options.out / f"{name}.json").write_text(as_text(found), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, RUNS, record, as_text)

@@ -8,29 +8,21 @@ as in tests/evaluation/curves. All of them together take about half an hour on o
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from benchmarks.curves import main, train
 from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.jobs.control import Control
-from engine.jobs.events import Checked, PreviewMade, StepDone
-from engine.training.loss_checks import Schedule
-from engine.training.previews import preview_during_training
-from engine.training.trainer import Trainer
-from engine.workspace.paths import DEMO_BASE, Workspace
+from engine.jobs.events import Checked, PreviewMade
+from engine.workspace.paths import Workspace
 
-EVERY, PAIRS = 10, 800
+PAIRS = 800
 ChangeMaps = Callable[[list[Image.Image]], list[Image.Image]]
 
 
@@ -149,7 +141,6 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
     config = resolve(*layers)[0]
     if planned.fade:
         fade(dataset, config.data.held_out)
-    control = Control()
     found: dict[str, Any] = {"name": name, "settings": config.model_dump(mode="json")}
     found |= {"pairs": planned.pairs - config.data.held_out, "checks": [], "scores": [], "figures": []}
     if planned.change_maps:
@@ -163,30 +154,10 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
             found["scores"].append([event.step, event.scores])
             found["figures"].append([event.step, event.figures])
             print(name, event.step, event.scores, event.figures, flush=True)
-        elif isinstance(event, StepDone) and event.step == planned.until:
-            control.stop()
 
-    preview = preview_during_training if planned.images else None
-    run = workspace.new_run(name)
-    trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, control.token, watch, preview)
-    trainer.hooks.loss_checks.schedule = Schedule(EVERY, budget=1.0)
-    trainer.train()
-    trainer.close()
+    train(workspace, name, config, dataset, planned.until, watch, previews=planned.images > 0)
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} (default: all)")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.names or RUNS:
-        with tempfile.TemporaryDirectory() as folder:
-            found = record(Workspace(Path(folder)), name, RUNS[name])
-        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, RUNS, record)

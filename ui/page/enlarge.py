@@ -1,10 +1,12 @@
-"""Images that open large on a click: the script of a gr.HTML, and the dialog in it."""
+"""Images that open large on a click: galleries, and the script of a gr.HTML with the dialog in it."""
 
 from __future__ import annotations
 
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
+
+import gradio as gr
 
 ON_LOAD = """
 const dialog = () => element.querySelector('dialog');
@@ -42,6 +44,20 @@ element.addEventListener('keydown', (event) => {
 });
 """
 """It listens on the element itself, which stays when its content is replaced."""
+
+
+def gallery(elem_id: str, columns: int) -> gr.Gallery:
+    """Whole images, to open and download, hidden as long as there are none."""
+    return gr.Gallery(
+        show_label=False,
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        visible=False,
+        elem_id=elem_id,
+    )
 
 
 def dialog(title: str) -> str:

@@ -26,6 +26,7 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, left_out_of, pick_checkpoint
 from ui.page.context import AppContext
+from ui.page.enlarge import gallery
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
@@ -55,16 +56,7 @@ def build_evaluate(context: AppContext, live: Live) -> None:
         progress = gr.HTML(elem_id="evaluate-progress")
         found = gr.HTML(elem_id="evaluate-report")
         effect = gr.HTML(elem_id="evaluate-effect-words")
-        meter = gr.Gallery(
-            show_label=False,
-            columns=1,
-            height="auto",
-            object_fit="contain",
-            buttons=["download", "fullscreen"],
-            interactive=False,
-            visible=False,
-            elem_id="evaluate-effect",
-        )
+        meter = gallery("evaluate-effect", columns=1)
 
     def evaluate(step: int | None, count: float) -> None:
         name = context.view().shown_run

@@ -20,6 +20,7 @@ from engine.runs.run import Run
 from engine.tuning.facts import facts_of
 from ui.page.choices import NEWEST, pick_checkpoint
 from ui.page.context import AppContext
+from ui.page.enlarge import gallery
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note
@@ -44,16 +45,7 @@ def build_transfer(context: AppContext, live: Live) -> None:
             cancel = gr.Button("Cancel", visible=False, elem_id="transfer-cancel", min_width=120)
         progress = gr.HTML(elem_id="transfer-progress")
         words = gr.HTML(elem_id="transfer-words")
-        rows = gr.Gallery(
-            show_label=False,
-            columns=1,
-            height="auto",
-            object_fit="contain",
-            buttons=["download", "fullscreen"],
-            interactive=False,
-            visible=False,
-            elem_id="transfer-rows",
-        )
+        rows = gallery("transfer-rows", columns=1)
 
     def measure(ingredients: str) -> None:
         name = context.view().shown_run

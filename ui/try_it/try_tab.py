@@ -10,6 +10,7 @@ from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
 from ui.page.choices import no_run_yet, run_list
 from ui.page.context import AppContext
+from ui.page.enlarge import gallery
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.model_jobs import ModelJobs
@@ -65,16 +66,7 @@ def build_one(context: AppContext, live: Live) -> None:
                 buttons=[],
                 elem_id="try-look",
             )
-            results = gr.Gallery(
-                show_label=False,
-                columns=3,
-                height="auto",
-                object_fit="contain",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-                visible=False,
-                elem_id="try-results",
-            )
+            results = gallery("try-results", columns=3)
             message = gr.HTML(note(APPEARS), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live, when)
