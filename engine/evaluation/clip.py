@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import weights
+from engine.conditions import model_inputs, weights
 from engine.conditions.declaration import RequiredModel
 from engine.jobs.control import CancelToken
 from engine.machine.net_lock import NET_LOCK
@@ -72,10 +72,10 @@ class Clip:
             self._model: Any = CLIPModel.from_pretrained(place, local_files_only=True).to(device).eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         side = int(self._model.config.vision_config.image_size)
-        found = weights.read_preprocessing(place, side or SIDE)
+        found = model_inputs.read_preprocessing(place, side or SIDE)
         plain = (place / "preprocessor_config.json").exists()
         mean, std = (found.mean, found.std) if plain else (MEAN, STD)
-        self._how = weights.Preprocessing((side, side), False, 1, mean, std)
+        self._how = model_inputs.Preprocessing((side, side), False, 1, mean, std)
 
     def images(self, images: Sequence[np.ndarray], token: CancelToken | None = None) -> np.ndarray:
         """RGB uint8 (h, w, 3) to float32 (n, d). Images are center-cropped to a square, as usual for CLIP."""
@@ -86,7 +86,7 @@ class Clip:
             if token:
                 token.raise_if_cancelled()
             squares = [_square(image) for image in images[first : first + TOGETHER]]
-            ((_, pixels),) = weights.preprocess(squares, self._how)
+            ((_, pixels),) = model_inputs.preprocess(squares, self._how)
             with torch.no_grad():
                 seen = self._model.vision_model(pixel_values=pixels).pooler_output
                 found.append(self._model.visual_projection(seen).float().cpu().numpy())

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import places, registry, weights
-from engine.conditions.weights import Preprocessing
+from engine.conditions import model_inputs, places, registry, weights
+from engine.conditions.model_inputs import Preprocessing
 from engine.errors import UserError
 from tests.conditions import tiny_models
 from tests.conditions.types.test_types import photographs
@@ -80,26 +80,26 @@ def test_a_model_is_loaded_once_and_released(tmp_path: Path) -> None:
 def test_images_are_batched_by_size_and_keep_their_order() -> None:
     wide, high = np.zeros((30, 60, 3), np.uint8), np.full((60, 30, 3), 255, np.uint8)
     how = Preprocessing((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
-    groups = weights.preprocess([wide, high, wide], how)
+    groups = model_inputs.preprocess([wide, high, wide], how)
     assert [(members, tuple(pixels.shape)) for members, pixels in groups] == [
         ([0, 2], (2, 3, 28, 56)),
         ([1], (1, 3, 56, 28)),
     ]
     assert float(groups[0][1].max()) == -1 and float(groups[1][1].min()) == 1
-    square = weights.preprocess([wide, high], Preprocessing((64, 48), False, 1, (0.5,) * 3, (0.5,) * 3))
+    square = model_inputs.preprocess([wide, high], Preprocessing((64, 48), False, 1, (0.5,) * 3, (0.5,) * 3))
     assert [members for members, _ in square] == [[0, 1]] and tuple(square[0][1].shape) == (2, 3, 64, 48)
 
 
 def test_the_models_input_size_is_read(tmp_path: Path) -> None:
     def read(**about: object) -> Preprocessing:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
-        return weights.read_preprocessing(tmp_path, 512)
+        return model_inputs.read_preprocessing(tmp_path, 512)
 
     assert read(size=384).size == (384, 384)
     assert read(size={"height": 480, "width": 640}, do_normalize=False).size == (480, 640)
     assert read(size={"shortest_edge": 448}).size == (448, 448)
     assert read(do_normalize=False).mean == (0, 0, 0) and read(image_mean=[0.5] * 3).mean == (0.5,) * 3
-    assert weights.read_preprocessing(tmp_path / "none", 512).size == (512, 512)
+    assert model_inputs.read_preprocessing(tmp_path / "none", 512).size == (512, 512)
 
 
 class Hub:

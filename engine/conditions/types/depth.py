@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import weights
+from engine.conditions import model_inputs, weights
 from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import correlation, fit
 
@@ -47,7 +47,7 @@ def load(place: Path, device: str) -> Any:
 
     model = AutoModelForDepthEstimation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     model = model.to(device).eval()
-    return model, weights.read_preprocessing(place, _FALLBACK)
+    return model, model_inputs.read_preprocessing(place, _FALLBACK)
 
 
 def depth(image: np.ndarray, *, model: str, cut_off: float) -> np.ndarray:
@@ -68,7 +68,7 @@ def nearness(images: list[np.ndarray], model: str) -> list[np.ndarray]:
     net, how = weights.loaded(MODEL, model)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for members, pixels in weights.preprocess(images, how):
+        for members, pixels in model_inputs.preprocess(images, how):
             predicted = net(pixel_values=pixels).predicted_depth.float().cpu().numpy()
             for place, values in zip(members, predicted, strict=True):
                 if getattr(net.config, "model_type", "") in METRES:

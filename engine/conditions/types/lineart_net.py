@@ -10,6 +10,7 @@ import numpy as np
 from engine.conditions import weights
 from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit, ms_ssim
+from engine.conditions.model_inputs import by_size
 
 MODEL = RequiredModel(
     id="lllyasviel/Annotators",
@@ -107,12 +108,9 @@ def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) 
     import torch
 
     net = weights.loaded(MODEL, model)
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(images):
-        sizes.setdefault(image.shape, []).append(place)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for (height, width, _), members in sizes.items():
+        for (height, width), members in by_size(image.shape[:2] for image in images):
             below, right = -height % _MULTIPLE, -width % _MULTIPLE
             whole = [cv2.copyMakeBorder(images[place], 0, below, 0, right, cv2.BORDER_REPLICATE) for place in members]
             pixels = torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255

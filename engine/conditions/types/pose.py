@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import weights
+from engine.conditions import model_inputs, weights
 from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import edge_f1_by_colour, fit
 from engine.conditions.types import skeleton
@@ -66,7 +66,7 @@ def load_detector(place: Path, device: str) -> Any:
     model = AutoModelForObjectDetection.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     model = model.to(device).eval()
     names = {str(name).lower(): int(number) for number, name in model.config.id2label.items()}
-    return model, weights.read_preprocessing(place, 640), names.get("person", 0)
+    return model, model_inputs.read_preprocessing(place, 640), names.get("person", 0)
 
 
 def pose(image: np.ndarray, *, model: str, detector: str, sure: float, people: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def persons(images: list[np.ndarray], detector: str, most: int) -> list[np.ndarr
     net, how, person = weights.loaded(DETECTOR, detector)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for members, pixels in weights.preprocess(images, how):
+        for members, pixels in model_inputs.preprocess(images, how):
             out = net(pixel_values=pixels)
             logits = out.logits.float()
             # DETR has an extra class "nothing" and a softmax. RT-DETR scores each class independently.
@@ -157,9 +157,9 @@ def _heatmaps(crops: list[np.ndarray], model: str) -> np.ndarray:
     import torch
 
     net = weights.loaded(MODEL, model)
-    how = weights.Preprocessing(_CROP, False, 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    how = model_inputs.Preprocessing(_CROP, False, 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with torch.inference_mode():
-        ((_, pixels),) = weights.preprocess(crops, how)
+        ((_, pixels),) = model_inputs.preprocess(crops, how)
         return net(pixel_values=pixels).heatmaps.float().cpu().numpy()
 
 

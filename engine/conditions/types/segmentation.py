@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import weights
+from engine.conditions import model_inputs, weights
 from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit
 from engine.conditions.types.ade20k import PALETTE
@@ -47,7 +47,7 @@ def load(place: Path, device: str) -> Any:
 
     model = AutoModelForSemanticSegmentation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     model = model.to(device).eval()
-    return model, weights.read_preprocessing(place, _FALLBACK)
+    return model, model_inputs.read_preprocessing(place, _FALLBACK)
 
 
 def segmentation(image: np.ndarray, *, model: str, smallest: float) -> np.ndarray:
@@ -67,7 +67,7 @@ def labels_of(images: list[np.ndarray], model: str) -> list[np.ndarray]:
     net, how = weights.loaded(MODEL, model)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for members, pixels in weights.preprocess(images, how):
+        for members, pixels in model_inputs.preprocess(images, how):
             logits = net(pixel_values=pixels).logits.float()
             for place, one in zip(members, logits, strict=True):
                 full = torch.nn.functional.interpolate(one[None], images[place].shape[:2], mode="bilinear")

@@ -10,6 +10,7 @@ import numpy as np
 from engine.conditions import weights
 from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit, ms_ssim
+from engine.conditions.model_inputs import by_size
 
 MODEL = RequiredModel(
     id="lllyasviel/Annotators",
@@ -104,12 +105,9 @@ def soft_edge_batch(images: list[np.ndarray], *, model: str, steps: int) -> list
     import torch
 
     net = weights.loaded(MODEL, model)
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(images):
-        sizes.setdefault(image.shape, []).append(place)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for (height, width, _), members in sizes.items():
+        for (height, width), members in by_size(image.shape[:2] for image in images):
             pixels = torch.from_numpy(np.stack([images[n] for n in members])).permute(0, 3, 1, 2).float()
             maps = [edges[:, 0].float().cpu().numpy() for edges in net(pixels.to(weights.device()))]
             for row, place in enumerate(members):
