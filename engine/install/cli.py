@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.disk.typed_path import typed_path
-from engine.install import doctor
+from engine.install import doctor, preflight
 from engine.install.console import Console, InstallError
 from engine.install.exchange import read_journal
 from engine.install.failures import known_failure
 from engine.install.hardware import detect_gpus
-from engine.install.in_use import only_one
+from engine.install.in_use import only_one, require_closed
 from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
@@ -125,9 +125,10 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that cannot show a character must not stop the installer
-    console = Console(None if options.dry_run or options.doctor or options.where else layout.log)
+    looks = options.dry_run or options.doctor or options.where
+    console = Console(None if looks or options.uninstall else layout.log)
     try:
-        if read_journal(layout) is not None and WITHIN_UPDATE not in os.environ and console.log is not None:
+        if read_journal(layout) is not None and WITHIN_UPDATE not in os.environ and not looks:
             environment = clean_environment(os.environ)
             repair(layout, console, environment)
             # What is imported here may be the other version's: the old one does what was asked.
@@ -216,7 +217,10 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         if downloads:
             console.say(download_sentence(choice))
         return
-    with only_one(layout):
+    preflight.check_folder(layout.root)
+    if options.repair or downloads:
+        require_closed(layout, console, environment, must_know=False)
+    with only_one(layout, console=console):
         given = [name for name, value in vars(options).items() if value and name != "password"]
         console.record(f"=== {sys.executable} {', '.join(given) or '(no options)'}")
         if options.repair:

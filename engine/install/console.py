@@ -36,6 +36,8 @@ class Console:
 
     log: Path | None
     out: TextIO = field(default_factory=lambda: sys.stdout)
+    inherited: tuple[int, ...] = ()
+    """File descriptors that stay open in its children, and so a lock on them lasts until the last one has ended."""
     _line: str = ""
     _begun: float = 0.0
     _warned: list[str] = field(default_factory=list)
@@ -54,10 +56,10 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Print a separate line."""
-        self.out.write(text + "\n")
-        self.out.flush()
         if text:
             self.record(text)
+        self.out.write(text + "\n")
+        self.out.flush()
 
     def warn(self, text: str) -> None:
         """Print a warning: at once, or below the line of the running step when that ends."""
@@ -130,6 +132,7 @@ class Console:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            pass_fds=self.inherited,
         ) as child:
             assert child.stdout is not None
             for line in child.stdout:

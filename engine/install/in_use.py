@@ -19,10 +19,12 @@ ASK = (
 
 
 @contextlib.contextmanager
-def only_one(layout: Layout, name: str = INSTALLING) -> Iterator[None]:
+def only_one(layout: Layout, name: str = INSTALLING, console: Console | None = None) -> Iterator[None]:
     """Stop a second installer, e.g. after two double clicks. The lock is released even if this process is killed.
 
     Args:
+        console: its children hold the lock, too: a pip that outlives a killed installer still writes into the
+            environment. Not on Windows, whose locks belong to one process.
         name: INSTALLING, or UPDATING, which lasts while an update runs an installation.
     """
     layout.log.parent.mkdir(parents=True, exist_ok=True)
@@ -40,13 +42,25 @@ def only_one(layout: Layout, name: str = INSTALLING) -> Iterator[None]:
         except OSError as error:
             what = "update" if name == UPDATING else "installation"
             raise InstallError(
-                f"Another {what} is running in this folder.", "Wait for it, or close its window, then start again."
+                f"Another {what} is running in this folder.",
+                "Wait for it, or close its window, then start again. One that was killed may need some minutes to end.",
             ) from error
-        yield
+        if console is None or sys.platform == "win32":
+            yield
+            return
+        console.inherited = (file.fileno(),)
+        try:
+            yield
+        finally:
+            console.inherited = ()
 
 
-def require_closed(layout: Layout, console: Console, environment: Mapping[str, str]) -> None:
-    """Raise InstallError if a window or a command of this folder's app is open, on whichever workspace."""
+def require_closed(layout: Layout, console: Console, environment: Mapping[str, str], must_know: bool = True) -> None:
+    """Raise InstallError if a window or a command of this folder's app is open, on whichever workspace.
+
+    Args:
+        must_know: raise it, too, where that cannot be determined because the packages do not work.
+    """
     notes = layout.log.parent / OPEN_APPS
     if not notes.is_dir() or not any(notes.iterdir()):
         return
@@ -57,7 +71,7 @@ def require_closed(layout: Layout, console: Console, environment: Mapping[str, s
         owners = json.loads(outcome.output.strip().splitlines()[-1]) if outcome and not outcome.code else None
     except (ValueError, IndexError):
         owners = None
-    if owners is None:
+    if owners is None and must_know:
         raise InstallError("Could not determine whether the app is open: its packages do not work.", fix)
     if owners:
         doing, address, pid, here, host = owners[0]

@@ -48,6 +48,7 @@ def workspace_of(layout: Layout, named: str | None, environment: Mapping[str, st
 def places(layout: Layout, workspace: Path, environment: Mapping[str, str] = os.environ) -> list[Place]:
     """All places, those that do not exist included."""
     own, kept = private_python(layout), kept_folder(layout)
+    workspace = workspace.resolve()  # a link to another disk: what lies there is the person's
     parts = [workspace / name for name in ("datasets", "cache", "runs", "models")]
     titles = ("datasets", "cached latents and texts", "runs with their checkpoints", "downloaded and added models")
     return [
@@ -120,5 +121,6 @@ def show(layout: Layout, console: Console, workspace: Path, environment: Mapping
         if of_owner:
             console.say(f"{owner.value}:")
         for place in of_owner:
-            console.say(f"  {amount(size_of(place.path, place.inside)):>8}  {place.title}: {place.path}")
+            path = place.path if owner is Owner.APP else place.path.resolve()  # of the app's, a link alone is deleted
+            console.say(f"  {amount(size_of(path, place.inside)):>8}  {place.title}: {path}")
     console.say(f"{TITLE} itself: {layout.root}")

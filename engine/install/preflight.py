@@ -30,8 +30,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     Raises:
         InstallError: the installation cannot work here.
     """
-    check_path(root)
-    _check_writable(root)
+    check_folder(root)
     warnings = []
     free, memory = free_disk_gb(root), memory_gb()
     if fresh and free < LEAST_DISK[with_card]:
@@ -69,6 +68,12 @@ def _synced_by(root: Path, environment: Mapping[str, str] = os.environ) -> str:
     if any(folder and root.is_relative_to(folder) for folder in named):
         return "OneDrive"
     return next((name for name in SYNCED for part in root.parts if part.startswith(name)), "")
+
+
+def check_folder(root: Path) -> None:
+    """Raise InstallError if nothing can be installed into the folder, because of its path or its rights."""
+    check_path(root)
+    _check_writable(root)
 
 
 def check_path(root: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from engine.install.console import Console, InstallError
@@ -34,20 +35,25 @@ def uninstall(
         InstallError: the app is open, or something cannot be deleted; what is left is named.
     """
     require_closed(layout, console, environment)
-    found = [place for place in places(layout, workspace, environment) if place.path.exists()]
-    going = [place for place in found if place.owner is Owner.APP]
+    going = [place for place in places(layout, workspace, environment) if place.owner is Owner.APP]
+    going = [place for place in going if os.path.lexists(place.path)]
+    if not going:
+        console.say(f"Nothing is installed in {layout.root}.")
+        return 0
+    _require_outside(workspace, going)
     console.say("This will be deleted:")
     for place in going:
         console.say(f"  {amount(size_of(place.path, place.inside)):>8}  {place.title}: {place.path}")
-    console.say("This stays:")
-    for path in (workspace, kept_folder(layout)):
-        if path.exists():
-            console.say(f"            {path}")
+    staying = [path for path in (workspace, kept_folder(layout)) if path.exists()]
+    if staying:
+        console.say("This stays:")
+    for path in staying:
+        console.say(f"            {path}")
     if not agreed and not _yes(ask):
         console.say("Nothing was deleted.")
         return 1
     with only_one(layout):
-        console.log = None  # or the next line would create it again
+        require_closed(layout, console, environment)  # the answer may have taken long
         remove_venv(layout)
     for place in going:
         _delete(layout, place)
@@ -59,9 +65,21 @@ def uninstall(
     return 0
 
 
+def _require_outside(workspace: Path, going: Sequence[Place]) -> None:
+    """Raise InstallError if deleting these places would delete the workspace, which somebody has put into one."""
+    for place in going:
+        if workspace.exists() and workspace.resolve().is_relative_to(place.path.resolve()):
+            raise InstallError(
+                f"The workspace {workspace} with your datasets and runs lies in {place.path}, which would be deleted.",
+                "Move the workspace to another place, then start this again.",
+            )
+
+
 def _yes(ask: Callable[[str], str]) -> bool:
     try:
         return ask("Delete it? [y/N] ").strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        return False
     except EOFError as error:
         raise InstallError("There is no terminal to answer in.", "Add --yes to delete without asking.") from error
 
@@ -77,7 +95,7 @@ def _delete(layout: Layout, place: Place) -> None:
                     delete(entry)
             if not any(place.path.iterdir()):
                 place.path.rmdir()
-        elif place.path.exists():
+        elif os.path.lexists(place.path):
             delete(place.path)
     except OSError as error:
         raise InstallError(

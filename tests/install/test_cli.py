@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from engine.cli.main import parse_arguments
 from engine.install import cli
+from engine.install.console import InstallError
 from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps
 from engine.install.layout import Layout, note
@@ -166,6 +171,72 @@ def test_a_second_installer_in_the_folder_is_refused(
     with cli.only_one(Layout(root)):
         assert cli.main([], root) == 1
     assert "Another installation is running" in capsys.readouterr().out
+
+
+LOCKED = """
+import pathlib, sys
+from engine.install.console import Console
+from engine.install.in_use import only_one
+from engine.install.layout import Layout
+root = pathlib.Path(sys.argv[1])
+console = Console(None)
+with only_one(Layout(root), console=console):
+    console.run(["sh", "-c", "echo; exec sleep 30"], {}, root, lambda line: print(flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of Windows belong to one process")
+def test_the_pip_of_a_killed_installer_keeps_the_next_one_out(root: Path) -> None:
+    """It still writes into the environment."""
+    command = [sys.executable, "-c", LOCKED, str(root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as installer:
+        assert installer.stdout is not None
+        installer.stdout.readline()  # its child runs
+        try:
+            installer.kill()
+            installer.wait()
+            with pytest.raises(InstallError, match="Another installation is running"), cli.only_one(Layout(root)):
+                pass
+        finally:
+            os.killpg(installer.pid, signal.SIGKILL)  # the child
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(InstallError), cli.only_one(Layout(root)):
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the lock outlives the child")
+
+
+def test_the_environment_of_an_open_app_is_not_replaced(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = steps_that_run(monkeypatch)
+    layout = Layout(root)
+    note = layout.log.parent / "open" / "1.json"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    layout.python.parent.mkdir(parents=True)
+    owners = '[["the window", "http://127.0.0.1:7860", 12, true, "here"]]'
+    layout.python.write_text(f"#!/bin/sh\necho '{owners}'\n", encoding="utf-8")
+    layout.python.chmod(0o755)
+    assert cli.main(["--repair", "--install-only"], root) == 1 and ran == []
+    assert "The app is open (the window at http://127.0.0.1:7860, process 12)" in capsys.readouterr().out
+    layout.python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what --repair is for
+    assert cli.main(["--repair", "--install-only"], root) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_its_log_or_lock(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, mode: str = "r", *_: object, **__: object) -> None:
+        raise FileNotFoundError if mode == "r" else PermissionError(13, "Permission denied")
+
+    for name in ("write_text", "open", "mkdir"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert cli.main([], root) == 1
+    *_, cause, fix = capsys.readouterr().out.strip().splitlines()
+    assert cause.startswith(f"Cause: Cannot write to the folder {root}") and "folder of your own" in fix
 
 
 def test_the_password_is_kept_out_of_the_log(

@@ -129,6 +129,58 @@ def test_uninstall_asks_and_no_is_the_default(full: Path, home: Path) -> None:
     assert not (full / ".venv").exists()
 
 
+def test_uninstall_where_nothing_is_installed_asks_nothing_and_leaves_nothing(
+    root: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(root.rglob("*"))
+    assert cli.main(["--uninstall"], root) == 0
+    assert "Nothing is installed" in capsys.readouterr().out and sorted(root.rglob("*")) == before
+
+
+def test_a_workspace_in_a_folder_that_would_be_deleted_stops_uninstall(full: Path, home: Path) -> None:
+    shutil.move(full / "workspace", full / ".install" / "mine")
+    (full / "workspace").symlink_to(full / ".install" / "mine")
+    before = sorted(full.rglob("*"))
+    for named in ("workspace", ".install/mine"):
+        with pytest.raises(InstallError, match="would be deleted"):
+            uninstall.uninstall(Layout(full), Console(None, io.StringIO()), {}, full / named, agreed=True)
+    assert sorted(full.rglob("*")) == before
+
+
+def test_a_linked_environment_and_workspace_are_measured_and_kept_by_what_they_are(
+    full: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("workspace", ".venv"):
+        shutil.move(full / name, tmp_path / f"disk {name}")
+        (full / name).symlink_to(tmp_path / f"disk {name}")
+    (full / ".install" / "python").rename(full / ".install" / "gone")
+    (full / ".install" / "python").symlink_to(full / "nowhere")
+    assert cli.main(["--where"], full) == 0
+    assert f"1 MB  datasets: {tmp_path / 'disk workspace' / 'datasets'}" in capsys.readouterr().out
+    assert cli.main(["--uninstall", "--yes"], full) == 0
+    assert not (full / ".venv").is_symlink() and not (full / ".install" / "python").is_symlink()
+    assert (tmp_path / "disk .venv/lib/torch.so").exists()
+    assert (tmp_path / "disk workspace/models/base/model.safetensors").exists() and (full / "workspace").is_symlink()
+
+
+def test_ctrl_c_is_a_no_and_an_app_that_was_opened_meanwhile_stops_it(full: Path, home: Path) -> None:
+    before = sorted(full.rglob("*"))
+    console, workspace = Console(None, io.StringIO()), full / "workspace"
+
+    def interrupt(_: str) -> str:
+        raise KeyboardInterrupt
+
+    def opens(_: str) -> str:
+        put(full / ".install" / "open" / "1.json", 1)
+        return "y"
+
+    assert uninstall.uninstall(Layout(full), console, {}, workspace, ask=interrupt) == 1
+    assert sorted(full.rglob("*")) == before
+    with pytest.raises(InstallError, match="whether the app is open"):
+        uninstall.uninstall(Layout(full), console, {}, workspace, ask=opens)
+    assert (full / ".venv").exists()
+
+
 def test_uninstall_stops_while_the_app_is_open_or_a_file_cannot_be_deleted(
     full: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
