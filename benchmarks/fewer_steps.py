@@ -1,28 +1,39 @@
-"""An LCM-LoRA for the bundled base under the demo's ControlNet: few steps beside many (docs/fewer-steps.md).
+"""An LCM-LoRA for the bundled base, under the demo's ControlNet or alone: few steps beside many (docs/fewer-steps.md).
 
-    python -m benchmarks.fewer_steps [--steps 500] [--set SECTION.NAME=VALUE ...] [--workspace FOLDER]
+    python -m benchmarks.fewer_steps [--alone] [--steps 500] [--set SECTION.NAME=VALUE ...] [--workspace FOLDER]
 
 Draws the demo's circles, trains its ControlNet unless the workspace has one, distils the LoRA, and prints the adherence
 of all 64 held-out pairs in 1, 2 and 4 steps with the LCM sampler, with the LoRA and without it, beside that of the
 untrained base in 20 steps with guidance: from the same seeds, with 95 % intervals (paired bootstrap over the pairs).
+
+With --alone the LoRA is distilled without a ControlNet, from images of all the base's shapes, and what is printed is
+the share of 100 prompts whose image shows the right colours and shape (engine/demo/evaluate_base.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from engine.bases.merging import ready_base
 from engine.config.presets import resolve, unflatten
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
-from engine.demo.sets import demo_preset, make_demo_set
+from engine.data.scan import scan_folder
+from engine.demo.evaluate_base import choose_prompts, paint
+from engine.demo.score import read_scene
+from engine.demo.sets import SIDE, demo_preset, make_demo_set
+from engine.demo.shapes import draw, random_scene
 from engine.evaluation.adherence import PairScores, compare, normalize
 from engine.evaluation.pairs import Models
 from engine.evaluation.previews import PreviewCache, PreviewRequest, reference_scores
@@ -36,16 +47,21 @@ from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 
 NET, LORA, USUAL = "net", "lcm", 20
+PROMPTS = 100
 
 
-def trained(workspace: Workspace, name: str, what: str, asked: dict[str, Any]) -> Run:
-    """A finished run on the circles, with the demo's settings and those of ``asked``; one that exists is used."""
+def trained(workspace: Workspace, name: str, what: str, asked: dict[str, Any], dataset: str = "") -> Run:
+    """A finished run with the demo's settings and those of ``asked``; one that exists is used.
+
+    Args:
+        dataset: its name; "": the demo's circles.
+    """
     for folder in workspace.run_folders():
         if folder.name.endswith(f"_{name}") and Run(folder).last_step >= Run(folder).config.train.steps:
             return Run(folder)
     layers = demo_preset().layers("sd1", what)
     unmeasured = {"every": 0, "check_every": 0}  # it is measured afterwards
-    data = {"dataset": make_demo_set(workspace).name}
+    data = {"dataset": dataset or make_demo_set(workspace).name}
     own = {"name": name, "tuning": {"what": what}, "data": data, "validation": unmeasured}
     config, origins = resolve(*layers, ("demo", own), ("you", asked))
     run = create_run(workspace, config, origins)
@@ -93,29 +109,83 @@ def measure(workspace: Workspace, net: Run, lora: Path, few: tuple[int, ...] = (
     return found
 
 
+def make_shapes(workspace: Workspace, count: int = 1000) -> Dataset:
+    """Draws the shapes on which the base was trained, with their captions, unless the workspace has them."""
+    name = f"shapes-{count}"
+    folder = workspace.dataset_folder(name) / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        scene = random_scene(np.random.default_rng([3, number]))
+        Image.fromarray(draw(scene, SIDE)).save(folder / f"{number:04}.png")
+        (folder / f"{number:04}.txt").write_text(scene.caption, encoding="utf-8")
+    return Dataset.create(workspace, name, scan_folder(folder), folder)
+
+
+def shown(base: str, steps: int, guidance: float, sampler: str) -> list[bool]:
+    """Whether the image of each prompt shows the right shape in the right colours."""
+    prompts = choose_prompts(PROMPTS, seed=0)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress
+        images = paint(Path(base), prompts, guidance, steps, sampler, batch=20, seed=0)
+    wanted = [(one.shape, one.foreground, one.background) for one in prompts]
+    return [read_scene(image) == scene for image, scene in zip(images, wanted, strict=True)]
+
+
+def share(right: list[bool]) -> str:
+    """A share with its 95 % interval (Wilson 1927, "Probable inference")."""
+    n, z = len(right), 1.96
+    p = sum(right) / n
+    middle, half = p + z * z / 2 / n, z * (p * (1 - p) / n + (z / 2 / n) ** 2) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return f"{p:.2f} ({low:.2f} to {high:.2f})"
+
+
+def print_alone(base: str, fast: str, guidance: float, few: tuple[int, ...] = (1, 2, 4)) -> None:
+    """Print what the base draws without a ControlNet.
+
+    Args:
+        fast: the base with the LoRA.
+    """
+    print(f"{USUAL} steps, CFG {guidance:g}, base alone: {share(shown(base, USUAL, guidance, DEFAULT))}", flush=True)
+    for steps in few:
+        rows = {
+            "LCM with the LoRA": shown(fast, steps, 1.0, "lcm"),
+            "LCM without": shown(base, steps, 1.0, "lcm"),
+            f"{DEFAULT} without, CFG {guidance:g}": shown(base, steps, guidance, DEFAULT),
+        }
+        print(f"{steps} steps: {', '.join(f'{name} {share(rows[name])}' for name in rows)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alone", action="store_true", help="without a ControlNet")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
     parser.add_argument("--workspace", type=Path)
     options = parser.parse_args()
     workspace = Workspace(options.workspace or Path(tempfile.mkdtemp(prefix="fewer_steps_")))
-    began = time.perf_counter()
-    net = trained(workspace, NET, "controlnet", {})
-    print(f"ControlNet: {time.perf_counter() - began:.0f} s", flush=True)
-    began = time.perf_counter()
     asked = unflatten(dict(one.split("=", 1) for one in options.set))
     asked.setdefault("train", {}).setdefault("steps", options.steps)
-    asked["model"] = {"controlnet": str(net.checkpoints()[-1].folder)}
+    net: Run | None = None
+    began = time.perf_counter()
+    if options.alone:
+        dataset = make_shapes(workspace).name
+    else:
+        dataset, net = "", trained(workspace, NET, "controlnet", {})
+        print(f"ControlNet: {time.perf_counter() - began:.0f} s", flush=True)
+        asked["model"] = {"controlnet": str(net.checkpoints()[-1].folder)}
     name = f"{LORA}-{time.strftime('%H%M%S')}"
-    run = trained(workspace, name, "lcm", asked)
+    began = time.perf_counter()
+    run = trained(workspace, name, "lcm", asked, dataset)
     print(f"LCM-LoRA: {time.perf_counter() - began:.0f} s for {run.config.train.steps:,} steps", flush=True)
-    base = ready_base(workspace, net.config.model.base)
+    base = ready_base(workspace, run.config.model.base)
     lora = export(run.checkpoints()[-1].folder, "single_file", run.exports, name, "fp32", base=base).path
-    settings = net.config.validation
+    guidance = run.config.validation.guidance_scale
+    if net is None:
+        print_alone(base, ready_base(workspace, f"{run.config.model.base} + {lora}"), guidance)
+        return
     for steps, (adherence, gap) in measure(workspace, net, lora).items():
         if not steps:
-            print(f"{USUAL} steps, CFG {settings.guidance_scale:g}, base alone: {adherence.text}")
+            print(f"{USUAL} steps, CFG {guidance:g}, base alone: {adherence.text}")
             continue
         alone = normalize(scores(workspace, net, None, steps, 1.0, "lcm"))
         text = alone.text if alone else "-"

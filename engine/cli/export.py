@@ -25,6 +25,9 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         "--compare", action="store_true", help="measure size against quality of every format, and export nothing"
     )
+    export.add_argument(
+        "--pairs", type=int, default=0, help="held-out pairs for --compare; default: as many as the run's previews"
+    )
     add_export_options(export)
 
     bring = commands.add_parser("import-net", help="import a ControlNet from a file or folder as a new run")
@@ -145,7 +148,15 @@ def _compare(options: argparse.Namespace, workspace: Workspace, control: Control
     from engine.export.size_table import as_text
 
     console = EventPrinter()
-    table = compare(workspace, run, checkpoint, options.weights, token=control.token, progress=console.progress)
+    table = compare(
+        workspace,
+        run,
+        checkpoint,
+        options.weights,
+        images=options.pairs,
+        token=control.token,
+        progress=console.progress,
+    )
     console.say(as_text(table))
     return 0
 

@@ -185,7 +185,7 @@ def _export(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     _refuse(options, "merged")
     checkpoint: CheckpointChoice = "newest" if options.step is None else options.step
     if options.compare:
-        return CompareSizes(run=options.run, checkpoint=checkpoint, weights=options.weights)
+        return CompareSizes(run=options.run, checkpoint=checkpoint, weights=options.weights, pairs=options.pairs)
     return Export(run=options.run, checkpoint=checkpoint, **_export_options(options))
 
 

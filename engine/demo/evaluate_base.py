@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, LCMScheduler, UniPCMultistepScheduler
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.demo.score import read_scene
@@ -29,7 +29,7 @@ from engine.disk.durable import atomic_write_bytes, atomic_write_text
 from engine.machine.device import torch_device
 from engine.machine.units import counted
 
-SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
+SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler, "lcm": LCMScheduler}
 OWN = "own"
 """The base's own scheduler."""
 NEEDED = {"colours": 0.90, "shape": 0.85}

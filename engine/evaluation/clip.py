@@ -42,7 +42,7 @@ def missing_text(name: str = "") -> str:
     name = name or MODEL.id
     size = f"about {MODEL.megabytes:,} MB, " if name == MODEL.id else ""
     return (
-        f"CLIP score and distance from the originals (CMMD) were skipped: the CLIP model {name} ({size}from "
+        f"CLIP score and distances from the originals (CMMD, KID) were skipped: the CLIP model {name} ({size}from "
         f"huggingface.co/{name}) is not on this computer. Put its folder at {places.models() / USUAL_PLACE}, "
         "enter another folder in the settings (CLIP model), or add --download on the command line."
     )

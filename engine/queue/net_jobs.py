@@ -103,6 +103,8 @@ class CompareSizes(QueuedJob):
     run: str
     checkpoint: CheckpointChoice = "newest"
     weights: Weights | None = None
+    pairs: int = 0
+    """Held-out pairs; 0: as many as the run's previews."""
 
     @property
     def title(self) -> str:
@@ -115,7 +117,7 @@ class CompareSizes(QueuedJob):
 
         weights = "plain" if self.weights == "ema" and not chosen.has_ema else self.weights
         progress = progress_events(emit, "Measuring, formats")
-        table = compare(workspace, run, chosen, weights, token=token, progress=progress)
+        table = compare(workspace, run, chosen, weights, images=self.pairs, token=token, progress=progress)
         words = f"Step {table.step:,}, {counted(table.pictures, 'held-out image')} for each line."
         return JobReport("completed", words, str(run.exports), run=run.name)
 

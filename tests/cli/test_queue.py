@@ -93,7 +93,7 @@ def test_jobs_of_every_command_go_into_a_file_and_come_back(root: Path, queue: Q
         ["datasets", "get", "fill50k"],
         ["check", "birds", "--fix", "correct", "--finding", "map_shifted"],
         ["extract", "birds", "--type", "depth", "--download"],
-        ["export", "run", "--compare", "--step", "20"],
+        ["export", "run", "--compare", "--step", "20", "--pairs", "8"],
         ["export", "run", "--format", "lora"],
         ["merge", "run", "--kind", "ema"],
         ["import-net", str(tmp_path / "net.safetensors"), "--base", "sd15"],
@@ -105,6 +105,7 @@ def test_jobs_of_every_command_go_into_a_file_and_come_back(root: Path, queue: Q
     assert [job.kind for job in jobs] == kinds
     assert [entry.title for entry in queue.waiting()] == [job.title for job in jobs]
     assert jobs[3].model_dump()["download"] and jobs[4].model_dump()["checkpoint"] == 20
+    assert jobs[4].model_dump()["pairs"] == 8
 
 
 def test_list_move_and_remove_need_no_lock(root: Path, queue: QueueFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
+from engine.evaluation import set_distances
 from engine.evaluation.evaluate import distances
 from engine.evaluation.report import facts
 from engine.evaluation.set_distances import MIN_FID, fid, kid, polynomial_mmd, why_no_fid
@@ -62,10 +63,16 @@ def test_both_grow_with_the_share_of_spoilt_images() -> None:
         assert found == sorted(found)
 
 
-def test_fid_is_left_out_of_reports_of_few_images() -> None:
+def test_fid_is_left_out_of_reports_of_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_no_fid(MIN_FID) == "" and "64 images" in why_no_fid(64)
     found = distances(normal(64, 8) / 8, normal(64, 8, seed=1) / 8, normal(64, 8, 0.8) / 8)
     assert "fid" not in found and abs(found["kid"]) < found["kid_without_control"]
     scores = dict.fromkeys(("score", "score_without_control", "score_of_true_pictures", "cmmd"), 1.0)
-    told = dict(facts(made_up(clip={**scores, "cmmd_without_control": 1.0, "model": "clip", **found})))
+    scores |= {"cmmd_without_control": 1.0}
+    told = dict(facts(made_up(clip={**scores, "model": "clip", **found})))
     assert "±" in told["KID (CLIP features) x 1,000"] and "2,048" in told["FID"]
+    monkeypatch.setattr(set_distances, "SUBSET", 50)
+    found = distances(normal(MIN_FID, 8), normal(MIN_FID, 8, seed=1), normal(MIN_FID, 8, 0.8))
+    told = dict(facts(made_up(clip={**scores, "model": "clip", **found})))
+    assert found["fid"] < found["fid_without_control"] and "FID" not in told
+    assert told["FID (CLIP features)"].startswith(f"{found['fid']:.1f} (without control")
