@@ -27,9 +27,7 @@ def test_every_heading_has_an_answer() -> None:
     assert [heading for heading, answer in answers.items() if len(answer) < 60] == []
 
 
-def test_its_links_lead_to_existing_pages() -> None:
-    for name in re.findall(r"\]\(([\w./-]+)\)", PAGE):
-        assert (APP_FOLDER / "docs" / name).is_file(), name
+def test_the_readme_links_to_it() -> None:
     assert "(docs/troubleshooting.md)" in (APP_FOLDER / "README.md").read_text(encoding="utf-8")
 
 
