@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def lora_header(checkpoint: Checkpoint, family: FamilyFacts, stem: str, precisio
     """Entries of the file's header."""
     found = family.lora_metadata(rank, read_details(checkpoint.folder).resolution)
     found |= {"ss_output_name": stem, "ss_steps": str(checkpoint.step)}
+    if (lcm := checkpoint.about.get("lcm")) and lcm["with_net"]:
+        found["trained_under"] = net_words(lcm)
     return found | header_of(checkpoint, stem, precision)
 
 
@@ -82,16 +84,22 @@ def check_layers(path: Path, family: Family, base: str) -> str:
     return "Every layer fits the base."
 
 
+def net_words(lcm: Mapping[str, Any]) -> str:
+    """The ControlNet of an LCM-LoRA, for people, with the hash of its file where the checkpoint has it."""
+    net = lcm.get("net")
+    return f"the ControlNet {net['file']} (SHA-256 {net['sha256'][:10]})" if net else "a ControlNet"
+
+
 def usage_lines(file: str, base: str, family: FamilyFacts, lcm: dict[str, Any] | None = None) -> list[str]:
     """How other programs use the file, for the card.
 
     Args:
-        lcm: of an LCM-LoRA: its steps and whether a ControlNet was used, as in checkpoint.json; None: it is none.
+        lcm: of an LCM-LoRA: its steps and the ControlNet that was used, as in checkpoint.json; None: it is none.
     """
     pipeline = family.pipeline.replace("ControlNet", "")
     few, more = [], ""
     if lcm:
-        under = " It was trained under a ControlNet: use it with that net." if lcm["with_net"] else ""
+        under = f" It was trained under {net_words(lcm)}: use it with that net." if lcm["with_net"] else ""
         few = [f"**Draw with the LCM sampler, {lcm['steps']} to 8 steps and CFG 1** (no guidance).{under}", ""]
         more = ", LCMScheduler"
     return [

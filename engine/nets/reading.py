@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import zipfile
@@ -22,6 +23,7 @@ from engine.machine.errors import is_of_machine
 from engine.machine.units import GIB, format_bytes
 from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import require_intact
+from engine.workspace.base_reference import sha256_of
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (".safetensors", *PICKLES)
@@ -101,18 +103,44 @@ def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
     )
 
 
-def _read_folder(path: Path) -> NetFile:
-    weights = sorted(path.glob("*.bin")) if not list(path.glob("*.safetensors")) else []
-    folder = path if weights and (path / "config.json").is_file() else locate_controlnet(path)
-    config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
-    if weights:
-        tensors = {name: tensor for file in weights for name, tensor in read_pickle(file).items()}
-        return NetFile(path, "diffusers", tensors, config, {})
-    require_intact(folder.parent, f"{folder.name}/")  # a checkpoint has checksums, any other folder has none
+def weight_files(path: Path) -> list[Path]:
+    """The files from which ``read_net_file`` reads a net's weights.
+
+    Raises:
+        UserError: a folder has none.
+    """
+    if path.is_file():
+        return [path]
+    pickles = sorted(path.glob("*.bin")) if (path / "config.json").is_file() else []
+    if pickles and not list(path.glob("*.safetensors")):
+        return pickles
+    folder = locate_controlnet(path)
     whole = folder / WEIGHTS
-    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def net_sha256(path: Path | str) -> str:
+    """SHA-256 of the file with a net's weights; of several files, that of their hashes in order.
+
+    Raises:
+        UserError: there is no such file, or a folder has none.
+    """
+    path = Path(path).expanduser()
+    hashes = [sha256_of(file) for file in weight_files(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _read_folder(path: Path) -> NetFile:
+    files = weight_files(path)
+    folder = files[0].parent
+    config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
     parts: dict[str, torch.Tensor] = {}
     metadata: dict[str, str] = {}
+    if files[0].suffix == ".bin":
+        for file in files:
+            parts |= read_pickle(file)
+        return NetFile(path, "diffusers", parts, config, {})
+    require_intact(folder.parent, f"{folder.name}/")  # a checkpoint has checksums, any other folder has none
     for file in files:  # diffusers splits a large net over several files
         part, metadata = read_safetensors(file)
         parts |= part

@@ -17,7 +17,7 @@ from engine.nets.singular_values import spectra_of
 from engine.tuning.base_lora import BaseLora
 from engine.tuning.controlnet import ControlLora, LowRankOverStart, WholeControlNet
 from engine.tuning.facts import facts_of, is_over_start
-from engine.tuning.lcm_lora import LcmLora
+from engine.tuning.lcm_lora import LcmLora, describe_net, require_same_net
 from engine.tuning.learned_text import LearnedText, tokenizer_of
 from engine.tuning.svdiff import SingularValues
 from engine.tuning.textual_inversion import TextualInversion
@@ -135,7 +135,8 @@ def _lora(inputs: Inputs, net: Any) -> Trainable:
 
 
 def _lcm(inputs: Inputs, net: Any) -> Trainable:
-    return LcmLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, net)
+    file = describe_net(inputs.config.model.controlnet) if net is not None else None
+    return LcmLora(inputs.denoiser, inputs.place, inputs.config, inputs.family, net, file)
 
 
 def _frozen_net(inputs: Inputs) -> Any:
@@ -143,7 +144,10 @@ def _frozen_net(inputs: Inputs) -> Any:
     from engine.nets.importing import open_controlnet
 
     chosen = inputs.config.model.controlnet
-    return in_own_memory(open_controlnet(chosen, inputs.family, inputs.base)) if chosen else None
+    if not chosen:
+        return None
+    require_same_net(inputs.run_folder, chosen)
+    return in_own_memory(open_controlnet(chosen, inputs.family, inputs.base))
 
 
 def _whole_base(inputs: Inputs, net: Any) -> Trainable:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engine.config import parse
+from engine.disk.durable import checksum
 from engine.errors import UserError
 from engine.evaluation.fewer_steps import judge_fewer_steps
 from engine.evaluation.run_verdict import verdict_of
@@ -17,13 +21,16 @@ from engine.export.out import export
 from engine.families.noise import DiffusionNoise
 from engine.inference.settings import run_defaults
 from engine.jobs.control import Control
+from engine.nets.controlnet_files import WEIGHTS
 from engine.runs.checkpoints import LORA
 from engine.runs.run import Run
 from engine.training.job import build_trainer
 from engine.training.new_run import missing
 from engine.training.step import train_step
 from engine.tuning.consistency import boundary_scalings, consistency, ddim_step, guided, solver_timesteps
+from engine.tuning.lcm_lora import describe_net, require_same_net
 from engine.workspace.paths import Workspace
+from tests.checkpoint_folder import write_checkpoint
 from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, train
 
@@ -145,7 +152,27 @@ def test_previews_are_drawn_in_few_steps_and_compared_with_the_untrained_base(
     made = export(checkpoint, "single_file", run.exports, "fast", base=run.config.model.base)
     assert made.card is not None
     card = (made.card / "README.md").read_text(encoding="utf-8")
-    assert "LCM sampler, 2 to 8 steps and CFG 1" in card and "under a ControlNet" in card
+    hashed = checksum(loud_controlnet / WEIGHTS)[:10]
+    assert "LCM sampler, 2 to 8 steps and CFG 1" in card
+    assert f"under the ControlNet {loud_controlnet.name} (SHA-256 {hashed})" in card
+    with safe_open(made.path, framework="pt") as file:
+        assert hashed in file.metadata()["trained_under"]
+
+
+def test_a_run_does_not_go_on_under_another_net_than_it_began_with(loud_controlnet: Path, tmp_path: Path) -> None:
+    net, run = Path(shutil.copytree(loud_controlnet, tmp_path / "net")), tmp_path / "run"
+    require_same_net(run, str(net))  # it begins
+    for step, about in ((10, {}), (20, {"net": describe_net(str(net))})):
+        lcm = {"steps": 4, "with_net": True} | about
+        write_checkpoint(run / "checkpoints" / f"step-{step:06d}", loud_controlnet, step=step, lcm=lcm)
+        require_same_net(run, str(net))
+    weights = load_file(net / WEIGHTS)
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, net / WEIGHTS)
+    with pytest.raises(UserError, match="cannot be resumed under net") as raised:
+        require_same_net(run, str(net))
+    assert about["net"]["sha256"][:10] in raised.value.why
+    shutil.rmtree(run / "checkpoints" / "step-000020")
+    require_same_net(run, str(net))  # a checkpoint of an earlier version does not say which net it was
 
 
 def test_without_a_net_it_needs_no_maps_and_says_that_there_is_no_score(
