@@ -2,6 +2,8 @@
 rem Installs ControlNet Studio into this folder if needed, then starts it. Options: install.bat --help
 setlocal EnableExtensions DisableDelayedExpansion
 set "STUDIO_CALLED_FROM=%CD%"
+rem cmd cannot stand in a folder of the network, such as \\server\share.
+if "%~d0"=="\\" goto network
 cd /d "%~dp0"
 rem An update was killed between its two renames of engine: engine\install, which goes back, must be there to run.
 if not exist "engine" if exist ".install\update\old\engine" move ".install\update\old\engine" "engine" >nul
@@ -38,6 +40,7 @@ if defined STUDIO_PYTHON goto run
 :fetch
 if defined STUDIO_LOOKS goto only_looks
 call "engine\install\fetch_python.bat"
+if errorlevel 3 goto never
 if errorlevel 1 goto missing
 call :probe "%STUDIO_OWN%"
 if defined STUDIO_PYTHON goto run_own
@@ -46,12 +49,19 @@ echo Cause: the fetched Python does not run on this Windows, or a virus scanner 
 :missing
 echo        Or install a Python 3.11 to 3.13 (64-bit, not from the Microsoft Store), in a command window:
 echo        winget install Python.Python.3.12
+:never
 if defined STUDIO_CLICKED pause
 exit /b 1
 
 :only_looks
 echo Cause: this option needs a Python (3.11, 3.12 or 3.13), and none is here; only an installation fetches one.
 echo Fix:   start install.bat without it. To uninstall by hand, delete the folders .venv and .install in this folder.
+exit /b 1
+
+:network
+echo Cause: the app lies in a folder of the network, %~dp0, in which Windows runs no command window.
+echo Fix:   move it to a disk of this computer, e.g. to C:\ControlNetStudio, and start install.bat there.
+if "%~1"=="" pause
 exit /b 1
 
 :packed

@@ -8,6 +8,12 @@ export STUDIO_CALLED_FROM PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
 # An update was killed between its two renames of engine: engine/install, which goes back, must be there to run.
 [ -e engine ] || [ ! -d .install/update/old/engine ] || mv .install/update/old/engine engine
 
+exists() { # whether the command "$1" is there
+    path=$(command -v "$1" 2>/dev/null) || return 1
+    # On a Mac without Apple's developer tools this one opens a window that offers to install them.
+    [ "$path" != /usr/bin/python3 ] || [ "$(uname -s)" != Darwin ] || xcode-select -p >/dev/null 2>&1
+}
+
 probe() { # prints the path of the Python "$1" if the app can run in it
     "$1" engine/install/probe.py 2>/dev/null
 }
@@ -27,7 +33,7 @@ python=
 [ -x "$private" ] && python=$(probe "$private")
 if [ -z "$python$wants_private" ]; then
     for name in python3 python3.12 python3.11 python3.13 python; do
-        command -v "$name" >/dev/null 2>&1 || continue
+        exists "$name" || continue
         python=$(probe "$name") && [ -n "$python" ] && break
         python=
     done
@@ -40,10 +46,13 @@ if [ -z "$python" ] && [ -n "$only_looks" ]; then
 fi
 
 if [ -z "$python" ]; then
-    if ! sh engine/install/fetch_python.sh; then
+    sh engine/install/fetch_python.sh
+    code=$?
+    [ "$code" = 3 ] && exit 1
+    if [ "$code" != 0 ]; then
         echo "       Or install a Python 3.11 to 3.13 with venv (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
         for name in python3 python3.12 python3.11 python3.13; do
-            command -v "$name" >/dev/null 2>&1 && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       Not used: /' >&2
+            exists "$name" && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       Not used: /' >&2
         done
         exit 1
     fi

@@ -217,6 +217,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         if downloads:
             console.say(download_sentence(choice))
         return
+    preflight.check_computer(preflight.Computer())
     preflight.check_folder(layout.root)
     if options.repair or downloads:
         require_closed(layout, console, environment, must_know=False)

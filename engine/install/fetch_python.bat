@@ -1,7 +1,7 @@
 @echo off
 rem Puts a private Python into .install\python: the archive that private_python.txt names, checked by its SHA-256.
-rem install.bat calls it in the app's folder. Exit status 1: it said why not. All paths are relative, so that no program
-rem has to understand the letters in the name of the folder.
+rem install.bat calls it in the app's folder. Exit status 1: it said why not; 3: and that no other Python would
+rem help. All paths are relative, so that no program has to understand the letters in the name of the folder.
 setlocal EnableExtensions DisableDelayedExpansion
 set "STUDIO_SYSTEM=Windows-%PROCESSOR_ARCHITECTURE%"
 if defined PROCESSOR_ARCHITEW6432 set "STUDIO_SYSTEM=Windows-%PROCESSOR_ARCHITEW6432%"
@@ -99,9 +99,9 @@ for /f "usebackq" %%H in (`powershell -NoProfile -Command "%STUDIO_ASK%" 2^>nul`
 exit /b 0
 
 :no_build
-echo Cause: there is no Python to fetch for %STUDIO_SYSTEM%. 1>&2
-echo Fix:   install Python 3.12 (64-bit) from https://www.python.org/downloads/, then start this again. 1>&2
-exit /b 1
+echo Cause: the packages have no builds for this processor or a 32-bit Windows (%STUDIO_SYSTEM%). 1>&2
+echo Fix:   use a computer with a 64-bit processor of Intel or AMD, and a 64-bit Windows. 1>&2
+exit /b 3
 
 :too_deep
 echo Cause: the folder's path is too long for Windows. 1>&2

@@ -1,11 +1,15 @@
 #!/bin/sh
 # Puts a private Python into .install/python: the archive that private_python.txt names, checked by its SHA-256.
-# install.sh runs it in the app's folder. Exit status 1: it said why not.
+# install.sh runs it in the app's folder. Exit status 1: it said why not; 3: and that no other Python would help.
 set -u
 
-stop() { # cause, fix
+stop() { # cause, fix, exit status
     printf 'Cause: %s\nFix:   %s\n' "$1" "$2" >&2
-    exit 1
+    exit "${3:-1}"
+}
+
+never() { # cause, fix
+    stop "$1" "$2" 3
 }
 
 is_right() { # whether the file "$1" is the pinned archive
@@ -26,11 +30,24 @@ download() { # goes on with what a broken download has left; curl and wget use t
 }
 
 system=$(uname -s)-$(uname -m)
+# A terminal that macOS translates for Apple's processors (Rosetta) says x86_64.
+[ "$system" = Darwin-x86_64 ] && [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ] && system=Darwin-arm64
+if [ "$system" = Darwin-x86_64 ]; then
+    never "PyTorch has no builds for Macs with an Intel processor any more." \
+        "use a Mac with Apple's own processor, or a computer with Windows or Linux."
+fi
+case $(ldd --version 2>&1) in
+*musl*)
+    never "PyTorch has no builds for this Linux, whose C library is musl (Alpine and others)." \
+        "use Debian, Ubuntu, Fedora or another Linux with glibc; a container will do."
+    ;;
+esac
 found=
 while read -r name size sum file folder; do
     [ "$name" = "$system" ] && found=1 && break
 done <engine/install/private_python.txt
-[ -n "$found" ] || stop "there is no Python to fetch for $system." "install Python 3.12 with venv yourself, then start this again."
+[ -n "$found" ] || never "neither Python nor PyTorch has a build for $system." \
+    "use a computer with a 64-bit processor of Intel or AMD, and a 64-bit system."
 by_hand="get $file from $folder on another computer and put it beside install.sh"
 
 if ! mkdir -p .install 2>/dev/null || [ ! -w .install ]; then
@@ -65,7 +82,8 @@ else
             fi
             ;;
         esac
-        [ "$code" = 23 ] && stop "the disk is full." "free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again."
+        # 23 of curl, 3 of wget
+        [ "$code" = 23 ] || [ "$code" = 3 ] && stop "the disk is full." "free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again."
         [ "$code" = 0 ] || stop "Python could not be downloaded (no connection, or a proxy that is not in HTTPS_PROXY)." \
             "start this again, it continues where it stopped; offline, $by_hand."
         if ! is_right "$partial"; then

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.install.console import InstallError
@@ -17,6 +19,11 @@ LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190
 LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
 COMFORTABLE_DISK = {False: 4.0, True: 25.0}
 COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GB (2**30 bytes)
+
+OLDEST_GLIBC = (2, 28)
+"""PyTorch's wheels for Linux are built for it (manylinux_2_28)."""
+OLDEST_MACOS = 14
+"""The platform tag of PyTorch's wheel for macOS (macosx_14_0_arm64)."""
 
 SYNCED = ("OneDrive", "Dropbox", "Google Drive", "iCloudDrive")  # how the folders of these programs are named
 
@@ -30,6 +37,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     Raises:
         InstallError: the installation cannot work here.
     """
+    check_computer(Computer())
     check_folder(root)
     warnings = []
     free, memory = free_disk_gb(root), memory_gb()
@@ -68,6 +76,60 @@ def _synced_by(root: Path, environment: Mapping[str, str] = os.environ) -> str:
     if any(folder and root.is_relative_to(folder) for folder in named):
         return "OneDrive"
     return next((name for name in SYNCED for part in root.parts if part.startswith(name)), "")
+
+
+@dataclass(frozen=True)
+class Computer:
+    """What decides whether PyTorch has a build at all."""
+
+    system: str = sys.platform
+    machine: str = field(default_factory=platform.machine)
+    libc: tuple[str, str] = field(default_factory=platform.libc_ver)
+    """Name and version, such as ("glibc", "2.36"). Python finds no name for musl."""
+    macos: str = field(default_factory=lambda: platform.mac_ver()[0])
+
+
+def check_computer(computer: Computer) -> None:
+    """Raise InstallError if PyTorch has no build for this kind of computer, with a card or without."""
+    machine = computer.machine.lower()
+    if computer.system == "darwin":
+        if machine != "arm64":
+            raise InstallError(
+                "PyTorch has no builds for Macs with an Intel processor any more.",
+                "Use a Mac with Apple's own processor, or a computer with Windows or Linux.",
+            )
+        version = computer.macos.partition(".")[0]
+        if version.isdecimal() and int(version) < OLDEST_MACOS:
+            raise InstallError(
+                f"macOS {computer.macos} is too old for PyTorch, which needs {OLDEST_MACOS} or newer.", "Update macOS."
+            )
+    elif computer.system == "win32":
+        if machine not in ("amd64", "x86_64"):
+            raise InstallError(
+                f"The packages have no builds for Windows on this processor ({computer.machine}).",
+                "Use a computer with a 64-bit processor of Intel or AMD.",
+            )
+    elif machine not in ("x86_64", "amd64", "aarch64", "arm64"):
+        raise InstallError(
+            f"PyTorch has no builds for Linux on this processor ({computer.machine}).",
+            "Use a computer with a 64-bit processor of Intel or AMD, and a 64-bit system.",
+        )
+    else:
+        _check_libc(*computer.libc)
+
+
+def _check_libc(name: str, version: str) -> None:
+    if name != "glibc":
+        raise InstallError(
+            "PyTorch has no builds for this Linux, whose C library is not glibc (Alpine and others with musl).",
+            "Use Debian, Ubuntu, Fedora or another Linux with glibc; a container will do.",
+        )
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if numbers and numbers < OLDEST_GLIBC:
+        raise InstallError(
+            f"This Linux is too old for PyTorch: it has glibc {version}, and 2.28 or newer is needed.",
+            "Use a newer one, such as Debian 11 or Ubuntu 20.04.",
+        )
 
 
 def check_folder(root: Path) -> None:

@@ -6,6 +6,7 @@ no annotations, no f-strings, nothing that an old version cannot parse.
 
 import os
 import sys
+import sysconfig
 
 OLDEST = (3, 11)
 NEWEST = (3, 13)
@@ -29,6 +30,20 @@ def reason_against(version, bits, executable, missing):
     return ""
 
 
+def unusual_build():
+    """Why packages have no builds for this kind of Python, as one sentence; "" for the usual CPython."""
+    implementation = getattr(getattr(sys, "implementation", None), "name", "cpython")
+    if implementation != "cpython":
+        return "it is %s; the packages need CPython" % implementation
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "it is the free-threaded kind, for which most packages have no builds"
+    if sys.platform in ("cygwin", "msys") or (os.name == "nt" and "GCC" in sys.version):
+        return "it is a Python of MSYS2 or Cygwin; the packages need the one from python.org"
+    if sys.platform == "darwin" and os.popen("/usr/sbin/sysctl -n sysctl.proc_translated 2>&1").read().strip() == "1":
+        return "it is a Python for Intel's processors, which this Mac translates; PyTorch needs one for Apple's"
+    return ""
+
+
 def missing_modules(names=("venv", "ensurepip", "ssl", "ctypes")):
     """The standard modules that this Python was built or packaged without."""
     missing = []
@@ -45,7 +60,7 @@ def main():
     # The Python of a virtual environment disappears with it: print the one that the environment was made from.
     executable = getattr(sys, "_base_executable", None) or sys.executable
     bits = 64 if sys.maxsize > 2**32 else 32
-    reason = reason_against(sys.version_info[:2], bits, executable, missing_modules())
+    reason = reason_against(sys.version_info[:2], bits, executable, missing_modules()) or unusual_build()
     if reason:
         sys.stderr.write("%s: %s%s" % (executable, reason, os.linesep))
         return 1

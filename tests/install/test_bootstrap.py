@@ -118,6 +118,19 @@ def test_wrong_options_give_the_usage(shell: Shell) -> None:
     assert "usage: install.sh" in result.stderr
 
 
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no /usr/bin/python3 here")
+def test_on_a_mac_the_python_that_would_open_a_window_is_not_started(tmp_path: Path) -> None:
+    """Without Apple's developer tools /usr/bin/python3 offers to install them."""
+    text = (ROOT / "install.sh").read_text(encoding="utf-8")
+    function = text[text.index("exists() {") :].split("\n}\n")[0] + "\n}\nexists python3"
+    for system, tools, there in (("Darwin", 2, False), ("Darwin", 0, True), ("Linux", 2, True)):
+        for name, script in (("uname", f"echo {system}"), ("xcode-select", f"exit {tools}")):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            (tmp_path / name).chmod(0o755)
+        result = subprocess.run(["sh", "-c", function], env={"PATH": f"{tmp_path}:/usr/bin"}, check=False)
+        assert (result.returncode == 0) is there
+
+
 def test_shellcheck_has_nothing_to_say() -> None:
     shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if shellcheck is None:

@@ -8,6 +8,7 @@ import pytest
 
 from engine.install import preflight
 from engine.install.console import InstallError
+from engine.install.preflight import Computer, check_computer
 
 
 @pytest.fixture
@@ -75,3 +76,29 @@ def test_windows_wants_a_short_path(
             preflight.check_path(path)
     else:
         preflight.check_path(path)
+
+
+@pytest.mark.parametrize(
+    ("computer", "cause"),
+    [
+        (Computer("linux", "x86_64", ("glibc", "2.28")), ""),
+        (Computer("linux", "aarch64", ("glibc", "2.36")), ""),
+        (Computer("linux", "x86_64", ("glibc", "2.27")), "glibc 2.27, and 2.28 or newer is needed"),
+        (Computer("linux", "x86_64", ("", "")), "C library is not glibc"),
+        (Computer("linux", "i686", ("glibc", "2.36")), "no builds for Linux on this processor \\(i686\\)"),
+        (Computer("win32", "AMD64"), ""),
+        (Computer("win32", "ARM64"), "no builds for Windows on this processor"),
+        (Computer("darwin", "arm64", ("", ""), "15.1"), ""),
+        (Computer("darwin", "arm64", ("", ""), "13.6.1"), "macOS 13.6.1 is too old"),
+        (Computer("darwin", "x86_64", ("", ""), "14.0"), "Intel processor"),
+    ],
+)
+def test_a_computer_that_pytorch_has_no_build_for_is_told_so(computer: Computer, cause: str) -> None:
+    if not cause:
+        return check_computer(computer)
+    with pytest.raises(InstallError, match=cause):
+        check_computer(computer)
+
+
+def test_this_computer_will_do() -> None:
+    check_computer(Computer())

@@ -162,9 +162,39 @@ def test_a_machine_without_an_archive_and_an_archive_that_does_not_run_are_told(
     server.content = archive_of("bin/python3", b"#!/bin/sh\nexit 1\n")
     pin(shell.root, server.content, server.address, f"{platform.system()}-{platform.machine()}")
     assert "does not run on this system" in shell.start("--doctor").stderr
-    pin(shell.root, server.content, server.address, "Amiga-68000")
-    (shell.root / ".install" / "python" / "bin" / "python3").unlink()
-    assert f"no Python to fetch for {platform.system()}" in shell.start("--doctor").stderr
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("uname", "apple", "libc", "cause"),
+    [
+        ("Linux armv7l", 0, "glibc", "neither Python nor PyTorch has a build for Linux-armv7l"),
+        ("Linux x86_64", 0, "musl libc (x86_64)", "C library is musl"),
+        ("Darwin x86_64", 0, "", "no builds for Macs with an Intel processor"),
+        ("Darwin x86_64", 1, "", ""),  # a terminal that Rosetta translates
+        ("Darwin arm64", 1, "", ""),
+    ],
+)
+def test_a_computer_that_no_python_would_help_is_told_so(
+    shell: Shell, server: Served, uname: str, apple: int, libc: str, cause: str
+) -> None:
+    (shell.path / "uname").unlink()
+    system, machine = uname.split()
+    shell.put("uname", f'case $1 in -s) echo "{system}" ;; -m) echo "{machine}" ;; esac')
+    shell.put("sysctl", f"echo {apple}")
+    shell.put("ldd", f'echo "{libc}" >&2; exit 1')
+    pin(shell.root, server.content, server.address, "Darwin-arm64")
+    result = shell.start("--doctor")
+    assert ("installer runs in" in result.stdout) is not bool(cause) and len(server.asked) == int(not cause)
+    assert cause in result.stderr and "Or install a Python" not in result.stderr
+
+
+@POSIX
+def test_a_full_disk_is_told_from_a_broken_connection_with_wget_too(shell: Shell) -> None:
+    (shell.path / "curl").unlink()
+    for code, says in ((3, "the disk is full"), (4, "could not be downloaded")):
+        shell.put("wget", f"exit {code}")
+        assert says in shell.start("--doctor").stderr
 
 
 @POSIX

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +31,26 @@ def test_32_bits_and_the_store_and_a_missing_venv_are_refused() -> None:
     store = r"C:\Users\a\AppData\Local\Microsoft\WindowsApps\python.exe"
     assert "Microsoft Store" in probe.reason_against((3, 12), 64, store, [])
     assert "sudo apt install python3.12-venv" in probe.reason_against((3, 12), 64, "/usr/bin/python3", ["ensurepip"])
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "says"),
+    [
+        (probe.sys, "implementation", SimpleNamespace(name="pypy"), "it is pypy"),
+        (probe.sysconfig, "get_config_var", lambda name: 1, "free-threaded"),
+        (probe.sys, "platform", "cygwin", "MSYS2 or Cygwin"),
+        (probe.sys, "platform", "darwin", "which this Mac translates"),
+        (probe.sys, "platform", "linux", ""),
+    ],
+)
+def test_pythons_that_packages_have_no_builds_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch, module: object, name: str, value: object, says: str
+) -> None:
+    monkeypatch.setattr(probe.os, "popen", lambda command: io.StringIO("1\n"))
+    monkeypatch.setattr(module, name, value)
+    reason = probe.unusual_build()
+    monkeypatch.undo()
+    assert says in reason and bool(says) is bool(reason)
 
 
 def test_it_prints_a_path_and_nothing_else() -> None:
