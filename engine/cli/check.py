@@ -67,10 +67,10 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 def _look(dataset: Any, base: str, workspace: Workspace, plan: Any, console: Any, control: Control) -> None:
     """Say what a base's VAE leaves of the control images, and where to see it."""
-    from engine.data.doctor.lost_lines import look_through_vae
+    from engine.data.doctor.lost_lines import measure_lines
 
     workspace.locate_base(base)  # an unknown name is reported
-    found = look_through_vae(workspace, dataset, base, plan, control.token, console.progress)
+    found = measure_lines(workspace, dataset, base, plan, control.token, console.progress)
     if found is None:
         console.say("ControlNets of this base read control images as pixels, or the dataset has none: nothing is lost.")
         return

@@ -205,7 +205,7 @@ def _index(
                 captioned += bool(what.caption)
                 any_map = any_map or what.condition is not None
             yield what
-        for problem in recognized.of_note(any_map):
+        for problem in recognized.note_problems(any_map):
             usage.record(problem)
             yield problem
 

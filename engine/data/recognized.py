@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
-from engine.data.layouts import FolderLayout, FoundImage, Reading, recognise
+from engine.data.layouts import FolderLayout, FoundImage, Reading, recognize
 from engine.data.layouts.inventory import UNREAD_ARCHIVES
 from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem
@@ -43,8 +43,8 @@ class RecognizedFolder:
         note = self.folder / CONDITION_NOTE
         return [note] if note.is_file() and all(problem.path != note for problem in self.problems) else []
 
-    def of_note(self, paired: bool) -> list[Problem]:
-        """The problem with that file, if there is one. It is among ``problems`` then."""
+    def note_problems(self, paired: bool) -> list[Problem]:
+        """The problem with ``note_file``, or none. Reading the file adds it to ``problems``."""
         known = len(self.problems)
         self.condition(paired)
         return self.problems[known:]
@@ -63,7 +63,7 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
     if not is_config(folder):
         _check_folder(folder)
     try:
-        layout, found, reading = recognise(folder, asked)
+        layout, found, reading = recognize(folder, asked)
     except OSError as error:
         raise UserError(
             f"The folder {folder} could not be read completely.",
@@ -71,13 +71,10 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
             "Check that its disk is still connected and that you are allowed to open it, then read it again.",
         ) from error
     if not found and not reading.problems:
-        closed = any(path.suffix.lower() in UNREAD_ARCHIVES for path in reading.inventory.archives)
-        unpack = (
-            f"Unpack the archives ({', '.join(sorted(UNREAD_ARCHIVES))}) and choose the folder again." if closed else ""
-        )
-        raise UserError(
-            f"There are no images in {folder}.", _why_none(reading), unpack or "Choose the folder with your images."
-        )
+        try_this = "Choose the folder with your images."
+        if any(path.suffix.lower() in UNREAD_ARCHIVES for path in reading.inventory.archives):
+            try_this = f"Unpack the archives ({', '.join(sorted(UNREAD_ARCHIVES))}) and choose the folder again."
+        raise UserError(f"There are no images in {folder}.", _why_none(reading), try_this)
     return RecognizedFolder(reading.root, layout, found, reading)
 
 

@@ -36,7 +36,7 @@ LABEL = "Control images through the VAE"
 
 
 @dataclass(frozen=True)
-class Seen:
+class Reconstruction:
     """One control image after the VAE."""
 
     sample: Sample
@@ -51,21 +51,23 @@ def reads_latents(base: str) -> bool:
     return configs_at(base).facts.control_is_encoded
 
 
-def share_kept(seen: Sequence[Seen]) -> float | None:
+def share_kept(seen: Sequence[Reconstruction]) -> float | None:
     """The mean share of line pixels that is left; None: none of them is a map of lines."""
     shares = [one.lines.pixels for one in seen if one.lines is not None]
     return sum(shares) / len(shares) if shares else None
 
 
-def pairs_to_see(dataset: Dataset) -> list[Sample]:
+def pairs_to_reconstruct(dataset: Dataset) -> list[Sample]:
     """PAIRS samples with control images, evenly over the dataset; all of a smaller one."""
     total = dataset.count(ready=True)
     places = dict.fromkeys(place * (total - 1) // (PAIRS - 1) for place in range(PAIRS)) if total else {}
     return [sample for place in places for sample in dataset.samples(place, 1, ready=True)]
 
 
-def known(cache: Path, base: str, dataset: Dataset, sample: Sample, plan: CropPlan) -> Seen | None:
-    """What an earlier call of ``see`` has found; None: nothing yet.
+def read_reconstruction(
+    cache: Path, base: str, dataset: Dataset, sample: Sample, plan: CropPlan
+) -> Reconstruction | None:
+    """What an earlier call of ``reconstruct`` has found; None: nothing yet.
 
     Args:
         cache: the workspace's folder of caches.
@@ -74,7 +76,7 @@ def known(cache: Path, base: str, dataset: Dataset, sample: Sample, plan: CropPl
     return _read(_stem(cache, base, dataset, sample, _crop(sample, plan)), sample)
 
 
-def see(
+def reconstruct(
     cache: Path,
     base: str,
     dataset: Dataset,
@@ -82,7 +84,7 @@ def see(
     plan: CropPlan,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
-) -> list[Seen]:
+) -> list[Reconstruction]:
     """Encode and decode the control images of these samples. What is known already is read.
 
     On the graphics card if there is one with room, else on the processor.
@@ -115,7 +117,7 @@ def see(
                 Image.fromarray(again).save(temporary, "PNG")
             kept = lines_kept(map, again)
             atomic_write_text(stem.with_suffix(".json"), json.dumps(vars(kept) if kept else {}))
-            seen = Seen(sample, stem.with_suffix(".png"), kept)
+            seen = Reconstruction(sample, stem.with_suffix(".png"), kept)
         found.append(seen)
     if progress:
         progress(len(samples), len(samples), LABEL)
@@ -127,10 +129,10 @@ def _crop(sample: Sample, plan: CropPlan) -> Crop:
     return plan.crop(sample)
 
 
-def _read(stem: Path, sample: Sample) -> Seen | None:
+def _read(stem: Path, sample: Sample) -> Reconstruction | None:
     try:
         kept = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        return Seen(sample, stem.with_suffix(".png"), LinesKept(**kept) if kept else None)
+        return Reconstruction(sample, stem.with_suffix(".png"), LinesKept(**kept) if kept else None)
     except (OSError, ValueError, TypeError):
         return None  # not made yet, or by another version
 

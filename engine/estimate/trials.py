@@ -16,10 +16,26 @@ FILE = "measurements.json"
 KEPT = 50
 ADDED = {"train.allow_tf32": False, "optim.half_gradients": False, "train.modulation_storage": "base"}
 """Settings that came after trials were first kept, with the values of before, where these are not the defaults."""
-
-
 FORMER_NAME = "rungs"
 """What earlier versions called ``Measured.fallbacks`` in their file."""
+FORMER_SETTINGS = (
+    "model.base",
+    "data.resolution",
+    "train.batch_size",
+    "train.accumulation",
+    "train.precision",
+    "train.gradient_checkpointing",
+    "optim.optimizer",
+    "optim.ema_decay",
+    "optim.ema_device",
+    "model.control_lora_rank",
+    "train.base_storage",
+    "optim.offload",
+    "train.attention",
+    "train.channels_last",
+    "train.compile",
+)
+"""What the key of the first versions consisted of."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +82,6 @@ def read(workspace: Workspace, config: RunConfig, machine: str) -> Measured | No
         return Measured(**{**known, "fallbacks": tuple(fallbacks)})
     except (KeyError, TypeError):
         return None  # written by another version: the trial can be repeated
-
-
-FORMER_SETTINGS = (
-    "model.base",
-    "data.resolution",
-    "train.batch_size",
-    "train.accumulation",
-    "train.precision",
-    "train.gradient_checkpointing",
-    "optim.optimizer",
-    "optim.ema_decay",
-    "optim.ema_device",
-    "model.control_lora_rank",
-    "train.base_storage",
-    "optim.offload",
-    "train.attention",
-    "train.channels_last",
-    "train.compile",
-)
-"""What the key of the first versions consisted of."""
 
 
 def _former(entries: dict[str, Any], config: RunConfig, machine: str) -> dict[str, Any] | None:

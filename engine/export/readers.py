@@ -1,6 +1,6 @@
 """How ComfyUI and AUTOMATIC1111 read a file, as far as tensor names, shapes and the file name decide it.
 
-Both recognise the kind of a net by marker tensors and its structure by LDM names; diffusers names are translated first.
+Both recognize the kind of a net by marker tensors and its structure by LDM names; diffusers names are translated first.
 Neither reports a tensor that is unknown or missing: the net just works badly. So every name and shape is compared with
 the net here. The rules follow ``comfy/controlnet.py`` and sd-webui-controlnet's ``controlnet_model_guess.py`` and
 ``controlnet_lora.py``.
@@ -67,7 +67,7 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
     elif TRIGGER in raw or PREFIX + TRIGGER in raw:
         kind, seen = "a ControlNet with LDM names", from_ldm(dict(raw))
     else:
-        raise Misread("neither recognises it as a ControlNet")
+        raise Misread("neither recognizes it as a ControlNet")
     _compare(seen, net)
     return kind
 

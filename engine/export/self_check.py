@@ -107,11 +107,11 @@ def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) ->
     except readers.Misread as error:
         raise failed(str(error)) from error
     if measured(source.precision):
-        return f"ComfyUI recognises it as {kind}; other programs are not known to read {source.precision}."
+        return f"ComfyUI recognizes it as {kind}; other programs are not known to read {source.precision}."
     *others, last = family.control_files.programs
     if not others:
-        return f"{last} recognises it as {kind}."
-    return f"{', '.join(others)} and {last} recognise it as {kind}."
+        return f"{last} recognizes it as {kind}."
+    return f"{', '.join(others)} and {last} recognize it as {kind}."
 
 
 def failed(why: str) -> UserError:

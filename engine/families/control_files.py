@@ -87,7 +87,7 @@ class ControlFiles(ABC):
         """
         return ""
 
-    def recognise(self, names: Collection[str]) -> str:
+    def recognize(self, names: Collection[str]) -> str:
         """The export format of a file with tensors of these names; empty: it is no such net."""
         return "single_file" if self.trigger in names else ""
 

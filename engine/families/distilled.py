@@ -39,7 +39,7 @@ class Distilled:
         return f"distilled ({self.kind}: {counted(self.steps, 'step')} at guidance {self.guidance:g})"
 
 
-def recognise(located: str) -> Distilled | None:
+def recognize(located: str) -> Distilled | None:
     """Whether a base is distilled, by its scheduler's config or the words of its own name; None if it is not.
 
     Args:
@@ -57,7 +57,7 @@ def usual_settings(workspace: Workspace, base: str) -> list[tuple[str, dict[str,
     scale as an input; [] for any other base."""
     try:
         located = workspace.locate_base(base)
-        found = recognise(located)
+        found = recognize(located)
     except UserError:
         return []  # a base that is missing is reported where it is used
     if found is not None:

@@ -110,7 +110,7 @@ class FamilyFacts:
     count_encoders: CountEncoders = count_clip
     """Counts the VAE and the text encoders from their configs."""
     control_files: ControlFiles = UNET_FILES
-    """How the files of its control nets are recognised, read, and compared with a base."""
+    """How the files of its control nets are recognized, read, and compared with a base."""
 
     def lora_metadata(self, rank: int, resolution: int) -> dict[str, str]:
         """Entries of a LoRA file's header. AUTOMATIC1111 hides a LoRA whose header does not name the base's version.

@@ -38,7 +38,7 @@ def misfit(base: str, index: Mapping[str, Any], parts: Iterable[str]) -> str:
 def _of_part(base: str, index: Mapping[str, Any], part: str) -> str:
     path = Path(base)
     if not path.is_dir():
-        configs = single_file.recognise(base).configs
+        configs = single_file.recognize(base).configs
         beside = [file for file in (path.with_suffix(".yaml"),) if file.is_file()]
         return _misfit(
             base, part, configs, _class(index, part, configs), _dated(path, configs / part / CONFIG, *beside)

@@ -41,10 +41,10 @@ class FluxControlFiles(ControlFiles):
     def control_channels(self, config: Mapping[str, Any]) -> int:
         return RGB if config.get("conditioning_embedding_channels") else int(config["in_channels"]) // PIXELS_IN_TOKEN
 
-    def recognise(self, names: Collection[str]) -> str:
+    def recognize(self, names: Collection[str]) -> str:
         if flux_xlabs.MARK in names and flux_xlabs.HINT in names:
             return "single_file"
-        return "" if OF_QWEN in names else super().recognise(names)
+        return "" if OF_QWEN in names else super().recognize(names)
 
     def names_in_file(self, tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         if not self.is_of_rgb(config):

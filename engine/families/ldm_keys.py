@@ -19,7 +19,7 @@ PREFIX = "control_model."
 OUTPUTS = "zero_convs."
 """Prefix of the zero convolutions, except the one to the middle."""
 TRIGGER = f"{OUTPUTS}0.0.weight"
-"""ComfyUI and AUTOMATIC1111 recognise these names by this tensor."""
+"""ComfyUI and AUTOMATIC1111 recognize these names by this tensor."""
 A1111_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
 """AUTOMATIC1111 takes a Control-LoRA without this tensor for one of SDXL, else for one of SD 1.x."""
 HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}

@@ -54,7 +54,7 @@ def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any
 def read_optional_config(base: str, subfolder: str, name: str) -> dict[str, Any]:
     """``read_component_config``, or an empty config if there is none.
 
-    To recognise a base: a part that is missing is reported when it is loaded.
+    To recognize a base: a part that is missing is reported when it is loaded.
     """
     try:
         return read_component_config(base, subfolder, name)

@@ -89,7 +89,7 @@ def describe(base: str, schedule: Mapping[str, Any] = MappingProxyType({})) -> s
     Raises:
         UserError: as ``detect``.
     """
-    family, found = detect(base), distilled.recognise(base)
+    family, found = detect(base), distilled.recognize(base)
     predicts = family.noise_process(base).with_schedule(schedule).description
     words = [family.title, predicts, f"made for {family.default_resolution(base)} px"]
     return ", ".join(words if found is None else [*words, found.words])

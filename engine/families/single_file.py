@@ -27,6 +27,12 @@ from engine.families.schedule_hints import names_noise, schedule_beside, schedul
 from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
+COMPLETE = "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout."
+FOLDER = (
+    "Single files of this kind cannot be read. Choose the base's folder in diffusers layout, as on Hugging Face: "
+    "model_index.json, with transformer, vae, scheduler, text encoders and tokenizers next to it. Get a base "
+    "model, on the Train tab, downloads one."
+)
 
 
 @dataclass(frozen=True)
@@ -39,27 +45,27 @@ class SingleFile:
     """Entries of the scheduler's config that the file's name, its marker tensors or a .yaml beside it override."""
 
 
-def recognise(path: str) -> SingleFile:
-    """Recognise the kind of a base file by its header.
+def recognize(path: str) -> SingleFile:
+    """Recognize the kind of a base file by its header.
 
     Raises:
         UserError: it cannot be read, or is of no family that can be trained for.
     """
-    facts, beside = Path(path).stat(), Path(path).with_suffix(".yaml")
-    told = beside.stat().st_mtime_ns if beside.is_file() else 0
-    return _recognise(path, facts.st_size, facts.st_mtime_ns, told)
+    facts, yaml = Path(path).stat(), Path(path).with_suffix(".yaml")
+    yaml_changed = yaml.stat().st_mtime_ns if yaml.is_file() else 0
+    return _recognize(path, facts.st_size, facts.st_mtime_ns, yaml_changed)
 
 
 def read_config(path: str, subfolder: str, name: str) -> dict[str, Any]:
     """Read a JSON file of the configs that belong to a single file."""
-    found = recognise(path)
+    found = recognize(path)
     values = json.loads((found.configs / subfolder / name).read_text(encoding="utf-8"))
     return {**values, **found.schedule} if subfolder == "scheduler" else values
 
 
 def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
     """Load one part of the model (``unet``, ``vae``, ``text_encoder``, ``tokenizer`` ...) as the class ``kind``."""
-    configs = recognise(path).configs
+    configs = recognize(path).configs
     if kind is CLIPTokenizer:
         own = configs / part
         return CLIPTokenizer.from_pretrained(own) if own.is_dir() else clip_tokenizer(configs.name, part)
@@ -99,9 +105,10 @@ def part_shapes(path: str, part: str, net: Any) -> dict[str, list[int]]:
     """Shapes of a part's tensors, by the names of ``net``, which is that part without weights. No tensor is read.
 
     Raises:
-        KeyError: of a tensor without which the others cannot be named, as in the file. UserError: as ``recognise``.
+        KeyError: the file lacks a tensor that the conversion of the names needs. It holds its name in the file.
+        UserError: as ``recognize``.
     """
-    recognise(path)
+    recognize(path)
     held = {name: torch.empty(shape, device="meta") for name, shape in _shapes(Path(path)).items()}
     return {name: list(tensor.shape) for name, tensor in converted(held, part, net).items() if tensor is not None}
 
@@ -164,21 +171,21 @@ def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
 
 
 @lru_cache(maxsize=8)
-def _recognise(path: str, size: int, changed: int, told: int) -> SingleFile:
+def _recognize(path: str, size: int, changed: int, yaml_changed: int) -> SingleFile:
+    """``recognize``, kept until the file or the .yaml beside it changes."""
     shapes = _shapes(Path(path))
-    beside, told_beside = Path(path).with_suffix(""), schedule_beside(Path(path))
-    own_configs = (beside / "model_index.json").is_file()
+    own_configs, of_yaml = Path(path).with_suffix(""), schedule_beside(Path(path))
     try:
-        facts = family_of_tensors(shapes, own_configs)
+        facts = family_of_tensors(shapes, (own_configs / "model_index.json").is_file())
     except NoBase as error:
         base = Path(path).absolute().parent.parent  # of a part's weights
         inside = f"Choose the folder {base}." if (base / "model_index.json").is_file() else ""
         raise _refused(path, str(error), inside or (FOLDER if error.as_folder else COMPLETE)) from error
     if facts is None:
-        return SingleFile(beside, _markers(shapes) | told_beside)
+        return SingleFile(own_configs, _markers(shapes) | of_yaml)
     layout = facts.name
-    schedule = schedule_of_name(path) | _markers(shapes) | told_beside
-    says_noise = told_beside.get("prediction_type", "epsilon" if names_noise(path) else "") == "epsilon"
+    schedule = schedule_of_name(path) | _markers(shapes) | of_yaml
+    says_noise = of_yaml.get("prediction_type", "epsilon" if names_noise(path) else "") == "epsilon"
     if layout == "sd2" and says_noise:
         layout = "sd2-base"
     return SingleFile(LAYOUTS / layout, schedule)
@@ -225,26 +232,18 @@ def _unreadable(path: Path, why: str) -> UserError:
 
 def _no_weights(path: Path) -> UserError:
     """The error for a file of another ending than weights have."""
-    why = (
-        why_invalid(path)
-        if path.suffix.lower() in UNFINISHED
-        else (f"Its file type must be one of {', '.join(ENDINGS)}")
-    )
-    if path.suffix.lower() in ENDINGS:
-        why = f"Its file ending has capital letters: rename it to {path.stem}{path.suffix.lower()}"
     if path.name == "model_index.json":
         return UserError(
             f"{path.name} alone is no base model.", "It is a part of one.", f"Choose the folder {path.parent}."
         )
+    ending = path.suffix.lower()
+    if ending in ENDINGS:
+        why = f"Its file ending has capital letters: rename it to {path.stem}{ending}"
+    elif ending in UNFINISHED:
+        why = why_invalid(path)
+    else:
+        why = f"Its file type must be one of {', '.join(ENDINGS)}"
     return UserError(f"{path.name} cannot be used as a base model.", f"{why}.", COMPLETE)
-
-
-COMPLETE = "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout."
-FOLDER = (
-    "Single files of this kind cannot be read. Choose the base's folder in diffusers layout, as on Hugging Face: "
-    "model_index.json, with transformer, vae, scheduler, text encoders and tokenizers next to it. Get a base "
-    "model, on the Train tab, downloads one."
-)
 
 
 def _refused(path: str, what: str, try_this: str = COMPLETE) -> UserError:

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.families.distilled import recognise
+from engine.families.distilled import recognize
 from engine.families.embedding_files import with_all_vectors
 from engine.families.facts import SD1, SD2, FamilyFacts
 from engine.families.noise import DiffusionNoise, NoiseProcess
@@ -51,7 +51,7 @@ class StableDiffusion(Family):
     def load_scheduler(self, base: str) -> Any:
         """The training noise schedule. Prediction type and zero terminal SNR come from the base's config."""
         scheduler = load_part(DDPMScheduler, base, "scheduler", None)
-        if recognise(base) is None:
+        if recognize(base) is None:
             return scheduler
         # Distilled bases know the timesteps that are counted from the last one, and samplers inherit this.
         return DDPMScheduler.from_config(scheduler.config, timestep_spacing="trailing")

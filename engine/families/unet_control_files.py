@@ -37,7 +37,7 @@ class UNetControlFiles(ControlFiles):
         ldm_keys.to_ldm(dict(shapes), config)  # all three translate every name, and this fails where they would
         return ""
 
-    def recognise(self, names: Collection[str]) -> str:
+    def recognize(self, names: Collection[str]) -> str:
         if LORA_MARK in names:
             return "control_lora"
         if self.trigger in names:

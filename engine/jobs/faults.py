@@ -1,6 +1,6 @@
 """Messages for errors that end a job: for the ones that many users meet, and one for all others.
 
-Loads no torch: errors of the graphics card are recognised by name and message.
+Loads no torch: errors of the graphics card are recognized by name and message.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an error says about the machine: out of memory, graphics card lost, disk full.
 
-Errors of torch are recognised by type name and message. Some messages of cuBLAS and cuDNN mean either a full card or a
+Errors of torch are recognized by type name and message. Some messages of cuBLAS and cuDNN mean either a full card or a
 lost one: then the card itself is asked (``ask_card``). torch is not loaded for any of it.
 """
 

@@ -1,4 +1,4 @@
-"""Reads a ControlNet from a file or folder of any kind, recognised by the tensors' names. Runs no code from it."""
+"""Reads a ControlNet from a file or folder of any kind, recognized by the tensors' names. Runs no code from it."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def read_net_file(path: Path | str) -> NetFile:
             "Choose a file of one of these types, or a folder in diffusers layout.",
         )
     config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
-    kind, format = recognise(tensors, path.name)
+    kind, format = recognize(tensors, path.name)
     needs_base = format == "control_lora" or kind.holds_difference(tensors)
     return NetFile(path, format, kind.plain_names(format, tensors), config, metadata, kind, needs_base)
 
 
-def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
-    """Recognise the kind of control net, and its export format, by the tensors' names.
+def recognize(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
+    """Recognize the kind of control net, and its export format, by the tensors' names.
 
     Raises:
         UserError: it is not a ControlNet; says what the file looks like.
@@ -93,7 +93,7 @@ def recognise(names: Collection[str], file: str) -> tuple[ControlFiles, str]:
                 "layers.",
                 "Choose a ControlNet for one kind of control images.",
             )
-        if format := kind.recognise(names):
+        if format := kind.recognize(names):
             return kind, format
     looks = next((words for start, words in OTHER_MODELS if any(name.startswith(start) for name in names)), "")
     raise UserError(

@@ -78,7 +78,7 @@ def why_not_of_base(path: str, denoiser: Mapping[str, Any], base: str, facts: Fa
         if file.is_dir():
             config: Mapping[str, Any] = read_config(locate_controlnet(file))
         else:
-            kinds = [kind for kind in control_files() if kind.recognise(tensor_shapes(file))]
+            kinds = [kind for kind in control_files() if kind.recognize(tensor_shapes(file))]
             if kinds and facts.control_files not in kinds:
                 return f"{file.name} is a ControlNet for another kind of base than {facts.title}."
             config = config_of(path, facts.control_files)

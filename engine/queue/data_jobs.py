@@ -109,7 +109,7 @@ class Check(QueuedJob):
         from engine.data.doctor import fix
         from engine.data.doctor.catalogue import named
         from engine.data.doctor.check import check
-        from engine.data.doctor.lost_lines import look_through_vae
+        from engine.data.doctor.lost_lines import measure_lines
         from engine.data.through_vae import LABEL as THROUGH_VAE
 
         corrected = 0
@@ -118,7 +118,7 @@ class Check(QueuedJob):
         done = check(dataset, self.resolution, self.held_out, token, progress_events(emit, "Images checked"))
         if self.base:
             plan, progress = CropPlan(self.resolution), progress_events(emit, THROUGH_VAE)
-            look_through_vae(workspace, dataset, self.base, plan, token, progress)
+            measure_lines(workspace, dataset, self.base, plan, token, progress)
         found = sum(1 for state in fix.states(dataset) if state.open)
         words = f"{counted(done.pictures, 'image')} checked, {counted(found, 'finding')}."
         if self.correct:

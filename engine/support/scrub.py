@@ -17,7 +17,7 @@ from engine.workspace.paths import APP_FOLDER
 SHORTEST = 3
 """Characters. A shorter name or caption would be found inside other words."""
 HEAD = 24
-"""Characters of a caption that are enough to recognise it: messages may cut it short."""
+"""Characters of a caption that are enough to recognize it: messages may cut it short."""
 PAGE = 2000
 ENDINGS = "png jpe?g webp bmp tiff? gif txt caption json jsonl csv parquet safetensors ckpt pth pt bin zip tar gz 7z"
 OWN_FILES = frozenset(

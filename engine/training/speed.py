@@ -25,6 +25,7 @@ MODES = {"kernels": "default", "graphs": "reduce-overhead"}
 """``train.compile`` -> torch.compile's mode."""
 BACKEND = "inductor"
 BLOCK_VERSIONS = 64
+"""Of a compiled block: for each width, size and precision, frozen or not. torch's usual limit is 8."""
 
 
 def set_attention_and_layout(state: TrainState) -> None:
@@ -119,7 +120,6 @@ def _compile_blocks(state: TrainState) -> None:
     if not blocks:
         _warn(state, "The nets are not compiled: diffusers lists no repeated blocks for this base.")
         return
-    # One version for each width, size, precision, frozen or not: more than torch's usual limit of 8.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCK_VERSIONS)
     for block in blocks:
         block.compile(backend=BACKEND, dynamic=False)

@@ -65,7 +65,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def sd1_folder(tiny_base: Path, tmp_path: Path) -> Path:
-    """The tiny base, whose config says that it reads text of Stable Diffusion 1's width, by which it is recognised."""
+    """The tiny base, whose config says that it reads text of Stable Diffusion 1's width, by which it is recognized."""
     folder = tmp_path / "sd1-folder"
     shutil.copytree(tiny_base, folder)
     path = folder / "unet" / "config.json"

@@ -15,7 +15,7 @@ import pytest
 
 from engine.data.dataset import Dataset
 from engine.data.importing import import_source
-from engine.data.layouts import recognise
+from engine.data.layouts import recognize
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
@@ -239,7 +239,7 @@ def test_any_damaged_folder_is_accounted_for_or_refused_in_words(tmp_path: Path,
     with suppress(UserError):
         report = scan_folder(root)
         assert adds_up(report)
-        parts = recognise(root)[2].parts
+        parts = recognize(root)[2].parts
         report = scan_folder(root, asked={name: chance.choice(("image", "map", "ignored")) for name in parts})
         assert adds_up(report)
 

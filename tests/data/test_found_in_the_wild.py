@@ -17,7 +17,7 @@ from PIL import Image
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig, parse_import
 from engine.data.importing import import_source
-from engine.data.layouts import folders, recognise
+from engine.data.layouts import folders, recognize
 from engine.data.layouts.inventory import is_hidden
 from engine.data.scan import ScanReport, scan_folder
 from engine.errors import UserError
@@ -531,7 +531,7 @@ def test_one_of_several_captions_is_taken_and_told(tmp_path: Path) -> None:
     assert pairs(report)["1.png"][0] == "captions_long" and "captions_short" in report.doubts[0] and adds_up(report)
     for asked in ({"captions_short": "caption"}, {"captions_long": "ignored", "captions_short": "caption"}):
         assert pairs(scan_folder(tmp_path, asked=asked))["1.png"][0] == "captions_short"
-        assert asked.keys() <= recognise(tmp_path, asked)[2].parts.keys()
+        assert asked.keys() <= recognize(tmp_path, asked)[2].parts.keys()
 
 
 def test_a_caption_is_never_that_of_another_image(tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ def test_where_names_do_not_tell_the_user_is_asked(tmp_path: Path, build: Build)
     build(tmp_path)
     report = scan_folder(tmp_path)
     assert report.doubts and report.samples and adds_up(report)
-    parts = {part.name: part.role for part in recognise(tmp_path)[2].parts.values()}
+    parts = {part.name: part.role for part in recognize(tmp_path)[2].parts.values()}
     assert pairs(scan_folder(tmp_path, asked=parts)) == pairs(report), "what is preselected is what is guessed"
 
 
@@ -629,7 +629,7 @@ def test_many_folders_are_not_compared_with_one_another(tmp_path: Path, monkeypa
             write(tmp_path / f"{name}.png", "x")
     compared: list[str] = []
     monkeypatch.setattr(folders, "shared", lambda images, maps: compared.append(maps.name) or 0.0)
-    recognise(tmp_path)
+    recognize(tmp_path)
     assert len(compared) < 100
 
 
@@ -703,7 +703,7 @@ def test_lists_of_ids_kept_for_validation_are_asked_about(tmp_path: Path) -> Non
     report = scan_folder(tmp_path)
     assert len(report.samples) == 4 and adds_up(report)
     assert "ImageSets/Main/val.txt names 1 image" in " ".join(report.doubts)
-    layout, images, reading = recognise(tmp_path, {"ImageSets/Main/val.txt": "ignored"})
+    layout, images, reading = recognize(tmp_path, {"ImageSets/Main/val.txt": "ignored"})
     assert [item.image.stem for item in images] == ["2007_1", "2007_2", "2007_3"]
     assert [len(paths) for paths in reading.left_out.values()] == [2]
 
@@ -713,5 +713,5 @@ def test_names_that_hold_the_name_of_their_folder(tmp_path: Path) -> None:
         photo(tmp_path / "leftImg8bit" / "bonn" / f"bonn_{n}_leftImg8bit.png")
         for kind in ("color", "labelIds"):
             drawn(tmp_path / "gtFine" / "bonn" / f"bonn_{n}_gtFine_{kind}.png")
-    images = recognise(tmp_path, {"leftImg8bit": "image", "gtFine": "map"})[1]
+    images = recognize(tmp_path, {"leftImg8bit": "image", "gtFine": "map"})[1]
     assert [item.condition.name for item in images if item.condition] == [f"bonn_{n}_gtFine_color.png" for n in "12"]

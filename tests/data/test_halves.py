@@ -12,7 +12,7 @@ from engine.data.before_import import first_pairs, question
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
 from engine.data.importing import import_source
-from engine.data.layouts import recognise
+from engine.data.layouts import recognize
 from engine.data.layouts.halves import LEFT, RIGHT
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
@@ -72,10 +72,10 @@ def test_the_user_says_which_half_is_which_and_it_is_kept(workspace: Workspace, 
 
 def test_other_wide_images_are_not_asked_about(tmp_path: Path) -> None:
     side_by_side(tmp_path / "same", PHOTO, PHOTO)
-    assert recognise(tmp_path / "same")[2].doubts == []
+    assert recognize(tmp_path / "same")[2].doubts == []
     side_by_side(tmp_path / "mixed", PHOTO, MAP)
     Image.fromarray(PHOTO).save(tmp_path / "mixed" / "train" / "square.png")
-    assert not any("wide" in doubt for doubt in recognise(tmp_path / "mixed")[2].doubts)
+    assert not any("wide" in doubt for doubt in recognize(tmp_path / "mixed")[2].doubts)
 
 
 def test_a_file_of_another_shape_is_left_out_and_told(workspace: Workspace, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.layouts import recognise
+from engine.data.layouts import recognize
 from engine.data.scan import ScanReport, scan_folder
 from engine.errors import UserError
 from tests.data.test_found_in_the_wild import adds_up, drawn, photo, rows, write
@@ -76,7 +76,7 @@ def test_one_folder_with_names_that_differ_in_a_part(tmp_path: Path, image: str,
         photo(tmp_path / f"{image.format(n=n)}.png")
         drawn(tmp_path / f"{map.format(n=n)}.png")
     report = read(tmp_path, 4)
-    parts = {part.name: part.role for part in recognise(tmp_path)[2].parts.values()}
+    parts = {part.name: part.role for part in recognize(tmp_path)[2].parts.values()}
     again = scan_folder(tmp_path, asked=parts)
     assert [(s.image, s.condition) for s in again.samples] == [(s.image, s.condition) for s in report.samples]
 

@@ -16,7 +16,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
 from engine.data.doctor.check import check
-from engine.data.doctor.lost_lines import LINES_LOST, look_through_vae, thicker_lines
+from engine.data.doctor.lost_lines import LINES_LOST, measure_lines, thicker_lines
 from engine.data.lines_kept import LOST, lines_kept
 from engine.data.make_maps import make_all
 from engine.errors import UserError
@@ -71,8 +71,8 @@ def test_some_control_images_are_looked_at_once_and_the_check_tells_it(
     ready_workspace: Workspace, tiny_sd3: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = Dataset.open(ready_workspace.dataset_folder("pairs"))
-    assert look_through_vae(ready_workspace, dataset, str(tiny_base), PLAN) is None, "its nets read pixels"
-    assert look_through_vae(ready_workspace, dataset, "nobody/nothing", PLAN) is None, "it is not here"
+    assert measure_lines(ready_workspace, dataset, str(tiny_base), PLAN) is None, "its nets read pixels"
+    assert measure_lines(ready_workspace, dataset, "nobody/nothing", PLAN) is None, "it is not here"
     control, steps = Control(), []
 
     def stop(done: int, total: int, label: str) -> None:
@@ -81,16 +81,16 @@ def test_some_control_images_are_looked_at_once_and_the_check_tells_it(
             control.cancel()
 
     with pytest.raises(Cancelled):
-        look_through_vae(ready_workspace, dataset, str(tiny_sd3), PLAN, control.token, stop)
+        measure_lines(ready_workspace, dataset, str(tiny_sd3), PLAN, control.token, stop)
     assert steps == [(0, 9), (1, 9), (2, 9)]
     encoded: list[int] = []
     whole = vae_round_trip.RoundTrip.decoded
     monkeypatch.setattr(vae_round_trip.RoundTrip, "decoded", lambda own, map: (encoded.append(1), whole(own, map))[1])
-    found = look_through_vae(ready_workspace, dataset, str(tiny_sd3), PLAN)
+    found = measure_lines(ready_workspace, dataset, str(tiny_sd3), PLAN)
     assert found is not None and found.lost and len(found.seen) == 9 and len(encoded) == 6, "three were finished"
     assert np.asarray(Image.open(found.seen[0].picture)).shape == (64, 64, 3)
     assert f"leaves {found.kept:.0%} of the pixels" in found.words and "3 px or more" in found.try_this
-    again = look_through_vae(ready_workspace, dataset, str(tiny_sd3), PLAN)
+    again = measure_lines(ready_workspace, dataset, str(tiny_sd3), PLAN)
     assert again is not None and again == found and len(encoded) == 6
 
     check(dataset, 64)

@@ -24,7 +24,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_generated_set_is_recognised_as_pairs(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_generated_set_is_recognized_as_pairs(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path / "source", 12, size=64)
     report = scan_folder(tmp_path / "source")
     dataset = Dataset.create(Workspace(tmp_path), "demo", report)

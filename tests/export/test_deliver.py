@@ -1,4 +1,4 @@
-"""Into the folders of other programs: recognised, never overwritten unasked, whole or not at all."""
+"""Into the folders of other programs: recognized, never overwritten unasked, whole or not at all."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_every_format_there_and_back(leave: Any, tmp_path: Path, name: str) -> N
         assert made.path.name == f"{way.name}_{TAGS[name]}{get(way.name).ending}"
         assert version_of(made.path.name) is family.facts
         assert "draws the same image" in made.checked
-        assert ("ComfyUI, AUTOMATIC1111 and Forge recognise it" in made.checked) == bool(way.ending)
+        assert ("ComfyUI, AUTOMATIC1111 and Forge recognize it" in made.checked) == bool(way.ending)
         found = read_controlnet(made.path, family, base)
         assert found.tensors.keys() == original.keys()
         if not way.ranks:

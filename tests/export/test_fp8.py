@@ -39,7 +39,7 @@ def test_every_tensor_is_fp8_as_comfyui_holds_it(checkpoint: Path, tmp_path: Pat
         assert torch.equal(tensors[name].float(), tensor.to(torch.float8_e4m3fn).float())
     assert made.bytes < 0.4 * whole.bytes
     assert made.checked.startswith(MEASURED) and "rounded to fp8" in made.checked
-    assert "ComfyUI recognises it" in made.checked and "AUTOMATIC1111" not in made.checked
+    assert "ComfyUI recognizes it" in made.checked and "AUTOMATIC1111" not in made.checked
 
 
 def test_the_file_draws_like_the_checkpoint(

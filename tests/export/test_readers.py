@@ -40,7 +40,7 @@ def test_what_the_programs_would_pass_over(checkpoint: Path, tmp_path: Path) -> 
         "lacks": {name: shape for name, shape in raw.items() if name != zero},
         "instead of": raw | {wide: (8, 4, 3, 3)},
         "adds? the base|add the base": raw | {"difference": (1,)},
-        "neither recognises": {name: shape for name, shape in raw.items() if not name.startswith("zero_convs")},
+        "neither recognizes": {name: shape for name, shape in raw.items() if not name.startswith("zero_convs")},
     }
     for words, damaged in cases.items():
         with pytest.raises(Misread, match=words):

@@ -46,7 +46,7 @@ class Files(ControlFiles):
     def config_from_shapes(self, shapes: Mapping[str, Any], name: str) -> dict[str, Any]:
         return UNET_FILES.config_from_shapes(shapes, name)
 
-    def recognise(self, names: Collection[str]) -> str:
+    def recognize(self, names: Collection[str]) -> str:
         return "single_file" if all(name.startswith(PREFIX) for name in names) else ""
 
     def plain_names(self, format: str, tensors: Mapping[str, T]) -> dict[str, T]:

@@ -1,4 +1,4 @@
-"""Turbo, Lightning, Hyper and LCM bases are recognised, and drawn with few steps and no guidance."""
+"""Turbo, Lightning, Hyper and LCM bases are recognized, and drawn with few steps and no guidance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.config.presets import resolve
-from engine.families.distilled import Distilled, recognise, usual_settings
+from engine.families.distilled import Distilled, recognize, usual_settings
 from engine.families.registry import describe, detect
 from engine.inference.settings import run_defaults
 from engine.workspace.paths import Workspace
@@ -36,13 +36,13 @@ from ui.page.view import Draft
     ],
 )
 def test_a_distilled_base_is_known_by_the_words_of_its_name(name: str, kind: str, steps: int) -> None:
-    assert recognise(name) == (Distilled(kind, steps) if kind else None)
+    assert recognize(name) == (Distilled(kind, steps) if kind else None)
 
 
 def test_a_familys_own_turbo_takes_its_own_number_of_steps(tiny_zimage: Path, tmp_path: Path) -> None:
     for name, steps in (("Z-Image-Turbo", 8), ("some-turbo-4steps", 4), ("Z-Image", 0)):
         (tmp_path / name).symlink_to(tiny_zimage, target_is_directory=True)
-        assert recognise(str(tmp_path / name)) == (Distilled("Turbo", steps) if steps else None)
+        assert recognize(str(tmp_path / name)) == (Distilled("Turbo", steps) if steps else None)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_familys_own_turbo_takes_its_own_number_of_steps(tiny_zimage: Path, tm
 def test_or_by_its_scheduler(tmp_path: Path, schedule: dict[str, Any], kind: str) -> None:
     (tmp_path / "plain" / "scheduler").mkdir(parents=True)
     (tmp_path / "plain" / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule), encoding="utf-8")
-    found = recognise(str(tmp_path / "plain"))
+    found = recognize(str(tmp_path / "plain"))
     assert (found.kind if found else "") == kind
 
 

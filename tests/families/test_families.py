@@ -1,4 +1,4 @@
-"""A base is recognised from its configs; what does not fit is refused in words."""
+"""A base is recognized from its configs; what does not fit is refused in words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def changed(base: Path, folder: Path, file: str, **values: object) -> str:
 
 
 @pytest.mark.parametrize(("base", "name"), [("tiny_sd2", "sd2"), ("tiny_sd2_base", "sd2"), ("tiny_sdxl", "sdxl")])
-def test_each_family_is_recognised(request: pytest.FixtureRequest, base: str, name: str) -> None:
+def test_each_family_is_recognized(request: pytest.FixtureRequest, base: str, name: str) -> None:
     assert detect(str(request.getfixturevalue(base))).name == name
 
 

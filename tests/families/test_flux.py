@@ -214,14 +214,14 @@ def test_the_real_base_and_its_net_are_counted_to_the_parameter(family: Flux) ->
     assert net.config.num_layers == family.facts.usual_blocks == 2
     # ComfyUI knows the file by these, and reads the structure from the shapes.
     shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
-    assert FLUX_FILES.recognise(shapes) == "single_file" and not FLUX_FILES.why_misread(shapes, dict(net.config))
+    assert FLUX_FILES.recognize(shapes) == "single_file" and not FLUX_FILES.why_misread(shapes, dict(net.config))
     found = FLUX_FILES.config_from_shapes(shapes, "net")
     assert found == {name: net.config[name] for name in found}
     assert FLUX_FILES.why_misread({}, dict(net.config))
 
 
 @pytest.mark.parametrize(("blocks", "single"), [(4, 0), (5, 10)])
-def test_other_numbers_of_blocks_are_counted_and_recognised_too(family: Flux, blocks: int, single: int) -> None:
+def test_other_numbers_of_blocks_are_counted_and_recognized_too(family: Flux, blocks: int, single: int) -> None:
     """5 + 10 with a row for each of 10 kinds of control images: as published for FLUX.1-dev-Controlnet-Union."""
     config = json.loads((LAYOUTS / "flux" / "transformer" / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):

@@ -24,7 +24,7 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.runner import JobRunner
 from engine.nets.importing import read_controlnet
-from engine.nets.reading import read_net_file, recognise
+from engine.nets.reading import read_net_file, recognize
 from engine.training.job import start_training
 from engine.workspace.paths import Workspace
 from tests.families.ldm_file import write_header, write_single_file
@@ -139,7 +139,7 @@ def test_checkpoints_of_other_programs_are_read(tiny_base: Path, tmp_path: Path)
 )
 def test_nets_of_other_kinds_are_named(names: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError) as refused:
-        recognise(names, "net.safetensors")
+        recognize(names, "net.safetensors")
     assert words in refused.value.why
 
 

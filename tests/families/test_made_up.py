@@ -37,7 +37,7 @@ def base(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     return str(made_up.build(tiny_base, tmp_path / "made-up"))
 
 
-def test_it_is_recognised_and_described(base: str, workspace: Workspace) -> None:
+def test_it_is_recognized_and_described(base: str, workspace: Workspace) -> None:
     assert detect(base).facts is made_up.MADE_UP
     assert describe(base) == "Made Up, predicts flow, made for 64 px"
     assert family_of(workspace, base) == "made_up"

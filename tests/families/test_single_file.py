@@ -1,4 +1,4 @@
-"""A base in one file: recognised by its header, loaded offline, and refused in words where it is something else."""
+"""A base in one file: recognized by its header, loaded offline, and refused in words where it is something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import CLIPTextModelWithProjection
 from engine.errors import UserError
 from engine.families import single_file
 from engine.families.registry import describe, detect
-from engine.families.single_file import LAYOUTS, clip_tokenizer, recognise
+from engine.families.single_file import LAYOUTS, clip_tokenizer, recognize
 from tests.families.ldm_file import open_clip_name, real_shapes, write_header, write_single_file
 
 UNET = "model.diffusion_model."
@@ -54,7 +54,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: dict, words: str) -> None:
+def test_a_file_is_recognized_by_its_header(tmp_path: Path, name: str, shapes: dict, words: str) -> None:
     file = name if name.endswith(".ckpt") else f"{name}.safetensors"
     assert describe(write_header(tmp_path / file, shapes)) == words
 
@@ -259,11 +259,11 @@ def test_the_layouts_have_as_many_weights_as_the_real_models(
     assert [sum(p.numel() for p in encoder.parameters()) for encoder in encoders] == texts
 
 
-def test_recognising_reads_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recognizing_reads_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_header(tmp_path / "model.safetensors", OF_SD1)
-    found = recognise(path)
-    assert recognise(path) is found
-    assert recognise(write_header(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"
+    found = recognize(path)
+    assert recognize(path) is found
+    assert recognize(write_header(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -284,7 +284,7 @@ def test_the_projection_of_xls_second_text_encoder_is_read_as_matrix_and_as_line
     held["text_projection.weight" if linear else "text_projection"] = projection if linear else projection.T
     prefix = PROJECTION.removesuffix("text_projection")
     save_file({prefix + name: weight.contiguous() for name, weight in held.items()}, tmp_path / "xl.safetensors")
-    monkeypatch.setattr(single_file, "recognise", lambda path: single_file.SingleFile(tiny_sdxl, {}))
+    monkeypatch.setattr(single_file, "recognize", lambda path: single_file.SingleFile(tiny_sdxl, {}))
     path = str(tmp_path / "xl.safetensors")
     read = single_file.load(CLIPTextModelWithProjection, path, "text_encoder_2", torch.float32)
     assert torch.equal(read.text_projection.weight, wanted.text_projection.weight)

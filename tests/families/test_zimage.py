@@ -289,7 +289,7 @@ def shape_of(net: ZImageControlNetModel) -> dict[str, Any]:
 def test_the_real_base_and_its_nets_are_counted_to_the_parameter(
     family: ZImage, places: int, changes: dict[str, Any], millions: int
 ) -> None:
-    """Also: each of the published layouts is recognised by its shapes alone, and ComfyUI would read it."""
+    """Also: each of the published layouts is recognized by its shapes alone, and ComfyUI would read it."""
     config = json.loads((LAYOUTS / "zimage" / "transformer" / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         denoiser = ZImageTransformer2DModel.from_config(config)

@@ -143,7 +143,7 @@ def test_a_mac_is_told_by_its_processor(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("card", [AMD, ARC])
-def test_the_build_is_chosen_by_the_card_installed_and_recognised(machine: Machine, card: OtherCard) -> None:
+def test_the_build_is_chosen_by_the_card_installed_and_recognized(machine: Machine, card: OtherCard) -> None:
     choice = choose(GpuReport(others=(card,)), system="linux")
     assert (choice.wanted, choice.index) == (f"{TORCH}+{card.build}", INDEX + card.build)
     assert "never run" in choice.warnings[0] and "--doctor" in choice.warnings[0]

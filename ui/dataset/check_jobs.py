@@ -74,7 +74,7 @@ def queued(context: AppContext, name: str, finding: str = "") -> Check:
 def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> None:
     from engine.data.crop_plan import CropPlan
     from engine.data.doctor.check import check
-    from engine.data.doctor.lost_lines import look_through_vae
+    from engine.data.doctor.lost_lines import measure_lines
     from engine.data.through_vae import LABEL
 
     config = context.config_of(context.draft)[0]
@@ -82,7 +82,7 @@ def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> N
     done = check(dataset, data.resolution, data.held_out, token, progress_events(emit, "Images checked"))
     emit(Message(f"{dataset.name}: {counted(done.pictures, 'image')} checked, {done.measured:,} of them read."))
     progress = progress_events(emit, LABEL)
-    found = look_through_vae(context.workspace, dataset, config.model.base, CropPlan.of(data), token, progress)
+    found = measure_lines(context.workspace, dataset, config.model.base, CropPlan.of(data), token, progress)
     if found is not None:
         emit(Message(f"{found.words} {found.try_this}".strip()))
 

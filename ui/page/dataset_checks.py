@@ -45,7 +45,7 @@ class DatasetChecks(NextRun):
         from engine.data.crop_plan import CropPlan
         from engine.data.dataset import Dataset
         from engine.data.doctor.check import check
-        from engine.data.doctor.lost_lines import look_through_vae
+        from engine.data.doctor.lost_lines import measure_lines
         from engine.demo.sets import is_of_demo_shapes
 
         config = self.config_of(self.draft)[0]
@@ -54,9 +54,9 @@ class DatasetChecks(NextRun):
         if not is_of_demo_shapes(self.workspace, dataset.source):
             check(dataset, data.resolution, data.held_out, token, progress, workers)
         if name == data.dataset:
-            look_through_vae(self.workspace, dataset, config.model.base, CropPlan.of(data), token, progress)
+            measure_lines(self.workspace, dataset, config.model.base, CropPlan.of(data), token, progress)
 
-    def look_through_vae(self) -> None:
+    def measure_lines_of_next_run(self) -> None:
         """Look at the next run's control images through the base's VAE in the background, if its nets read latents.
 
         This happens once for each base, dataset and crop settings: after a cancel it does not start again.
@@ -64,7 +64,7 @@ class DatasetChecks(NextRun):
         from engine.data.crop_plan import CropPlan
         from engine.data.dataset import Dataset
         from engine.data.doctor.lost_lines import place_of
-        from engine.data.through_vae import known, pairs_to_see
+        from engine.data.through_vae import pairs_to_reconstruct, read_reconstruction
 
         config = self.config_of(self.draft)[0]
         located, plan = place_of(self.workspace, config.model.base), CropPlan.of(config.data)
@@ -76,5 +76,8 @@ class DatasetChecks(NextRun):
         if key == self._through_vae or dataset.condition is None:
             return
         self._through_vae = key
-        if any(known(self.workspace.cache, located, dataset, one, plan) is None for one in pairs_to_see(dataset)):
+        if any(
+            read_reconstruction(self.workspace.cache, located, dataset, one, plan) is None
+            for one in pairs_to_reconstruct(dataset)
+        ):
             self.auto_check.begin(dataset.name)

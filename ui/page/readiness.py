@@ -46,7 +46,7 @@ def check_readiness(
 
 
 def about_base(workspace: Workspace, config: RunConfig) -> str:
-    """How the base was recognised, and a warning about the resolution if no caution gives it."""
+    """How the base was recognized, and a warning about the resolution if no caution gives it."""
     located = workspace.locate_base(config.model.base)
     if not Path(located).exists():
         return ""  # on the hub: nothing is downloaded for a hint

@@ -126,8 +126,8 @@ AFTER_OUTCOME: dict[Outcome | None, TrainTabState] = {
     "failed": TrainTabState.FAILED,
 }
 ADD_TO_QUEUE, NEXT_RUN = "Add to queue", "Set up the next run"
-SAVING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
-WHILE_TRAINING = (*SAVING, Action.NEW)
+WHILE_SAVING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
+WHILE_TRAINING = (*WHILE_SAVING, Action.NEW)
 BUTTONS: dict[TrainTabState, tuple[Action, ...]] = {
     TrainTabState.NOT_READY: (Action.START,),
     TrainTabState.READY: (Action.START,),
@@ -136,8 +136,8 @@ BUTTONS: dict[TrainTabState, tuple[Action, ...]] = {
     TrainTabState.VALIDATING: WHILE_TRAINING,
     TrainTabState.SAVING: WHILE_TRAINING,
     TrainTabState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.NEW),
-    TrainTabState.PAUSING: SAVING,
-    TrainTabState.STOPPING: SAVING,
+    TrainTabState.PAUSING: WHILE_SAVING,
+    TrainTabState.STOPPING: WHILE_SAVING,
     TrainTabState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
     TrainTabState.STOPPED: (Action.RESUME, Action.NEW),
     TrainTabState.COMPLETED: (Action.NEW,),

@@ -23,7 +23,7 @@ from ui.page.view import View
 from ui.train.advice import short_table
 from ui.train.cautions import AFTER_BLUR, fill_form
 from ui.train.run_form import RunForm
-from ui.train.through_vae import DECODED, build_progress, decoded_of, words_of
+from ui.train.through_vae import DECODED, build_progress, lines_text, reconstruction_of
 from ui.train.trial import build_trial
 
 PAIRS = 3
@@ -104,7 +104,7 @@ def _pairs(context: AppContext, view: View) -> str:
     try:
         if not facts_of(config).needs_condition_maps:
             return pairs_html(context.workspace, config.data, images_only=True)
-        context.look_through_vae()
+        context.measure_lines_of_next_run()
         return pairs_html(context.workspace, config.data, config.model.base)
     except UserError:
         return ""  # an image is gone or damaged; other parts of the tab report it
@@ -130,7 +130,7 @@ def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", images_on
     places = dict.fromkeys(place * (total - 1) // max(1, PAIRS - 1) for place in range(PAIRS))
     figures, through_vae = [], False
     for sample in (dataset.samples(place, 1, ready=not images_only)[0] for place in places):
-        decoded = decoded_of(workspace, dataset, sample, plan, base) if base else None
+        decoded = reconstruction_of(workspace, dataset, sample, plan, base) if base else None
         through_vae |= decoded is not None
         path, size = pair_image(workspace, dataset, sample, plan, decoded, with_map=not images_only)
         words = sample.caption or "no caption"
@@ -143,7 +143,7 @@ def pairs_html(workspace: Workspace, data: DataConfig, base: str = "", images_on
         told = "Images as cropped for training, with their captions."
     head = f"<h3>What the {'base' if images_only else 'ControlNet'} will see</h3>" + note(told)
     shown = f"<div class='strips pairs{' decoded' if through_vae else ''}'>{''.join(figures)}</div>"
-    measured = words_of(workspace, data, base) if base else ""
+    measured = lines_text(workspace, data, base) if base else ""
     dialog = enlarge.dialog("An image of the dataset" if images_only else "A pair of the dataset")
     return f"{head}{shown}{measured}{dialog}"
 

@@ -56,21 +56,23 @@ def _progress(context: AppContext, view: View) -> str:
     return progress_bar(check.done, check.total, "Control images through the base's VAE")
 
 
-def words_of(workspace: Workspace, data: DataConfig, base: str) -> str:
+def lines_text(workspace: Workspace, data: DataConfig, base: str) -> str:
     """Return what was measured, as HTML; nothing where nothing was, or the base's nets read pixels.
 
     Raises:
         UserError: the dataset cannot be read.
     """
     from engine.data.crop_plan import CropPlan
-    from engine.data.through_vae import known, pairs_to_see, share_kept
+    from engine.data.through_vae import pairs_to_reconstruct, read_reconstruction, share_kept
 
     dataset = Dataset.open(workspace.dataset_folder(data.dataset))
     located = place_of(workspace, base)
     if not located or dataset.condition is None:
         return ""
     plan = CropPlan.of(data)
-    seen = [known(workspace.cache, located, dataset, sample, plan) for sample in pairs_to_see(dataset)]
+    seen = [
+        read_reconstruction(workspace.cache, located, dataset, sample, plan) for sample in pairs_to_reconstruct(dataset)
+    ]
     found = [one for one in seen if one is not None]
     kept = share_kept(found) if len(found) == len(seen) else None
     if kept is None:
@@ -81,15 +83,15 @@ def words_of(workspace: Workspace, data: DataConfig, base: str) -> str:
     return note(f"{told} {thicker_lines(dataset, data.resolution)}", "warning")
 
 
-def decoded_of(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, base: str) -> Any:
+def reconstruction_of(workspace: Workspace, dataset: Dataset, sample: Any, plan: Any, base: str) -> Any:
     """Return the file of what the VAE leaves of a sample's control image; None: not known, or its nets read pixels."""
-    from engine.data.through_vae import known
+    from engine.data.through_vae import read_reconstruction
 
     located = place_of(workspace, base)
     if not located or dataset.condition is None:
         return None
     try:
-        found = known(workspace.cache, located, dataset, sample, plan)
+        found = read_reconstruction(workspace.cache, located, dataset, sample, plan)
     except UserError:
         return None  # the image is gone; other parts of the tab report it
     return found.picture if found is not None and found.picture.exists() else None

@@ -72,7 +72,7 @@ class CheckStore:
             }
 
     def replace_hits(self, hits: Iterable[Hit], about: dict[str, str], kept: str = "") -> None:
-        """Replaces the findings after a complete check, in one transaction. ``kept``: but for this finding."""
+        """Replaces the findings after a complete check, in one transaction. ``kept``: the finding that stays."""
         with connect(self.path, _SCHEMA) as connection:
             connection.execute("DELETE FROM hits WHERE finding != ?", (kept,))
             _insert(connection, hits, about)
@@ -89,7 +89,7 @@ class CheckStore:
             return dict(connection.execute("SELECT finding, COUNT(*) FROM hits GROUP BY finding"))
 
     def hits(self, finding: str, offset: int = 0, limit: int | None = None) -> list[Hit]:
-        """The hits of a finding, sorted by key. ``limit=None``: all from ``offset`` on."""
+        """The hits of a finding, sorted by key. ``limit`` None: all from ``offset`` on."""
         with connect(self.path, _SCHEMA) as connection:
             rows = connection.execute(
                 "SELECT finding, key, detail, other FROM hits WHERE finding = ? ORDER BY key LIMIT ? OFFSET ?",

@@ -15,7 +15,7 @@ from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore
 from engine.data.doctor.finding import Finding, Hit
 from engine.data.lines_kept import LOST
-from engine.data.through_vae import Seen, pairs_to_see, reads_latents, see, share_kept
+from engine.data.through_vae import Reconstruction, pairs_to_reconstruct, reads_latents, reconstruct, share_kept
 from engine.errors import UserError
 from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress
@@ -37,10 +37,10 @@ MAPS = "maps_through_vae"
 
 
 @dataclass(frozen=True)
-class ThroughVae:
+class LinesThroughVae:
     """Control images after a base's VAE."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[Reconstruction, ...]
     kept: float | None
     """Mean share of their line pixels that is left; None: they are no maps of lines."""
     try_this: str
@@ -58,14 +58,14 @@ class ThroughVae:
         return f"The base's VAE leaves {self.kept:.0%} of the pixels of their lines."
 
 
-def look_through_vae(
+def measure_lines(
     workspace: Workspace,
     dataset: Dataset,
     base: str,
     plan: CropPlan,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
-) -> ThroughVae | None:
+) -> LinesThroughVae | None:
     """Encode and decode some control images, and record the finding. Earlier results are reused.
 
     Args:
@@ -78,9 +78,11 @@ def look_through_vae(
         UserError: a file cannot be read, or memory is not enough. Cancelled: what is finished is kept.
     """
     located = place_of(workspace, base)
-    if not located or dataset.condition is None or not (samples := pairs_to_see(dataset)):
+    if not located or dataset.condition is None or not (samples := pairs_to_reconstruct(dataset)):
         return None
-    return record(dataset, see(workspace.cache, located, dataset, samples, plan, token, progress), plan.resolution)
+    return record(
+        dataset, reconstruct(workspace.cache, located, dataset, samples, plan, token, progress), plan.resolution
+    )
 
 
 def place_of(workspace: Workspace, base: str) -> str:
@@ -92,14 +94,14 @@ def place_of(workspace: Workspace, base: str) -> str:
         return ""
 
 
-def record(dataset: Dataset, seen: Sequence[Seen], resolution: int) -> ThroughVae:
+def record(dataset: Dataset, seen: Sequence[Reconstruction], resolution: int) -> LinesThroughVae:
     """Keep the finding of these control images in the dataset's check, and return it."""
     kept, spec = share_kept(seen), dataset.condition
     assert spec is not None  # else there are no control images
-    found = ThroughVae(tuple(seen), kept, "")
+    found = LinesThroughVae(tuple(seen), kept, "")
     hits = []
     if found.lost:
-        found = ThroughVae(found.seen, kept, thicker_lines(dataset, resolution))
+        found = LinesThroughVae(found.seen, kept, thicker_lines(dataset, resolution))
         hits = [
             Hit(LINES_LOST.name, one.sample.key, f"{one.lines.pixels:.0%} of the pixels of its lines are left")
             for one in seen

@@ -22,11 +22,11 @@ from engine.data.layouts.listed import LISTS
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading
 from engine.data.layouts.split_lists import read_split_lists
 from engine.data.layouts.trainer_configs.files import is_config
-from engine.data.layouts.trainer_configs.layout import CONFIGURED, recognise_config
+from engine.data.layouts.trainer_configs.layout import CONFIGURED, recognize_config
 from engine.data.layouts.words import IGNORED, IMAGE, is_validation
 from engine.data.samples import Problem
 
-__all__ = ["ORDER", "FolderLayout", "FoundImage", "Part", "Reading", "recognise"]
+__all__ = ["ORDER", "FolderLayout", "FoundImage", "Part", "Reading", "recognize"]
 
 ORDER: tuple[FolderLayout, ...] = (
     CONFIGURED,  # says what is what
@@ -40,18 +40,18 @@ ORDER: tuple[FolderLayout, ...] = (
 _DEEPEST = 3
 
 
-def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[FolderLayout, list[FoundImage], Reading]:
+def recognize(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[FolderLayout, list[FoundImage], Reading]:
     """The layout that fits a folder, its images, not read yet, and what else was found out.
 
     ``folder`` may also be a dataset config of another trainer; the reading's root is the folder of its folders then.
     ``asked``: roles that the user gave to parts, by their names.
     """
     if is_config(folder):
-        layout, images, reading = recognise_config(folder, asked or {})
+        layout, images, reading = recognize_config(folder, asked or {})
         return layout, _with_captions(images, reading), reading
     problems: list[Problem] = []
     reading = Reading(folder, take_inventory(folder, problems), asked or {}, problems)
-    found = _recognise(folder, reading, 0)
+    found = _recognize(folder, reading, 0)
     if found is None:
         found = PLAIN, find_few(folder, reading) or PLAIN.find(folder, reading) or []
     layout, images = found
@@ -65,7 +65,7 @@ def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[Fol
     return layout, _with_captions(images, reading), reading
 
 
-def _recognise(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
+def _recognize(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
     """The layout of a folder, or of all its folders. None: it holds images in no particular order."""
     for layout in ORDER[:-1]:
         check_search()
@@ -94,7 +94,7 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
         if reading.role(group.name, IMAGE) == IGNORED:
             trial.leave_out("ignored, as you said", group.images)
             continue
-        inner = _recognise(group.folder, trial, depth + (len(groups) > 1))  # a single folder is a wrapper
+        inner = _recognize(group.folder, trial, depth + (len(groups) > 1))  # a single folder is a wrapper
         if inner is None:
             unlike.append(group)
             continue
@@ -107,7 +107,7 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
         trial.doubts.append(f"Images directly in {folder.name} were left out; the others are in its subfolders.")
     for group in kept:
         role = trial.role(group.name, IGNORED)
-        inner = _recognise(group.folder, trial.attempt(), depth + 1) if role == IMAGE else None
+        inner = _recognize(group.folder, trial.attempt(), depth + 1) if role == IMAGE else None
         images += inner[1] if inner else []
         if inner is None:
             trial.leave_out(f"in {group.name}, which is kept for validation", group.images)

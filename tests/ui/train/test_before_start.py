@@ -53,13 +53,13 @@ def test_control_images_are_shown_after_the_vae_of_a_base_whose_nets_read_latent
     context = AppContext(ready_workspace)
     data = {"dataset": "pairs", "resolution": 64}
     context.set_draft("cpu", {"data": data, "model": {"base": str(tiny_base)}})
-    context.look_through_vae()
+    context.measure_lines_of_next_run()
     assert not context.auto_check.state.alive and context.seen_through_vae == "", "its nets read pixels"
     context.set_draft("cpu", {"data": data, "model": {"base": str(tiny_sd3)}})
-    context.look_through_vae()
+    context.measure_lines_of_next_run()
     assert context.auto_check.wait(60) and context.auto_check.state.failed == ""
     assert context.seen_through_vae == "pairs" and context.auto_check.state.ended == 1
-    context.look_through_vae()
+    context.measure_lines_of_next_run()
     assert not context.auto_check.state.alive
     text = pairs_html(ready_workspace, DataConfig(**data), str(tiny_sd3))
     assert "this is what the net reads" in text and "Thin lines are lost" in text and "pairs decoded" in text

@@ -93,7 +93,7 @@ def test_what_is_trained_brings_its_settings_and_removes_them_again(form: DraftE
     assert form.values(context.draft)["train.steps"] == usual
 
 
-def test_families_are_recognised_by_their_configs_alone(form: DraftEdits, workspace: Workspace) -> None:
+def test_families_are_recognized_by_their_configs_alone(form: DraftEdits, workspace: Workspace) -> None:
     assert family_of(workspace, "xl") == "sdxl"
     assert family_of(workspace, "no such base") == "" == family_of(workspace, "")
 

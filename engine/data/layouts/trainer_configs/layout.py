@@ -31,7 +31,7 @@ _MOST_CONFIGS = 20
 _LARGEST = 1 << 20  # bytes, of a config that was not named but lies in a folder
 
 
-def recognise_config(path: Path, asked: Mapping[str, str]) -> tuple[FolderLayout, list[FoundImage], Reading]:
+def recognize_config(path: Path, asked: Mapping[str, str]) -> tuple[FolderLayout, list[FoundImage], Reading]:
     """The images that a config names, with the folder that its folders have in common as the root.
 
     Raises UserError if it is no dataset config, or if nothing of what it names is here.
