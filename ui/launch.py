@@ -63,7 +63,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--card",
         type=int,
         metavar="N",
-        help="number of the graphics card to use this time, as in nvidia-smi (0, 1, ...)",
+        help="number of the graphics card to use this time, from 0 (NVIDIA's as in nvidia-smi)",
     )
     parser.add_argument("--listen", action="store_true", help="let other computers connect; needs --password")
     parser.add_argument(

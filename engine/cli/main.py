@@ -81,7 +81,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--card",
         type=int,
         metavar="N",
-        help="number of the graphics card to use, as in nvidia-smi; default: the one with the most memory",
+        help="number of the graphics card to use, from 0 (NVIDIA's as in nvidia-smi); default: the one with the most "
+        "memory",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 

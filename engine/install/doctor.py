@@ -36,6 +36,8 @@ for name in sys.argv[1:]:
     except Exception as error:
         answer[name] = "!" + type(error).__name__ + ": " + str(error)[:150]
 try:
+    from engine.machine.cards import use_one
+    use_one()
     from engine.machine.device import card_name, is_card, torch_device
     device = torch_device()
     answer["card"] = card_name(device) if is_card(device) else ""
@@ -106,7 +108,7 @@ def without_user(text: str) -> str:
 
 def _folder(layout: Layout, choice: Choice) -> Finding:
     try:
-        warnings = preflight.check(layout.root, choice.build != "cpu", fresh=not installed_torch(layout)[0])
+        warnings = preflight.check(layout.root, choice.build, fresh=not installed_torch(layout)[0])
     except InstallError as error:
         return Finding("app folder", str(layout.root), error.cause, error.fix)
     return Finding("app folder", "; ".join([str(layout.root), *warnings]))

@@ -7,7 +7,9 @@ number: 110000 is gfx1100, 90010 gfx90a. Windows: the display adapters that it l
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +20,16 @@ from typing import Literal
 ROCM, XPU = "rocm7.2", "xpu"
 """Folders of PyTorch's index that have builds of version 2.13.0 for AMD (Linux only) and Intel (Linux and Windows)."""
 ARCHITECTURES = {
-    *("gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950"),
+    *("gfx908", "gfx90a", "gfx942", "gfx950"),
     *("gfx1030", "gfx1100", "gfx1101", "gfx1102", "gfx1150", "gfx1151", "gfx1200", "gfx1201"),
 }
-"""What the ROCm build is compiled for: PYTORCH_ROCM_ARCH in PyTorch's .ci/docker/manywheel/build.sh."""
+"""What the ROCm build runs on: PYTORCH_ROCM_ARCH in PyTorch's .ci/docker/manywheel/build.sh, without those for which
+the rocBLAS inside it has no kernels, so that the first matrix product ends the program: gfx900 and gfx906 (pytorch
+issue 179865, ROCm/TheRock issue 1844), gfx1103 (ROCm/rocm-libraries issue 6320)."""
+OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
+"""The variable with which a person makes ROCm take the card for another one: "10.3.0" is gfx1030."""
+LIKE_1030 = {f"gfx103{last}" for last in "123456"}
+"""RX 6600 to 6750, the Steam Deck and the graphics parts of Ryzen 6000 and 7000."""
 INTEL = ((0x5690, 0x56C1, "Arc A series"), (0xE200, 0xE2FF, "Arc B series"))
 """PCI numbers (first, last) of Intel's cards with memory of their own (Linux: include/drm/intel/pciids.h, DG2, BMG)."""
 INTEL_PARTS = {
@@ -79,23 +87,40 @@ def amd_on_linux(kernel: Path) -> list[OtherCard]:
         kernel: usually /sys.
     """
     found = []
+    pretended = _overridden(os.environ.get(OVERRIDE, ""))
     for folder in sorted((kernel / "class/kfd/kfd/topology/nodes").glob("*")):
         properties = _properties(folder / "properties")
         version = properties.get("gfx_target_version", 0)
         if not version:
             continue  # a processor
-        name = f"gfx{version // 10_000}{version // 100 % 100:x}{version % 100:x}"
+        name = _architecture(version // 10_000, version // 100 % 100, version % 100)
+        runs_as = pretended or name
+        title = f"AMD {name}" + (f" (run as {runs_as})" if runs_as != name else "")
         banks = [_properties(path) for path in folder.glob("mem_banks/*/properties")]
         memory = sum(bank.get("size_in_bytes", 0) for bank in banks if bank.get("heap_type") in (1, 2))  # on the card
-        if name in ARCHITECTURES:
-            found.append(OtherCard("AMD", f"AMD {name}", ROCM, _amd_driver(kernel), memory=memory))
+        if runs_as in ARCHITECTURES:
+            found.append(OtherCard("AMD", title, ROCM, _amd_driver(kernel), memory=memory))
         else:
-            why = f"PyTorch's ROCm build is not compiled for {name}"
-            found.append(OtherCard("AMD", f"AMD {name}", "", _amd_driver(kernel), why, memory))
+            why = f"PyTorch's ROCm build has no kernels for {runs_as}"
+            if runs_as in LIKE_1030:
+                why += f" (with the variable {OVERRIDE}=10.3.0 it is run as gfx1030, which AMD does not support)"
+            found.append(OtherCard("AMD", title, "", _amd_driver(kernel), why, memory))
     if not found and any(vendor == AMD_VENDOR for vendor, _, _ in _display_adapters(kernel)):
         why = f"its compute driver (amdkfd, /dev/kfd) is not there. Install AMD's driver for ROCm 7; then {GROUPS}"
         found.append(OtherCard("AMD", "AMD graphics card", "", why_not=why))
     return found
+
+
+def _architecture(major: int, minor: int, stepping: int) -> str:
+    """LLVM's name of an architecture: (9, 0, 10) is gfx90a."""
+    return f"gfx{major}{minor:x}{stepping:x}"
+
+
+def _overridden(value: str) -> str:
+    """The architecture that ``OVERRIDE`` names; "" for none."""
+    parts = value.split(".")
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    return _architecture(*numbers) if len(numbers) == len(parts) == 3 else ""
 
 
 def intel_on_linux(kernel: Path) -> list[OtherCard]:
@@ -121,10 +146,12 @@ def from_windows(answer: str) -> list[OtherCard]:
         return []
     found = []
     for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(row, dict):
+            continue
         place, name = str(row.get("PNPDeviceID") or "").upper(), str(row.get("Name") or "")
         driver = str(row.get("DriverVersion") or "")
-        number = place.partition("DEV_")[2][:4]
-        if "VEN_8086" in place and number and intel_name(int(number, 16)):
+        device = re.search(r"DEV_([0-9A-F]{4})", place)
+        if "VEN_8086" in place and device and intel_name(int(device[1], 16)):
             found.append(OtherCard("Intel", name, XPU, driver))
         elif "VEN_1002" in place:
             why = "PyTorch publishes no ROCm build for Windows; on Linux there is one"

@@ -16,9 +16,11 @@ from engine.install.torch_choice import Choice
 
 LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
 # Disk in GB (2**30 bytes, as in the app): for the packages alone, and for training with a Stable Diffusion base.
-LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
-COMFORTABLE_DISK = {False: 4.0, True: 25.0}
-COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GB (2**30 bytes)
+# While pip installs, a wheel is there three times: downloaded, in pip's cache, and unpacked. The environment of CUDA 13
+# takes 5.5 GB (gptme/gptme-contrib pull request 1416), that of ROCm 6.0 took 13 GB (pytorch issue 129165).
+LEAST_DISK = {"cpu": 3.0, "card": 10.0, "rocm": 25.0}
+COMFORTABLE_DISK = {"cpu": 4.0, "card": 25.0, "rocm": 40.0}
+COMFORTABLE_MEMORY = {"cpu": 6.0, "card": 12.0, "rocm": 12.0}  # GB (2**30 bytes)
 
 OLDEST_GLIBC = (2, 28)
 """PyTorch's wheels for Linux are built for it (manylinux_2_28)."""
@@ -28,10 +30,11 @@ OLDEST_MACOS = 14
 SYNCED = ("OneDrive", "Dropbox", "Google Drive", "iCloudDrive")  # how the folders of these programs are named
 
 
-def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
+def check(root: Path, build: str, fresh: bool) -> list[str]:
     """Return warnings about the computer and the folder.
 
     Args:
+        build: PyTorch's, such as "cpu" or "cu130".
         fresh: nothing large has been installed yet.
 
     Raises:
@@ -41,14 +44,14 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     check_folder(root)
     warnings = []
     free, memory = free_disk_gb(root), memory_gb()
-    if fresh and free < LEAST_DISK[with_card]:
+    kind = "cpu" if build == "cpu" else "rocm" if build.startswith("rocm") else "card"
+    if fresh and free < LEAST_DISK[kind]:
         raise InstallError(
-            f"Only {free:.1f} GB are free on the disk that holds {root}; the packages need "
-            f"{LEAST_DISK[with_card]:.0f} GB.",
+            f"Only {free:.1f} GB are free on the disk that holds {root}; the packages need {LEAST_DISK[kind]:.0f} GB.",
             "Free some space, or move the app's folder to another drive.",
         )
-    if free < COMFORTABLE_DISK[with_card]:
-        need = COMFORTABLE_DISK[with_card]
+    if free < COMFORTABLE_DISK[kind]:
+        need = COMFORTABLE_DISK[kind]
         warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are recommended for training.")
     synced = _synced_by(root)
     if synced:
@@ -56,8 +59,8 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
             f"This folder is inside {synced}, which uploads what is installed, several GB, and holds files open while "
             "it does: move the app's folder out of it, or pause it until the installation has ended."
         )
-    if memory and memory < COMFORTABLE_MEMORY[with_card]:
-        need = COMFORTABLE_MEMORY[with_card]
+    if memory and memory < COMFORTABLE_MEMORY[kind]:
+        need = COMFORTABLE_MEMORY[kind]
         warnings.append(
             f"This computer has {memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs."
         )

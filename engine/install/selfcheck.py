@@ -13,11 +13,15 @@ from engine.install.packages import PACKAGES
 
 
 def check_torch(device: str) -> str:
-    """Compute a convolution, in fp16 on a card, and return the device's name.
+    """Compute a convolution and a matrix product, in fp16 on a card, and return the device's name.
 
     Raises:
         RuntimeError: torch sees no card, or the result is wrong.
     """
+    from engine.machine.cards import use_one
+
+    if device == "card":
+        use_one()  # the one that the app will use: the first may be a graphics part of the processor
     import torch
 
     from engine.machine.device import PROCESSOR, card_name, is_card, torch_device
@@ -31,6 +35,9 @@ def check_torch(device: str) -> str:
     inner = torch.nn.functional.conv2d(image, weight)
     if not torch.allclose(inner.float(), torch.full_like(inner, 18.0).float()):  # 4 channels * 9 taps * 0.5
         raise RuntimeError(f"a convolution on {place.type} gave a wrong result")
+    square = torch.ones(64, 64, device=place, dtype=kind)  # another library: cuBLAS, rocBLAS, oneMKL
+    if not torch.allclose((square @ square).float(), torch.full_like(square, 64.0).float()):
+        raise RuntimeError(f"a matrix product on {place.type} gave a wrong result")
     return card_name(place) if is_card(place) else "the processor"
 
 

@@ -1,8 +1,9 @@
 """How much an installation downloads.
 
 Sizes of the wheels of PyTorch 2.13.0 for Python 3.12 with what they depend on, and of the packages of requirements.txt,
-as the package indexes gave them in November 2026. ROCm: the wheel alone, of PyTorch 2.10.0 for ROCm 7.1. For Intel's
-build no full list of sizes was found.
+as the package indexes gave them in November 2026. ROCm: the wheel alone, of PyTorch 2.10.0 for ROCm 7.1. Intel, Linux:
+the wheel of a nightly 2.11 (0.8 GB, intel/torch-xpu-ops issue 2745), Intel's libraries of its version 2025.1 (0.75 GB,
+pytorch/test-infra pull request 6612), without triton; for Windows no list was found.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ TORCH_GB = {
     (WINDOWS, "cpu"): 0.1,
     (MAC, "cpu"): 0.1,
     (LINUX, "rocm7.2"): 5.1,
+    (LINUX, "xpu"): 1.6,
     (WINDOWS, "cu130"): 1.9,
     (WINDOWS, "cu126"): 2.6,
 }

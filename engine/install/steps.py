@@ -37,8 +37,8 @@ NO_DISK = 0.05  # GB; less is left where a file did not fit
 
 
 def _check_computer(job: Job) -> str:
-    fresh = not installed_torch(job.layout)[0]
-    for warning in preflight.check(job.layout.root, with_card=job.choice.build != "cpu", fresh=fresh):
+    fresh = not torch_suits(job.layout, job.choice, job.system)
+    for warning in preflight.check(job.layout.root, job.choice.build, fresh):
         job.console.warn(warning)
     for warning in job.choice.warnings:
         job.console.warn(warning)

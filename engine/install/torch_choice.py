@@ -17,6 +17,8 @@ from engine.install.other_cards import OtherCard
 
 TORCH = "2.13.0"
 INDEX = "https://download.pytorch.org/whl/"
+REPORTS_CAPABILITY = (510,)
+"""The first driver whose nvidia-smi knows compute_cap."""
 MAKERS = {"nvidia": "cu", "amd": "rocm", "intel": "xpu"}
 """The values of --maker, and how the names of that maker's builds begin."""
 
@@ -156,6 +158,8 @@ def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:
 
 def _why_not(gpu: Gpu, system: str) -> str:
     """Why no build runs on the card, and what to do about it."""
+    if gpu.capability is None and gpu.driver >= REPORTS_CAPABILITY:
+        return "its driver does not report its compute capability. Install the newest driver from nvidia.com/drivers."
     if gpu.capability is None:
         return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver from nvidia.com/drivers."
     holding = [build for build in BUILDS if build.holds(gpu)]

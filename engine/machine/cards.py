@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from engine.errors import UserError
 from engine.machine.capabilities import is_cpu_build
@@ -26,6 +27,8 @@ from engine.machine.units import GIB, MIB, format_memory
 ORDER, VISIBLE = "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"  # CUDA C++ Programming Guide, "CUDA Environment Variables"
 HIP_VISIBLE = "HIP_VISIBLE_DEVICES"
 """With a ROCm build: if it is set, the user has chosen a card already."""
+NONE = "-1"
+"""Hides all cards: CUDA and HIP read a list of cards up to the first number that is not there."""
 PART = "MIG-"
 """Begins the name of a part of a card, which CUDA_VISIBLE_DEVICES may hold. It counts as chosen, too."""
 SMI_SECONDS, TORCH_SECONDS = 10, 60
@@ -45,6 +48,8 @@ class Card:
     """Stays the same when cards are moved or added: its UUID."""
     kind: str = "cuda"
     """torch's type of device: "cuda" (AMD's, too), "xpu" (Intel's) or "mps" (Apple's)."""
+    shared: bool = False
+    """It is the graphics part of a processor, whose memory is the computer's."""
 
     @property
     def title(self) -> str:
@@ -101,14 +106,23 @@ def reported() -> tuple[Card, ...]:
     return tuple(found)
 
 
+def _rows(hidden: bool) -> list[Any]:
+    """The answer of ``ask_torch``: one entry for each card, as ``device.cards`` gives them."""
+    try:
+        return list(json.loads(ask_torch(hidden)))
+    except ValueError:
+        return []
+
+
 @cache
 def seen_by_torch(hidden: bool) -> tuple[Card, ...]:
     """The cards where nvidia-smi says nothing: AMD's, Intel's and Apple's, and NVIDIA's without that program."""
-    try:
-        rows = json.loads(ask_torch(hidden))
-    except ValueError:
-        return ()
-    return tuple(Card(number, name, size / GIB, mark, kind) for number, (mark, name, size, kind) in enumerate(rows))
+    found = []
+    for number, row in enumerate(_rows(hidden)):
+        if row is not None:  # torch has no kernels for it
+            mark, name, size, kind, shared = row
+            found.append(Card(number, name, size / GIB, mark, kind, shared))
+    return tuple(found)
 
 
 def hiding() -> str:
@@ -172,7 +186,8 @@ def use_one(number: int | None = None, mark: str = "") -> Card | None:
 
     Args:
         number: of the card, as nvidia-smi counts. None: the card with ``mark``; if that is not there, the one with the
-            most memory, of several the first.
+            most memory, of several the first. A card comes before the graphics part of a processor, which may report
+            more memory, since it is the computer's.
 
     Returns:
         The card; None if there is none that can be used.
@@ -190,10 +205,13 @@ def use_one(number: int | None = None, mark: str = "") -> Card | None:
             "Give --card one of these numbers, or leave it out." if cards else "Leave --card out.",
         )
     if not cards:
+        if not uses_nvidia(metadata.version("torch")) and hiding() not in os.environ and _rows(hidden=False):
+            os.environ[hiding()] = NONE  # torch finds some, but has no kernels for them
         return None
     wanted = [card for card in cards if card.number == number or (number is None and mark and card.mark == mark)]
-    card = wanted[0] if wanted else max(cards, key=lambda c: c.memory_gib)
-    if len(cards) > 1 and HIP_VISIBLE not in os.environ and not is_part(os.environ.get(hiding(), "")):
+    card = wanted[0] if wanted else max(cards, key=lambda c: (not c.shared, c.memory_gib))
+    hides = len(cards) > 1 or card.number > 0  # the first may be one that torch has no kernels for
+    if hides and HIP_VISIBLE not in os.environ and not is_part(os.environ.get(hiding(), "")):
         hidden_from[:] = [cards]
         os.environ[hiding()] = str(card.number)
     return card

@@ -47,16 +47,29 @@ def card_name(device: torch.device) -> str:
     return str(torch.get_device_module(device.type).get_device_name(device))
 
 
-def cards() -> list[tuple[str, str, float, str]]:
-    """All cards: a mark that stays the same (a UUID, or ""), the name, the bytes of memory, and torch's type."""
+def cards() -> list[tuple[str, str, float, str, bool] | None]:
+    """All cards, in torch's order; None for one that this torch has no kernels for.
+
+    Each is a mark that stays the same (a UUID, or ""), the name, the bytes of memory, torch's type, and whether it is
+    the graphics part of a processor, whose memory is the computer's.
+    """
     device = torch_device()
     if not is_card(device):
         return []
     if device.type == APPLE:
-        return [("", apple_name(), float(torch.mps.recommended_max_memory()), APPLE)]
+        return [("", apple_name(), float(torch.mps.recommended_max_memory()), APPLE, True)]
     module = torch.get_device_module(device.type)
-    found = [module.get_device_properties(number) for number in range(card_count())]
-    return [(str(getattr(one, "uuid", "")), str(one.name), float(one.total_memory), device.type) for one in found]
+    return [_described(module.get_device_properties(number), device.type) for number in range(card_count())]
+
+
+def _described(card: Any, kind: str) -> tuple[str, str, float, str, bool] | None:
+    """One entry of ``cards``. ``card``: its properties as torch gives them."""
+    architecture = str(getattr(card, "gcnArchName", "")).split(":")[0]  # AMD's, such as "gfx90a:sramecc+:xnack-"
+    known = torch.cuda.get_arch_list() if torch.version.hip else []
+    if known and architecture not in known:
+        return None
+    shared = bool(getattr(card, "is_integrated", False) or getattr(card, "is_integrated_gpu", False))
+    return str(getattr(card, "uuid", "")), str(card.name), float(card.total_memory), kind, shared
 
 
 def apple_name() -> str:

@@ -22,6 +22,8 @@ MEMORY_MESSAGES = (
     "can't allocate memory",
     "cudnn_status_alloc_failed",
     "cudnn_status_not_initialized",  # cudnnCreate allocates
+    "ur_result_error_out_of_device_memory",  # Intel's, as the next: pytorch issues 177714 and 190972
+    "ur_result_error_out_of_host_memory",
     "unable to find an engine to execute this computation",  # "GET was" and "FIND was ...": no workspace fits
     "unable to find a valid cudnn algorithm",
 )
@@ -33,10 +35,14 @@ UNCLEAR_MESSAGES = (
     "blas_status_execution_failed",
     "cudnn_status_internal_error",  # also ..._DEVICE_ALLOCATION_FAILED
     "cudnn_status_execution_failed",
+    "ur_result_error_out_of_resources",
 )
 """What the libraries say both when they cannot allocate and when the card is lost."""
-ALLOCATION_WORDS = ("alloc_failed", "allocation_failed")
-LOST_MESSAGES = ("cuda error", "cuda driver error", "hip error", "nvml", "gpu is lost", "device-side assert")
+ALLOCATION_WORDS = ("alloc_failed", "allocation_failed", "out_of_resources")
+LOST_MESSAGES = (
+    *("cuda error", "cuda driver error", "hip error", "nvml", "gpu is lost", "device-side assert"),
+    "level_zero backend failed",  # Intel's: with UR_RESULT_ERROR_DEVICE_LOST or UNKNOWN
+)
 """What is said when the card is lost, and also of other errors of a call."""
 NEARLY_FULL_BYTES = 512 * 2**20
 NEARLY_FULL_SHARE = 0.05

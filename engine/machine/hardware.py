@@ -59,10 +59,18 @@ def detect() -> Hardware:
     if found := reported():
         reason = f"this PyTorch ({build}) is a CPU-only build. Run the installer again with --repair."
         if not uses_nvidia(build):
-            reason = f"this PyTorch ({build}) is a build for another maker's cards, and finds none of them."
+            reason = (
+                f"this PyTorch ({build}) is a build for another maker's cards, and finds none of them. Run the "
+                "installer again with --repair."
+            )
         elif not is_cpu_build(build, platform.system()):
             reason = f"{VISIBLE}={os.environ.get(VISIBLE)} hides it. Unset that variable and start the app again."
         banner = f"{found[0].name} was detected but is not used: {reason}"
+    elif not uses_nvidia(build):
+        banner = (
+            f"This PyTorch ({build}) finds no card that it can use. Start the installer with --doctor, which says why; "
+            "without such a card, with --repair."
+        )
     return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, banner)
 
 

@@ -154,7 +154,7 @@ def test_a_folder_that_a_cloud_program_copies_is_warned_of(tmp_path: Path, monke
         monkeypatch.delenv(name, raising=False)
     inside = tmp_path / "OneDrive - Company" / "app"
     inside.mkdir(parents=True)
-    assert "inside OneDrive" in " ".join(preflight.check(inside, with_card=False, fresh=True))
-    assert "inside" not in " ".join(preflight.check(tmp_path, with_card=False, fresh=True))
+    assert "inside OneDrive" in " ".join(preflight.check(inside, build="cpu", fresh=True))
+    assert "inside" not in " ".join(preflight.check(tmp_path, build="cpu", fresh=True))
     monkeypatch.setenv("OneDriveCommercial", str(tmp_path))
-    assert "inside OneDrive" in " ".join(preflight.check(tmp_path, with_card=False, fresh=True))
+    assert "inside OneDrive" in " ".join(preflight.check(tmp_path, build="cpu", fresh=True))

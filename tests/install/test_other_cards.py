@@ -48,6 +48,10 @@ def adapter(root: Path, card: str, vendor: str, device: str, driver: str = "xe")
         (90010, "gfx90a", "rocm7.2"),
         (120001, "gfx1201", "rocm7.2"),
         (101000, "gfx10a0", ""),
+        (80003, "gfx803", ""),
+        (90000, "gfx900", ""),  # compiled, but without a matrix product
+        (110501, "gfx1151", "rocm7.2"),
+        (110003, "gfx1103", ""),
     ],
 )
 def test_amds_architecture_decides(tmp_path: Path, version: int, name: str, build: str) -> None:
@@ -57,6 +61,21 @@ def test_amds_architecture_decides(tmp_path: Path, version: int, name: str, buil
     (card,) = amd_on_linux(tmp_path)
     assert (card.name, card.build, card.driver, card.memory) == (f"AMD {name}", build, "6.12.12", 16 * 2**30)
     assert card.label == f"AMD {name}, 16 GB, driver 6.12.12" and bool(card.why_not) is not bool(build)
+
+
+def test_the_variable_that_makes_a_card_another_one_is_honoured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amd_node(tmp_path, 1, 100302, gib=8)  # RX 6600
+    (card,) = amd_on_linux(tmp_path)
+    assert card.build == "" and f"{other_cards.OVERRIDE}=10.3.0" in card.why_not
+    for value, build, name in (
+        ("10.3.0", "rocm7.2", "AMD gfx1032 (run as gfx1030)"),
+        ("no version", "", "AMD gfx1032"),
+    ):
+        monkeypatch.setenv(other_cards.OVERRIDE, value)
+        (card,) = amd_on_linux(tmp_path)
+        assert (card.build, card.name) == (build, name)
 
 
 def test_an_amd_card_without_its_compute_driver_is_said(tmp_path: Path) -> None:
@@ -81,6 +100,8 @@ def test_windows_lists_its_adapters() -> None:
     assert [card.build for card in from_windows(json.dumps([virtual, radeon, arc]))] == ["", "xpu"]
     (card,) = from_windows(json.dumps(arc))
     assert card.label == "Intel(R) Arc(TM) A770, driver 32.0"
+    odd = [None, "text", {}, {"PNPDeviceID": r"PCI\VEN_8086&DEV_ZZZZ"}, {"PNPDeviceID": 7}]
+    assert from_windows(json.dumps(odd)) == from_windows("null") == []
     assert from_windows("") == from_windows("'powershell' is not recognized") == []
 
 

@@ -21,30 +21,37 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_a_good_folder_passes_and_stays_as_it_was(any_root: Path, disk: dict[str, float]) -> None:
     before = sorted(any_root.iterdir())
-    assert preflight.check(any_root, with_card=True, fresh=True) == []
+    assert preflight.check(any_root, build="cu130", fresh=True) == []
     assert sorted(any_root.iterdir()) == before
 
 
 def test_too_little_disk_stops_a_fresh_installation(root: Path, disk: dict[str, float]) -> None:
     disk["disk"] = 1.0
     with pytest.raises(InstallError, match="Only 1.0 GB are free"):
-        preflight.check(root, with_card=False, fresh=True)
+        preflight.check(root, build="cpu", fresh=True)
 
 
 def test_a_full_disk_does_not_stop_what_is_installed_already(root: Path, disk: dict[str, float]) -> None:
     disk["disk"] = 1.0
-    assert "1 GB of disk" in preflight.check(root, with_card=False, fresh=False)[0]
+    assert "1 GB of disk" in preflight.check(root, build="cpu", fresh=False)[0]
 
 
 def test_training_on_a_card_wants_25_gb(root: Path, disk: dict[str, float]) -> None:
     disk["disk"] = 20.0
-    assert "25 GB" in preflight.check(root, with_card=True, fresh=True)[0]
-    assert preflight.check(root, with_card=False, fresh=True) == []
+    assert "25 GB" in preflight.check(root, build="cu130", fresh=True)[0]
+    assert preflight.check(root, build="cpu", fresh=True) == []
+
+
+def test_amds_build_needs_more_than_the_others(root: Path, disk: dict[str, float]) -> None:
+    disk["disk"] = 20.0
+    with pytest.raises(InstallError, match="need 25 GB"):
+        preflight.check(root, build="rocm7.2", fresh=True)
+    preflight.check(root, build="xpu", fresh=True)
 
 
 def test_little_memory_is_a_warning(root: Path, disk: dict[str, float]) -> None:
     disk["memory"] = 4.0
-    assert "4 GB of memory" in preflight.check(root, with_card=False, fresh=True)[0]
+    assert "4 GB of memory" in preflight.check(root, build="cpu", fresh=True)[0]
 
 
 def test_a_folder_that_cannot_be_written_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +60,13 @@ def test_a_folder_that_cannot_be_written_is_reported(root: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(InstallError, match="Cannot write to the folder .*: Permission denied"):
-        preflight.check(root, with_card=False, fresh=True)
+        preflight.check(root, build="cpu", fresh=True)
 
 
 def test_the_path_separator_in_a_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.os, "pathsep", "x")
     with pytest.raises(InstallError, match="Python environments do not allow"):
-        preflight.check(tmp_path / "xyz", with_card=False, fresh=True)
+        preflight.check(tmp_path / "xyz", build="cpu", fresh=True)
 
 
 @pytest.mark.parametrize(

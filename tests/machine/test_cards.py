@@ -26,7 +26,7 @@ SMALL_AND_LARGE = """0, GPU-aaaa1111, NVIDIA GeForce RTX 4070 Ti, 12282
 1, GPU-bbbb2222, NVIDIA GeForce RTX 3090, 24576
 """
 TWO_ALIKE = "0, GPU-cc, NVIDIA RTX A5000, 24564\n1, GPU-dd, NVIDIA RTX A5000, 24564\n"
-TWO_AMD = [["u0", "AMD Radeon 780M", 2**31, "cuda"], ["u1", "AMD RX 7900 XTX", 24 * 2**30, "cuda"]]
+TWO_AMD = [["u0", "AMD Radeon 890M", 2**31, "cuda", True], ["u1", "AMD RX 7900 XTX", 24 * 2**30, "cuda", False]]
 VARIABLES = (cards.ORDER, cards.VISIBLE, cards.HIP_VISIBLE, cards.AFFINITY, environment.CUBLAS, environment.ALLOCATOR)
 Machine = Callable[..., None]
 
@@ -152,14 +152,21 @@ def test_a_choice_made_for_rocm_or_a_part_of_a_card_stays(machine: Machine) -> N
     os.environ[cards.HIP_VISIBLE] = "1,0"
     use_one()
     assert cards.VISIBLE not in os.environ
-    machine(SMALL_AND_LARGE, seen=[["MIG-1", "NVIDIA A100 MIG 1g.10gb", 10 * 2**30, "cuda"]])
+    machine(SMALL_AND_LARGE, seen=[["MIG-1", "NVIDIA A100 MIG 1g.10gb", 10 * 2**30, "cuda", False]])
     os.environ[cards.VISIBLE] = "MIG-1"
     assert use_one() is not None and os.environ[cards.VISIBLE] == "MIG-1"
     assert described() == ("NVIDIA A100 MIG 1g.10gb", 10, 1)
 
 
 def test_of_two_intel_cards_the_largest_is_used(machine: Machine) -> None:
-    two = [["a", "Intel(R) UHD Graphics 770", 2**31, "xpu"], ["b", "Intel(R) Arc(TM) A770 Graphics", 16 * 2**30, "xpu"]]
+    part = [
+        "a",
+        "Intel(R) Arc(TM) Graphics",
+        28 * 2**30,
+        "xpu",
+        True,
+    ]  # of the processor: half of the computer's memory
+    two = [part, ["b", "Intel(R) Arc(TM) A770 Graphics", 16 * 2**30, "xpu", False]]
     machine(SMALL_AND_LARGE, build="2.13.0+xpu", seen=two)  # an NVIDIA card in the same computer is not used
     card = use_one()
     assert card is not None and os.environ[cards.AFFINITY] == "1" and cards.VISIBLE not in os.environ
@@ -171,11 +178,32 @@ def test_of_two_intel_cards_the_largest_is_used(machine: Machine) -> None:
     assert detect().device == "cpu" and "another maker's cards" in detect().banner
 
 
+@pytest.mark.parametrize(
+    ("seen", "used", "variable"),
+    [
+        ([None, TWO_AMD[1]], 1, "1"),  # the graphics part of a processor is often the first
+        ([TWO_AMD[1], None], 0, None),
+        ([["u0", "AMD Radeon 8060S", 96 * 2**30, "cuda", True]], 0, None),
+        ([["u0", "AMD Radeon 8060S", 96 * 2**30, "cuda", True], TWO_AMD[1]], 1, "1"),
+        ([None], None, "-1"),
+        ([], None, None),
+    ],
+)
+def test_a_card_comes_before_a_graphics_part_and_one_without_kernels_is_not_used(
+    machine: Machine, seen: list[object], used: int | None, variable: str | None
+) -> None:
+    machine(build="2.13.0+rocm7.2", seen=seen)
+    card = use_one()
+    assert (card.number if card else None) == used and os.environ.get(cards.VISIBLE) == variable
+    assert (detect().device == "cpu") is (used is None)
+    assert ("finds no card that it can use" in detect().banner) is (used is None)
+
+
 def test_a_mac_with_apples_processor_computes_on_its_graphics_part(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.machine.capabilities.platform.machine", lambda: "arm64")
-    machine(build="2.13.0", seen=[["", "Apple M2", 10 * 2**30, "mps"]], system="Darwin")
+    machine(build="2.13.0", seen=[["", "Apple M2", 10 * 2**30, "mps", True]], system="Darwin")
     assert use_one() is not None and described() == ("Apple M2", 10, 1) and detect().maker == "apple"
 
 

@@ -130,15 +130,22 @@ def test_random_numbers_are_restored_on_every_device(monkeypatch: pytest.MonkeyP
 
 
 def test_the_list_of_cards_of_each_maker(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = SimpleNamespace(uuid="u", name="a card", total_memory=GIB)
+    amd = SimpleNamespace(uuid="u", name="a card", total_memory=GIB, is_integrated=0, gcnArchName="gfx1100")
+    part = SimpleNamespace(**{**vars(amd), "gcnArchName": "gfx1036:xnack-", "is_integrated": 1})
+    arc = SimpleNamespace(uuid="u", name="a card", total_memory=GIB, is_integrated_gpu=False)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    for module in (torch.cuda, torch.xpu):
-        monkeypatch.setattr(module, "get_device_properties", lambda number: card)
-    for maker in ("amd", "intel"):
-        pretend(maker)
-        assert seam.cards() == [("u", "a card", float(GIB), TYPES[maker])] * 2
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx1030", "gfx1100"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: (part, amd)[number])
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda number: arc)
+    pretend("intel")
+    assert seam.cards() == [("u", "a card", float(GIB), "xpu", False)] * 2
+    pretend("amd")
+    monkeypatch.setattr(torch.version, "hip", "7.2.0")
+    assert seam.cards() == [None, ("u", "a card", float(GIB), "cuda", False)], "no kernels for gfx1036"
+    part.gcnArchName = "gfx1100"
+    assert seam.cards()[0] == ("u", "a card", float(GIB), "cuda", True)
     monkeypatch.setattr(seam, "apple_name", lambda: "Apple M2")
     pretend("apple")
-    assert seam.cards() == [("", "Apple M2", 8.0 * GIB, "mps")]
+    assert seam.cards() == [("", "Apple M2", 8.0 * GIB, "mps", True)]
     pretend("processor")
     assert seam.cards() == []

@@ -64,6 +64,23 @@ def test_other_errors_are_returned_as_they_are() -> None:
         assert as_os_error(error) is error
 
 
+@pytest.mark.parametrize(
+    ("name", "answer", "cause"),
+    [
+        ("OUT_OF_DEVICE_MEMORY", "works", "memory"),
+        ("OUT_OF_RESOURCES", "works", "memory"),
+        ("OUT_OF_RESOURCES", "lost", "card"),
+        ("DEVICE_LOST", "lost", "card"),
+        ("DEVICE_LOST", "works", ""),
+    ],
+)
+def test_what_intels_cards_say_is_understood(
+    monkeypatch: pytest.MonkeyPatch, name: str, answer: str, cause: str
+) -> None:
+    monkeypatch.setattr(errors, "ask_card", lambda: answer)
+    assert cause_of(RuntimeError(f"level_zero backend failed with error: 20 (UR_RESULT_ERROR_{name})")) == cause
+
+
 def test_a_lost_card_is_not_a_full_one() -> None:
     full, lost = RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA error: device-side assert triggered")
     assert (is_out_of_memory(full), is_device_lost(full)) == (True, False)

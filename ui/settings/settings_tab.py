@@ -103,7 +103,8 @@ def choose_card(context: AppContext, live: Live) -> None:
         [("The one with the most memory", AUTOMATIC), *((f"{c.number}: {c.title}", c.mark) for c in cards)],
         value=next((c.mark for c in cards if c.mark == wanted), AUTOMATIC),
         label="Graphics card for training and Try it",
-        info="Numbered as in nvidia-smi. To train on all cards, start the run from a terminal (see the Train tab).",
+        info="NVIDIA's are numbered as in nvidia-smi. To train on all cards, start the run from a terminal (see the "
+        "Train tab).",
         elem_id="card-choice",
     )
     said = gr.HTML(elem_id="card-chosen")
