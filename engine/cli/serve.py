@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     from engine.cli.output import EventPrinter
     from engine.conditions import places
     from engine.inference.session import TrySession
-    from engine.serving.served_net import serve_file, serve_run
+    from engine.serving.served_net import computed_by, serve_file, serve_run
     from engine.serving.server import ApiServer, read_token
     from engine.serving.worker import Draw
 
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         served = serve_run(workspace, options.net, options.step, options.base)
     else:
         served = serve_file(Path(options.net), options.base)
-    served = replace(served, defaults={**served.defaults, "engine": options.engine})
+    served = computed_by(served, options.engine)
     session = TrySession(workspace)
 
     def use_models(draw: Draw, token: CancelToken) -> None:

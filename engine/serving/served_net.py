@@ -6,12 +6,13 @@ All of it is fixed when the server starts. A request names no file and no base.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.inference import settings
+from engine.machine.onnx_packages import TORCH, provider_of
 from engine.workspace.base_reference import join
 from engine.workspace.paths import Workspace
 
@@ -95,6 +96,21 @@ def serve_run(workspace: Workspace, name: str, step: int | None = None, base: st
         defaults=settings.run_defaults(run.config),
         notes=tuple(notes),
     )
+
+
+def computed_by(served: ServedNet, engine: str) -> ServedNet:
+    """The net as this engine (``inference.engines``) computes it.
+
+    Raises:
+        UserError: ONNX Runtime, or its build for this engine, is not installed, or the net has not been exported in
+            ONNX.
+    """
+    if engine != TORCH:
+        from engine.nets.onnx_net import onnx_folder
+
+        provider_of(engine)
+        onnx_folder(served.net)
+    return replace(served, defaults={**served.defaults, "engine": engine})
 
 
 def serve_file(path: Path, base: str) -> ServedNet:
