@@ -1,4 +1,4 @@
-"""The base models that the app offers (presets/bases.toml), and whether each is on this computer. No torch."""
+"""The base models that can be downloaded (presets/bases.toml), and whether each is on this computer. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
-class ListedBase:
+class CatalogBase:
     """One section of the list."""
 
     name: str
@@ -59,7 +59,7 @@ class BaseState:
     """Bytes on the disk of a download that was started."""
 
 
-def listed_bases(path: Path = PRESETS_FOLDER / BASES_FILE) -> list[ListedBase]:
+def catalog_bases(path: Path = PRESETS_FOLDER / BASES_FILE) -> list[CatalogBase]:
     """The list, in its own order.
 
     Raises:
@@ -68,7 +68,7 @@ def listed_bases(path: Path = PRESETS_FOLDER / BASES_FILE) -> list[ListedBase]:
     return [_entry(path, name, values) for name, values in read_toml(path).items()]
 
 
-def hub_id(name: str, bases: list[ListedBase] | None = None) -> str:
+def hub_id(name: str, bases: list[CatalogBase] | None = None) -> str:
     """The hub id that a person means: a name or title of the list, or any owner/name.
 
     Raises:
@@ -76,7 +76,7 @@ def hub_id(name: str, bases: list[ListedBase] | None = None) -> str:
     """
     address = named_by(name)
     typed = address.id if address is not None and address.kind == "model" else name.strip().strip("/")
-    bases = listed_bases() if bases is None else bases
+    bases = catalog_bases() if bases is None else bases
     for base in bases:
         if typed.lower() in (base.name, base.title.lower(), base.id.lower()):
             return base.id
@@ -120,7 +120,7 @@ def _has_weights(part: Path) -> bool:
     return variant_of(part) is not None and (not counts or len(files) == max(counts))
 
 
-def _entry(path: Path, name: str, values: Any) -> ListedBase:
+def _entry(path: Path, name: str, values: Any) -> CatalogBase:
     kinds: dict[str, type | tuple[type, ...]] = dict.fromkeys(
         ("title", "id", "use", "licence", "licence_means", "family"), str
     )
@@ -138,4 +138,4 @@ def _entry(path: Path, name: str, values: Any) -> ListedBase:
         fault = f"family of [{name}] must be one of {', '.join(NAMES)}."
     if fault:
         raise UserError(f"The list of bases {path} cannot be used.", fault, "Correct that section.")
-    return ListedBase(name, **values)
+    return CatalogBase(name, **values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.bases.listed import is_complete, state_of
+from engine.bases.catalog import is_complete, state_of
 from engine.bases.wanted import wanted_files
 from engine.disk.durable import move_into_place
 from engine.disk.in_use import rename

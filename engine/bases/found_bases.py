@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.bases.listed import DENOISERS, INDEX, is_complete
+from engine.bases.catalog import DENOISERS, INDEX, is_complete
 from engine.bases.usual_places import Place, entered, name_folder, usual_places
 from engine.disk.space import folder_bytes
 from engine.disk.typed_path import typed_path

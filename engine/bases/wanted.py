@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from engine.bases.listed import DENOISERS, INDEX, WITH_WEIGHTS
+from engine.bases.catalog import DENOISERS, INDEX, WITH_WEIGHTS
 from engine.errors import UserError
 from engine.families.facts import TEXT_PARTS
 from engine.families.weight_files import weight_name

@@ -60,9 +60,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 
 def _list(workspace: Workspace, console: Any) -> None:
-    from engine.bases.listed import listed_bases, state_of
+    from engine.bases.catalog import catalog_bases, state_of
 
-    for base in listed_bases():
+    for base in catalog_bases():
         state = state_of(workspace, base.id)
         said: str = state.kind
         if state.kind == "partly downloaded":
@@ -80,10 +80,10 @@ def _list(workspace: Workspace, console: Any) -> None:
 
 
 def _get(name: str, workspace: Workspace, control: Control, console: Any) -> None:
+    from engine.bases.catalog import catalog_bases, hub_id, state_of
     from engine.bases.download import ask, download
-    from engine.bases.listed import hub_id, listed_bases, state_of
 
-    offered = listed_bases()
+    offered = catalog_bases()
     base = hub_id(name, offered)
     state = state_of(workspace, base)
     if state.kind == "downloaded":

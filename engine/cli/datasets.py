@@ -41,9 +41,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 
 def _list(workspace: Workspace, console: Any) -> None:
-    from engine.data.offered import offered_sets, state_of
+    from engine.data.dataset_catalog import catalog_datasets, state_of
 
-    for one in offered_sets():
+    for one in catalog_datasets():
         state = state_of(workspace, one)
         said: str = state.kind
         if state.kind == "partly downloaded":
@@ -57,14 +57,14 @@ def _list(workspace: Workspace, console: Any) -> None:
 
 
 def _get(name: str, workspace: Workspace, control: Control, console: Any) -> None:
-    from engine.data.offered import get_set, set_named, state_of
+    from engine.data.dataset_catalog import dataset_named, download_dataset, state_of
 
-    one = set_named(name)
+    one = dataset_named(name)
     if state_of(workspace, one).kind == "downloaded":
         console.say(f"{one.name} is already downloaded: {workspace.dataset_folder(one.name)}")
         return
     console.say(f"Licence: {one.licence}. {one.licence_means}")
     with WorkspaceLock(workspace, "the command datasets get"):
-        say_result(get_set(workspace, one, control.token, console.progress), console)
+        say_result(download_dataset(workspace, one, control.token, console.progress), console)
     if not one.maps:
         console.say(f"Make control images: python -m engine.cli extract {one.name} --type canny")

@@ -42,15 +42,15 @@ def job_from(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
 
 def _read(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    from engine.queue.data_jobs import Read
+    from engine.queue.data_jobs import ImportDataset
 
     _refuse(options, "json")
     name = options.name or ""
-    return Read(place=add_images.place_of(options), name=name, options=add_images.import_settings(options))
+    return ImportDataset(place=add_images.place_of(options), name=name, options=add_images.import_settings(options))
 
 
 def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    from engine.queue.data_jobs import Captions
+    from engine.queue.data_jobs import WriteCaptions
 
     if not options.auto:
         raise UserError(
@@ -59,7 +59,7 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
             "Add --auto MODEL, or run the command by itself.",
         )
     _refuse(options, "dry_run")
-    return Captions(
+    return WriteCaptions(
         dataset=options.dataset,
         model=options.auto,
         length=options.length,
@@ -69,29 +69,29 @@ def _captions(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
 
 
 def _bases(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    from engine.bases.listed import hub_id, listed_bases
-    from engine.queue.download_jobs import GetBase
+    from engine.bases.catalog import catalog_bases, hub_id
+    from engine.queue.download_jobs import DownloadBase
     from engine.queue.tuned_base_jobs import ExportBase
 
     if options.action == "export":
         out = str(options.out.absolute()) if options.out else ""
         return ExportBase(folder=out, **{name: getattr(options, name) for name in EXPORTED})
     _only(options, "get")
-    return GetBase(base=hub_id(options.name, listed_bases()))  # an unknown name is reported now
+    return DownloadBase(base=hub_id(options.name, catalog_bases()))  # an unknown name is reported now
 
 
 def _datasets(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
-    from engine.data.offered import set_named
-    from engine.queue.download_jobs import GetSet
+    from engine.data.dataset_catalog import dataset_named
+    from engine.queue.download_jobs import DownloadDataset
 
     _only(options, "get")
-    return GetSet(name=set_named(options.name).name)
+    return DownloadDataset(name=dataset_named(options.name).name)
 
 
 def _check(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.config import RunConfig
     from engine.data.doctor.catalogue import named
-    from engine.queue.data_jobs import Check
+    from engine.queue.data_jobs import CheckDataset
 
     if options.fix not in (None, "correct"):
         raise UserError(f"--fix {options.fix} cannot be queued.", "It takes only a moment.", "Run it by itself.")
@@ -104,19 +104,19 @@ def _check(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     data = RunConfig().data
     correct = tuple(named(name).name for name in options.finding)
     side = options.resolution or data.resolution
-    return Check(
+    return CheckDataset(
         dataset=options.dataset, resolution=side, held_out=data.held_out, correct=correct, base=options.base or ""
     )
 
 
 def _maps(options: argparse.Namespace, workspace: Workspace) -> QueuedJob:
     from engine.conditions import registry
-    from engine.queue.data_jobs import Maps
+    from engine.queue.data_jobs import MakeMaps
 
     _refuse(options, "processes")
     given = parse_settings(options.set)
     registry.resolve_parameters(registry.get(options.type).name, given)  # reports wrong values now, not at night
-    return Maps(
+    return MakeMaps(
         dataset=options.dataset,
         type=options.type,
         parameters=given,

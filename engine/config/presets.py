@@ -18,9 +18,9 @@ from engine.families.facts import NAMES
 
 PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
 BASES_FILE = "bases.toml"
-"""In the same folder, but no preset: the bases that are offered (engine/bases/listed.py)."""
+"""In the same folder, but no preset: the bases that are offered (engine/bases/catalog.py)."""
 DATASETS_FILE = "datasets.toml"
-"""In the same folder, but no preset: the sets of images that are offered (engine/data/offered.py)."""
+"""In the same folder, but no preset: the sets of images that are offered (engine/data/dataset_catalog.py)."""
 
 
 CONTROLNET = "controlnet"

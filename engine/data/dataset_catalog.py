@@ -1,4 +1,4 @@
-"""The sets of images that the app offers (presets/datasets.toml): whether each is here, and getting one. No torch."""
+"""The datasets that can be downloaded (presets/datasets.toml): whether each is here, and getting one. No torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engine.workspace.paths import Workspace
 
 
 @dataclass(frozen=True)
-class OfferedSet:
+class CatalogDataset:
     """One section of the list."""
 
     name: str
@@ -49,7 +49,7 @@ class OfferedSet:
 
 
 @dataclass(frozen=True)
-class SetState:
+class DatasetState:
     """Whether a set is on this computer."""
 
     kind: Literal["downloaded", "partly downloaded", "not downloaded"]
@@ -57,7 +57,7 @@ class SetState:
     """Bytes on the disk of a download that was started."""
 
 
-def offered_sets(path: Path = PRESETS_FOLDER / DATASETS_FILE) -> list[OfferedSet]:
+def catalog_datasets(path: Path = PRESETS_FOLDER / DATASETS_FILE) -> list[CatalogDataset]:
     """The list, in its own order.
 
     Raises:
@@ -66,9 +66,9 @@ def offered_sets(path: Path = PRESETS_FOLDER / DATASETS_FILE) -> list[OfferedSet
     return [_entry(path, name, values) for name, values in read_toml(path).items()]
 
 
-def set_named(name: str) -> OfferedSet:
+def dataset_named(name: str) -> CatalogDataset:
     """The set with this name, title or id. Raises UserError if there is none."""
-    typed, sets = name.strip().lower(), offered_sets()
+    typed, sets = name.strip().lower(), catalog_datasets()
     for one in sets:
         if typed in (one.name, one.title.lower(), one.id.lower()):
             return one
@@ -80,18 +80,20 @@ def set_named(name: str) -> OfferedSet:
     )
 
 
-def state_of(workspace: Workspace, one: OfferedSet) -> SetState:
+def state_of(workspace: Workspace, one: CatalogDataset) -> DatasetState:
     """Whether a set is a dataset already, or its download was started. Asks no server."""
     folder = workspace.dataset_folder(one.name)
     if (folder / DESCRIPTION).exists() and read_description(folder).get("origin") == on_hub(one.id):
-        return SetState("downloaded")
+        return DatasetState("downloaded")
     partial = workspace.partial_dataset(one.name)
-    return SetState("partly downloaded", folder_bytes(partial)) if partial.is_dir() else SetState("not downloaded")
+    return (
+        DatasetState("partly downloaded", folder_bytes(partial)) if partial.is_dir() else DatasetState("not downloaded")
+    )
 
 
-def get_set(
+def download_dataset(
     workspace: Workspace,
-    one: OfferedSet,
+    one: CatalogDataset,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
     endpoint: str | None = None,
@@ -119,7 +121,7 @@ def get_set(
     return result
 
 
-def wanted_files(one: OfferedSet, names: Sequence[str]) -> list[str]:
+def wanted_files(one: CatalogDataset, names: Sequence[str]) -> list[str]:
     """The files to download. Raises UserError if one of those that the list names is gone."""
     wanted: list[str] = []
     for pattern in one.files:
@@ -135,8 +137,8 @@ def wanted_files(one: OfferedSet, names: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _entry(path: Path, name: str, values: Any) -> OfferedSet:
-    kinds: dict[str, type] = dict.fromkeys((field.name for field in fields(OfferedSet)), str)
+def _entry(path: Path, name: str, values: Any) -> CatalogDataset:
+    kinds: dict[str, type] = dict.fromkeys((field.name for field in fields(CatalogDataset)), str)
     kinds |= {"images": int, "maps": bool, "download_mb": int, "files": list}
     del kinds["name"]
     fault = ""
@@ -152,4 +154,4 @@ def _entry(path: Path, name: str, values: Any) -> OfferedSet:
         fault = f"id of [{name}] must have the form owner/name."
     if fault:
         raise UserError(f"The list of datasets {path} cannot be used.", fault, "Correct that section.")
-    return OfferedSet(name, **{**values, "files": tuple(values["files"])})
+    return CatalogDataset(name, **{**values, "files": tuple(values["files"])})

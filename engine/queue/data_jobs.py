@@ -29,7 +29,7 @@ def import_progress(emit: Emit) -> OnProgress:
     return progress_events(emit, "Images read", own=STAGES)
 
 
-class Read(QueuedJob):
+class ImportDataset(QueuedJob):
     """Make a dataset of a folder of images or another source, or read it again."""
 
     kind = "import"
@@ -51,7 +51,7 @@ class Read(QueuedJob):
         return JobReport("completed", words, made.folder, dataset=made.name)
 
 
-class Captions(QueuedJob):
+class WriteCaptions(QueuedJob):
     """Let a model write the captions of a dataset."""
 
     kind = "captions"
@@ -85,7 +85,7 @@ class Captions(QueuedJob):
         return JobReport("completed", words, dataset=dataset.name)
 
 
-class Check(QueuedJob):
+class CheckDataset(QueuedJob):
     """Check a dataset, or first correct what the check has found."""
 
     kind = "check"
@@ -126,7 +126,7 @@ class Check(QueuedJob):
         return JobReport("completed", words, dataset=dataset.name)
 
 
-class Maps(QueuedJob):
+class MakeMaps(QueuedJob):
     """Make the condition maps of a dataset."""
 
     kind = "maps"

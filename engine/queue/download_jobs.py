@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.bases.listed import hub_id, listed_bases, state_of
+from engine.bases.catalog import catalog_bases, hub_id, state_of
 from engine.conditions import registry
-from engine.data import offered
+from engine.data import dataset_catalog
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, progress_events
@@ -19,7 +19,7 @@ from engine.queue.job import JobReport, QueuedJob
 from engine.workspace.paths import Workspace
 
 
-class GetBase(QueuedJob):
+class DownloadBase(QueuedJob):
     """Download a base model, or continue its download."""
 
     kind = "bases"
@@ -32,7 +32,7 @@ class GetBase(QueuedJob):
         return f"Downloading {self.base}"
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
-        base = hub_id(self.base, listed_bases())
+        base = hub_id(self.base, catalog_bases())
         state = state_of(workspace, base)
         where = state.where if state.kind == "downloaded" else None
         if where is None:
@@ -44,7 +44,7 @@ class GetBase(QueuedJob):
         return JobReport("completed", f"{base} is downloaded: {where}", str(where))
 
 
-class GetSet(QueuedJob):
+class DownloadDataset(QueuedJob):
     """Download a set of images from the list, and make a dataset of it."""
 
     kind = "datasets"
@@ -56,16 +56,16 @@ class GetSet(QueuedJob):
         return f"Downloading {self.name}"
 
     def do(self, workspace: Workspace, mark: str, token: Token, emit: Emit) -> JobReport:
-        one = offered.set_named(self.name)
+        one = dataset_catalog.dataset_named(self.name)
         folder = workspace.dataset_folder(one.name)
-        if offered.state_of(workspace, one).kind == "downloaded":
+        if dataset_catalog.state_of(workspace, one).kind == "downloaded":
             return JobReport("completed", f"{one.name} is already downloaded.", str(folder), dataset=one.name)
-        made = offered.get_set(workspace, one, token, import_progress(emit))
+        made = dataset_catalog.download_dataset(workspace, one, token, import_progress(emit))
         words = f"{made.name}: {counted(made.pictures, 'image')}, {counted(made.captioned, 'caption')}."
         return JobReport("completed", words, made.folder, dataset=made.name)
 
 
-class GetWeights(QueuedJob):
+class DownloadWeights(QueuedJob):
     """Download the weights that a condition type lacks."""
 
     kind = "weights"

@@ -6,19 +6,22 @@ from pydantic import ValidationError
 
 from engine.config import describe
 from engine.errors import UserError
-from engine.queue.data_jobs import Captions, Check, Maps, Read
-from engine.queue.download_jobs import GetBase, GetSet, GetWeights
+from engine.queue.data_jobs import CheckDataset, ImportDataset, MakeMaps, WriteCaptions
+from engine.queue.download_jobs import DownloadBase, DownloadDataset, DownloadWeights
 from engine.queue.entries import Entry
 from engine.queue.job import QueuedJob
 from engine.queue.net_jobs import Average, CompareSizes, ImportNet, MeasureEffect, Trial
 from engine.queue.run_jobs import DrawGrid, Evaluate, Export, Resume, Train
 from engine.queue.tuned_base_jobs import ExportBase, MeasureTransfer, TrainOnTunedBase
 
-OF_DATA: tuple[type[QueuedJob], ...] = (Read, GetSet, Captions, Check, GetWeights, Maps)
-OF_RUNS: tuple[type[QueuedJob], ...] = (GetBase, Trial, Train, Resume, Evaluate, MeasureEffect, DrawGrid)
+OF_DATA: tuple[type[QueuedJob], ...] = (ImportDataset, WriteCaptions, CheckDataset, MakeMaps)
+DOWNLOADS: tuple[type[QueuedJob], ...] = (DownloadDataset, DownloadBase, DownloadWeights)
+OF_RUNS: tuple[type[QueuedJob], ...] = (Trial, Train, Resume, Evaluate, MeasureEffect, DrawGrid)
 OF_FILES: tuple[type[QueuedJob], ...] = (Export, Average, CompareSizes, ImportNet, ExportBase)
 OF_TUNED_BASES: tuple[type[QueuedJob], ...] = (TrainOnTunedBase, MeasureTransfer)
-KINDS: dict[str, type[QueuedJob]] = {job.kind: job for job in (*OF_DATA, *OF_RUNS, *OF_FILES, *OF_TUNED_BASES)}
+KINDS: dict[str, type[QueuedJob]] = {
+    job.kind: job for job in (*OF_DATA, *DOWNLOADS, *OF_RUNS, *OF_FILES, *OF_TUNED_BASES)
+}
 
 
 def job_of(entry: Entry) -> QueuedJob:

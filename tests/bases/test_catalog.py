@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bases.listed import hub_id, is_complete, listed_bases
+from engine.bases.catalog import catalog_bases, hub_id, is_complete
 from engine.bases.wanted import wanted_files
 from engine.cli.main import main
 from engine.config.presets import all_presets
@@ -31,7 +31,7 @@ PLAIN = [
 
 
 def test_the_shipped_list_has_a_base_of_each_family_and_its_cards_have_presets() -> None:
-    bases = listed_bases()
+    bases = catalog_bases()
     assert {base.family for base in bases} == {facts.name for facts in FACTS}
     assert len({base.id for base in bases}) == len(bases)
     assert {base.min_vram_gib for base in bases} <= {preset.min_vram_gib for preset in all_presets()}
@@ -61,7 +61,7 @@ def test_a_wrong_list_is_an_error_that_names_the_entry(tmp_path: Path, text: str
     path = tmp_path / "bases.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=words):
-        listed_bases(path)
+        catalog_bases(path)
 
 
 def test_the_command_lists_them_without_a_connection(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from engine.bases.catalog import state_of
 from engine.bases.download import ask, download
-from engine.bases.listed import state_of
 from engine.cli.main import main
 from engine.errors import UserError
 from engine.families.files import bases_in

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.bases.listed import listed_bases
+from engine.bases.catalog import catalog_bases
 from tests.bases.hub import LocalHub, serving
 from tests.browser.acting import open_page, pick, wait_for
 from tests.browser.demo_run import DemoRun, train_the_demo
@@ -33,7 +33,7 @@ def window(browser: Any) -> Iterator[Any]:
 def hub(tiny_base: Path) -> Iterator[LocalHub]:
     """A hub on this machine with a tiny base under the id of the first base on offer."""
     files = {path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in tiny_base.rglob("*.*")}
-    with serving(listed_bases()[0].id, files) as running:
+    with serving(catalog_bases()[0].id, files) as running:
         yield running
 
 

@@ -14,19 +14,19 @@ import pyarrow.parquet as parquet
 import pytest
 
 from engine.cli.main import main
-from engine.data import offered
+from engine.data import dataset_catalog
 from engine.data.dataset import Dataset
-from engine.data.offered import OfferedSet, get_set, offered_sets, set_named, state_of
+from engine.data.dataset_catalog import CatalogDataset, catalog_datasets, dataset_named, download_dataset, state_of
 from engine.errors import UserError
 from engine.hub import download
 from engine.jobs.control import Cancelled, Control
-from engine.queue.download_jobs import GetSet
+from engine.queue.download_jobs import DownloadDataset
 from engine.workspace.paths import Workspace
 from tests.bases.hub import LocalHub, serving, use
 from tests.data.sources.test_urls import png
 from tests.data.tiny_sets import fill50k
 
-FILL, BUTTERFLIES = (set_named(name) for name in ("fill50k", "butterflies"))
+FILL, BUTTERFLIES = (dataset_named(name) for name in ("fill50k", "butterflies"))
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def hub(circles: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_shipped_list_says_what_each_set_is_for_and_its_licence() -> None:
-    sets = offered_sets()
+    sets = catalog_datasets()
     assert len({one.id for one in sets}) == len(sets) >= 3
     assert {one.maps for one in sets} == {True, False}
     for one in sets:
         assert one.use.endswith(".") and one.licence_means.endswith(".") and one.download_mb > 0, one.name
-    assert set_named("FUSING/fill50k") == set_named("Fill50k: coloured circles") == FILL
+    assert dataset_named("FUSING/fill50k") == dataset_named("Fill50k: coloured circles") == FILL
     with pytest.raises(UserError, match=r"no dataset called x.*fill50k, nouns"):
-        set_named("x")
+        dataset_named("x")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_shipped_list_says_what_each_set_is_for_and_its_licence() -> None:
 def test_a_wrong_list_is_an_error_that_names_the_entry(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "datasets.toml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=words):
-        offered_sets(tmp_path / "datasets.toml")
+        catalog_datasets(tmp_path / "datasets.toml")
 
 
 def test_pairs_in_zips_become_a_dataset_with_maps(
@@ -92,7 +92,7 @@ def test_images_in_parquet_files_are_read_with_the_column_of_the_list(
     data = io.BytesIO()
     parquet.write_table(arrow.Table.from_pylist(rows), data)
     files = {"data/train-00000-of-00001.parquet": data.getvalue(), "data/more/other.parquet": b"x", "x.json": b"{}"}
-    job = GetSet(name=BUTTERFLIES.name)
+    job = DownloadDataset(name=BUTTERFLIES.name)
     with serving(BUTTERFLIES.id, files, "dataset") as running:
         use(running, tmp_path, monkeypatch)
         report = job.do(workspace, "", Control().token, lambda event: None)
@@ -113,13 +113,13 @@ def test_a_cut_connection_and_a_cancel_go_on_where_they_were(workspace: Workspac
             control.cancel()
 
     with pytest.raises(Cancelled):
-        get_set(workspace, FILL, control.token, stop)
+        download_dataset(workspace, FILL, control.token, stop)
     ranges = [part for name in hub.files for part in hub.sent(name)]
     assert [part for part in ranges if part], "the rest was asked for"
     assert state_of(workspace, FILL).kind == "partly downloaded" and state_of(workspace, FILL).have > 0
     assert "fill50k" not in workspace.dataset_names()
     sent = [hub.sent(name) for name in hub.files]
-    assert get_set(workspace, FILL).pictures == 3
+    assert download_dataset(workspace, FILL).pictures == 3
     assert [hub.sent(name) for name in hub.files] == sent, "whole files are not fetched again"
     assert state_of(workspace, FILL).kind == "downloaded"
 
@@ -130,7 +130,7 @@ def test_room_is_asked_for_twice_the_download(
     size = sum(len(circles[name]) for name in FILL.files)
     monkeypatch.setattr(download, "free_bytes", lambda folder: 2 * size - 1)
     with pytest.raises(UserError, match="fusing/fill50k was not downloaded. It needs"):
-        get_set(workspace, FILL)
+        download_dataset(workspace, FILL)
     assert not any(hub.sent(name) for name in hub.files)
 
 
@@ -143,10 +143,10 @@ def test_a_disk_that_becomes_full_while_unpacking_keeps_the_download(
     with monkeypatch.context() as patch:
         patch.setattr("engine.data.sources.zips.write_new", full)
         with pytest.raises(UserError, match="No space left on device") as caught:
-            get_set(workspace, FILL)
+            download_dataset(workspace, FILL)
     assert "continues where it stopped" in caught.value.try_this
     sent = [hub.sent(name) for name in hub.files]
-    assert get_set(workspace, FILL).pictures == 3
+    assert download_dataset(workspace, FILL).pictures == 3
     assert [hub.sent(name) for name in hub.files] == sent
 
 
@@ -163,7 +163,7 @@ def test_refusals_speak_of_the_dataset(
 ) -> None:
     hub.refuse[where] = (status, headers)
     with pytest.raises(UserError) as caught:
-        get_set(workspace, FILL)
+        download_dataset(workspace, FILL)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -172,20 +172,22 @@ def test_a_repository_that_has_changed_and_a_name_that_is_taken_are_told_before_
 ) -> None:
     del hub.files["conditioning_images.zip"]
     with pytest.raises(UserError, match="has changed. It no longer has a file conditioning_images.zip"):
-        get_set(workspace, FILL)
+        download_dataset(workspace, FILL)
     assert main(["--workspace", str(workspace.root), "import", str(paired_folder), "--name", "fill50k"]) == 0
     hub.asked.clear()
     with pytest.raises(UserError, match="already a dataset named fill50k"):
-        get_set(workspace, FILL)
+        download_dataset(workspace, FILL)
     assert hub.asked == [] and state_of(workspace, FILL).kind == "not downloaded"
 
 
 def test_without_a_connection_it_says_how_to_bring_the_files(workspace: Workspace, hub: LocalHub) -> None:
     with pytest.raises(UserError, match="could not be reached") as caught:
-        get_set(workspace, FILL, endpoint="http://127.0.0.1:9")
+        download_dataset(workspace, FILL, endpoint="http://127.0.0.1:9")
     assert "read that folder as your images" in caught.value.try_this
 
 
 def test_a_pattern_does_not_reach_into_folders() -> None:
-    one = OfferedSet(**{**BUTTERFLIES.__dict__, "files": ("data/*.parquet", "data/a.parquet")})
-    assert offered.wanted_files(one, ["data/a.parquet", "data/old/b.parquet", "c.parquet"]) == ["data/a.parquet"]
+    one = CatalogDataset(**{**BUTTERFLIES.__dict__, "files": ("data/*.parquet", "data/a.parquet")})
+    assert dataset_catalog.wanted_files(one, ["data/a.parquet", "data/old/b.parquet", "c.parquet"]) == [
+        "data/a.parquet"
+    ]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from engine.bases.listed import hub_id
+from engine.bases.catalog import hub_id
 from engine.cli.advice import for_command_line
 from engine.config import RunConfig
 from engine.errors import UserError

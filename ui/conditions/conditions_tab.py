@@ -10,8 +10,8 @@ import gradio as gr
 
 from engine.conditions import registry
 from engine.errors import UserError
-from engine.queue.data_jobs import Maps
-from engine.queue.download_jobs import GetWeights
+from engine.queue.data_jobs import MakeMaps
+from engine.queue.download_jobs import DownloadWeights
 from ui.conditions import condition_jobs, condition_preview
 from ui.conditions.condition_form import ConditionForm, ConditionSettings
 from ui.conditions.condition_jobs import KIND
@@ -48,7 +48,7 @@ def build(context: AppContext, live: Live) -> None:
         work = condition_jobs.make_maps(
             context, found, settings.kind.name, settings.values, settings.side, settings.varied
         )
-        queued = Maps(
+        queued = MakeMaps(
             dataset=found,
             type=settings.kind.name,
             parameters=dict(settings.values),
@@ -60,7 +60,7 @@ def build(context: AppContext, live: Live) -> None:
     def start_download(*raw: Any) -> None:
         settings = form.read(*raw)
         work = condition_jobs.download_weights(context, settings.kind.name, settings.resolved())
-        queued = GetWeights(type=settings.kind.name, parameters=dict(settings.values))
+        queued = DownloadWeights(type=settings.kind.name, parameters=dict(settings.values))
         context.start_job(KIND, f"Downloading the model for {settings.kind.title}", work, queued)
 
     _wire_form(live, form, preview, make, weights, download)

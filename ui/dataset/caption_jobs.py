@@ -11,7 +11,7 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, JobRunner, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
-from engine.queue.data_jobs import Captions
+from engine.queue.data_jobs import WriteCaptions
 from engine.queue.job import QueuedJob
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
@@ -114,7 +114,7 @@ def write_by_model(
         failed = f", {counted(unread, 'image')} could not be read" if unread else ""
         return f"{counted(report.written, 'caption')} written, {report.kept:,} kept{failed}.", ()
 
-    queued = Captions(
+    queued = WriteCaptions(
         dataset=open_dataset(context, name).name,
         model=model.strip(),
         length=length,  # type: ignore[arg-type]

@@ -6,13 +6,13 @@ from html import escape
 
 import gradio as gr
 
-from engine.data.offered import OfferedSet, get_set, offered_sets, set_named, state_of
+from engine.data.dataset_catalog import CatalogDataset, catalog_datasets, dataset_named, download_dataset, state_of
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.units import counted, format_bytes
 from engine.queue.data_jobs import import_progress
-from engine.queue.download_jobs import GetSet
+from engine.queue.download_jobs import DownloadDataset
 from engine.workspace.paths import Workspace
 from ui.dataset.import_jobs import KIND, show_result
 from ui.page.context import AppContext
@@ -23,7 +23,7 @@ from ui.page.messages import note
 
 def build(context: AppContext, live: Live) -> None:
     """Build the folded panel."""
-    offered = offered_sets()
+    offered = catalog_datasets()
     with gr.Accordion("Or download a set of images", open=False, elem_id="offered"):
         table = gr.HTML(elem_id="offered-list")
         chosen = gr.Dropdown(
@@ -38,8 +38,8 @@ def build(context: AppContext, live: Live) -> None:
         add = queue_button(live, download)
 
     def start(name: str) -> None:
-        one = set_named(name)
-        context.start_job(KIND, f"Downloading {one.name}", get_job(context, one), GetSet(name=one.name))
+        one = dataset_named(name)
+        context.start_job(KIND, f"Downloading {one.name}", get_job(context, one), DownloadDataset(name=one.name))
 
     described = {one.name: about_set(one) for one in offered}
     live.on(chosen.change, lambda name: described[name], [chosen], [about])
@@ -51,7 +51,7 @@ def build(context: AppContext, live: Live) -> None:
     )
 
 
-def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
+def list_of_sets(workspace: Workspace, offered: list[CatalogDataset]) -> str:
     """The sets on offer as HTML, and whether each is there."""
     rows = []
     for one in offered:
@@ -62,18 +62,18 @@ def list_of_sets(workspace: Workspace, offered: list[OfferedSet]) -> str:
     return f"<ul class='reasons'>{''.join(rows)}</ul>"
 
 
-def about_set(one: OfferedSet) -> str:
+def about_set(one: CatalogDataset) -> str:
     """What a set teaches, what it holds, and its licence, as HTML."""
     maps = "with control images" if one.maps else "without control images: the Conditions tab makes them"
     holds = f"{counted(one.images, 'image')} with captions, {maps}. The download is about {one.download_mb} MB."
     return note(one.use) + note(holds) + note(f"Licence: {one.licence}. {one.licence_means}")
 
 
-def get_job(context: AppContext, one: OfferedSet) -> Work:
+def get_job(context: AppContext, one: CatalogDataset) -> Work:
     """Return the job that downloads a set, reads it, and selects it on every tab."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        show_result(context, get_set(context.workspace, one, token, import_progress(emit)), one.id, emit)
+        show_result(context, download_dataset(context.workspace, one, token, import_progress(emit)), one.id, emit)
         return "completed"
 
     return work

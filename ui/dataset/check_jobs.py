@@ -10,7 +10,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work, progress_events
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted
-from engine.queue.data_jobs import Check
+from engine.queue.data_jobs import CheckDataset
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
 from ui.page.messages import note
@@ -63,12 +63,12 @@ def correct(context: AppContext, name: str, finding: str) -> Work:
     return work
 
 
-def queued(context: AppContext, name: str, finding: str = "") -> Check:
+def queued(context: AppContext, name: str, finding: str = "") -> CheckDataset:
     """Return the check as a job of the queue. ``finding``: what to correct first."""
     config = context.config_of(context.draft)[0]
     correct, base = (finding,) if finding else (), config.model.base
     data = config.data
-    return Check(dataset=name, resolution=data.resolution, held_out=data.held_out, correct=correct, base=base)
+    return CheckDataset(dataset=name, resolution=data.resolution, held_out=data.held_out, correct=correct, base=base)
 
 
 def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> None:

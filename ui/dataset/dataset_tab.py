@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
-from ui.dataset import captions_panel, check_panel, contents_panel, crops_panel, import_panel, offered_panel
+from ui.dataset import captions_panel, catalog_panel, check_panel, contents_panel, crops_panel, import_panel
 from ui.dataset.import_jobs import KIND
 from ui.page.choices import dataset_list
 from ui.page.context import AppContext
@@ -30,7 +30,7 @@ def build(context: AppContext, live: Live) -> None:
             import_panel.build(context, live)
         with gr.Column(scale=2, min_width=320):
             _demo_sets(context, live)
-            offered_panel.build(context, live)
+            catalog_panel.build(context, live)
     # It folds once there is a dataset. After that it stays as the user leaves it.
     live.outputs([sources], lambda view: bool(view.datasets), lambda view: [gr.Accordion(open=not view.datasets)])
     progress = gr.HTML(elem_id="dataset-progress")

@@ -10,7 +10,7 @@ import gradio as gr
 
 from engine.data.import_config import ImportConfig, parse_import, text_of_roles
 from engine.errors import UserError
-from engine.queue.data_jobs import Read
+from engine.queue.data_jobs import ImportDataset
 from ui.dataset import folder_dialog
 from ui.dataset.import_jobs import KIND, import_images, suggested_name
 from ui.dataset.question_panel import QuestionPanel
@@ -67,7 +67,7 @@ def build(context: AppContext, live: Live) -> None:
 
     def begin(place: str, name: str, config: ImportConfig) -> None:
         title = f"Reading {name.strip() or suggested_name(place) or 'images'}"
-        queued = Read(place=place, name=name.strip() or suggested_name(place), options=config)
+        queued = ImportDataset(place=place, name=name.strip() or suggested_name(place), options=config)
         context.start_job(KIND, title, import_images(context, place, name, config), queued)
 
     def start(place: str, name: str, *values: Any) -> list[Any]:

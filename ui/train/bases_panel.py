@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from engine.bases.listed import ListedBase, hub_id, listed_bases, state_of
+from engine.bases.catalog import CatalogBase, catalog_bases, hub_id, state_of
 from engine.config.presets import suggest
 from engine.families.facts import FACTS
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import counted, format_bytes, format_memory
-from engine.queue.download_jobs import GetBase
+from engine.queue.download_jobs import DownloadBase
 from engine.workspace.paths import Workspace, bundled_bases
 from ui.page.context import AppContext
 from ui.page.guide.steps import after_html
@@ -28,7 +28,7 @@ KIND = JobKind.BASES
 
 def build_bases(context: AppContext, live: Live) -> None:
     """Build the folded panel below the base's field."""
-    offered = listed_bases()
+    offered = catalog_bases()
     with gr.Accordion("Get a base model", open=False, elem_id="bases"):
         with gr.Row(equal_height=False):
             with gr.Column(min_width=260, elem_classes="snug"):
@@ -67,7 +67,7 @@ def build_bases(context: AppContext, live: Live) -> None:
 
     def start_download(name: str) -> None:
         base = hub_id(name, offered)
-        context.start_job(KIND, f"Downloading {base}", download_job(context, base), GetBase(base=base))
+        context.start_job(KIND, f"Downloading {base}", download_job(context, base), DownloadBase(base=base))
 
     def start_search(folder: str) -> None:
         context.start_job(KIND, "Looking for bases", find_job(context, folder or ""))
@@ -82,7 +82,7 @@ def build_bases(context: AppContext, live: Live) -> None:
     live.outputs([message, found], lambda view: (view.results.get(KIND), after_html(view, "base")), render_result)
 
 
-def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
+def list_of_bases(workspace: Workspace, offered: list[CatalogBase]) -> str:
     """The bases on offer as HTML, and whether each is there."""
     rows = []
     for base in offered:
@@ -93,7 +93,7 @@ def list_of_bases(workspace: Workspace, offered: list[ListedBase]) -> str:
     return f"<ul class='reasons'>{''.join(rows)}</ul>"
 
 
-def about_base(base: ListedBase) -> str:
+def about_base(base: CatalogBase) -> str:
     """Describe a base as HTML: its use, its size and its licence."""
     takes = (
         f"{base.resolution} px, for graphics cards of {format_memory(base.min_vram_gib)} or more. The download is "
@@ -120,7 +120,7 @@ def download_job(context: AppContext, base: str) -> Work:
 
     def work(token: Token, emit: Emit) -> Outcome:
         context.clear_result(KIND)
-        report = GetBase(base=base).do(context.workspace, "", token, emit)
+        report = DownloadBase(base=base).do(context.workspace, "", token, emit)
         choose_base(context, base)
         context.set_result(KIND, note=f"{base} is downloaded and selected for the next run: {report.where}")
         return "completed"

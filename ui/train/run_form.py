@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine import config
-from engine.bases.listed import listed_bases
+from engine.bases.catalog import catalog_bases
 from engine.families.files import configs_of
 from engine.workspace.paths import Workspace, bundled_bases
 from ui.page.context import AppContext
@@ -136,7 +136,7 @@ def base_names(workspace: Workspace) -> list[str]:
         names = [path.name for path in workspace.models.iterdir() if not path.name.startswith(".")]
     except OSError:
         names = []  # the folder or its disk is gone; the app's own bases are still there
-    ids = {base.id.replace("/", "--"): base.id for base in listed_bases()}
+    ids = {base.id.replace("/", "--"): base.id for base in catalog_bases()}
     return [*bundled_bases(), *sorted(ids.get(name, name) for name in names)]
 
 

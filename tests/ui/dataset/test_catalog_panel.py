@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.data.offered import offered_sets, set_named
+from engine.data.dataset_catalog import catalog_datasets, dataset_named
 from engine.workspace.paths import Workspace
 from tests.bases.hub import LocalHub, serving, use
 from tests.data.tiny_sets import fill50k
-from ui.dataset.offered_panel import KIND, about_set, get_job, list_of_sets
+from ui.dataset.catalog_panel import KIND, about_set, get_job, list_of_sets
 from ui.page.context import AppContext
 
-FILL = set_named("fill50k")
+FILL = dataset_named("fill50k")
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def hub(photos: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_set_is_downloaded_read_and_selected(workspace: Workspace, hub: LocalHub) -> None:
     context = AppContext(workspace)
-    assert "coloured circles</b>: not downloaded" in list_of_sets(workspace, offered_sets())
+    assert "coloured circles</b>: not downloaded" in list_of_sets(workspace, catalog_datasets())
     context.start_job(KIND, "Getting it", get_job(context, FILL))
     assert context.runner.wait(30) and context.runner.snapshot.outcome == "completed"
     assert context.focus_dataset == "fill50k" == context.config_of(context.draft)[0].data.dataset
     assert "fill50k: 3 images, 3 captions." in context.results[KIND].note
-    assert "coloured circles</b>: downloaded" in list_of_sets(workspace, offered_sets())
+    assert "coloured circles</b>: downloaded" in list_of_sets(workspace, catalog_datasets())
 
 
 def test_a_refused_download_fails_with_the_reason_and_changes_nothing(workspace: Workspace, hub: LocalHub) -> None:
@@ -45,6 +45,6 @@ def test_a_refused_download_fails_with_the_reason_and_changes_nothing(workspace:
 
 
 def test_each_set_says_what_it_teaches_and_its_licence() -> None:
-    for one in offered_sets():
+    for one in catalog_datasets():
         text = about_set(one)
         assert one.licence_means in text and f"{one.images:,} images" in text

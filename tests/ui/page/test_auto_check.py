@@ -14,7 +14,7 @@ from engine.data.doctor.check_store import CheckStore, maps_of
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.jobs.snapshot import JobKind
-from engine.queue.data_jobs import Read
+from engine.queue.data_jobs import ImportDataset
 from engine.training.caution import Caution
 from engine.workspace.paths import Workspace
 from ui.conditions.condition_jobs import make_maps
@@ -129,7 +129,7 @@ def test_it_begins_after_reading_and_after_making_maps(workspace: Workspace, pai
     assert read["fingerprint"] == made["fingerprint"] == dataset.fingerprint
     assert read["maps"] == "" and made["maps"] == maps_of(dataset) == "12 of canny"
     assert context.auto_check.state.ended == 2
-    context.add_to_queue(Read(place=str(paired_folder / "images"), name="cats"))
+    context.add_to_queue(ImportDataset(place=str(paired_folder / "images"), name="cats"))
     assert context.queue.wait(30) and context.auto_check.wait(30)
     assert context.auto_check.state.ended == 3, "also after a job of the queue"
     context.check_by_itself("gone")

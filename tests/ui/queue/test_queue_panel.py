@@ -14,7 +14,7 @@ from engine.demo.sets import make_demo_set
 from engine.errors import UserError
 from engine.jobs.events import Progress, StepDone
 from engine.jobs.snapshot import JobKind, JobSnapshot
-from engine.queue.data_jobs import Maps, Read
+from engine.queue.data_jobs import ImportDataset, MakeMaps
 from engine.queue.entries import Entry, Result
 from engine.workspace.paths import Workspace
 from ui.page.close_button import question
@@ -25,8 +25,8 @@ from ui.page.view import QueueView
 from ui.queue.queue_html import badge, list_html, results_html, seconds_left
 from ui.queue.queue_panel import row_handler
 
-ROBINS = Maps(dataset="robins", type="canny")
-OWLS = Maps(dataset="owls", type="canny")
+ROBINS = MakeMaps(dataset="robins", type="canny")
+OWLS = MakeMaps(dataset="owls", type="canny")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def never(token: Any, emit: Any) -> str:
 def test_a_job_that_is_started_while_another_runs_waits_and_then_runs(
     context: AppContext, busy: threading.Event, paired_folder: Any
 ) -> None:
-    read = Read(place=str(paired_folder), name="pairs")
+    read = ImportDataset(place=str(paired_folder), name="pairs")
     context.start_job(JobKind.DATASET, read.title, never, read)
     view = context.view()
     assert [entry.title for entry in view.queue.waiting] == ["Reading pairs"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.bases import usual_places
-from engine.bases.listed import listed_bases
+from engine.bases.catalog import catalog_bases
 from engine.errors import UserError
 from engine.hub.download import RemoteFiles
 from engine.hub.faults import Repository
@@ -47,11 +47,11 @@ def test_a_downloaded_base_is_listed_as_there_and_chosen(
         "engine.bases.download.ask", lambda workspace, base, token: RemoteFiles(Repository(base), "main", ())
     )
     monkeypatch.setattr("engine.bases.download.download", arrive)
-    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, catalog_bases())
     choose_base(context, "demo")
     number = context.draft.number
     assert run(context, download_job(context, SD15)).outcome == "completed"
-    assert "<b>Stable Diffusion 1.5</b>: downloaded" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: downloaded" in list_of_bases(context.workspace, catalog_bases())
     assert context.base_of(context.draft) == SD15 and context.draft.number > number, "the forms show it"
     assert context.workspace.locate_base(SD15) == str(context.workspace.downloaded_base(SD15))
     assert "is downloaded and selected" in context.results[KIND].note
@@ -87,7 +87,7 @@ def test_found_bases_can_be_chosen_by_their_path(context: AppContext, tiny_sdxl:
 
 
 def test_each_base_says_what_it_is_for_and_what_its_licence_means() -> None:
-    for base in listed_bases():
+    for base in catalog_bases():
         text = about_base(base)
         assert base.licence_means in text and f"{base.resolution} px" in text
 
@@ -100,6 +100,6 @@ def test_a_folder_that_disappears_while_it_is_listed_is_a_sentence(context: AppC
     assert run(context, find_job(context, "")).outcome == "completed", "the other places are searched all the same"
     assert f"{folder} was not found." in render_result(context.view())[0]
     choose_base(context, str(folder / "mine"))
-    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, listed_bases())
+    assert "<b>Stable Diffusion 1.5</b>: not downloaded" in list_of_bases(context.workspace, catalog_bases())
     with pytest.raises(UserError, match="was not found"):
         context.workspace.locate_base(context.base_of(context.draft))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.bases.listed import HUB_ID, listed_bases, state_of
+from engine.bases.catalog import HUB_ID, catalog_bases, state_of
 from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.errors import UserError
@@ -140,7 +140,7 @@ def base_facts(workspace: Workspace, base: str) -> tuple[str, bool, str]:
     """The base's name for people (empty for a bundled one), whether it is here, and what is wrong with it."""
     if base in bundled_bases() or not base:
         return "", False, ""
-    title = next((one.title for one in listed_bases() if one.id == base), Path(base).name or base)
+    title = next((one.title for one in catalog_bases() if one.id == base), Path(base).name or base)
     try:
         located = Path(workspace.locate_base(base))
     except UserError as error:
