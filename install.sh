@@ -52,7 +52,7 @@ if [ -z "$python" ]; then
     if [ "$code" != 0 ]; then
         echo "       Or install a Python 3.11 to 3.13 with venv (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
         for name in python3 python3.12 python3.11 python3.13; do
-            exists "$name" && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       Not used: /' >&2
+            exists "$name" && "$name" engine/install/probe.py 2>&1 >/dev/null | sed 's/^/       Not used: /; q' >&2
         done
         exit 1
     fi

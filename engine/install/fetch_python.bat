@@ -18,10 +18,10 @@ set "STUDIO_STARTED="
 set "STUDIO_DONE="
 call :fetch 9>".install\python-lock"
 if defined STUDIO_DONE exit /b 0
-if defined STUDIO_STARTED exit /b 1
+if defined STUDIO_STARTED exit /b %ERRORLEVEL%
 echo Cause: another start is already fetching Python, or the folder .install cannot be written. 1>&2
 echo Fix:   wait for it, or close its window; if there is none, move the app to a folder of your own. 1>&2
-exit /b 1
+exit /b 3
 
 :row
 if /i not "%~1"=="%STUDIO_SYSTEM%" exit /b 0
@@ -72,7 +72,7 @@ goto again
 :unpack
 if exist ".install\python-new" rmdir /s /q ".install\python-new"
 mkdir ".install\python-new"
-tar -xzf "%STUDIO_ARCHIVE%" -C ".install\python-new"
+tar -xzf "%STUDIO_ARCHIVE%" -C ".install\python-new" 2>nul
 if errorlevel 1 goto not_unpacked
 if not exist ".install\python-new\python\python.exe" goto not_unpacked
 rem A virus scanner holds new files open for a moment.
@@ -106,12 +106,12 @@ exit /b 3
 :too_deep
 echo Cause: the folder's path is too long for Windows. 1>&2
 echo Fix:   move the folder closer to the root of the drive, e.g. to C:\ControlNetStudio, and start this again. 1>&2
-exit /b 1
+exit /b 3
 
 :no_folder
 echo Cause: this folder cannot be written. 1>&2
 echo Fix:   move it to a folder of your own (not C:\Program Files), and start this again. 1>&2
-exit /b 1
+exit /b 3
 
 :no_curl
 echo Cause: no suitable Python was found, and this Windows has no curl to fetch one. 1>&2
@@ -139,14 +139,15 @@ exit /b 1
 :disk_full
 echo Cause: the disk is full. 1>&2
 echo Fix:   free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again. 1>&2
-exit /b 1
+exit /b 3
 
 :not_unpacked
+if exist ".install\python-new" rmdir /s /q ".install\python-new" 2>nul
 echo Cause: the Python archive could not be unpacked: the disk is full, or this Windows has no tar. 1>&2
 echo Fix:   free some space and start this again. 1>&2
-exit /b 1
+exit /b 3
 
 :held_open
 echo Cause: another program, such as a virus scanner, holds files in .install open. 1>&2
 echo Fix:   let it finish, close every window of the app, and start this again. 1>&2
-exit /b 1
+exit /b 3

@@ -51,11 +51,11 @@ done <engine/install/private_python.txt
 by_hand="get $file from $folder on another computer and put it beside install.sh"
 
 if ! mkdir -p .install 2>/dev/null || [ ! -w .install ]; then
-    stop "cannot write to the folder $PWD." "move the app to a folder of your own, such as your home folder, and start this again."
+    never "cannot write to the folder $PWD." "move the app to a folder of your own, such as your home folder, and start this again."
 fi
 if command -v flock >/dev/null 2>&1; then
     exec 9>.install/python-lock
-    flock -n 9 || stop "another start is already fetching Python." "wait for it, or close its window, then start this again."
+    flock -n 9 || never "another start is already fetching Python." "wait for it, or close its window, then start this again."
 fi
 
 if [ -f "$file" ]; then
@@ -83,7 +83,7 @@ else
             ;;
         esac
         # 23 of curl, 3 of wget
-        [ "$code" = 23 ] || [ "$code" = 3 ] && stop "the disk is full." "free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again."
+        [ "$code" = 23 ] || [ "$code" = 3 ] && never "the disk is full." "free some space (the app needs 3 GB, with a graphics card 10 GB) and start this again."
         [ "$code" = 0 ] || stop "Python could not be downloaded (no connection, or a proxy that is not in HTTPS_PROXY)." \
             "start this again, it continues where it stopped; offline, $by_hand."
         if ! is_right "$partial"; then
@@ -95,10 +95,11 @@ else
 fi
 
 rm -rf .install/python-new
-if ! mkdir .install/python-new || ! tar -xzf "$archive" -C .install/python-new ||
+if ! mkdir .install/python-new || ! tar -xzf "$archive" -C .install/python-new 2>/dev/null ||
     [ ! -x .install/python-new/python/bin/python3 ]; then
-    stop "the Python archive could not be unpacked: the disk is full, or tar and gzip are missing." "free some space and start this again."
+    rm -rf .install/python-new
+    never "the Python archive could not be unpacked: the disk is full, or tar and gzip are missing." "free some space and start this again."
 fi
 rm -rf .install/python
-mv .install/python-new/python .install/python || stop "cannot write to the folder $PWD/.install." "check that it is yours, and start this again."
+mv .install/python-new/python .install/python || never "cannot write to the folder $PWD/.install." "check that it is yours, and start this again."
 rm -rf .install/python-new ".install/$file.partial"

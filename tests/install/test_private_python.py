@@ -155,6 +155,16 @@ def test_a_full_disk_is_named(shell: Shell, program: str, says: str) -> None:
     shell.put(program, "exit 23")
     result = shell.start("--doctor")
     assert result.returncode == 1 and says in result.stderr and "free some space" in result.stderr
+    assert "Or install a Python" not in result.stderr, "that would not help"
+    assert not (shell.root / ".install" / "python-new").exists()
+
+
+@POSIX
+def test_why_a_python_is_not_used_is_one_line(shell: Shell) -> None:
+    """The stand-ins of pyenv print ten."""
+    pin(shell.root, b"", "http://127.0.0.1:9", f"{platform.system()}-{platform.machine()}")
+    shell.put("python3.12", "for n in 1 2 3; do echo reason $n >&2; done; exit 127")
+    assert shell.start("--doctor").stderr.count("reason") == 1
 
 
 @POSIX
