@@ -8,10 +8,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MayChange = Literal["", "course", "memory"]
-Only = Literal["transformers", "controlnet", "net", "factors", "text", "lcm", "word", "named", "preserved", "teaching"]
+Only = Literal[
+    "transformers",
+    "controlnet",
+    "net",
+    "factors",
+    "text",
+    "lcm",
+    "word",
+    "named",
+    "preserved",
+    "preserving",
+    "drawing",
+    "teaching",
+]
 """Runs on a transformer base, that train a ControlNet, that may use one, that train a LoRA of any kind, that may train
 text encoders, that train an LCM-LoRA, a new word, something with a word of its own, something that may preserve what
-the base knows, that teach the base something."""
+the base knows, that do preserve it, that draw class images for it, that teach the base something."""
 WHY_FIXED = (
     "A run keeps it from its first step to its last, so that its figures, images and checkpoints can be compared."
 )

@@ -136,7 +136,7 @@ class TuningConfig(Section):
         max_length=8_000,
         lines=2,
         why_fixed="Class images were drawn from them.",
-        only=("preserved",),
+        only=("preserving",),
     )
     class_images: int = setting(
         100,
@@ -147,7 +147,7 @@ class TuningConfig(Section):
         le=5_000,
         advanced=True,
         why_fixed="They were drawn when the run began.",
-        only=("preserved",),
+        only=("drawing",),
     )
     preserve_weight: float = setting(
         1.0,
@@ -157,7 +157,7 @@ class TuningConfig(Section):
         ge=0,
         le=100,
         may_change="course",
-        only=("preserved",),
+        only=("preserving",),
     )
 
     @property

@@ -1,9 +1,13 @@
 // Asks every second which update groups have changed, and presses the hidden button of each; see ui/page/live.py.
 () => {
   if (window.studioPoll) return;
-  const EVERY = 1000, SOON = 200, TIMEOUT = 8000; // milliseconds
-  let known = [], timer = 0, polling = false, again = false;
+  const EVERY = 1000, SOON = 200, TIMEOUT = 8000, TYPING = 1500; // milliseconds
+  let known = [], timer = 0, polling = false, again = false, typed = -TYPING;
   const buttons = () => [...document.querySelectorAll('button.live-refresh')];
+  // An open list would be filled anew, and what is just being typed replaced by what the app has got of it so far.
+  const editing = () => performance.now() - typed < TYPING
+    || !!document.activeElement?.matches('#run-setup [aria-expanded="true"]');
+  document.addEventListener('input', () => { typed = performance.now(); }, true);
   const poll = async () => {
     clearTimeout(timer);
     if (polling) { again = true; return; }
@@ -15,6 +19,7 @@
       if (found.length < versions.length) wait = SOON; // the page is still being built
       else versions.forEach((version, group) => {
         if (version === known[group]) return;
+        if (found[group].textContent.trim() === 'form' && editing()) return; // at the next poll
         known[group] = version;
         found[group].click();
       });

@@ -52,21 +52,22 @@ class DraftEdits:
         known = [key for key in self.names if key in changes and key not in RUN_ONLY]
         return {key: (changes[key], usual[key]) for key in known if changes[key] != usual[key]}
 
-    def remember(self, stamp: Any, preset: str, name: str, *raw: Any) -> None:
+    def remember(self, stamp: Any, sent: Any, preset: str, name: str, *raw: Any) -> None:
         """Write what was changed in a page's form into the draft. Another preset brings all its values.
 
         Args:
             stamp: of the rendering that the page shows.
+            sent: when the page sent this (``Shown.sent``).
         """
-        self._take(stamp, preset, name, raw)
+        self._take(stamp, sent, preset, name, raw)
 
-    def take_all(self, stamp: Any, preset: str, name: str, *raw: Any) -> None:
+    def take_all(self, stamp: Any, sent: Any, preset: str, name: str, *raw: Any) -> None:
         """Do the same for a button that uses all settings: the page has to show them as they are.
 
         Raises:
             UserError: something was changed on another page, and is not shown on this one yet.
         """
-        if elsewhere := self._take(stamp, preset, name, raw):
+        if elsewhere := self._take(stamp, None, preset, name, raw):
             titles = [field.title or "" for dotted in elsewhere if (field := config.field_of(dotted)) is not None]
             raise UserError(
                 "Nothing was started.",
@@ -74,7 +75,7 @@ class DraftEdits:
                 "This page now shows them. Check them, then press the button again.",
             )
 
-    def _take(self, stamp: Any, preset: str, name: str, raw: Sequence[Any]) -> list[str]:
+    def _take(self, stamp: Any, sent: Any, preset: str, name: str, raw: Sequence[Any]) -> list[str]:
         """Write what was changed into the draft. Returns what was changed on another page and is not shown here."""
         parsed = {dotted: parse_value(dotted, value) for dotted, value in zip(self.names, raw, strict=True)}
         given = {PRESET: preset, "name": name.strip(), **parsed}
@@ -84,7 +85,7 @@ class DraftEdits:
             now = self.values(draft)
             shown = self.shown.get(stamp) or Shown(draft.number, now)
             before = dict(shown.values)
-            edited = shown.take(given)
+            edited = shown.take(given, float(sent or 0))
             if draft.number == shown.number:  # otherwise a redraw is on its way
                 elsewhere.extend(key for key in now if key not in edited and now[key] != before[key])
             changed = self._edited(draft, edited)

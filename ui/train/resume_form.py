@@ -128,7 +128,7 @@ def _render(context: AppContext, view: View, columns: Sequence[str], settings: S
     except UserError:
         return hidden  # a damaged run; the tab says what is wrong
     values = flatten(run.config.model_dump())
-    without = not_applicable(run.config, configs_of(context.workspace, run.config.model.base).facts)
+    without = not_applicable(run.config.tuning, configs_of(context.workspace, run.config.model.base).facts)
     steps = [checkpoint.step for checkpoint in reversed(run.checkpoints()) if checkpoint.resumable]
     choices = [(f"the newest (step {steps[0]:,})" if steps else "the newest", NEWEST)]
     choices += [(f"step {step:,}", step) for step in steps[1:]]

@@ -41,6 +41,9 @@ OF_KIND = {
 }
 """Settings right below, for each kind of run that has some."""
 
+SENT_NOW = "(...values) => { values[1] = Date.now(); return values; }"
+"""Fills ``RunForm.sent`` when a page sends its form."""
+
 
 class RunForm:
     """Widgets that show the context's draft. ``edits`` writes what the user enters into it."""
@@ -56,6 +59,7 @@ class RunForm:
         values = self.edits.values(context.draft)
         stamp = self.edits.shown.add(context.draft.number, values)
         self.stamp = gr.Number(stamp, precision=0, elem_id="form-stamp", elem_classes="pressed-by-script")
+        self.sent = gr.Number(0, elem_id="form-sent", elem_classes="pressed-by-script")
         self.settings = {"tuning.what": _what_is_trained(str(values["tuning.what"]))}
         for kind, names in OF_KIND.items():
             with gr.Row(elem_classes=f"only-{kind}"):
@@ -83,7 +87,7 @@ class RunForm:
             self.not_applicable = gr.HTML(elem_id="settings-not-applicable", elem_classes="pressed-by-script")
         self.settings |= made
         self.edits.names = tuple(self.settings)
-        self.inputs = [self.stamp, self.preset, self.name, *self.settings.values()]
+        self.inputs = [self.stamp, self.sent, self.preset, self.name, *self.settings.values()]
         self._wire(live)
 
     def _dataset(self) -> Any:
@@ -105,17 +109,21 @@ class RunForm:
 
     def _wire(self, live: Live) -> None:
         for box in (self.preset, self.name, *self.settings.values()):
-            live.on(box.input, self.edits.remember, self.inputs)
+            # gradio drops a second change of one box while the first is on its way, unless told otherwise
+            live.on(box.input, self.edits.remember, self.inputs, js=SENT_NOW, trigger_mode="always_last")
         live.on(self.changed.click, self.edits.reset)
-        live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._render, "form")
+        shown = [self.stamp, self.preset, self.name, *self.settings.values()]
+        live.outputs(shown, lambda view: (view.draft.number, view.datasets), self._render, "form")
         live.outputs([self.not_applicable], lambda view: (str(view.draft), view.draft.number), self._not_applicable)
         live.outputs(
             [self.changed], lambda view: str(view.draft), lambda view: [changes_html(self.edits.changed(view.draft))]
         )
 
     def _not_applicable(self, _view: View) -> list[Any]:
-        run = self._context.config_of(self._context.draft)[0]
-        return [not_applicable_html(run, configs_of(self._context.workspace, run.model.base).facts)]
+        values = self.edits.values(self._context.draft)
+        chosen = {name: values[f"tuning.{name}"] for name in ("what", "preserve")}
+        tuning = config.TuningConfig.model_construct(**chosen)  # other settings may be out of bounds meanwhile
+        return [not_applicable_html(tuning, configs_of(self._context.workspace, str(values["model.base"])).facts)]
 
     def _presets(self) -> list[tuple[str, str]]:
         return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]

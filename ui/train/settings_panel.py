@@ -43,6 +43,8 @@ RUNS = {
     "teaching": ("lora", "subject", "word", "base", "svdiff"),
 }
 """Which kinds of run (``tuning.what``) a setting with such a mark (``setting(only=...)``) has a meaning for."""
+PRESERVES = {"preserving": ("answers", "pictures"), "drawing": ("pictures",)}
+"""The same for marks that depend on how a run preserves what the base knows (``TuningConfig.preserved_by``)."""
 RESET_ALL = "all"
 """What the button that resets everything sends, in place of a setting's name."""
 
@@ -223,20 +225,24 @@ def shown(value: Any) -> str:
     return text if len(text) <= 24 else f"…{text[-23:]}"
 
 
-def not_applicable(run: config.RunConfig, facts: FamilyFacts) -> tuple[str, ...]:
+def not_applicable(tuning: config.TuningConfig, facts: FamilyFacts) -> tuple[str, ...]:
     """Return the marks (``setting(only=...)``) of settings that have no meaning for a run.
 
     Args:
+        tuning: what the run trains.
         facts: of the run's base.
     """
     hidden = () if facts.patch > 1 else ("transformers",)
-    return (*hidden, *(kind for kind, runs in RUNS.items() if run.tuning.what not in runs))
+    kinds = (kind for kind, runs in RUNS.items() if tuning.what not in runs)
+    ways = (mark for mark, preserves in PRESERVES.items() if tuning.preserved_by not in preserves)
+    return (*hidden, *kinds, *ways)
 
 
-def not_applicable_html(run: config.RunConfig, facts: FamilyFacts) -> str:
+def not_applicable_html(tuning: config.TuningConfig, facts: FamilyFacts) -> str:
     """Return these marks of the form's run for style.css, which hides the settings.
 
     Args:
+        tuning: what the run trains.
         facts: of the run's base.
     """
-    return f"<span data-hides='{' '.join(not_applicable(run, facts))}'></span>"
+    return f"<span data-hides='{' '.join(not_applicable(tuning, facts))}'></span>"

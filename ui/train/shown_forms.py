@@ -24,9 +24,21 @@ class Shown:
     """Of the draft that was rendered."""
     values: dict[str, Any]
     """What the page has shown and sent, by name."""
+    sent: float = 0.0
+    """When the page sent them: its own clock, milliseconds."""
 
-    def take(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values that were changed on the page since the last call."""
+    def take(self, given: Mapping[str, Any], sent: float = 0.0) -> dict[str, Any]:
+        """Return the values that were changed on the page since the last call.
+
+        None if the page has sent later ones already, which have all that these have: requests of a busy browser
+        overtake each other.
+
+        Args:
+            sent: when the page sent them; 0: not known, they are taken for the latest.
+        """
+        if sent and sent < self.sent:
+            return {}
+        self.sent = max(sent, self.sent)
         edited = {name: value for name, value in given.items() if name not in self.values or self.values[name] != value}
         self.values.update(edited)
         return edited

@@ -69,19 +69,19 @@ def test_it_holds_what_may_change_as_the_run_has_it_now(ready_workspace: Workspa
     assert shown(context, live)[:2] == (False, "")
 
 
-@pytest.mark.parametrize("what", ["controlnet", "lora"])
+@pytest.mark.parametrize(("what", "preserve"), [("controlnet", "auto"), ("lora", "auto"), ("lora", "answers")])
 def test_a_setting_without_a_meaning_for_the_shown_run_is_hidden(
-    what: str, ready_workspace: Workspace, new_run: RunFactory
+    what: str, preserve: str, ready_workspace: Workspace, new_run: RunFactory
 ) -> None:
     context = AppContext(ready_workspace)
     context.set_draft(context.draft.preset, {"tuning": {"what": "lora"}})
-    context.show_run(new_run(**{"tuning.what": what}).name)
+    context.show_run(new_run(**{"tuning.what": what, "tuning.preserve": preserve}).name)
     live = build(context)
-    preserves = {"resume-tuning-preserve_weight"} if what == "controlnet" else set()
+    preserves = set() if preserve == "answers" else {"resume-tuning-preserve_weight"}
     never = {"resume-train-modulation_storage", "resume-tuning-lcm_steps"}
     assert hidden(context, live) == never | preserves, "whatever the form says"
     boxes = {one.elem_id: one for one in live.registered[0].components}
-    assert "only-preserved" not in boxes["resume-tuning-preserve_weight"].elem_classes
+    assert "only-preserving" not in boxes["resume-tuning-preserve_weight"].elem_classes
 
 
 def test_what_is_entered_is_what_the_run_goes_on_with(

@@ -47,9 +47,14 @@ class Page:
         self.values |= {dotted.replace("__", "."): value for dotted, value in changed.items()}
         self.form.remember(*self.inputs)
 
+    def sends(self, at: float, **changed: Any) -> list[Any]:
+        """Change these values, and return what the page sends then, at a time by its own clock."""
+        self.values |= {dotted.replace("__", "."): value for dotted, value in changed.items()}
+        return [self.stamp, at, *self.inputs[2:]]
+
     @property
     def inputs(self) -> list[Any]:
-        return [self.stamp, *(self.values[name] for name in (PRESET, "name", *self.form.names))]
+        return [self.stamp, 0, *(self.values[name] for name in (PRESET, "name", *self.form.names))]
 
 
 def enter(form: DraftEdits, **changed: Any) -> None:
@@ -110,6 +115,16 @@ def test_a_base_chosen_before_the_new_preset_is_shown_keeps_none_of_the_old_pres
     assert context.draft.changes["train"] == {"steps": 123}
     page.enter(train__steps=form.usual_values(context.draft)["train.steps"])
     assert "train" not in context.draft.changes, "back at the preset's"
+
+
+def test_requests_that_overtake_each_other_lose_nothing(form: DraftEdits) -> None:
+    page = Page(form)
+    earlier, later = page.sends(1000, preset="24gb"), page.sends(1001, model__base="xl")
+    form.remember(*later)
+    form.remember(*earlier)  # it still has the base of before
+    assert (form.context.draft.preset, form.context.draft.changes) == ("24gb", {"model": {"base": "xl"}})
+    form.remember(*page.sends(1001, name="try"))  # in the same millisecond
+    assert form.context.draft.changes["name"] == "try"
 
 
 def test_old_values_that_arrive_after_a_caution_s_button_change_nothing(form: DraftEdits) -> None:
