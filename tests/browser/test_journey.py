@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.acting import IN_A_BROWSER, click, shoot, unfold, wait_for, wait_for_count
+from tests.browser.acting import IN_A_BROWSER, click, fill, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import STEPS, DemoRun
 from tests.browser.studio import open_tab
 
@@ -87,10 +87,34 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
     wait_for(page, "#export-result", "Checked")
     shoot(page, "export")
     assert len(list(demo.folder.glob("exports/*.safetensors"))) == 1
+    answer_and_check(page, demo)
 
     open_tab(page, "Settings & help")
     wait_for(page, "#tab-settings", "Versions")
     shoot(page, "settings")
+
+
+def answer_and_check(page: Any, demo: DemoRun) -> None:
+    """Answer a question about the training data, have it checked, and find both in the card of the export."""
+    unfold(page, "sharing")
+    fill(page, "#sharing-data_source textarea", "drawn by <b>this</b> app")
+    click(page, "#sharing-save")
+    wait_for(page, "#sharing-saved", "Not answered: Licence of the training images")
+    click(page, "#sharing-check")
+    wait_for(page, "#sharing-found", re.compile(r"Near copies of training images\s*\d+ of \d+ images drawn"))
+    wait_for(page, "#sharing-found", re.compile(r"In \d+ captions, most often: .*circle"))
+    near = re.match(r"(\d+) of", page.locator("#sharing-found td").first.inner_text())
+    assert near and (int(near[1]) == 0 or "Look at these yourself" in page.locator("#sharing-found").inner_text())
+    shoot(page, "export-sharing")
+    (card,) = demo.folder.glob("exports/*_card/README.md")
+    words = card.read_text(encoding="utf-8")
+    for row in (
+        r"drawn by .*this.* app",
+        r"Licence of the training images.*not answered",
+        rf"{near[0]} \d+ images drawn",
+    ):
+        assert re.search(row, words), row
+    assert "<b>" not in words and "not measured" not in words
 
 
 def test_a_missing_folder_is_reported_on_a_panel_that_stays(page: Any, request: pytest.FixtureRequest) -> None:
