@@ -30,11 +30,17 @@ NOTHING: dict[str, Any] = {
     "/sdapi/v1/embeddings": {"loaded": {}, "skipped": {}},
     "/sdapi/v1/sd-vae": [],
     "/sdapi/v1/prompt-styles": [],
+    "/sdapi/v1/schedulers": [],
+    "/sdapi/v1/face-restorers": [],
+    "/sdapi/v1/realesrgan-models": [],
+    "/sdapi/v1/latent-upscale-modes": [],
     "/sdapi/v1/scripts": {"txt2img": ["controlnet"], "img2img": ["controlnet"]},
     "/sdapi/v1/cmd-flags": {"api": True},
     "/controlnet/settings": {"control_net_max_models_num": 1, "control_net_unit_count": 1},
 }
 """Answers to what plugins ask when they start, about things that this server does not have."""
+REFRESHED = ("refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-embeddings")
+"""Addresses under /sdapi/v1 that read folders again: there is nothing new to find."""
 UNUSED = ("enable_hr", "restore_faces", "tiling", "refiner_checkpoint", "script_name")
 """Fields that ask for something that the app does not do: answered with a warning where they are on."""
 
@@ -42,6 +48,7 @@ UNUSED = ("enable_hr", "restore_faces", "tiling", "refiner_checkpoint", "script_
 def add_routes(api: FastAPI, service: JobService) -> None:
     """Add the addresses under /sdapi and /controlnet."""
     net = service.served.name
+    modules = ["none", *([service.served.condition] if service.served.make_map else [])]
 
     @api.post("/sdapi/v1/txt2img", tags=["AUTOMATIC1111"], summary="Draw images, and wait for them")
     async def txt2img(body: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +65,7 @@ def add_routes(api: FastAPI, service: JobService) -> None:
         over = {"image": start[0], "mask": body.get("mask"), "change": body.get("denoising_strength")}
         return await _draw(service, body, over)
 
+    @api.post("/sdapi/v1/skip", tags=["AUTOMATIC1111"], summary="The same as interrupt")
     @api.post("/sdapi/v1/interrupt", tags=["AUTOMATIC1111"], summary="Cancel what is being drawn")
     async def interrupt() -> dict[str, Any]:
         if job := service.jobs.drawing():
@@ -101,8 +109,12 @@ def add_routes(api: FastAPI, service: JobService) -> None:
 
     @api.get("/controlnet/module_list", tags=["AUTOMATIC1111"], summary="How control images are made")
     async def module_list() -> dict[str, Any]:
-        names = ["none", *([service.served.condition] if service.served.make_map else [])]
-        return {"module_list": names, "module_detail": {name: {"model_free": False, "sliders": []} for name in names}}
+        return {"module_list": modules, "module_detail": {one: {"model_free": False, "sliders": []} for one in modules}}
+
+    @api.get("/controlnet/control_types", tags=["AUTOMATIC1111"], summary="The only kind of control image")
+    async def control_types() -> dict[str, Any]:
+        every = {"module_list": modules, "model_list": [net], "default_option": "none", "default_model": net}
+        return {"control_types": {"All": every}}
 
     def answer_with(answer: Any) -> Callable[[], Any]:
         async def constant() -> Any:
@@ -112,6 +124,8 @@ def add_routes(api: FastAPI, service: JobService) -> None:
 
     for path, answer in NOTHING.items():
         api.get(path, tags=["AUTOMATIC1111"], summary="For plugins: nothing to choose")(answer_with(answer))
+    for name in REFRESHED:
+        api.post(f"/sdapi/v1/{name}", tags=["AUTOMATIC1111"], summary="For plugins: does nothing")(answer_with({}))
 
 
 def _base(service: JobService) -> str:

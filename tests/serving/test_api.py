@@ -389,6 +389,9 @@ def test_plugins_get_the_lists_that_they_ask_for(serving: Serving, tiny_base: Pa
     assert get("/sdapi/v1/sd-models")[0]["title"] == tiny_base.name
     assert "UniPC" in [one["name"] for one in get("/sdapi/v1/samplers")]
     assert get("/sdapi/v1/progress")["progress"] == 0
+    assert get("/sdapi/v1/schedulers") == get("/sdapi/v1/face-restorers") == []
+    assert get("/controlnet/control_types")["control_types"]["All"]["default_model"] == "ring"
+    assert serving.client.post("/sdapi/v1/refresh-checkpoints").json() == serving.client.post("/sdapi/v1/skip").json()
     assert serving.client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "other"}).status_code == 422
     assert serving.client.post("/sdapi/v1/interrupt").json() == {}
 
