@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import time
 from pathlib import Path
 
@@ -25,8 +24,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from engine.demo.build_autoencoder import cosine_lr, random_crop, save_state, train_autoencoder
 from engine.demo.shapes import BLOB, PALETTE, SHAPES, draw, random_scene
-from engine.disk.durable import atomic_write
 
 SEED = 20
 SIZE = 128
@@ -134,52 +133,17 @@ def pictures(first: int, count: int) -> tuple[torch.Tensor, list[str]]:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1, [scene.caption for scene in scenes]
 
 
-def cosine_lr(step: int, total: int, peak: float, warmup: int = 200) -> float:
-    """Learning rate: linear warmup to ``peak``, then a cosine down to 2 % of it."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
-
-
-def save_state(path: Path, state: dict) -> None:
-    with atomic_write(path) as temporary:
-        torch.save(state, temporary)
-
-
 def train_vae(work: Path, steps: int) -> AutoencoderKL:
     """Train the VAE, or continue from ``work``. Returns it frozen, with its scaling factor set."""
     torch.manual_seed(SEED)
     vae = build_vae()
     pass_colours_through(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    path, start = work / "vae.pt", 0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    began = time.time()
-    for step in range(start, steps):
-        generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
-        crop, batch = VAE_CROPS[min(2, 3 * step // steps)]
-        images, _ = pictures(10_000_000 + step * 64, batch)
-        top, left = torch.randint(0, SIZE - crop + 1, (2,), generator=generator).tolist()
-        images = images[:, :, top : top + crop, left : left + crop]
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(step, steps, 2e-3, 100)
-        posterior = vae.encode(images).latent_dist
-        decoded = vae.decode(posterior.sample(generator)).sample
-        error = (decoded - images).abs().mean() + (decoded - images).square().mean()
-        loss = error + 1e-5 * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            print(f"vae {step + 1}/{steps} error {error.item():.4f} {time.time() - began:.0f} s", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            save_state(path, {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
-    vae.eval().requires_grad_(False)
+
+    def batch_of(step: int, generator: torch.Generator) -> torch.Tensor:
+        side, batch = VAE_CROPS[min(2, 3 * step // steps)]
+        return random_crop(pictures(10_000_000 + step * 64, batch)[0], side, generator)
+
+    train_autoencoder(vae, batch_of, work, steps, peak=2e-3, warmup=100, seed=SEED)
     with torch.no_grad():
         latents = vae.encode(pictures(0, 256)[0]).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))

@@ -23,7 +23,8 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from engine.demo.build_base import SAMPLING_WEIGHTS, SIZE, cosine_lr, pictures, save_state, tokenize
+from engine.demo.build_autoencoder import cosine_lr, random_crop, save_state, train_autoencoder
+from engine.demo.build_base import SAMPLING_WEIGHTS, SIZE, pictures, tokenize
 from engine.demo.build_base import SEED as IMAGES_SEED
 from engine.demo.build_transformer_parts import CHANNELS, SHIFT, Base, Muon, build_vae, export
 from engine.demo.circles import outline
@@ -56,33 +57,12 @@ def train_vae(work: Path, steps: int) -> AutoencoderKL:
     """Train the VAE, or continue from ``work``. Returns it frozen, with its scaling and shift set."""
     torch.manual_seed(SEED)
     vae = build_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    path, start, began = work / "vae.pt", 0, time.time()
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    for step in range(start, steps):
-        generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
+
+    def batch_of(step: int, generator: torch.Generator) -> torch.Tensor:
         shapes, lines = pictures(20_000_000 + step * 16, 12)[0], outlines(30_000_000 + step * 16, 4)
-        top, left = torch.randint(0, SIZE - CROP + 1, (2,), generator=generator).tolist()
-        images = torch.cat([shapes, lines])[:, :, top : top + CROP, left : left + CROP]
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(step, steps, 1e-3, 50)
-        posterior = vae.encode(images).latent_dist
-        decoded = vae.decode(posterior.sample(generator)).sample
-        error = (decoded - images).abs().mean() + (decoded - images).square().mean()
-        loss = error + 1e-5 * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            print(f"vae {step + 1}/{steps} error {error.item():.4f} {time.time() - began:.0f} s", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            save_state(path, {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
-    vae.eval().requires_grad_(False)
+        return random_crop(torch.cat([shapes, lines]), CROP, generator)
+
+    train_autoencoder(vae, batch_of, work, steps, peak=1e-3, warmup=50, seed=SEED)
     with torch.no_grad():
         # The first four channels carry the colours, the others edges: these are made larger, or noise would hide them.
         vae.encoder.conv_out.weight[4:CHANNELS] *= EDGES

@@ -12,6 +12,7 @@ from ui.dataset import check_jobs
 from ui.dataset.check_jobs import KIND
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
+from ui.page.enlarge import gallery
 from ui.page.jobs import job_controls, queue_button
 from ui.page.live import Live
 from ui.page.messages import note, progress_bar
@@ -60,16 +61,7 @@ class CheckPanel:
             self._exclude = gr.Button("Leave these out", visible=False, elem_id="doctor-exclude")
             self._correct = gr.Button("Correct these", visible=False, elem_id="doctor-correct")
             self._undo = gr.Button("Undo", visible=False, elem_id="doctor-undo")
-        self._examples = gr.Gallery(
-            columns=4,
-            height="auto",
-            object_fit="contain",
-            interactive=False,
-            show_label=False,
-            visible=False,
-            buttons=["fullscreen"],
-            elem_id="doctor-examples",
-        )
+        self._examples = gallery("doctor-examples", columns=4, downloads=False)
 
     def _build_viewer(self) -> None:
         gr.Markdown("### What the ControlNet sees\nEach image and its map, cropped as in training.")

@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.machine.units import counted
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
+from ui.page.enlarge import gallery
 from ui.page.form import widget
 from ui.page.live import Live
 from ui.page.messages import note
@@ -33,28 +34,19 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             with gr.Row(elem_classes="buttons"):
                 look = gr.Button("Show what the ControlNet sees", variant="primary", elem_id="crops-look")
                 more = gr.Button("Other images", visible=False, elem_id="crops-more")
-            gallery = gr.Gallery(
-                columns=3,
-                height="auto",
-                object_fit="contain",
-                interactive=False,
-                show_label=False,
-                visible=False,
-                buttons=["fullscreen"],
-                elem_id="crops-seen",
-            )
+            seen = gallery("crops-seen", columns=3, downloads=False)
     turn = gr.State(0)
     inputs = [chosen, *boxes]
     changes = [chosen.change, *(box.change for box in boxes)]
     hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]
     live.outputs([*boxes], lambda view: view.draft.number, lambda view: draft_values(context), "form")
     live.on(changes, lambda name, *raw: render_table(context, name, raw), inputs, [table], trigger_mode="always_last")
-    live.on(changes, lambda: hidden, None, [gallery, more, turn])
+    live.on(changes, lambda: hidden, None, [seen, more, turn])
     live.on(
         [look.click, more.click],
         lambda at, name, *raw: render_examples(context, name, raw, at),
         [turn, *inputs],
-        [gallery, more, turn],
+        [seen, more, turn],
         show_progress="full",
     )
     live.on(apply.click, lambda name, *raw: apply_draft(context, raw), inputs)

@@ -46,14 +46,14 @@ element.addEventListener('keydown', (event) => {
 """It listens on the element itself, which stays when its content is replaced."""
 
 
-def gallery(elem_id: str, columns: int) -> gr.Gallery:
-    """Whole images, to open and download, hidden as long as there are none."""
+def gallery(elem_id: str, columns: int, downloads: bool = True) -> gr.Gallery:
+    """Whole images, to open and perhaps to download, hidden as long as there are none."""
     return gr.Gallery(
         show_label=False,
         columns=columns,
         height="auto",
         object_fit="contain",
-        buttons=["download", "fullscreen"],
+        buttons=["download", "fullscreen"] if downloads else ["fullscreen"],
         interactive=False,
         visible=False,
         elem_id=elem_id,
