@@ -18,7 +18,7 @@ from engine.install.console import InstallError
 from engine.install.edition import edition
 from engine.install.exchange import read_journal
 from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
-from engine.install.layout import Layout, clean_environment, installed_torch, read_record
+from engine.install.layout import Layout, clean_environment, installed_torch, read_record, stamp
 from engine.install.other_cards import OtherCard
 from engine.install.packages import OPTIONAL, PACKAGES
 from engine.install.steps import driver_advice, is_ready, torch_suits
@@ -82,7 +82,8 @@ def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = No
         *_environment(layout, choice),
     ]
     if layout.python.exists():
-        findings += _packages((look or _look)(layout), choice)
+        complete = record.get("requirements.txt") == stamp(layout)
+        findings += _packages((look or _look)(layout), choice, complete)
     findings.append(Finding("test browser", find_browser(record) or "none (only the browser tests need one)"))
     findings.append(Finding("log", str(layout.log) if layout.log.exists() else "none yet"))
     return findings
@@ -167,22 +168,26 @@ def _environment(layout: Layout, choice: Choice) -> list[Finding]:
     return findings
 
 
-def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
+def _packages(found: dict[str, str], choice: Choice, complete: bool) -> list[Finding]:
+    """``complete``: all were installed once, so that one that is missing is damage and not still to come."""
     findings = []
     for name in PACKAGES:
         value = found.get(name, "!not checked")
         wrong = value[1:] if value.startswith("!") else ""
+        if wrong and not complete:
+            findings.append(Finding(name, "not installed yet"))
+            continue
         fix = "Start again with --repair." if wrong else ""
         findings.append(Finding(name, "broken" if wrong else value, wrong, fix))
     for name in OPTIONAL:
         value = found.get(name, "!")
         findings.append(Finding(name, "not in use (optional)" if value.startswith("!") else value))
     card = found.get("card", "")
-    if choice.build != "cpu" and (not card or card.startswith("!")):
+    if complete and choice.build != "cpu" and (not card or card.startswith("!")):
         why = card.lstrip("!") or "it finds none"
         fix = f"{driver_advice(choice)}."
         findings.append(Finding("torch on the card", "no", f"PyTorch cannot use the card: {why}", fix))
-    elif card:
+    elif card and not card.startswith("!"):
         findings.append(Finding("torch on the card", card))
     return findings
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from engine.install.console import InstallError
 from engine.install.hardware import free_disk_gb, memory_gb
+from engine.install.layout import Layout
+from engine.install.places import size_of
 from engine.install.torch_choice import Choice
 
 LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
@@ -45,7 +47,8 @@ def check(root: Path, build: str, fresh: bool) -> list[str]:
     warnings = []
     free, memory = free_disk_gb(root), memory_gb()
     kind = "cpu" if build == "cpu" else "rocm" if build.startswith("rocm") else "card"
-    if fresh and free < LEAST_DISK[kind]:
+    # What an interrupted installation has left counts, so that the next start goes on where the first one had room.
+    if fresh and free < LEAST_DISK[kind] and free + size_of(Layout(root).venv) / 2**30 < LEAST_DISK[kind]:
         raise InstallError(
             f"Only {free:.1f} GB are free on the disk that holds {root}; the packages need {LEAST_DISK[kind]:.0f} GB.",
             "Free some space, or move the app's folder to another drive.",

@@ -93,7 +93,8 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
 
 def _for_another_maker(report: GpuReport) -> Choice:
     """The build for the best card of another maker."""
-    warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
+    remedy = "Restart the computer; if that does not help, install the newest driver from nvidia.com/drivers."
+    warning = f"An NVIDIA driver seems to be installed, but {report.problem}. {remedy}" if report.problem else ""
     noted = (warning,) if warning else ()
     first = report.others[0] if report.others else None
     if first is not None and first.build:
@@ -159,9 +160,9 @@ def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:
 def _why_not(gpu: Gpu, system: str) -> str:
     """Why no build runs on the card, and what to do about it."""
     if gpu.capability is None and gpu.driver >= REPORTS_CAPABILITY:
-        return "its driver does not report its compute capability. Install the newest driver from nvidia.com/drivers."
+        return "its driver does not report its compute capability. Install the newest one from nvidia.com/drivers."
     if gpu.capability is None:
-        return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver from nvidia.com/drivers."
+        return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver for it from nvidia.com/drivers."
     holding = [build for build in BUILDS if build.holds(gpu)]
     if any(build.runs_on(gpu, system) for build in holding):
         return "no single build of PyTorch supports all cards of this computer."
@@ -173,7 +174,7 @@ def _why_not(gpu: Gpu, system: str) -> str:
     needed = min(build.driver_for(system) for build in holding)
     return (
         f"its driver {_dotted(gpu.driver)} is too old; {_dotted(needed)} or newer is needed. Install the newest "
-        "driver from nvidia.com/drivers and start this again."
+        "driver for it from nvidia.com/drivers and start this again."
     )
 
 

@@ -58,6 +58,10 @@ def test_a_broken_package_is_named(installed: Layout, cards: dict[str, GpuReport
 def test_an_interrupted_installation_is_reported(installed: Layout, cards: dict[str, GpuReport]) -> None:
     (installed.root / "requirements.txt").write_text("torch==2.13.0\nnew\n", encoding="utf-8")
     assert "installation" in problems(installed)
+    missing = dict.fromkeys((*PACKAGES, "card"), "!ModuleNotFoundError: No module named 'x'")
+    assert list(problems(installed, missing)) == ["installation"], (
+        "one cause, one fix: what is still to come is no damage"
+    )
 
 
 @pytest.mark.answers("It trains on the processor although there is a graphics card")

@@ -187,6 +187,11 @@ def test_a_card_that_torch_does_not_find_is_a_failure_with_its_makers_remedy(mac
     assert "AMD's newest driver" in caught.value.fix and "--cpu" in caught.value.fix
 
 
+def test_an_nvidia_driver_that_does_not_answer_has_its_remedy() -> None:
+    choice = choose(GpuReport(problem="nvidia-smi answered: Driver/library version mismatch"), system="linux")
+    assert "mismatch. Restart the computer; if that does not help" in choice.warnings[0]
+
+
 def test_a_card_without_a_build_is_said_with_the_reason() -> None:
     old = OtherCard("AMD", "AMD gfx803", "", why_not="PyTorch's ROCm build is not compiled for gfx803")
     choice = choose(GpuReport(others=(old,)), system="linux")

@@ -31,6 +31,17 @@ def test_too_little_disk_stops_a_fresh_installation(root: Path, disk: dict[str, 
         preflight.check(root, build="cpu", fresh=True)
 
 
+def test_what_an_interrupted_installation_left_counts(
+    root: Path, disk: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk["disk"] = 2.8
+    monkeypatch.setattr(preflight, "size_of", lambda path: 2**30 if path == root / ".venv" else 0)
+    preflight.check(root, build="cpu", fresh=True)
+    disk["disk"] = 1.9
+    with pytest.raises(InstallError, match="Only 1.9 GB are free"):
+        preflight.check(root, build="cpu", fresh=True)
+
+
 def test_a_full_disk_does_not_stop_what_is_installed_already(root: Path, disk: dict[str, float]) -> None:
     disk["disk"] = 1.0
     assert "1 GB of disk" in preflight.check(root, build="cpu", fresh=False)[0]
