@@ -23,8 +23,8 @@ class TuningConfig(Section):
         "subject, from 3 to 30 images, with a word for it and preservation of everything else (DreamBooth). word: a "
         "new word for what the base can draw already (Textual Inversion), a file of a few kilobytes. base: every "
         "weight of its denoiser; needs the most memory. svdiff: only the singular values of these weights (SVDiff), "
-        "for experts. lcm: a LoRA with which the base draws in 2 to 8 steps (LCM-LoRA); it teaches nothing new. Words, "
-        "whole bases, spectra and lcm: Stable Diffusion 1.x, 2.x and XL.",
+        "for experts. lcm: a LoRA with which the base draws in 2 to 8 steps (LCM-LoRA); it teaches nothing new. word, "
+        "base, svdiff and lcm: Stable Diffusion 1.x, 2.x and XL.",
         affects_speed=True,
         why_fixed="Weights that were trained for one do not fit the other.",
     )

@@ -99,7 +99,7 @@ def saliency(image: Image.Image) -> np.ndarray:
     return np.asarray((edges / edges.sum() + residual_map / residual_map.sum()) / 2, np.float32)
 
 
-def _most_salient(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+def _most_salient(salient: np.ndarray, source: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Left and top of the box with the most saliency. Only one of them is free; ties go to the centre."""
     places = []
     for axis, whole, side in ((0, source[0], box[0]), (1, source[1], box[1])):
@@ -107,7 +107,7 @@ def _most_salient(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int
         if spare == 0:
             places.append(0)
             continue
-        upto = np.concatenate([[0.0], np.cumsum(busy.sum(axis=axis), dtype=np.float64)])
+        upto = np.concatenate([[0.0], np.cumsum(salient.sum(axis=axis), dtype=np.float64)])
         grid = np.linspace(0, whole, len(upto))
         starts = np.arange(spare + 1)
         held = np.interp(starts + side, grid, upto) - np.interp(starts, grid, upto)

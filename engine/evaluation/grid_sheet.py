@@ -34,12 +34,12 @@ def sheet(grid: Grid, cache: ImageCache) -> Image.Image:
     scale = _scale(grid)
     width = max(1, round(max(row.width for row in grid.rows) * scale))
     heights = [max(1, round(row.height * scale)) for row in grid.rows]
-    text = max(11, min(28, width // 14))
-    head, foot = round(text * 3.2), round(text * 2.0)
-    aside = width + GAP * 2 + max(round(width * 0.9), text * 11)
+    font_size = max(11, min(28, width // 14))
+    head, foot = round(font_size * 3.2), round(font_size * 2.0)
+    aside = width + GAP * 2 + max(round(width * 0.9), font_size * 11)
     size = (aside + len(grid.columns) * (width + GAP) + GAP, head + sum(heights) + GAP * len(heights) + foot)
     whole = Image.new("RGB", size, WHITE)
-    pen, font, small = ImageDraw.Draw(whole), font_of(text), font_of(max(10, round(text * 0.82)))
+    pen, font, small = ImageDraw.Draw(whole), font_of(font_size), font_of(max(10, round(font_size * 0.82)))
 
     left_of = [aside + number * (width + GAP) for number in range(len(grid.columns))]
     for left, column in zip(left_of, grid.columns, strict=True):
@@ -48,13 +48,13 @@ def sheet(grid: Grid, cache: ImageCache) -> Image.Image:
         lines = fitting(column.title, font, width, 1) + (["best according to the verdict"] if best else [])
         for number, line in enumerate(lines):
             used = font if number == 0 else small
-            pen.text((left + width // 2, text * (0.9 + 1.3 * number)), line, fill=colour, font=used, anchor="mm")
+            pen.text((left + width // 2, font_size * (0.9 + 1.3 * number)), line, fill=colour, font=used, anchor="mm")
         if best:
             box = (left - GAP // 2, head - GAP, left + width + GAP // 2 - 1, size[1] - foot - GAP // 2)
             pen.rectangle(box, outline=BEST, width=3)
     top = head
     for row, cells, height in zip(grid.rows, grid.cells, heights, strict=True):
-        _row_head(whole, pen, row, cache.open(row.control), (GAP, top, width, height), aside, (font, small), text)
+        _row_head(whole, pen, row, cache.open(row.control), (GAP, top, width, height), aside, (font, small), font_size)
         for left, key in zip(left_of, cells, strict=True):
             image = cache.open(key) if key else None
             if image is None:
@@ -121,7 +121,7 @@ def _row_head(
     box: tuple[int, int, int, int],
     aside: int,
     fonts: Sequence[Any],
-    text: int,
+    font_size: int,
 ) -> None:
     """Draws the text on the left and the control image beside the first column."""
     left, top, width, height = box
@@ -131,11 +131,11 @@ def _row_head(
     room = aside - width - GAP * 3
     font, small = fonts
     facts = [f"seed {row.seed:,}", f"strength {row.strength:g}", row.source]
-    most = max(1, int(height / (text * 1.25)) - len(facts))
+    most = max(1, int(height / (font_size * 1.25)) - len(facts))
     lines = [(line, font, INK) for line in fitting(row.prompt or "(no prompt)", font, room, most)]
     lines += [(line, small, QUIET) for fact in facts for line in fitting(fact, small, room, 1)]
     for number, (line, used, colour) in enumerate(lines):
-        pen.text((left, top + number * text * 1.25), line, fill=colour, font=used)
+        pen.text((left, top + number * font_size * 1.25), line, fill=colour, font=used)
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -81,12 +81,13 @@ def prepare_data(
     Raises:
         UserError: there are too few pairs, or a file cannot be read. Cancelled: by the user.
     """
+    facts = facts_of(config)
     split = split_of(dataset, config.data.held_out, held_out)
     if word := config.tuning.caption_word:
         split = _with_word(split, word, emit)
     samples = [*split.train, *split.held_out]
     if not split.train:
-        needs_maps = facts_of(config).needs_condition_maps
+        needs_maps = facts.needs_condition_maps
         raise UserError(
             "Training cannot start.",
             f"{dataset.name} has {counted(len(samples), 'pair' if needs_maps else 'image')}; at least 2 are needed, "
@@ -108,7 +109,6 @@ def prepare_data(
     def warn(words: str) -> None:
         emit(Message(words, "warning"))
 
-    facts = facts_of(config)
     others = config.validation.captions_of_others if facts.drawn_by_prompt and not facts.distilled else ()
 
     def build_cache() -> TrainingCache:
@@ -140,7 +140,7 @@ def prepare_data(
             return control_cache.open_or_build(cache, family, base, *data, device, token, progress, at_once, warn)
 
     maps = None
-    if facts_of(config).needs_condition_maps:
+    if facts.needs_condition_maps:
         maps = _wait_for_disk(retry, build_maps) if group.alone else group.main_first(build_maps)
         if maps is None:
             warn("There is no disk space for prepared condition maps; their files are read instead.")

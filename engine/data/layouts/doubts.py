@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.data.layouts.looks import evenly, looks_drawn, looks_like_maps
+from engine.data.layouts.looks import evenly, is_drawn, looks_like_maps
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.words import IGNORED, IMAGE, is_clear_map, same_name, validation_names, words
 from engine.machine.units import counted, plural
@@ -44,7 +44,7 @@ def ask_about_maps(images: Sequence[FoundImage], reading: Reading) -> None:
             f"{archive} was not unpacked: if it contains the images, unpack it next to them."
         )
         return
-    looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := looks_drawn(path)) is not None]
+    looks = [(path, look) for path in evenly(paths, SAMPLE) if (look := is_drawn(path)) is not None]
     maps = [path for path, look in looks if look]
     if FEW * len(looks) < len(maps) < len(looks):
         reading.doubts.append(

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from engine.data.layouts.groups import HERE, Group, groups_of, maps_parted, shared
-from engine.data.layouts.looks import evenly, look_drawn, looks_like_maps, same_shapes
+from engine.data.layouts.looks import evenly, looks_like_maps, mostly_drawn, same_aspect_ratios
 from engine.data.layouts.model import (
     FolderLayout,
     FoundImage,
@@ -120,7 +120,7 @@ def _choose(
             reading.doubts.append(
                 f"Judging by the contents, {chosen.name} contains the condition maps, and {images[0].name} the images."
             )
-        elif not look_drawn(chosen.images):
+        elif not mostly_drawn(chosen.images):
             reading.doubts.append(
                 f"{chosen.name} was used for the condition maps because of its name, not its contents."
             )
@@ -160,7 +160,7 @@ def _equal_names(groups: Sequence[Group], reading: Reading) -> dict[str, str] | 
     for one, other in _namesakes([group for group in groups if not is_split(group.name) and not _has_roles(group)]):
         partners = other.by_name
         pairs = [(path, partners[name]) for name, path in sorted(one.by_name.items()) if name in partners]
-        if not same_shapes(evenly(pairs)):
+        if not same_aspect_ratios(evenly(pairs)):
             continue
         pair = next(((a, b) for a, b in ((one, other), (other, one)) if looks_like_maps(b.images, a.images)), None)
         if pair is None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from engine.data.layouts.inventory import check_search
-from engine.data.layouts.looks import SAMPLES, drawn_pixels, evenly
+from engine.data.layouts.looks import SAMPLES, evenly, has_drawn_pixels
 from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.layouts.words import IMAGE, MAP
 from engine.disk.images import load_rgb, opened
@@ -93,7 +93,7 @@ def _guess(paths: Sequence[Path]) -> tuple[str, str] | None:
         left, right = (np.asarray(half).astype(np.int16) for half in cut(whole))
         if np.abs(left - right).mean() < _SAME:
             return None
-        votes.append((drawn_pixels(left), drawn_pixels(right)))
+        votes.append((has_drawn_pixels(left), has_drawn_pixels(right)))
     if not votes:
         return None
     for drawn, roles in (((True, False), (MAP, IMAGE)), ((False, True), (IMAGE, MAP))):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from engine.data.layouts.inventory import check_search
-from engine.data.layouts.looks import evenly, look_drawn, same_shapes
+from engine.data.layouts.looks import evenly, mostly_drawn, same_aspect_ratios
 from engine.data.layouts.words import same_name
 
 _MOST = 4
@@ -54,12 +54,12 @@ def _maps_of(kinds: dict[str, dict[Hashable, Path]]) -> dict[str, dict[Path, Pat
     if len(both) < 2 or len(both) < _NEARLY_ALL * max(map(len, kinds.values())):
         return {}
     keys = [key for key in next(iter(kinds.values())) if key in both]
-    drawn = {name for name, one in kinds.items() if look_drawn([one[key] for key in keys])}
+    drawn = {name for name, one in kinds.items() if mostly_drawn([one[key] for key in keys])}
     if len(drawn) != len(kinds) - 1:
         return {}
     (images,) = (one for name, one in kinds.items() if name not in drawn)
     maps = {name: {images[key]: kinds[name][key] for key in keys} for name in kinds if name in drawn}
-    return maps if all(same_shapes(evenly(list(pairs.items()))) for pairs in maps.values()) else {}
+    return maps if all(same_aspect_ratios(evenly(list(pairs.items()))) for pairs in maps.values()) else {}
 
 
 def _at_the_end(path: Path) -> tuple[Hashable, str] | None:
