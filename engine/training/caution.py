@@ -34,6 +34,10 @@ class StartFacts:
     without_caption: int = 0
     without_word: int = 0
     """Captions without the word that the run gives a meaning to; 0 if it does not."""
+    begun_tokens: tuple[str, ...] = ()
+    """Words, digits and punctuation marks that a new word begins as; the base reads each as a token, if it knows it."""
+    begun_unknown: frozenset[str] = frozenset()
+    """Those that it reads in pieces."""
     found: Mapping[str, int] = field(default_factory=dict)
     """How often the dataset check made each finding, if it was run since the dataset last changed."""
     checked: bool = True

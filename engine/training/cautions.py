@@ -19,17 +19,15 @@ from engine.training.image_cautions import (
     dataset_check,
     demo_base,
     faulty_maps,
-    images_to_teach,
     lost_lines,
     missing_captions,
     missing_maps,
-    missing_word,
-    nothing_preserved,
     number_of_images,
     small_images,
     unknown_images,
     without_optional_text,
 )
+from engine.training.teaching_cautions import begins_as, images_to_teach, missing_word, nothing_preserved
 from engine.tuning.facts import facts_of
 
 USUAL_RATE, UNLOCKED_RATE, WHOLE_BASE_RATE = 1e-5, 2e-6, 5e-6
@@ -95,7 +93,7 @@ def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
     remedy = Remedy(f"Set {number(usual)}", {"optim.learning_rate": usual})
     try_this = f"Set it to {number(usual)}."
     if times < 1:
-        why = "The net would show no effect for many hours."
+        why = "It would show no effect for many hours."
         return Caution("yellow", f"The learning rate, {number(rate)}, is very low.", why, try_this, remedy)
     far = times >= FAR_TOO_HIGH * (1 - 1e-9)
     return Caution(
@@ -215,6 +213,7 @@ RULES: tuple[Rule, ...] = (
     class_balance,
     missing_captions,
     missing_word,
+    begins_as,
     resolution,
     learning_rate,
     batch,
@@ -237,7 +236,8 @@ ABOUT_CONTROL: tuple[Rule, ...] = (
 
 
 WITH_REMEDY = tuple(
-    rule.__name__ for rule in (number_of_images, nothing_preserved, resolution, learning_rate, batch, too_short, disk)
+    rule.__name__
+    for rule in (number_of_images, nothing_preserved, begins_as, resolution, learning_rate, batch, too_short, disk)
 )
 """Names of the rules that offer other settings."""
 

@@ -24,10 +24,6 @@ EXPECT = (
 )
 """Rules of thumb. In the ControlNet paper (Zhang et al. 2023) 1,000 images give a recognizable result, and 50,000 and
 3 million better ones; the published nets had 80,000 to 3 million."""
-FEW_TO_TEACH = 5
-"""Training images below which a style or subject is taught from very few."""
-FEW_UNPRESERVED = 30
-"""Training images up to which a subject or a whole base is taught with preservation (Ruiz et al. 2023 use 3 to 5)."""
 SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
 """Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
 SAID_ELSEWHERE = frozenset({*FAULTS, LINES_LOST.name, "caption_missing", "too_small", "map_missing"})
@@ -124,56 +120,6 @@ def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
         offer = Remedy("Use a Control-LoRA", low_rank)
     few = f"{counted(facts.images, 'image is', 'images are')} not many."
     return Caution("yellow", few, f"{expected}.", try_this, offer, "dataset")
-
-
-def images_to_teach(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """Whether there are as many images as usual for a subject or style: a caution below ``FEW_TO_TEACH``."""
-    what = facts_of(config)
-    if not facts.images or what.needs_condition_maps or what.distilled:
-        return None
-    trained = _trained_on(config, facts)
-    if trained >= FEW_TO_TEACH:
-        usual = "15 to 100 are usual for a style or a shape, 5 to 30 for one subject."
-        return Caution("note", f"{counted(facts.images, 'image')}.", usual, "Images that differ teach more than many.")
-    return Caution(
-        "yellow",
-        f"{counted(trained, 'image is', 'images are')} trained on, and {facts.images - trained:,} held out.",
-        "So few are soon learned by heart, with their backgrounds and poses.",
-        "Add images, or hold out fewer.",
-        look="dataset",
-    )
-
-
-def nothing_preserved(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """A subject or a whole base is taught from up to ``FEW_UNPRESERVED`` images, and nothing is preserved."""
-    tuning, trained = config.tuning, _trained_on(config, facts)
-    whole = facts_of(config).learned.base == "everything"
-    if not 0 < trained <= FEW_UNPRESERVED or tuning.preserved_by != "none" or not (whole or tuning.what == "subject"):
-        return None
-    by = "pictures" if whole else "answers"
-    can = bool(tuning.class_prompts) or not whole
-    return Caution(
-        "yellow",
-        f"Nothing is preserved, with {counted(trained, 'image')} to train on.",
-        "From so few images the base forgets other things of the same kind: all mugs become your mug.",
-        f"Preserve what the base knows by {by}{'' if can else ', and enter class prompts'}.",
-        Remedy(f"Preserve by {by}", {"tuning.preserve": by}) if can else None,
-    )
-
-
-def missing_word(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """Captions lack the word that the run gives a meaning to; it is put in front of them."""
-    if not facts.without_word:
-        return None
-    word, count = config.tuning.caption_word, facts.without_word
-    what = f"{count:,} of {counted(facts.listed, 'caption')} {plural(count, 'lacks', 'lack')} the word {word}."
-    why = f"It is put in front of them for training: {word}, a photo on a table."
-    return Caution("note", what, why, "To have it elsewhere, write it into the captions.", look="captions")
-
-
-def _trained_on(config: RunConfig, facts: StartFacts) -> int:
-    """How many images are not held out: at least half of them (engine/data/held_out.py)."""
-    return facts.images - min(config.data.held_out, facts.images // 2)
 
 
 def some_images(count: int, facts: StartFacts, one: str, many: str, why: str, try_this: str, look: Place) -> Caution:

@@ -22,6 +22,7 @@ from engine.machine.hardware import Hardware
 from engine.runs.known_bases import known_error
 from engine.training.caution import StartFacts
 from engine.tuning.facts import facts_of
+from engine.tuning.requirements import tokens_of, unknown_tokens
 from engine.workspace.paths import Workspace, bundled_bases
 
 
@@ -36,6 +37,7 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
     on_demo_base = located in map(str, bundled_bases().values())
     listed = dataset.count()
     needed = predict(workspace, config, listed, long_captions(config, workspace))
+    begun = tokens_of(config.tuning.begun_as) if config.tuning.what == "word" else ()
     found = _found(dataset)
     if found and not configs_at(located).facts.control_is_encoded:
         found = {name: count for name, count in found.items() if name != LINES_LOST.name}  # of another base
@@ -46,6 +48,8 @@ def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> 
         too_small=dataset.count_smaller(config.data.resolution),
         without_caption=dataset.captions.count(dataset.index.path, "empty"),
         without_word=_without_word(dataset, config.tuning.caption_word),
+        begun_tokens=begun,
+        begun_unknown=unknown_tokens(begun, located),
         found=found or {},
         checked=found is not None,
         own_shapes=is_of_demo_shapes(workspace, dataset.source),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,12 +44,26 @@ def why_not_tuned(config: RunConfig, family: FamilyFacts, base: str) -> list[str
     found = []
     if not tuning.word:
         found.append("The new word has no name: enter one that the base does not know, such as my-mug, as New word.")
-    if not tuning.begun_as.strip():
+    if not re.search(r"[^\W_]", tuning.begun_as):  # a letter or digit
         found.append(
             "The new word has nothing to begin as: enter a word that the base knows and that comes close, such as mug, "
             "as Begins as."
         )
     return [*found, *_known_word(tuning.word, base)]
+
+
+def tokens_of(text: str) -> tuple[str, ...]:
+    """The words, digits and punctuation marks of a text, each of which CLIP reads as a token if it knows it.
+
+    As CLIP's tokenizer splits text before it looks for tokens (Radford et al. 2021, simple_tokenizer.py).
+    """
+    return tuple(re.findall(r"[^\W\d_]+|\d|[^\s\w]+|_", text.lower()))
+
+
+def unknown_tokens(tokens: Sequence[str], base: str) -> frozenset[str]:
+    """Those that a base in a folder reads in pieces; of other bases none: their vocabulary is not looked up."""
+    known = _vocabulary(base)
+    return frozenset(token for token in tokens if known and f"{token}</w>" not in known)
 
 
 def _why_no_subject(config: RunConfig, base: str) -> list[str]:

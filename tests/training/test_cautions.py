@@ -22,6 +22,7 @@ from engine.data.scan import scan_folder
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.estimate.trials import Measured, write
 from engine.families.facts import FACTS
+from engine.families.registry import detect
 from engine.machine.hardware import Hardware
 from engine.runs.known_bases import RECORD
 from engine.runs.run import write_run
@@ -29,6 +30,7 @@ from engine.training.advisor import advice_for
 from engine.training.caution import LEVELS, Caution, StartFacts
 from engine.training.cautions import ABOUT_CONTROL, RULES, WITH_REMEDY, cautions
 from engine.training.start_facts import start_facts
+from engine.tuning.requirements import tokens_of, unknown_tokens
 from engine.workspace.paths import Workspace
 from tests import whole_denoiser
 
@@ -38,6 +40,7 @@ GOOD = {"listed": 30_000, "images": 30_000, "parameters": 860_000_000, "base_sid
 """Facts of a run that needs no caution."""
 DEMO = {"on_demo_base": True, "parameters": 2_500_000, "base_side": 128, "demo_rate": 3e-3}
 
+WORD = {"tuning__what": "word", "tuning__word": "my-mug", "tuning__begun_as": "coffee mug"}
 UNPRESERVED = {"tuning__preserve": "none", "data__held_out": 4}
 
 
@@ -82,6 +85,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("images_to_teach", {"images": 8}, {"tuning__what": "base", "data__held_out": 16}, "yellow"),
     ("nothing_preserved", {"images": 30}, {"tuning__what": "subject"}, ""),
     ("nothing_preserved", {"images": 34}, {**UNPRESERVED, "tuning__what": "subject"}, "yellow"),
+    ("nothing_preserved", {"images": 40, "listed": 40, "without_caption": 40}, {"tuning__what": "subject"}, "yellow"),
+    ("nothing_preserved", {"images": 40, "listed": 40, "without_caption": 39}, {"tuning__what": "subject"}, ""),
     ("nothing_preserved", {"images": 35}, {**UNPRESERVED, "tuning__what": "subject"}, ""),
     ("nothing_preserved", {"images": 20}, {**UNPRESERVED, "tuning__what": "lora"}, ""),
     ("nothing_preserved", {"images": 20}, {**UNPRESERVED, "tuning__what": "base"}, "yellow"),
@@ -109,6 +114,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("missing_captions", {"without_caption": 30_000}, {}, "yellow"),
     ("missing_word", {"without_word": 1}, {"tuning__what": "word", "tuning__word": "my-mug"}, "note"),
     ("missing_word", {"without_word": 0}, {"tuning__what": "word", "tuning__word": "my-mug"}, ""),
+    ("begins_as", {"begun_tokens": ("coffee", "mug")}, {**WORD, "tuning__vectors": 2}, ""),
+    ("begins_as", {"begun_tokens": ("coffee", "mug")}, WORD, "yellow"),
+    ("begins_as", {"begun_tokens": ("mugg",), "begun_unknown": frozenset({"mugg"})}, WORD, "yellow"),
+    ("begins_as", {}, {}, ""),
     ("resolution", {}, {"data__resolution": 512}, ""),
     ("resolution", {}, {"data__resolution": 576}, "yellow"),
     ("resolution", {"base_side": 0}, {"data__resolution": 576}, ""),
@@ -348,3 +357,13 @@ def test_lines_that_the_vae_loses_are_a_caution_where_the_nets_read_latents(
         "in 1 control image of those"
         in found({**GOOD, "checked": True, "found": {"map_lines_lost": 1}})["lost_lines"].what
     )
+
+
+def test_what_a_word_begins_as_is_counted_as_the_tokenizer_does(tiny_base: Path) -> None:
+    tokenizer = detect(str(tiny_base)).load_tokenizer(str(tiny_base))
+    words = "Red circle, x2 qqzq!"
+    tokens = tokens_of(words)
+    unknown = unknown_tokens(tokens, str(tiny_base))
+    assert tokens == ("red", "circle", ",", "x", "2", "qqzq", "!") and "qqzq" in unknown and "circle" not in unknown
+    for token in tokens:
+        assert (len(tokenizer(token, add_special_tokens=False).input_ids) > 1) == (token in unknown)

@@ -248,6 +248,7 @@ def test_diffusers_reads_the_export_alike(images_only: Workspace, tiny_base: Pat
         ({"word": "circle"}, "circle is a word of the base already"),
         ({"word": ""}, "The new word has no name"),
         ({"begun_as": " "}, "The new word has nothing to begin as"),
+        ({"begun_as": "..."}, "The new word has nothing to begin as"),
     ],
 )
 def test_what_is_no_new_word_is_refused(
