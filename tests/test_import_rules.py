@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -314,6 +315,17 @@ def test_only_one_module_speaks_to_a_makers_cards() -> None:
         if where not in apart and any(card in text for card in CARDS):
             found += [f"{where}:{line}: {word}" for line, word in card_calls(text)]
     assert found == []
+
+
+def test_double_precision_is_asked_for_in_one_place() -> None:
+    """Apple's cards have none, nor has Intel's Arc A series: a step would end in an error there."""
+    apart = ("engine/machine/device.py", "engine/export/checkpoint_average.py")  # the latter computes on the processor
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in (*sources("engine"), *sources("ui"))
+        if re.search(r"\.double\(|torch\.(?:float64|double)\b", path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(set(found) - set(apart)) == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from engine.errors import UserError
 from engine.families.noise import NoiseProcess
 from engine.families.objective import not_for_flow
+from engine.machine.device import in_fp64
 
 Shift = Callable[[int], float]
 """The resolution shift k for a number of image tokens; 1 is no shift."""
@@ -72,10 +73,10 @@ class FlowMatching(NoiseProcess):
         more of the draws. Source: Esser et al. 2024, "Scaling Rectified Flow Transformers", arXiv 2403.03206, sections
         3.1 and 5.3.2.
         """
-        even = (uniform.double() + 0.5) / STEPS
+        even = (in_fp64(uniform) + 0.5) / STEPS
         u = even if sampling == "uniform" else torch.sigmoid(torch.special.ndtri(even))
         k = self.shift(size[0] * size[1] // self.patch**2)
-        return (k * u / (1 + (k - 1) * u)).float()
+        return (k * u / (1 + (k - 1) * u)).float().to(uniform.device)
 
     def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:
         return torch.tensor(levels, dtype=torch.float32)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engine.errors import UserError
+from engine.machine.device import in_fp64
 
 
 class NoiseProcess(ABC):
@@ -195,8 +196,8 @@ class DiffusionNoise(NoiseProcess):
         """
         if sampling == "uniform":
             return uniform
-        bent = (1 - (uniform.double() / self.num_train_timesteps) ** 3) * self.num_train_timesteps
-        return bent.long().clamp(0, self.num_train_timesteps - 1)
+        bent = (1 - (in_fp64(uniform) / self.num_train_timesteps) ** 3) * self.num_train_timesteps
+        return bent.long().clamp(0, self.num_train_timesteps - 1).to(uniform.device)
 
     def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:
         return torch.tensor([int(level * (self.num_train_timesteps - 1)) for level in levels])

@@ -40,6 +40,8 @@ class Capabilities:
     """AdamW as one kernel (``torch.optim.AdamW(fused=True)``)."""
     tf32: bool = False
     """fp32 matmuls with 10 bits of mantissa, which deviate from those of a processor."""
+    fp64: bool = False
+    """Computes in double precision. Apple's have none, Intel's Arc A series neither (pytorch issue 147731)."""
     fp8: bool = False
     """Weights can be stored in float8 (e4m3)."""
     eight_bit_matmul: bool = False
@@ -62,6 +64,7 @@ CAPABILITIES: dict[Maker, Capabilities] = {
         graphs=True,
         fused_adamw=True,
         tf32=True,
+        fp64=True,
         fp8=True,
         eight_bit_matmul=True,
         fp16_accumulation=True,
@@ -76,12 +79,13 @@ CAPABILITIES: dict[Maker, Capabilities] = {
         memory_limit=True,
         graphs=True,
         fused_adamw=True,
+        fp64=True,
         fp8=True,
         bitsandbytes=True,
     ),
     "intel": Capabilities(pinned_memory=True, fused_adamw=True, fp8=True, bitsandbytes=True),
     "apple": Capabilities(fused_adamw=True),
-    "processor": Capabilities(fused_adamw=True, fp8=True, eight_bit_matmul=True, bitsandbytes=True),
+    "processor": Capabilities(fused_adamw=True, fp64=True, fp8=True, eight_bit_matmul=True, bitsandbytes=True),
     "other": Capabilities(),
 }
 

@@ -204,6 +204,17 @@ def has_bf16(device: torch.device) -> bool:
         return False
 
 
+def in_fp64(numbers: torch.Tensor) -> torch.Tensor:
+    """The numbers in double precision: on their device, or on the processor if the device may have none.
+
+    Every other module that needs double precision gets it here (tests/test_import_rules.py).
+    """
+    from engine.machine.capabilities import capabilities
+
+    there = numbers.device.type == TORCHAX or capabilities(numbers.device.type).fp64
+    return numbers.double() if there else numbers.cpu().double()
+
+
 def compute_capability(device: torch.device) -> tuple[int, int]:
     """The compute capability of an NVIDIA card, such as (8, 6)."""
     return torch.cuda.get_device_capability(device)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engine.machine.device import in_fp64
 from engine.nets.frozen_layers import frozen_forward, frozen_mixing
 
 NEGLIGIBLE = 1e-3
@@ -56,12 +57,12 @@ def is_spectral(weight: Sequence[int]) -> bool:
 @torch.no_grad()
 def spectrum_of(weight: torch.Tensor, device: torch.device) -> Spectrum:
     """Decompose a weight (out, in) or (out, in, k, k) on a device. The same device gives the same bits."""
-    matrix = weight.detach().to(device).flatten(1).double()
+    matrix = in_fp64(weight.detach().to(device).flatten(1))
     by_output = matrix.shape[0] <= matrix.shape[1]
     tall = matrix.T if by_output else matrix
     _, vectors = torch.linalg.eigh((tall.T @ tall).float())
-    values = (tall @ vectors.double()).norm(dim=0).float()
-    return Spectrum(vectors.to(weight.dtype), values, by_output)
+    values = (tall @ in_fp64(vectors)).norm(dim=0).float()
+    return Spectrum(vectors.to(device, weight.dtype), values.to(device), by_output)
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from engine.config import parse
 from engine.errors import UserError
+from engine.families.flow import FlowMatching
+from engine.families.noise import DiffusionNoise
 from engine.machine import capabilities as table
 from engine.machine import device as seam
 from engine.machine.capabilities import CAPABILITIES, Capabilities, capabilities, maker_of
@@ -127,6 +130,28 @@ def test_random_numbers_are_restored_on_every_device(monkeypatch: pytest.MonkeyP
             torch.rand(3)
         assert torch.equal(before, torch.get_rng_state())
     assert states == ["before"]
+
+
+def test_double_precision_is_the_processors_where_a_card_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every draw of timesteps needs it, so that without this no run of a flow family would take a step."""
+    moved: list[str] = []
+
+    def to_processor(numbers: torch.Tensor) -> torch.Tensor:
+        moved.append("cpu")
+        return numbers.clone()
+
+    monkeypatch.setattr(torch.Tensor, "cpu", to_processor)
+    uniform = torch.arange(0, 1000, 7)
+    flow, diffusion = FlowMatching(FlowMatchEulerDiscreteScheduler()), DiffusionNoise(DDPMScheduler())
+    draws = [(flow, "uniform"), (flow, "logit_normal"), (diffusion, "cubic")]
+    usual = [process.shape_timesteps(uniform, sampling, (8, 8)) for process, sampling in draws]
+    assert moved == []
+    for maker, count in (("nvidia", 0), ("amd", 0), ("intel", 1), ("apple", 1), ("other", 1)):
+        monkeypatch.setattr(table, "capabilities", lambda kind, maker=maker: CAPABILITIES[maker])
+        for (process, sampling), before in zip(draws, usual, strict=True):
+            assert torch.equal(process.shape_timesteps(uniform, sampling, (8, 8)), before)
+        assert len(moved) == len(draws) * count
+        moved.clear()
 
 
 def test_the_list_of_cards_of_each_maker(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
