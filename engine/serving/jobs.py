@@ -97,7 +97,7 @@ class Jobs:
     """The jobs of one server. All methods may be called from any thread.
 
     Args:
-        folder: of this server; made if it is missing. Jobs that it holds and that have no result wait again.
+        folder: of this server; made with the first job. Jobs that it holds and that have no result wait again.
         most: how many may wait.
     """
 
@@ -105,8 +105,8 @@ class Jobs:
         self._folder, self._most = folder, most
         self._lock = threading.Condition()
         self._seconds_per_image = FIRST_GUESS
-        folder.mkdir(parents=True, exist_ok=True)
-        found = (_read(path) for path in sorted(folder.iterdir()) if ID.fullmatch(path.name))
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = (_read(path) for path in paths if ID.fullmatch(path.name))
         self._jobs = {job.id: job for job in found if job is not None}
         self._forget_old()
 

@@ -413,6 +413,8 @@ def test_a_port_in_use_and_a_short_token_are_told(serving: Serving, tmp_path: Pa
 def test_old_results_are_forgotten_and_half_accepted_requests_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Jobs(tmp_path / "unused", 4)
+    assert list(tmp_path.iterdir()) == []  # a server that does not start leaves nothing
     (tmp_path / "1700000000000-0000000a").mkdir()
     jobs = Jobs(tmp_path, 4)
     assert list(tmp_path.iterdir()) == []
