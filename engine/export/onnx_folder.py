@@ -96,6 +96,8 @@ def export_onnx(
             "drawn.",
             "Export in fp32.",
         )
+    if quantization_check is not None:
+        quantization_check.refuse_known(source.metadata["weights"], precision)
     denoiser: Any = quantize_as_trained(
         family.load_denoiser(base, torch.float32), {}, family.layers, torch.device("cpu")
     )

@@ -67,6 +67,16 @@ class QuantizationCheck:
         loss.require_acceptable()
         return loss.text
 
+    def refuse_known(self, weights: str, precision: str) -> None:
+        """Refuse, before anything is computed, a net of which an earlier export measured that it loses too much.
+
+        Raises:
+            UserError: says how much.
+        """
+        _, run, checkpoint = self._where
+        if self._enabled and (loss := find_loss(run.exports, checkpoint.folder.name, weights, precision)):
+            loss.require_acceptable()
+
     def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
         """Inputs of the nets from held-out pairs (``HeldOutScorer.calibration``)."""
         with HeldOutScorer(*self._where, PAIRS) as pairs:

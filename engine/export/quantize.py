@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,35 @@ def to_int8(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarra
         "weight_type": QuantType.QInt8,
         "use_external_data_format": external,
     }
-    if batches is None:
-        quantize_dynamic(str(source), str(target), op_types_to_quantize=["MatMul", "Gemm"], **common)
-        return
-    quantize_static(
-        str(source),
-        str(target),
-        _reader(batches),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        activation_type=QuantType.QUInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        **common,
-    )
+    with _without_advice():
+        if batches is None:
+            quantize_dynamic(str(source), str(target), op_types_to_quantize=["MatMul", "Gemm"], **common)
+            return
+        quantize_static(
+            str(source),
+            str(target),
+            _reader(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            activation_type=QuantType.QUInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            **common,
+        )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep ONNX Runtime's advice to prepare the graph, which torch's exporter has optimized, from the terminal."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
 
 
 def kept_nodes(graph: Any) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.export import export
+from engine.export.quantization_check import QuantizationCheck
+from engine.export.quantization_loss import Interval, QuantizationLoss, keep_loss
 from engine.export.quantize import to_int8
 from engine.families.fingerprint import denoiser_fingerprint
 from engine.families.onnx_graphs import example, predict, residual_names
@@ -118,6 +121,22 @@ def test_missing_packages_are_named_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="PyTorch|not installed|cannot be drawn"):
         provider_of("onnx")
+
+
+def test_int8_that_is_known_to_lose_too_much_is_refused_before_anything_is_computed(
+    checkpoint: Path, tmp_path: Path, tiny_base: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.machine.onnx_packages.missing_packages", lambda names: [])
+    whole, written, gap = Interval(0.9, 0.85, 0.95), Interval(0.5, 0.4, 0.6), Interval(-0.4, -0.5, -0.3)
+    keep_loss(tmp_path / "exports", QuantizationLoss(checkpoint.name, "ema", "int8_static", whole, written, gap, 24))
+    run: Any = SimpleNamespace(exports=tmp_path / "exports")
+    of: Any = SimpleNamespace(folder=checkpoint)
+    how = QuantizationCheck(workspace, run, of)
+    started: list[Any] = []
+    monkeypatch.setattr("engine.export.onnx_folder.quantize_as_trained", lambda *what: started.append(what))
+    with pytest.raises(UserError, match="would follow its control images less"):
+        export(checkpoint, "onnx", tmp_path / "out", "x", "int8_static", base=str(tiny_base), quantization_check=how)
+    assert not started and not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
