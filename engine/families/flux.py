@@ -21,6 +21,7 @@ from engine.families.control_files import MODE
 from engine.families.encoder_sizes import LONG_T5_TOKENS
 from engine.families.facts import FLUX
 from engine.families.parts import load_part, read_component_config
+from engine.families.positions import angles_in_fp64
 from engine.families.residuals import Residuals, spread
 from engine.families.stable_diffusion import tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
@@ -114,7 +115,8 @@ class Flux(TransformerFamily):
     # Denoiser and control net
 
     def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
-        return load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
+        denoiser = load_part(FluxTransformer2DModel, base, self.facts.denoiser, dtype)
+        return angles_in_fp64(denoiser).eval().requires_grad_(False)
 
     def new_controlnet(self, denoiser: Any, blocks: int = 0) -> FluxControlNetModel:
         """The first ``blocks`` blocks with two streams; 0: ``facts.usual_blocks``, or fewer for a smaller base.
@@ -124,7 +126,10 @@ class Flux(TransformerFamily):
         blocks = blocks or min(self.facts.usual_blocks, len(denoiser.transformer_blocks))
         shared = {name: denoiser.config[name] for name in SHARED}
         net: Any = FluxControlNetModel(**shared, num_layers=blocks, num_single_layers=0)
-        return with_weights_of(denoiser, net)
+        return angles_in_fp64(with_weights_of(denoiser, net))
+
+    def empty_controlnet(self, config: dict[str, Any]) -> FluxControlNetModel:
+        return angles_in_fp64(super().empty_controlnet(config))
 
     def control_for(self, net: Any, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
         of_rgb = self.facts.control_files.is_of_rgb(own_config(net))
@@ -134,7 +139,7 @@ class Flux(TransformerFamily):
         return FluxOfRgb() if config and self.facts.control_files.is_of_rgb(config) else self
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> FluxControlNetModel:
-        return load_part(FluxControlNetModel, str(folder), "", dtype)
+        return angles_in_fp64(load_part(FluxControlNetModel, str(folder), "", dtype))
 
     def residuals(
         self,

@@ -1,4 +1,4 @@
-"""The table of positions stays in RAM, and what is computed stays the same."""
+"""The table of positions stays in RAM, angles are computed where there is fp64, and the results stay the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 import torch
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel
 
+from engine.families import positions
+from engine.families.flux import Flux
 from engine.families.sd3 import StableDiffusion3
+from engine.machine.capabilities import CAPABILITIES
 
 FAMILY = StableDiffusion3()
 SIZES = [(8, 8), (8, 16), (16, 8), (8, 8)]
@@ -58,3 +61,22 @@ def test_it_is_saved_and_loaded_with_the_weights(base: Any, tmp_path: Path) -> N
     net.save_pretrained(tmp_path)
     saved = SD3ControlNetModel.from_pretrained(tmp_path)
     assert torch.equal(saved.pos_embed.pos_embed, net.pos_embed.pos_embed)
+
+
+def test_flux_angles_come_from_the_processor_where_a_card_has_no_fp64(
+    tiny_flux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = Flux().load_denoiser(str(tiny_flux), torch.float32)
+    net = Flux().new_controlnet(base)
+    ids, moved = torch.arange(24).reshape(8, 3), []
+
+    def to_processor(numbers: torch.Tensor) -> torch.Tensor:
+        moved.append(numbers)
+        return numbers.clone()
+
+    usual = base.pos_embed(ids)
+    monkeypatch.setattr(positions, "capabilities", lambda kind: CAPABILITIES["intel"])
+    monkeypatch.setattr(torch.Tensor, "cpu", to_processor)
+    for one in (base, net, Flux().empty_controlnet(dict(net.config))):
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.pos_embed(ids), usual, strict=True))
+    assert len(moved) == 3
