@@ -53,8 +53,12 @@ class Batch:
     """Place of its first image in the stream of the run's images."""
 
     def to(self, device: torch.device) -> Batch:
-        """Copy the batch to a device; a card copies while the processor continues."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy the batch to a device; a card that can reads pinned memory while the processor continues.
+
+        On Apple's it must not: their copy would read what is freed meanwhile (pytorch issues 139550 and 189690).
+        """
+        continues = capabilities(device.type).pinned_memory
+        return self._each(lambda tensor: tensor.to(device, non_blocking=continues))
 
     def pinned(self) -> Batch:
         """Copy the batch to pinned memory, from which a card copies asynchronously."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 from engine.evaluation import loaded
 from engine.inference import loaded_models, memory_saving
 from engine.machine import device as seam
-from engine.machine.capabilities import CAPABILITIES
+from engine.machine.capabilities import CAPABILITIES, Maker
 from engine.nets import ema, offload
 from engine.runs.run import Run
 from engine.training import batches, fixed_images, oom, optim, preflight, state
+from engine.training.randomness import BatchRandomness
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
 
@@ -67,3 +69,25 @@ def test_a_run_on_a_card_without_cuda_trains_with_the_same_bits(
     assert [name for name in asked if name.startswith("torch.cuda")] == []
     ours, theirs = weights(run), weights(usual)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs) and ours.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize(
+    ("maker", "continues"), [("nvidia", True), ("intel", True), ("apple", False), ("other", False)]
+)
+def test_only_a_card_that_reads_pinned_memory_copies_while_the_processor_continues(
+    monkeypatch: pytest.MonkeyPatch, maker: Maker, continues: bool
+) -> None:
+    """Apple's would read what is freed meanwhile: wrong numbers, without an error."""
+    asked = []
+
+    def to_device(tensor: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        asked.append(non_blocking)
+        return tensor
+
+    one = torch.zeros(1)
+    random = BatchRandomness(**{field.name: one for field in fields(BatchRandomness)})
+    batch = batches.Batch(one, one, {"hidden": one}, one, random, one, one)
+    monkeypatch.setattr(torch.Tensor, "to", to_device)
+    monkeypatch.setattr(batches, "capabilities", lambda kind: CAPABILITIES[maker])
+    batch.to(torch.device("mps"))
+    assert asked == [continues] * (6 + len(fields(BatchRandomness)))
