@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(options, "processes", 1) > group.started():
         return start_together(sys.argv[1:] if arguments is None else arguments, options.processes)
     control = Control()
-    interrupts = _pause_on_signals(control)
+    interrupts = _pause_on_signals(control, options.command)
     try:
         return processes.run_together(options, lambda: _do(options, control))
     except UserError as error:
@@ -183,7 +183,7 @@ def _offered(offer: Offer, workspace: Path | None) -> str:
     return f"  {offer.title} ({offer.words}):\n    {join_words(words)}\n"
 
 
-def _pause_on_signals(control: Control) -> dict[int, Any]:
+def _pause_on_signals(control: Control, command: str) -> dict[int, Any]:
     """Make Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
 
     Returns the handlers that were set before.
@@ -198,11 +198,9 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
             raise KeyboardInterrupt
         if processes.is_main():
             with suppress(OSError):  # the terminal may be gone
-                print(
-                    "\nFinishing this step, then saving. Press Ctrl-C again to stop at once.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                then = "ending: what waits is drawn after the next start" if command == "serve" else "saving"
+                words = f"\nFinishing this step, then {then}. Press Ctrl-C again to stop at once."
+                print(words, file=sys.stderr, flush=True)
 
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
     return {number: signal.signal(number, handle) for number in known}
