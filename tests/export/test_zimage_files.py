@@ -24,7 +24,8 @@ from engine.families.zimage_net import ZImageControlNetModel
 from engine.families.zimage_sizes import control_places
 from engine.nets.importing import open_controlnet
 from tests.checkpoint_folder import write_checkpoint
-from tests.families.test_zimage import LAYOUT_OF_6, loud
+from tests.families.test_zimage import LAYOUT_OF_6
+from tests.families.transformer_nets import ZIMAGE_OUTPUTS, randomized
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def family() -> Family:
 def made(family: Family, tiny_zimage: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """One file, exported in fp32, of a net whose outputs are not zero."""
     folder = tmp_path_factory.mktemp("zimage-files")
-    net = loud(family.new_controlnet(family.load_denoiser(str(tiny_zimage), torch.float32)))
+    net = randomized(family.new_controlnet(family.load_denoiser(str(tiny_zimage), torch.float32)), ZIMAGE_OUTPUTS)
     net.save_pretrained(folder / "net")
     about = {"family": "zimage", "base": "my-base", "has_ema": False}
     checkpoint = write_checkpoint(folder / "run" / "checkpoints" / "step-000500", folder / "net", **about)
@@ -102,7 +103,8 @@ def test_published_layouts_are_opened_by_their_tensors_alone(
     base = str(tiny_zimage)
     denoiser = family.load_denoiser(base, torch.float32)
     config = {**family.new_controlnet(denoiser).config, **changes}
-    net = loud(ZImageControlNetModel.from_config({**config, "control_layers_places": control_places(6, layers)}))
+    config["control_layers_places"] = control_places(6, layers)
+    net = randomized(ZImageControlNetModel.from_config(config), ZIMAGE_OUTPUTS)
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, tmp_path / "net.safetensors")
     opened = open_controlnet(tmp_path / "net.safetensors", family, base)
     outputs = [family.control_outputs(one, torch.Generator().manual_seed(0)) for one in (net, opened)]
@@ -115,7 +117,7 @@ def test_the_published_net_with_silent_refiners_is_refused(family: Family, tiny_
     base = str(tiny_zimage)
     net = family.new_controlnet(family.load_denoiser(base, torch.float32))
     config = {**net.config, "control_layers_places": control_places(30, 15)}
-    tensors = loud(ZImageControlNetModel.from_config(config)).state_dict()
+    tensors = randomized(ZImageControlNetModel.from_config(config), ZIMAGE_OUTPUTS).state_dict()
     tensors["control_noise_refiner.0.after_proj.weight"].zero_()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "net.safetensors")
     with pytest.raises(UserError, match=r"version 2\.0"):

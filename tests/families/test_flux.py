@@ -30,7 +30,9 @@ from engine.inference.img2img import InitLatents
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
 from engine.workspace.paths import Workspace
-from tests.families.test_sd3 import CAPTIONS, Fused, maps
+from tests.families.transformer_nets import FLUX_OUTPUTS, Fused, encoded, maps, randomized
+
+CAPTIONS = ["a red circle", "a blue square, on grey"]
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +51,14 @@ def theirs(tiny_flux: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def texts(family: Flux, tiny_flux: Path) -> dict[str, torch.Tensor]:
-    base = str(tiny_flux)
-    with torch.no_grad():
-        encoder = family.load_text_encoder(base, torch.float32)
-        return family.encode_text(family.load_tokenizer(base), encoder, CAPTIONS)
+    return encoded(family, str(tiny_flux), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
 def loud_net(family: Flux, tiny_flux: Path) -> FluxControlNetModel:
     """A ControlNet whose outputs are not zero."""
-    return loud(family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32)))
-
-
-def loud(net: FluxControlNetModel) -> FluxControlNetModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for name, weight in net.named_parameters():
-            if name.startswith("controlnet_"):
-                torch.nn.init.normal_(weight, std=0.2)
-    return net.eval()
+    net = family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32))
+    return randomized(net, FLUX_OUTPUTS)
 
 
 def changed(base: Path, folder: Path, file: str, **values: object) -> str:
@@ -168,7 +159,7 @@ def test_sampling_gives_what_diffusers_pipeline_gives(
     base = str(tiny_flux)
     mode = {"control_mode": 2} if layout else {}
     if layout:
-        loud_net = loud(FluxControlNetModel.from_config(loud_net.config, **layout))
+        loud_net = randomized(FluxControlNetModel.from_config(loud_net.config, **layout), FLUX_OUTPUTS)
         loud_net.register_to_config(**{MODE: 2})
     vae: Any = family.load_vae(base)
     pipeline = family.pipeline(base, loud_net, torch.float32)

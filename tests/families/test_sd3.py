@@ -27,6 +27,7 @@ from engine.families.sizes import Learned
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
 from tests import tiny_bases
+from tests.families.transformer_nets import Fused, encoded, maps, randomized
 
 CAPTIONS = ["a red circle", "a blue square, on grey"]
 
@@ -47,26 +48,14 @@ def theirs(tiny_sd3: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def texts(family: StableDiffusion3, tiny_sd3: Path) -> dict[str, torch.Tensor]:
-    base = str(tiny_sd3)
-    with torch.no_grad():
-        encoder = family.load_text_encoder(base, torch.float32)
-        return family.encode_text(family.load_tokenizer(base), encoder, CAPTIONS)
+    return encoded(family, str(tiny_sd3), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
 def loud_net(family: StableDiffusion3, tiny_sd3: Path) -> SD3ControlNetModel:
     """A ControlNet whose outputs are not zero."""
     net = family.new_controlnet(family.load_denoiser(str(tiny_sd3), torch.float32))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for name, weight in net.named_parameters():
-            if name.startswith(("controlnet_blocks", "pos_embed_input")):
-                torch.nn.init.normal_(weight, std=0.2)
-    return net.eval()
-
-
-def maps() -> torch.Tensor:
-    return torch.randint(0, 256, (2, 64, 64, 3), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    return randomized(net, ("controlnet_blocks", "pos_embed_input"))
 
 
 def test_it_is_described(tiny_sd3: Path) -> None:
@@ -252,17 +241,3 @@ def test_what_a_block_keeps_is_counted(
         block(hidden_states=tokens[0], encoder_hidden_states=tokens[1], temb=modulation)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 2
     assert found == pytest.approx(kept_by_block(width, image, text, trained, second, last), rel=0.05)
-
-
-class Fused(torch.autograd.Function):
-    """What flash attention keeps: its inputs and its output."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        raise NotImplementedError

@@ -23,7 +23,7 @@ from engine.families.zimage_net import ZImageControlNetModel
 from engine.families.zimage_sizes import KEPT, control_places, count
 from engine.inference.sampling import draw_latents
 from engine.inference.settings import SamplingOptions
-from tests.families.test_sd3 import Fused, maps
+from tests.families.transformer_nets import ZIMAGE_OUTPUTS, Fused, encoded, maps, randomized
 
 CAPTIONS = ["a red circle, and two blue squares beside it", "a"]
 NOISY, SIGMAS = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0.3, 0.9])
@@ -46,10 +46,7 @@ def theirs(tiny_zimage: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def texts(family: ZImage, tiny_zimage: Path) -> dict[str, torch.Tensor]:
-    base = str(tiny_zimage)
-    with torch.no_grad():
-        encoder = family.load_text_encoder(base, torch.float32)
-        return family.encode_text(family.load_tokenizer(base), encoder, CAPTIONS)
+    return encoded(family, str(tiny_zimage), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +54,12 @@ def denoiser(family: ZImage, tiny_zimage: Path) -> Any:
     return family.load_denoiser(str(tiny_zimage), torch.float32)
 
 
-def loud(net: ZImageControlNetModel) -> ZImageControlNetModel:
-    """With outputs that are not zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for name, weight in net.named_parameters():
-            if "_proj" in name or "x_embedder" in name:
-                torch.nn.init.normal_(weight, std=0.2)
-    return net.eval()
-
-
 def pair(family: ZImage, denoiser: Any, changes: dict[str, Any]) -> tuple[ZImageControlNetModel, Any]:
     """Our net and diffusers', with the same weights."""
     config = {**family.new_controlnet(denoiser).config, **changes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        ours = loud(ZImageControlNetModel.from_config(config))
+        ours = randomized(ZImageControlNetModel.from_config(config), ZIMAGE_OUTPUTS)
     other = TheirNet.from_config(ours.config)
     other.load_state_dict(ours.state_dict())
     other.gradient_checkpointing = False  # an attribute that diffusers 0.42.1 forgets, without which it cannot learn
@@ -116,7 +103,7 @@ def test_captions_of_other_lengths_beside_it_change_nothing(
     family: ZImage, tiny_zimage: Path, denoiser: Any, texts: dict[str, torch.Tensor]
 ) -> None:
     base = str(tiny_zimage)
-    net = loud(family.new_controlnet(denoiser))
+    net = randomized(family.new_controlnet(denoiser), ZIMAGE_OUTPUTS)
     control = torch.randn(2, 16, 8, 8)
     with torch.no_grad():
         encoder, tokenizer = family.load_text_encoder(base, torch.float32), family.load_tokenizer(base)

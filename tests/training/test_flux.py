@@ -30,7 +30,7 @@ from engine.training.job import build_trainer
 from engine.training.randomness import random_numbers
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, step_gradients
-from tests.families.test_flux import loud
+from tests.families.transformer_nets import FLUX_OUTPUTS, randomized
 from tests.short_runs import RunFactory, train
 
 SHORT = {"train.steps": 3, "validation.check_every": 50, "validation.every": 3, "validation.guidance_scale": 3.5}
@@ -141,7 +141,7 @@ def test_a_run_goes_on_from_a_net_with_blocks_of_one_stream(
     """As those of 4 + 10 blocks, which no new net has."""
     family = detect(str(tiny_flux))
     config = family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32)).config
-    net = loud(FluxControlNetModel.from_config(config, num_layers=1, num_single_layers=2))
+    net = randomized(FluxControlNetModel.from_config(config, num_layers=1, num_single_layers=2), FLUX_OUTPUTS)
     start = tmp_path / "start.safetensors"
     save_file({name: weight.contiguous() for name, weight in net.state_dict().items()}, start)
     settings = SHORT | {"model.base": str(tiny_flux), "model.controlnet": str(start), "train.steps": 2}

@@ -25,8 +25,7 @@ from engine.inference.session import TrySession
 from engine.inference.settings import SamplingOptions
 from engine.nets.importing import open_controlnet
 from engine.workspace.paths import Workspace
-from tests.families.test_flux import loud
-from tests.families.test_sd3 import maps
+from tests.families.transformer_nets import FLUX_OUTPUTS, maps, randomized
 from tests.short_runs import RunFactory, train
 
 OF_RGB = {"conditioning_embedding_channels": 16, "patch_size": 2}
@@ -44,7 +43,7 @@ def net(family: Flux, tiny_flux: Path) -> FluxControlNetModel:
     made = family.new_controlnet(family.load_denoiser(str(tiny_flux), torch.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return loud(FluxControlNetModel.from_config(made.config, **OF_RGB))
+        return randomized(FluxControlNetModel.from_config(made.config, **OF_RGB), FLUX_OUTPUTS)
 
 
 @pytest.fixture(scope="module")
