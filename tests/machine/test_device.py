@@ -81,6 +81,29 @@ def test_memory_cache_and_waiting_are_one_interface(maker: str, pretend: Pretend
     cap_allocator(card)  # on Windows only: nothing is called
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The device (Intel(R) Graphics [0xb080]) doesn't support querying the available free memory.",
+        "The device does not have the ext_intel_free_memory aspect",
+    ],
+)
+def test_a_graphics_part_that_does_not_say_what_is_free_has_what_is_not_held(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def refuse(device: torch.device | None) -> None:
+        raise RuntimeError(message)
+
+    card, _ = pretend("intel")
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", refuse)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * GIB))
+    assert free_and_total(card) == free_and_total() == (15 * GIB, 16 * GIB)
+    assert usable_bytes(card) == 16 * GIB
+    message = "level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"
+    with pytest.raises(RuntimeError, match="LOST"):
+        free_and_total(card)
+
+
 def test_only_what_a_makers_cards_run_is_offered(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
     net = torch.nn.Linear(2, 2)
