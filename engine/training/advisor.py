@@ -16,11 +16,14 @@ from engine.training.caution import SMALL_NET, StartFacts
 from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
-NO_FORECAST = Line(
-    "Draws what it is taught",
-    "not forecast, since no figures are published; the gain on held-out images shows it while it trains",
-    "It depends on the images, the learning rate and what the base can draw already.",
-)
+USUAL_STEPS = {
+    "lora": "500 to 3,000",
+    "subject": "400 to 1,200",
+    "word": "500 to 3,000",
+    "base": "thousands of",
+    "svdiff": "500 to 1,000",
+}
+"""Steps for real bases, as in docs/teaching-the-base.md, by ``tuning.what``."""
 
 
 def plan_of(config: RunConfig, facts: StartFacts) -> RunPlan | None:
@@ -44,8 +47,22 @@ def advice_for(config: RunConfig, facts: StartFacts) -> Advice | None:
     if plan is not None:
         return advise(plan)
     pace = facts.seconds_per_image * config.images_per_step
-    told = facts_of(config).drawn_by_prompt
-    return Advice(None, 0, config.images_per_step, pace, (NO_FORECAST,)) if told else None
+    what = facts_of(config)
+    if not what.drawn_by_prompt or what.distilled:
+        return None
+    return Advice(None, 0, config.images_per_step, pace, (_no_forecast(config, facts),))
+
+
+def _no_forecast(config: RunConfig, facts: StartFacts) -> Line:
+    """Why it is not forecast when a run that teaches its base has learned, and what shows it."""
+    shows = "the gain on held-out images shows it while it trains"
+    if not config.validation.check_every:
+        shows = "the preview images show it while it trains, and with a Loss check the gain on held-out images"
+    why = "It depends on the images, the learning rate and what the base can draw already."
+    usual = USUAL_STEPS.get(config.tuning.what, "")
+    if usual and not facts.toy:
+        why += f" Usual: {usual} steps."
+    return Line("Draws what it is taught", f"not forecast; {shows}", why)
 
 
 def advice_on(workspace: Workspace, run: Run, history: JobSnapshot) -> Advice | None:

@@ -221,7 +221,11 @@ def test_a_run_that_teaches_its_base_is_told_why_nothing_is_forecast() -> None:
     advice = advice_for(config(tuning__what="lora"), StartFacts(**GOOD))
     assert advice is not None and advice.follows is None and not advice.steps and not advice.other_steps
     (line,) = advice.lines
-    assert "not forecast" in line.text and "gain on held-out images" in line.text
+    assert line.text == "not forecast; the gain on held-out images shows it while it trains"
+    assert "Usual: 500 to 3,000 steps." in line.source
+    unchecked = advice_for(config(tuning__what="lora", validation__check_every=0), StartFacts(**GOOD))
+    assert unchecked is not None and "with a Loss check" in unchecked.lines[0].text
+    assert advice_for(config(tuning__what="lcm"), StartFacts(**GOOD)) is None, "no gain is measured"
 
 
 def test_cautions_of_a_lora_do_not_speak_of_a_controlnet() -> None:
