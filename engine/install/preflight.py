@@ -139,9 +139,11 @@ def _check_libc(name: str, version: str) -> None:
 
 
 def check_folder(root: Path) -> None:
-    """Raise InstallError if nothing can be installed into the folder, because of its path or its rights."""
+    """Raise InstallError if nothing can be installed into the folder, because of its path, its rights or its disk."""
     check_path(root)
     _check_writable(root)
+    if os.name == "posix":
+        _check_disk(root)
 
 
 def check_path(root: Path) -> None:
@@ -182,3 +184,21 @@ def _check_writable(root: Path) -> None:
             "Move it to a folder of your own (such as your home folder, not C:\\Program Files), or unpack the archive "
             "first.",
         ) from error
+
+
+def _check_disk(root: Path) -> None:
+    """Raise InstallError if the disk has no links, which Python environments need, or may not hold programs."""
+    link = root / f"link-test-{uuid.uuid4().hex}.tmp"
+    try:
+        link.symlink_to("nowhere")
+        link.unlink()
+    except OSError as error:
+        raise InstallError(
+            f"The disk that holds {root} has a file system without links, such as FAT or exFAT.",
+            "Move the app's folder to a disk of the system, such as your home folder.",
+        ) from error
+    if os.statvfs(root).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise InstallError(
+            f"No program may run from the disk that holds {root} (it is mounted with noexec).",
+            "Move the app's folder to another disk, such as your home folder.",
+        )

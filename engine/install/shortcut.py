@@ -22,6 +22,10 @@ POWERSHELL = (
 
 def make_shortcut(root: Path, environment: Mapping[str, str] = os.environ) -> str:
     """Make the shortcut and return its path. Raises InstallError if it cannot be written."""
+    if sys.platform == "darwin":
+        raise InstallError(
+            "Shortcuts are made on Windows and Linux only.", "In the Finder, drag the app's folder into the Dock."
+        )
     return _windows_shortcut(root, environment) if sys.platform == "win32" else _linux_shortcut(root, environment)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +74,24 @@ def test_a_folder_that_cannot_be_written_is_reported(root: Path, monkeypatch: py
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(InstallError, match="Cannot write to the folder .*: Permission denied"):
         preflight.check(root, build="cpu", fresh=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows' environments need no links")
+def test_a_disk_without_links_or_without_programs_is_told_before_the_download(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = sorted(root.iterdir())
+    with monkeypatch.context() as without_links:
+        without_links.setattr(Path, "symlink_to", refuse)
+        with pytest.raises(InstallError, match="without links, such as FAT"):
+            preflight.check_folder(root)
+    monkeypatch.setattr(preflight.os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    with pytest.raises(InstallError, match="noexec"):
+        preflight.check_folder(root)
+    assert sorted(root.iterdir()) == before
 
 
 def test_the_path_separator_in_a_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.install.console import InstallError
 from engine.install.shortcut import desktop_entry, make_shortcut
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a .desktop file")
@@ -54,3 +55,9 @@ def test_it_lands_in_the_menu_and_on_the_desktop(any_root: Path, tmp_path: Path)
 def test_without_a_desktop_it_lands_in_the_menu(root: Path, tmp_path: Path) -> None:
     text = make_shortcut(root, {"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
     assert text == str(tmp_path / ".local/share/applications/controlnet-studio.desktop")
+
+
+def test_on_a_mac_it_says_what_to_do_instead(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.install.shortcut.sys.platform", "darwin")
+    with pytest.raises(InstallError, match="Windows and Linux only"):
+        make_shortcut(root, {})
