@@ -1,13 +1,13 @@
 """An LCM-LoRA for the bundled base, under the demo's ControlNet or alone: few steps beside many (docs/fewer-steps.md).
 
-    python -m benchmarks.fewer_steps [--alone] [--steps 500] [--set SECTION.NAME=VALUE ...] [--workspace FOLDER]
+    python -m benchmarks.fewer_steps [--alone] [--steps 100] [--set SECTION.NAME=VALUE ...] [--workspace FOLDER]
 
 Draws the demo's circles, trains its ControlNet unless the workspace has one, distils the LoRA, and prints the adherence
 of all 64 held-out pairs in 1, 2 and 4 steps with the LCM sampler, with the LoRA and without it, beside that of the
 untrained base in 20 steps with guidance: from the same seeds, with 95 % intervals (paired bootstrap over the pairs).
 
 With --alone the LoRA is distilled without a ControlNet, from images of all the base's shapes, and what is printed is
-the share of 100 prompts whose image shows the right colours and shape (engine/demo/evaluate_base.py).
+the share of 64 prompts whose image shows the right colours and shape (engine/demo/evaluate_base.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from engine.training.new_run import create_run
 from engine.workspace.paths import Workspace
 
 NET, LORA, USUAL = "net", "lcm", 20
-PROMPTS = 100
+PROMPTS = 64
 
 
 def trained(workspace: Workspace, name: str, what: str, asked: dict[str, Any], dataset: str = "") -> Run:
@@ -158,7 +158,7 @@ def print_alone(base: str, fast: str, guidance: float, few: tuple[int, ...] = (1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", action="store_true", help="without a ControlNet")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=100, help="of the distillation")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
     parser.add_argument("--workspace", type=Path)
     options = parser.parse_args()

@@ -149,6 +149,19 @@ def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
     )
 
 
+def noisy_timesteps(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """A distillation that sees few clean images. Measured in docs/fewer-steps.md."""
+    if not facts_of(config).distilled or config.objective.timestep_sampling != "cubic":
+        return None
+    return Caution(
+        "yellow",
+        "Timestep sampling is cubic: most timesteps are noisy ones.",
+        "What an LCM-LoRA learns starts from the clean ones. With few of them its images lose contrast and shape.",
+        "Set it to uniform.",
+        Remedy("Set uniform", {"objective.timestep_sampling": "uniform"}),
+    )
+
+
 def too_often(config: RunConfig, facts: StartFacts) -> Caution | None:
     """Each image is shown more than ``MOST_PASSES`` times."""
     if not facts.images:
@@ -217,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     resolution,
     learning_rate,
     batch,
+    noisy_timesteps,
     too_short,
     too_often,
     disk,
@@ -237,7 +251,17 @@ ABOUT_CONTROL: tuple[Rule, ...] = (
 
 WITH_REMEDY = tuple(
     rule.__name__
-    for rule in (number_of_images, nothing_preserved, begins_as, resolution, learning_rate, batch, too_short, disk)
+    for rule in (
+        number_of_images,
+        nothing_preserved,
+        begins_as,
+        resolution,
+        learning_rate,
+        batch,
+        noisy_timesteps,
+        too_short,
+        disk,
+    )
 )
 """Names of the rules that offer other settings."""
 

@@ -145,6 +145,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("batch", {}, {"train__batch_size": 129}, "yellow"),
     ("batch", {"images": 16}, {"train__batch_size": 16}, ""),
     ("batch", {"images": 15}, {"train__batch_size": 16}, "yellow"),
+    ("noisy_timesteps", {}, {"tuning__what": "lcm"}, ""),
+    ("noisy_timesteps", {}, {"tuning__what": "lcm", "objective__timestep_sampling": "cubic"}, "yellow"),
     ("too_short", {}, {"train__steps": 3_000}, ""),
     ("too_short", {}, {"train__steps": 2_999}, "yellow"),
     ("too_short", {}, {"train__steps": 100, "model__controlnet": "/a/net"}, ""),

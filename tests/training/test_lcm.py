@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.config import parse
+from engine.config.presets import resolve
+from engine.demo.sets import demo_preset
 from engine.disk.durable import checksum
 from engine.errors import UserError
 from engine.evaluation.fewer_steps import judge_fewer_steps
@@ -183,6 +185,12 @@ def test_without_a_net_it_needs_no_maps_and_says_that_there_is_no_score(
     assert train(ready_workspace, run).warnings == []
     verdict = verdict_of(run.history())
     assert verdict is not None and "no score" in verdict.sentence
+
+
+def test_the_demo_distils_at_all_timesteps_alike() -> None:
+    """With mostly noisy ones, as its ControlNet has, the images lose contrast (docs/fewer-steps.md)."""
+    config = resolve(*demo_preset().layers("sd1", "lcm"))[0]
+    assert config.objective.timestep_sampling == "uniform"
 
 
 def test_the_verdict_follows_the_interval() -> None:
