@@ -121,7 +121,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _few_bits_need_a_frozen_base(self) -> RunConfig:
+    def _quantization_needs_a_frozen_base(self) -> RunConfig:
         kind = self.train.base_storage
         if kind != "same" and (self.tuning.what == "base" or not self.objective.sd_locked):
             raise ValueError(f"a base that is being trained cannot be kept in {kind}: set train.base_storage to same")
@@ -227,7 +227,7 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     cases = ["in fp32" if config.train.precision == "fp32" else "in half precision"]
-    cases += ["in few bits"] if config.train.base_storage != "same" else []
+    cases += ["in a quantized base"] if config.train.base_storage != "same" else []
     for section in SECTIONS:
         for name, field in fields(section).items():
             mark = (field.json_schema_extra or {}).get("affects_speed")

@@ -38,7 +38,7 @@ def setting(
     unit: str = "",
     advanced: bool = False,
     lines: int = 1,
-    affects_speed: bool | Literal["on or off", "in fp32", "in half precision", "in few bits"] = False,
+    affects_speed: bool | Literal["on or off", "in fp32", "in half precision", "in a quantized base"] = False,
     may_change: MayChange = "",
     why_fixed: str = "",
     only: Sequence[Only] = (),
@@ -49,8 +49,8 @@ def setting(
     Args:
         lines: height of its text box.
         affects_speed: whether a step takes another time, or other memory, with another value; "on or off" if it only
-            matters whether the value is zero, "in fp32", "in half precision" and "in few bits" (of the base) if it
-            matters there only. Measurements of one run hold for another if these settings are the same.
+            matters whether the value is zero, "in fp32", "in half precision" and "in a quantized base" if it matters
+            there only. Measurements of one run hold for another if these settings are the same.
         may_change: whether a run may be resumed with another value. "course": it changes the rest of the training.
             "memory": it changes what memory and time a step takes, and the images of a step stay the same.
         only: the runs that it has a meaning for; the form hides it for others. (): all runs.

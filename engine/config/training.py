@@ -71,7 +71,7 @@ class TrainConfig(Section):
         "to the noise level. same, the usual choice: in the run's precision. int8: in 8 bits, for small cards, because "
         "these layers are a third of SD 3.5 and a quarter of FLUX.1. base: like all other layers.",
         advanced=True,
-        affects_speed="in few bits",
+        affects_speed="in a quantized base",
         may_change="memory",
         only=("transformers",),
     )

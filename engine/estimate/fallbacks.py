@@ -80,7 +80,7 @@ class Machine:
     in_backward: bool = False
     """The run in progress may update its weights in the backward pass."""
     loads_base: bool = False
-    """The base is loaded again, so that one in few bits may be stored in fewer."""
+    """The base is loaded again, so that a quantized one may be stored in fewer bits."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def metadata(
 
 
 def stored_words(stored: Mapping[str, str]) -> str:
-    """How the base was stored in few bits while the net was trained, for people; "" if it was not."""
+    """How the base was quantized while the net was trained, for people; "" if it was not."""
     if not stored:
         return ""
     modulation = "" if stored["modulation"] == "base" else f", its modulation layers in {stored['modulation']}"

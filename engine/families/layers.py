@@ -12,7 +12,7 @@ class Layers:
     """Module names, relative to the net. Code that freezes, quantizes, shares or checkpoints layers reads them here."""
 
     quantized: tuple[str, ...]
-    """Prefixes of the denoiser's layers that may be stored in few bits; its first and last layers keep their
+    """Prefixes of the denoiser's layers that may be quantized; its first and last layers keep their
     precision."""
     copied: tuple[str, ...]
     """Prefixes of the control net's layers that begin as copies of the denoiser's. Names there: ``origins``."""

@@ -65,7 +65,7 @@ class Unit:
 
 @dataclass
 class Matrices:
-    """Weights of layers that may be stored in few bits (engine/nets/weight_quantization.py)."""
+    """Weights of layers that may be quantized (engine/nets/weight_quantization.py)."""
 
     weights: int = 0
     rows: int = 0
@@ -104,7 +104,7 @@ class NetSize:
     factors: int = 0
     """Parameters in low-rank factors beside them."""
     part: str = ""
-    """Where the layers that are counted next belong: "blocks" or "modulation" may be stored in few bits."""
+    """Where the layers that are counted next belong: "blocks" or "modulation" may be quantized."""
     blocks: Matrices = field(default_factory=Matrices)
     modulation: Matrices = field(default_factory=Matrices)
     """Layers that turn timestep and pooled text into scale and shift of every token."""
@@ -175,7 +175,7 @@ class NetSize:
         self.part = before
 
     def stored(self, kind: str, modulation: str, bytes_each: int) -> int:
-        """Bytes of the net's weights, stored in few bits as far as they may be.
+        """Bytes of the net's weights, quantized as far as they may be.
 
         Args:
             kind: "same", fp8, int8 or nf4.

@@ -64,7 +64,7 @@ class LoadedModels:
         self._family: Family | None = None
         self._base, self._base_is_changed, self._engine = "", False, TORCH
         self._stored: Any = None
-        """How the base is stored in few bits; None: it is not."""
+        """How the base is quantized; None: it is not."""
         self._controlnet: NetVersion | None = None
         self._second: tuple[NetVersion, Any] | None = None
         self.notes: tuple[str, ...] = ()

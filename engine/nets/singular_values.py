@@ -3,7 +3,7 @@
 A weight W = U diag(s) V' becomes U diag(relu(s + d)) V', with trained shifts d that begin at zero (arXiv 2303.11305,
 equation 2). For a matrix with no more rows than columns that is W + U diag(c) U' W with c = relu(s + d) / s - 1: the
 layer's own output gets a correction, and neither V nor a new weight is needed. Other matrices have the same on the
-side of their inputs, with V. So W itself may be stored in few bits, and at d = 0 nothing changes, to the bit.
+side of their inputs, with V. So W itself may be quantized, and at d = 0 nothing changes, to the bit.
 """
 
 from __future__ import annotations

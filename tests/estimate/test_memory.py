@@ -84,7 +84,7 @@ def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank:
 
 
 def held(net: torch.nn.Module) -> int:
-    """Bytes of a net's weights, with the scales of those in few bits."""
+    """Bytes of a net's weights, with the scales of quantized ones."""
     scales = [layer.scale for layer in net.modules() if isinstance(getattr(layer, "scale", None), torch.Tensor)]
     return sum(tensor.nbytes for tensor in (*net.parameters(), *scales))
 
@@ -92,7 +92,7 @@ def held(net: torch.nn.Module) -> int:
 @pytest.mark.parametrize(
     ("kind", "modulation"), [("same", "same"), ("fp8", "base"), ("int8", "same"), ("nf4", "int8"), ("nf4", "base")]
 )
-def test_a_base_in_few_bits_to_the_byte(any_base: Path, kind: str, modulation: str) -> None:
+def test_a_quantized_base_to_the_byte(any_base: Path, kind: str, modulation: str) -> None:
     family, denoiser, _ = nets(any_base)
     if kind != "same":
         quantize_base(

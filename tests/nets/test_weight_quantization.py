@@ -1,4 +1,4 @@
-"""What saves memory changes nothing, or as little as it says: the base in few bits, and learning in RAM."""
+"""What saves memory changes nothing, or as little as it says: a quantized base, and training in RAM."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None
     ("kind", "bits", "lost"), [("int8", 8 + 32 / 320, 0.01), ("fp8", 8 + 32 / 320, 0.027), ("nf4", 4.25, 0.095)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_few_bits_lose_as_much_as_they_say(kind: str, bits: float, lost: float, dtype: torch.dtype) -> None:
+def test_quantization_loses_as_much_as_it_says(kind: str, bits: float, lost: float, dtype: torch.dtype) -> None:
     """Of weights like noise, whose output channels have sizes of their own; their rounding in bf16 comes on top."""
     weight = torch.randn(64, 320, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 1, 64)[:, None]
     weight[5] = 0

@@ -141,7 +141,7 @@ def test_a_control_lora_trains_resumes_and_leaves_whole(
 
 
 @pytest.mark.parametrize(("rank", "kind", "modulation"), [(0, "fp8", "same"), (4, "nf4", "int8")])
-def test_gradients_flow_through_a_base_in_few_bits_with_checkpointing(
+def test_gradients_flow_through_a_quantized_base_with_checkpointing(
     tiny_sd3: Path, new_run: RunFactory, ready_workspace: Workspace, rank: int, kind: str, modulation: str
 ) -> None:
     settings = SHORT | {"model.base": str(tiny_sd3), "train.base_storage": kind, "train.precision": "bf16"}
