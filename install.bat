@@ -77,6 +77,8 @@ exit /b 0
 
 :remove
 rem A Python cannot delete the folder that it runs from: what it leaves marked is deleted here.
+rem A mark that a killed one has left is not this one's.
+if exist ".install\remove" del ".install\remove"
 "%STUDIO_PYTHON%" -m engine.install %*
 if errorlevel 1 exit /b 1
 if not exist ".install\remove" exit /b 0

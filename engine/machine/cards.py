@@ -70,7 +70,9 @@ def ask_nvidia_smi() -> str:
         return ""
     command = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=SMI_SECONDS, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""  # a card whose driver does not answer cannot be used
 

@@ -358,10 +358,15 @@ def test_on_windows_install_bat_deletes_the_private_python_after_it_has_uninstal
     own = windows.root / ".install" / "python"
     own.mkdir(parents=True)
     (own / "python.exe").write_bytes(stand_in_program(on_windows(windows.path / "found.bat")))
+    mark = windows.root / ".install" / "remove"
+    mark.touch()  # of an uninstallation that was killed
+    assert windows.start("--uninstall", "--dry-run").returncode == 0 and own.exists() and not mark.exists()
     assert windows.start("--uninstall").returncode == 0 and own.exists()  # the answer was no
-    (windows.root / ".install" / "remove").touch()
     (windows.root / ".install" / "kept").mkdir()
-    assert "-m engine.install --uninstall" in windows.start("--uninstall").stdout
+    windows.put(
+        "found.bat", 'if not "%~2"=="-m" goto probed', "echo x>.install\\remove", "exit /b 0", ":probed", "echo ok"
+    )
+    assert windows.start("--uninstall").returncode == 0
     assert [path.name for path in (windows.root / ".install").iterdir()] == ["kept"]
 
 

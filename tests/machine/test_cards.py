@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +146,17 @@ def test_where_nvidia_smi_tells_nothing_torch_is_asked(machine: Machine, smi: st
     card = use_one()
     assert card is not None and (card.number, card.mark) == (1, "u1") and os.environ[cards.VISIBLE] == "1"
     assert described() == ("AMD RX 7900 XTX", 24, 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script as nvidia-smi")
+def test_letters_that_are_no_utf_8_in_a_cards_name_are_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '0, GPU-a, Card \\377, 8192\\n'\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert cards.ask_nvidia_smi() == "0, GPU-a, Card \ufffd, 8192\n"
 
 
 def test_a_choice_made_for_rocm_or_a_part_of_a_card_stays(machine: Machine) -> None:
