@@ -38,12 +38,12 @@ from engine.training.previews import DrawPreviews, models_without_control
 from engine.training.state import TrainState
 
 FILE = "base_answers.safetensors"
-"""What the untrained base answers, in the run's folder: written at step 0, read by a resumed run."""
+"""The untrained base's predictions and losses, in the run's folder: written at step 0, read by a resumed run."""
 
 
 @dataclass(frozen=True)
-class BaseAnswers:
-    """What the untrained base answers."""
+class BaseReference:
+    """The untrained base's losses and predictions, with which the trained weights' are compared."""
 
     held_out: np.ndarray
     """Loss of each image, (B,)."""
@@ -62,7 +62,7 @@ class BaseLosses:
         self._held_out: list[FixedImages] = []
         self._training: list[FixedImages] = []
         self._other: list[FixedImages] = []
-        self._base: BaseAnswers | None = None
+        self._base: BaseReference | None = None
 
     @property
     def ready(self) -> bool:
@@ -70,10 +70,10 @@ class BaseLosses:
         return self._base is not None
 
     def prepare(self) -> None:
-        """Read the images. At step 0, also draw those of other captions, and note what the untrained base answers.
+        """Read the images. At step 0, also draw those of other captions, and keep what the untrained base predicts.
 
         Raises:
-            UserError: a resumed run has no such note. Cancelled: while drawing.
+            UserError: a resumed run has none. Cancelled: while drawing.
         """
         state, path = self._state, self._state.run_folder / FILE
         count = state.config.validation.check_pairs
@@ -86,12 +86,12 @@ class BaseLosses:
         if state.step == 0:
             at_once = state.config.train.batch_size
             held_out, training = (losses(state, some, at_once) for some in (self._held_out, self._training))
-            predicted, errors = _answers(state, self._other[0], at_once)
-            self._base = BaseAnswers(held_out, training, errors, predicted)
+            predicted, errors = _predictions(state, self._other[0], at_once)
+            self._base = BaseReference(held_out, training, errors, predicted)
             _store(path, latents, self._base)
             return
         held_out, training, errors = (_stored(path, name).numpy() for name in ("held_out", "training", "other"))
-        self._base = BaseAnswers(held_out, training, errors, _stored(path, "predictions"))
+        self._base = BaseReference(held_out, training, errors, _stored(path, "predictions"))
 
     def check(self, at_once: int) -> LossCheck:
         """Measure the present weights.
@@ -106,7 +106,7 @@ class BaseLosses:
         assert base is not None, "prepared"
         with random_state_kept(state.device):
             held_out, training = (losses(state, some, at_once) for some in (self._held_out, self._training))
-            predicted, _ = _answers(state, self._other[0], at_once)
+            predicted, _ = _predictions(state, self._other[0], at_once)
         changes = (predicted - base.predictions).square().mean(dim=tuple(range(1, predicted.ndim))).numpy()
         ratios, training_ratios = np.log(held_out / base.held_out), np.log(training / base.training)
         drifts = changes / base.other
@@ -129,16 +129,16 @@ class BaseLosses:
 
 def losses(state: TrainState, fixed: Sequence[FixedImages], at_once: int) -> np.ndarray:
     """Mean squared error of each image, (B,)."""
-    return np.concatenate([_answers(state, group, at_once)[1] for group in fixed]) if fixed else np.empty(0)
+    return np.concatenate([_predictions(state, group, at_once)[1] for group in fixed]) if fixed else np.empty(0)
 
 
-def _answers(state: TrainState, group: FixedImages, at_once: int) -> tuple[torch.Tensor, np.ndarray]:
+def _predictions(state: TrainState, group: FixedImages, at_once: int) -> tuple[torch.Tensor, np.ndarray]:
     """Predictions, fp32 (B, C, h, w) on the CPU, and the mean squared error of each, (B,)."""
     predicted, errors = [], []
     for first in range(0, group.count, at_once):
-        answer, target = predict(state, group, slice(first, first + at_once))
-        predicted.append(answer.cpu())
-        errors.append((answer - target).square().mean(dim=tuple(range(1, answer.ndim))).cpu())
+        prediction, target = predict(state, group, slice(first, first + at_once))
+        predicted.append(prediction.cpu())
+        errors.append((prediction - target).square().mean(dim=tuple(range(1, prediction.ndim))).cpu())
     return torch.cat(predicted), torch.cat(errors).numpy()
 
 
@@ -175,7 +175,7 @@ def _other_images(state: TrainState, latents: torch.Tensor) -> FixedImages:
     )
 
 
-def _store(path: Path, latents: torch.Tensor, base: BaseAnswers) -> None:
+def _store(path: Path, latents: torch.Tensor, base: BaseReference) -> None:
     tensors = {"latents": latents, "predictions": base.predictions}
     tensors |= {name: torch.from_numpy(getattr(base, name)) for name in ("held_out", "training", "other")}
     with atomic_write(path) as temporary:
@@ -188,7 +188,7 @@ def _stored(path: Path, name: str) -> torch.Tensor:
     except (OSError, KeyError, ValueError) as error:
         raise UserError(
             "Gain and drift are not measured any more.",
-            f"{path.name} in the run's folder, with the answers of the untrained base, cannot be read ({error}).",
+            f"{path.name} in the run's folder, with the predictions of the untrained base, cannot be read ({error}).",
             "The training goes on. A new run measures them again.",
         ) from error
 

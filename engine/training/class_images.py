@@ -19,7 +19,7 @@ from engine.evaluation.image_files import settings_text, webp
 from engine.evaluation.pairs import ImageRequest, draw, no_side_effects, to_images
 from engine.jobs.events import PhaseChanged, Progress
 from engine.training.batches import Preservation
-from engine.training.preservation import STREAM, Answers, ClassImages
+from engine.training.preservation import STREAM, BasePredictions, ClassImages
 from engine.training.previews import DrawPreviews, models_without_control
 from engine.training.state import TrainState
 
@@ -90,6 +90,6 @@ def preservation_of(state: TrainState, captions: Sequence[str]) -> Preservation 
     if not captions or tuning.preserved_by == "none":
         return None
     if tuning.preserved_by == "answers":
-        return Answers(state, captions)
+        return BasePredictions(state, captions)
     of_images = [captions[number % len(captions)] for number in range(tuning.class_images)]
     return ClassImages(state, class_images(state, of_images), of_images)

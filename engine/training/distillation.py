@@ -1,9 +1,9 @@
-"""Distillation: steps learn from the untrained base to draw in few steps (latent consistency distillation).
+"""Latent consistency distillation: a LoRA learns from its own base to draw in few steps.
 
-The student, the base with the trained factors, answers for noisy latents at a timestep. Its target is its own answer
-for what the teacher, the base without them, makes of these latents by one guided step of DDIM. Both compute under the
-same frozen ControlNet, if the run has one. A pure function of the batch and the weights, so a resumed run repeats it.
-Formulas and sources: engine/tuning/consistency.py.
+The student, the base with the LoRA, predicts clean latents from noisy ones at a timestep. Its target is its own
+prediction from what the teacher, the base without it, makes of these latents by one guided step of DDIM. Both compute
+under the same frozen ControlNet, if the run has one. A pure function of the batch and the weights, so a resumed run
+repeats it. Formulas and sources: engine/tuning/consistency.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ConsistencyDistillation:
         text: dict[str, torch.Tensor],
         control: torch.Tensor | None,
     ) -> Task:
-        """What the student predicts for these images.
+        """The noisy latents of these images, and the target of the student's prediction.
 
         Args:
             batch: on the device.
@@ -53,16 +53,16 @@ class ConsistencyDistillation:
         # The teacher: one step of DDIM at a guidance scale of each image's own.
         scale = tuning.guidance_low + (tuning.guidance_high - tuning.guidance_low) * batch.random.even
         with state.trainable.untrained():
-            answer = predict(denoiser, net, noisy, timesteps, text, control)
+            predicted = predict(denoiser, net, noisy, timesteps, text, control)
             if tuning.guidance_high > 1:
                 empty = self._empty_text(batch)
-                answer = guided(answer, predict(denoiser, net, noisy, timesteps, empty, control), scale)
-        nearer = ddim_step(process, noisy, answer, timesteps, earlier).to(state.dtype)
+                predicted = guided(predicted, predict(denoiser, net, noisy, timesteps, empty, control), scale)
+        nearer = ddim_step(process, noisy, predicted, timesteps, earlier).to(state.dtype)
 
-        # The student, where that step ends. With an EMA its average answers: LCM's target network.
+        # The student, where that step ends. With an EMA its average predicts: LCM's target network.
         with state.exported_weights() if state.ema is not None else nullcontext():
-            answer = predict(denoiser, net, nearer, earlier, text, control)
-        target = consistency(process, nearer, answer, earlier)
+            predicted = predict(denoiser, net, nearer, earlier, text, control)
+        target = consistency(process, nearer, predicted, earlier)
 
         def as_latents(predicted: torch.Tensor) -> torch.Tensor:
             return consistency(process, noisy, predicted, timesteps)

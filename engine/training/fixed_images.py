@@ -102,7 +102,7 @@ def predict(
     """Prediction and target of some of the images, fp32 (B, C, h, w) on the device. Changes no weight.
 
     Args:
-        control: as the family's nets take it, in the run's precision; None: the denoiser alone answers.
+        control: as the family's nets take it, in the run's precision; None: the denoiser alone predicts.
     """
     to: Any = state.device
     latents, noise, timesteps = (t[part].to(to) for t in (images.latents, images.noise, images.timesteps))

@@ -32,7 +32,7 @@ def joined(task: Task, others: Task, share: float) -> Task:
     )
 
 
-class Answers:
+class BasePredictions:
     """The untrained base's own predictions on other captions."""
 
     def __init__(self, state: TrainState, captions: Sequence[str]) -> None:

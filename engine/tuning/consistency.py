@@ -40,7 +40,7 @@ def boundary_scalings(timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 def consistency(
     process: DiffusionNoise, noisy: torch.Tensor, predicted: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """f(noisy, t) = c_skip(t) noisy + c_out(t) x0, fp32: the clean latents that a student answers with."""
+    """f(noisy, t) = c_skip(t) noisy + c_out(t) x0, fp32: the clean latents that the student predicts."""
     c_skip, c_out = boundary_scalings(timesteps)
     clean, _ = process.clean_and_noise(noisy, predicted, timesteps)
     return c_skip * noisy.float() + c_out * clean
