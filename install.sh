@@ -58,8 +58,8 @@ if [ -z "$python" ]; then
     fi
     python=$(probe "$private")
     if [ -z "$python" ]; then
-        echo "Cause: the fetched Python does not run on this system, which may be too old for it." >&2
-        echo "Fix:   install a Python 3.11 to 3.13 with venv yourself (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
+        echo "Cause: the fetched Python does not run on this system: it is too old, or its disk may hold no programs (noexec)." >&2
+        echo "Fix:   move the app into your home folder, or install a Python 3.11 to 3.13 with venv (Debian, Ubuntu: sudo apt install python3 python3-venv)." >&2
         exit 1
     fi
 fi

@@ -96,7 +96,7 @@ fi
 
 rm -rf .install/python-new
 if ! mkdir .install/python-new || ! tar -xzf "$archive" -C .install/python-new 2>/dev/null ||
-    [ ! -x .install/python-new/python/bin/python3 ]; then
+    [ ! -e .install/python-new/python/bin/python3 ]; then
     rm -rf .install/python-new
     never "the Python archive could not be unpacked: the disk is full, or tar and gzip are missing." "free some space and start this again."
 fi

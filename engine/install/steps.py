@@ -146,7 +146,8 @@ def _install_torch(job: Job) -> str:
         pip.install("PyTorch", [f"torch=={TORCH}"])
     else:
         raise InstallError(
-            f"PyTorch {choice.wanted} is not available: {choice.index} could not be reached.",
+            f"PyTorch {choice.wanted} is not available: {choice.index} could not be reached, or has none for this "
+            "computer.",
             "Check the internet connection and the proxy (`pip config list`), or continue without the card: --cpu",
         )
     version, build = installed_torch(job.layout)
