@@ -3,6 +3,7 @@
     python -m benchmarks.shapes                                       (all presets and families: 15 minutes)
     python -m benchmarks.shapes --presets 8gb 12gb --families sd1
     python -m benchmarks.shapes --trained lora --families sd1 sd2 sdxl
+    python -m benchmarks.shapes --trained base --text --families sd1 sdxl --presets 16gb 24gb     (and text encoders)
 
 Memory is counted, not measured: neither a card nor weights are needed. The nets are built from the configs of the real
 bases on a simulated card that only counts allocations (benchmarks/simulated_card.py). The app's own code builds the
@@ -153,6 +154,7 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
     trained = state.trainable.parameters()
     weights = [*state.denoiser.parameters(), *state.denoiser.buffers(), *trained]
     weights += [parameter for net in state.trainable.nets for parameter in net.parameters()]
+    weights += state.trainable.learned_text.encoder.parameters() if state.trainable.learned_text else ()
     kept = state.trainable.weights
 
     def now() -> dict[str, Any]:
@@ -279,14 +281,16 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=PRESETS["sd1"], default=PRESETS["sd1"])
     parser.add_argument("--trained", choices=("controlnet", "lora", "base", "svdiff"), default="controlnet")
     parser.add_argument("--families", nargs="+", choices=PRESETS, default=tuple(PRESETS))
+    parser.add_argument("--text", action="store_true", help="train the text encoders as well: lora, base")
     options = parser.parse_args()
+    tuning = {"tuning": {"text_rate": 1e-6}} if options.text else {}
     torch.set_num_threads(1)
     print("GB on the card, counted at real shapes, without what driver and allocator need.\n")
     print("| preset | base | one step, estimated | counted | off by | at the peak | images, estimated | counted |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for family in options.families:
         for preset in (preset for preset in options.presets if preset in PRESETS[family]):
-            print(row(preset, family, options.trained, count(preset, family, options.trained)), flush=True)
+            print(row(preset, family, options.trained, count(preset, family, options.trained, **tuning)), flush=True)
     if options.trained != "controlnet":
         return  # images and captions are encoded as for a ControlNet
     print("\n| encoding, before training | estimated | images, counted | captions, counted |\n|---|---|---|---|")

@@ -21,6 +21,7 @@ from engine.training.batches import Batch
 from engine.training.randomness import BatchRandomness
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
+from engine.tuning.learned_text import LearnedText
 
 TOKENS = 77  # of a prompt that CLIP reads
 TEXTS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -31,6 +32,11 @@ TEXTS: dict[str, dict[str, tuple[int, ...]]] = {
 """Shapes of a caption, encoded; of Z-Image the longest that is read."""
 LOADERS = ("base", "sdxl", "stable_diffusion", "transformer", "sd3", "flux", "zimage")
 """Modules of engine/families that load parts of a base."""
+
+
+def tokens_of_zeros(text: LearnedText, count: int) -> dict[str, torch.Tensor]:
+    """Captions for text encoders that are trained: token numbers, as ``LearnedText.encode`` reads them."""
+    return {f"tokens_{n}": torch.zeros(count, 1, TOKENS, dtype=torch.long) for n, _ in enumerate(text.parts(), 1)}
 
 
 def text_of_zeros(state: TrainState, count: int) -> dict[str, torch.Tensor]:
@@ -65,7 +71,8 @@ def batch_of_zeros(state: TrainState) -> Batch:
         even=torch.zeros(count),
     )
     maps = control_of_zeros(state, count) if facts_of(state.config).needs_condition_maps else None
-    text = text_of_zeros(state, count)
+    learned = state.trainable.learned_text
+    text = text_of_zeros(state, count) if learned is None else tokens_of_zeros(learned, count)
     return Batch(latents, latents.clone(), text, maps, draws, torch.zeros(count, 6), torch.ones(count))
 
 
@@ -79,6 +86,10 @@ def simulated_bases(uses_ram: bool) -> Iterator[Counter]:
     with ExitStack() as stack:
         for module in LOADERS:
             stack.enter_context(patch(f"engine.families.{module}.load_part", _from_config))
+        for kind in ("stable_diffusion.StableDiffusion", "sdxl.StableDiffusionXL"):  # there are no vocabularies here
+            stack.enter_context(patch(f"engine.families.{kind}.load_tokenizer", lambda family, base: None))
+        numbers = "engine.tuning.learned_text.LearnedText.numbers_of"
+        stack.enter_context(patch(numbers, lambda text, prompt: tokens_of_zeros(text, 1)))
         stack.enter_context(patch("engine.families.sd3.positions_in_ram", _positions_in_ram))
         stack.enter_context(patch("engine.nets.weight_quantization.bitsandbytes_functional", lambda: FOUR_BITS))
         stack.enter_context(patch("engine.families.zimage.cut", lambda text: list(text["hidden"])))  # reads lengths

@@ -179,7 +179,8 @@ def predict_from(
         gradient_bytes=bytes_each if half_gradients else 4,
         most_gradients=UPDATED_TOGETHER * IN_UPDATE if optim.in_backward else math.inf,
     )
-    text_gradients = float((text_factors + text_whole) * (bytes_each if half_gradients else 4))
+    of_encoders = 0 if optim.in_backward else text_factors + text_whole  # few are there at once, of all nets together
+    text_gradients = float(of_encoders * (bytes_each if half_gradients else 4))
     of_captions = together * encoders.caption_kept * bytes_each if facts.learned.text else 0
     encoding = 4 * (encoders.vae + images_encoded_together(resolution) * encoders.image)
     text_encoding = 4 * (encoders.text + CAPTIONS_AT_ONCE * encoders.caption)

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.shapes import count
 from engine.config import RunConfig, parse
+from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.estimate.memory import predict_from
+from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
 from engine.families.sizes import Sizes
 from engine.training.setup import build_nets
@@ -76,3 +80,23 @@ def test_its_facts_are_what_it_does(config: RunConfig, built: tuple[Any, Trainab
         written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         assert 4 * numbers <= written <= 4 * numbers + HEADERS
     assert facts.trains and facts.kind in BUILDERS and len(CASES) >= 3
+
+
+def whole_xl(preset: str, text_rate: float) -> RunConfig:
+    """A preset's settings for a whole XL."""
+    layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers("sdxl", "base")
+    return resolve(*layers, ("test", {"tuning": {"what": "base", "text_rate": text_rate}}))[0]
+
+
+def test_text_encoders_updated_in_the_backward_pass_keep_few_gradients() -> None:
+    xl = read_configs(LAYOUTS / "sdxl")
+    alone, with_text = (predict_from(whole_xl("24gb", rate), xl).training for rate in (0.0, 1e-6))
+    assert whole_xl("24gb", 1e-6).optim.in_backward and with_text["gradients"] == alone["gradients"]
+    assert with_text["text encoder"] > 1.4 * 2**30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("preset", "family"), [("16gb", "sd1"), ("16gb", "sdxl")])
+def test_a_step_of_a_whole_base_with_its_text_encoders_needs_what_is_estimated(preset: str, family: str) -> None:
+    counted = count(preset, family, "base", tuning={"text_rate": 1e-6})
+    assert sum(counted.estimated.training.values()) == pytest.approx(counted.training, rel=0.03)
