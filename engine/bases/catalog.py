@@ -13,7 +13,7 @@ from engine.disk.space import folder_bytes
 from engine.errors import UserError, choose_from
 from engine.families.facts import FACTS, NAMES
 from engine.families.files import TEXT_ENCODERS
-from engine.families.unsuitable import is_left_out
+from engine.families.unsupported import is_left_out
 from engine.families.weight_files import variant_of, weight_files
 from engine.hub.address import named_by
 from engine.workspace.paths import Workspace, in_hub_cache

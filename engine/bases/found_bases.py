@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.families.facts import of_class, of_config
 from engine.families.file_kinds import NoBase, family_of_tensors
 from engine.families.files import SINGLE_FILES, shapes_of
-from engine.families.unsuitable import BaseParts, why_not
+from engine.families.unsupported import BaseParts, why_not
 from engine.jobs.control import Cancelled, CancelToken
 from engine.machine.clock import active_time
 from engine.workspace.paths import Workspace, in_hub_cache

@@ -18,7 +18,7 @@ from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.families.text import INT8_BYTES
 from engine.machine.units import GIB
-from engine.nets.start_shape import reads_latents, with_start
+from engine.nets.starting_controlnet import reads_latents, with_starting_net
 from engine.tuning.facts import UPDATED_TOGETHER, facts_of, is_over_start, master_weights_of
 from engine.workspace.paths import Workspace
 
@@ -130,7 +130,7 @@ def predict_from(
     encoders = base.facts.count_encoders(base.vae, base.text_encoders, resolution, decoded_side)
     facts, tokens = facts_of(config), encoders.tokens
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
-    learned = with_start(facts.learned, config.model.controlnet, base.facts)
+    learned = with_starting_net(facts.learned, config.model.controlnet, base.facts)
     sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, learned)
     text_factors = facts.rank * encoders.text_sides if facts.learned.text else 0
     if text_factors:

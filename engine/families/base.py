@@ -21,7 +21,7 @@ from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part, read_component_config
 from engine.families.text_encoding import Text, TextEncoding
 from engine.families.tiles import whole_or_in_tiles
-from engine.families.unsuitable import BaseParts
+from engine.families.unsupported import BaseParts
 
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 
@@ -60,7 +60,7 @@ class Family(TextEncoding):
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         """Whether a base with this model_index.json and denoiser config belongs here."""
 
-    def unsuitable(self, parts: BaseParts) -> str:
+    def why_unsupported(self, parts: BaseParts) -> str:
         """Why a base that matches cannot be trained for all the same, as a sentence for people; "" if it can be."""
         return ""
 

@@ -27,7 +27,7 @@ from engine.families.stable_diffusion import tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily, own_config, with_weights_of
-from engine.families.unsuitable import BaseParts, other_latents, without_text
+from engine.families.unsupported import BaseParts, other_latents, without_text
 
 TEXT_TO_IMAGE = 64
 """Channels of the tokens of a base that draws from text alone: 16 latent channels in squares of 2 x 2."""
@@ -64,7 +64,7 @@ class Flux(TransformerFamily):
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         return config.get("_class_name") == self.facts.denoiser_class
 
-    def unsuitable(self, parts: BaseParts) -> str:
+    def why_unsupported(self, parts: BaseParts) -> str:
         channels = parts.denoiser.get("in_channels", TEXT_TO_IMAGE)
         if channels != TEXT_TO_IMAGE:
             return (

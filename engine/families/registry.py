@@ -16,7 +16,7 @@ from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sd3 import StableDiffusion3
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
-from engine.families.unsuitable import BaseParts
+from engine.families.unsupported import BaseParts
 from engine.families.weight_files import incomplete_base, require_base, require_weights, require_words
 from engine.families.zimage import ZImage
 
@@ -59,7 +59,7 @@ def detect(base: str) -> Family:
                 read_optional_config(base, "scheduler", "scheduler_config.json"),
                 read_optional_config(base, "vae", "config.json"),
             )
-            if why := family.unsuitable(parts):
+            if why := family.why_unsupported(parts):
                 raise _refused(base, why)
             if Path(base).is_dir():
                 present = [name for name, kind in index.items() if kind and kind != [None, None]]

@@ -27,7 +27,7 @@ from engine.families.stable_diffusion import layer_output, tokenize
 from engine.families.t5 import StreamedT5, t5_tokens
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily, with_weights_of
-from engine.families.unsuitable import BaseParts, is_left_out, other_latents, without_text
+from engine.families.unsupported import BaseParts, is_left_out, other_latents, without_text
 
 TIMESTEPS = 1000
 """The denoiser reads sigmas times this."""
@@ -48,7 +48,7 @@ class StableDiffusion3(TransformerFamily):
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         return config.get("_class_name") == "SD3Transformer2DModel"
 
-    def unsuitable(self, parts: BaseParts) -> str:
+    def why_unsupported(self, parts: BaseParts) -> str:
         lacking = [part for part in ("text_encoder", "text_encoder_2") if not present(parts.index, part)]
         if lacking:
             return f"Its text encoders {', '.join(lacking)} are missing; only text_encoder_3 (T5) is optional."

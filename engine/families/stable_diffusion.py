@@ -30,13 +30,13 @@ from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
 from engine.families.text_encoding import Text
 from engine.families.unet_sizes import control_channels
-from engine.families.unsuitable import BaseParts, why_not
+from engine.families.unsupported import BaseParts, why_not
 
 
 class StableDiffusion(Family):
     """A UNet reads latents, timestep and text; its ControlNet adds residuals to the down blocks' and middle outputs."""
 
-    def unsuitable(self, parts: BaseParts) -> str:
+    def why_unsupported(self, parts: BaseParts) -> str:
         return why_not(parts)
 
     def load_tokenizer(self, base: str) -> Any:

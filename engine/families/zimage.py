@@ -25,7 +25,7 @@ from engine.families.residuals import Residuals
 from engine.families.stable_diffusion import layer_output
 from engine.families.text_encoding import Text
 from engine.families.transformer import TransformerFamily
-from engine.families.unsuitable import BaseParts, other_latents, without_text
+from engine.families.unsupported import BaseParts, other_latents, without_text
 from engine.families.zimage_net import (
     MULTIPLE,
     Embedded,
@@ -79,7 +79,7 @@ class ZImage(TransformerFamily):
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         return config.get("_class_name") == self.facts.denoiser_class
 
-    def unsuitable(self, parts: BaseParts) -> str:
+    def why_unsupported(self, parts: BaseParts) -> str:
         if parts.denoiser.get("siglip_feat_dim"):
             return "It is Z-Image Omni, which also reads images."
         return without_text(parts.index, ("text_encoder", "tokenizer")) or other_latents(parts.vae, self.facts)

@@ -19,7 +19,7 @@ from engine.nets.union_mode import NOT_CHOSEN, why_not_mode
 from engine.runs.checkpoints import list_checkpoints
 
 
-def with_start(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
+def with_starting_net(learned: Learned, path: str, facts: FamilyFacts) -> Learned:
     """What is trained of a net that a run starts from: it keeps its own number of blocks.
 
     A file that cannot be read so changes nothing here; it is refused when the run starts.

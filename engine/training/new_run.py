@@ -18,7 +18,7 @@ from engine.families.files import config_folder, configs_of
 from engine.machine.hardware import detect
 from engine.machine.optional import why_no_four_bits
 from engine.machine.units import counted, format_bytes, plural
-from engine.nets.start_shape import why_not_in_mode, why_not_of_base, why_not_start
+from engine.nets.starting_controlnet import why_not_in_mode, why_not_of_base, why_not_start
 from engine.runs.run import QUEUE_ENTRIES, Run, write_run
 from engine.training import failure
 from engine.tuning.facts import facts_of

@@ -31,7 +31,7 @@ from engine.nets.ema import build_ema
 from engine.nets.frozen_blocks import use_frozen_blocks
 from engine.nets.frozen_layers import quantize_base, use_frozen_convolutions
 from engine.nets.low_precision_matmul import matmul_mode, use_matmul_mode
-from engine.nets.start_shape import trained_config
+from engine.nets.starting_controlnet import trained_config
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.base_check import set_noise_process

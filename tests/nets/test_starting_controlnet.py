@@ -17,7 +17,7 @@ from engine.families.facts import FLUX, SD1
 from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import by_name
 from engine.families.sizes import Learned
-from engine.nets.start_shape import reads_latents, with_start
+from engine.nets.starting_controlnet import reads_latents, with_starting_net
 
 
 def write_header(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
@@ -42,10 +42,10 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_blocks_are_those_of_the_header(union: str, tmp_path: Path) -> None:
-    assert with_start(Learned(rank=4), union, FLUX) == Learned(rank=4, blocks=5, single_blocks=10)
-    assert with_start(Learned(), union, SD1) == with_start(Learned(), "", FLUX) == Learned()
+    assert with_starting_net(Learned(rank=4), union, FLUX) == Learned(rank=4, blocks=5, single_blocks=10)
+    assert with_starting_net(Learned(), union, SD1) == with_starting_net(Learned(), "", FLUX) == Learned()
     (tmp_path / "half.safetensors").write_bytes(b"\x10")
-    assert with_start(Learned(), str(tmp_path / "half.safetensors"), FLUX) == Learned()
+    assert with_starting_net(Learned(), str(tmp_path / "half.safetensors"), FLUX) == Learned()
 
 
 def test_they_are_foreseen(union: str) -> None:

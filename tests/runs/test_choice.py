@@ -11,7 +11,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.nets.controlnet_files import locate_controlnet
 from engine.nets.reading import read_net_file
-from engine.nets.start_shape import why_not_start
+from engine.nets.starting_controlnet import why_not_start
 from engine.runs.choice import choose_checkpoint, left_out
 from engine.runs.run import Run
 from engine.training.new_run import missing

@@ -30,7 +30,7 @@ from engine.nets.importing import open_controlnet
 from engine.nets.initial import initial_controlnet
 from engine.nets.lora import lora_layers, merged_weights, subtract_factors, to_low_rank_over_itself, trained_tensors
 from engine.nets.outputs import net_of
-from engine.nets.start_shape import why_not_in_mode
+from engine.nets.starting_controlnet import why_not_in_mode
 from engine.runs.checkpoints import FACTORS
 from engine.training.job import build_trainer
 from engine.training.new_run import missing, require_all
