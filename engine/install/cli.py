@@ -196,6 +196,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         choice = choose(detect_gpus(timeout=3), force_cpu, maker=maker) if could_change else None
         if is_ready(layout, choice):
             return
+    preflight.check_computer(preflight.Computer())
     report = detect_gpus()
     choice = choose(report, force_cpu, maker=maker)
     if options.maker and not choice.build.startswith(MAKERS[options.maker]):
@@ -217,7 +218,6 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         if downloads:
             console.say(download_sentence(choice))
         return
-    preflight.check_computer(preflight.Computer())
     preflight.check_folder(layout.root)
     if options.repair or downloads:
         require_closed(layout, console, environment, must_know=False)

@@ -19,6 +19,7 @@ from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps
 from engine.install.layout import Layout, note
 from engine.install.other_cards import OtherCard
+from engine.install.preflight import Computer
 from engine.install.steps import APP_STEPS
 from tests.install.pretended import ROOT, Machine, job_for
 
@@ -237,6 +238,18 @@ def test_a_folder_that_cannot_be_written_is_named_before_its_log_or_lock(
     assert cli.main([], root) == 1
     *_, cause, fix = capsys.readouterr().out.strip().splitlines()
     assert cause.startswith(f"Cause: Cannot write to the folder {root}") and "folder of your own" in fix
+
+
+def test_a_computer_without_builds_is_told_before_the_plan_and_the_steps(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = steps_that_run(monkeypatch)
+    monkeypatch.setattr(cli.preflight, "Computer", lambda: Computer("darwin", "x86_64", ("", ""), "15.0"))
+    for options in ([], ["--dry-run"], ["--repair"]):
+        assert cli.main(options, root) == 1
+        shown = capsys.readouterr().out
+        assert "Cause: PyTorch has no builds for Macs with an Intel processor" in shown and "would" not in shown
+    assert ran == []
 
 
 def test_the_password_is_kept_out_of_the_log(
