@@ -122,6 +122,25 @@ def test_a_windows_without_the_runtime_that_pytorch_needs_is_told_where_it_is(ma
     assert is_ready(machine.layout, None)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "cause", "fix"),
+    [
+        (Outcome(-6, "rocBLAS error: Cannot read /x/TensileLibrary.dat: Illegal seek\n"), "no kernels", "--cpu"),
+        (Outcome(1, "AcceleratorError: HIP error: invalid device function\n"), "no kernels", "--cpu"),
+        (Outcome(-4, ""), "processor lacks instructions", "newer processor"),
+        (Outcome(-11, ""), "A library crashed", "--repair"),
+        (Outcome(1, ""), "it ended without output", "--repair"),
+    ],
+)
+def test_a_self_check_that_dies_is_told_by_how_it_died(
+    machine: Machine, outcome: Outcome, cause: str, fix: str
+) -> None:
+    machine.self_check = outcome
+    with pytest.raises(InstallError) as caught:
+        run_steps(job_for(machine), APP_STEPS)
+    assert cause in caught.value.cause and fix in caught.value.fix
+
+
 def test_half_an_environment_is_not_taken_for_a_whole_one(machine: Machine) -> None:
     run_steps(job_for(machine), APP_STEPS)
     site = machine.layout.site_packages
