@@ -23,6 +23,7 @@ from engine.export.source import Source, public_name
 from engine.export.writing import TEMPORARY, demand_free_name, demand_space, give_names, write_or_explain
 from engine.families.fingerprint import denoiser_fingerprint
 from engine.families.onnx_graphs import (
+    ADDED,
     CONTROLNET,
     DENOISER,
     Graph,
@@ -113,7 +114,8 @@ def export_onnx(
         graphs_in.mkdir(exist_ok=True)
         inputs = example(denoiser.config, *EXAMPLE)
         if precision == "fp16":
-            inputs = {name: one.half() for name, one in inputs.items()}
+            # Sizes and pooled text stay in fp32: diffusers joins them in it, and ONNX joins equal types only.
+            inputs = {name: one if name in ADDED else one.half() for name, one in inputs.items()}
             for part in (denoiser, net):
                 torch.nn.Module.half(part)  # past diffusers' warning about layers that these nets do not have
         for name, graph in graphs(denoiser, net, inputs).items():
