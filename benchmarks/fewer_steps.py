@@ -98,15 +98,28 @@ def scores(
     return reference_scores(models, request, PreviewCache())
 
 
-def measure(workspace: Workspace, net: Run, lora: Path, few: tuple[int, ...] = (1, 2, 4)) -> dict[int, tuple[Any, Any]]:
-    """For each number of steps the adherence with the LoRA, and its difference to ``USUAL`` steps (number 0)."""
-    settings = net.config.validation
-    usual = scores(workspace, net, None, USUAL, settings.guidance_scale, DEFAULT)
-    found: dict[int, tuple[Any, Any]] = {0: (normalize(usual), None)}
-    for steps in few:
-        rows = scores(workspace, net, lora, steps, 1.0, "lcm")
-        found[steps] = normalize(rows), compare(usual, rows)
-    return found
+def measure(
+    workspace: Workspace, net: Run, lora: Path, few: tuple[int, ...] = (1, 2, 4)
+) -> tuple[list[PairScores], dict[int, tuple[list[PairScores], list[PairScores]]]]:
+    """Scores of the untrained base in ``USUAL`` steps; and, for each smaller number, with the LoRA and without it."""
+    usual = scores(workspace, net, None, USUAL, net.config.validation.guidance_scale, DEFAULT)
+    with_and_without = {
+        steps: (scores(workspace, net, lora, steps, 1.0, "lcm"), scores(workspace, net, None, steps, 1.0, "lcm"))
+        for steps in few
+    }
+    return usual, with_and_without
+
+
+def text_of(rows: list[PairScores]) -> str:
+    """The adherence with its interval."""
+    found = normalize(rows)
+    return found.text if found else "-"
+
+
+def gap_text(first: list[PairScores], second: list[PairScores]) -> str:
+    """Adherence of the second minus that of the first, with its interval."""
+    found = compare(first, second)
+    return found.text if found else "-"
 
 
 def make_shapes(workspace: Workspace, count: int = 1000) -> Dataset:
@@ -183,13 +196,13 @@ def main() -> None:
     if net is None:
         print_alone(base, ready_base(workspace, f"{run.config.model.base} + {lora}"), guidance)
         return
-    for steps, (adherence, gap) in measure(workspace, net, lora).items():
-        if not steps:
-            print(f"{USUAL} steps, CFG {guidance:g}, base alone: {adherence.text}")
-            continue
-        alone = normalize(scores(workspace, net, None, steps, 1.0, "lcm"))
-        text = alone.text if alone else "-"
-        print(f"{steps} steps, LCM: {adherence.text}, difference {gap.text}; without the LoRA {text}", flush=True)
+    usual, few = measure(workspace, net, lora)
+    print(f"{USUAL} steps, CFG {guidance:g}, without the LoRA: {text_of(usual)}")
+    for steps, (fast, bare) in few.items():
+        print(
+            f"{steps} steps, LCM sampler, against {USUAL}: with the LoRA {text_of(fast)}, {gap_text(usual, fast)}; "
+            f"without {text_of(bare)}, {gap_text(usual, bare)}; with against without {gap_text(bare, fast)}"
+        )
 
 
 if __name__ == "__main__":
