@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from engine.bases.merged_tensors import changed
 from engine.config import parse
 from engine.export import adapter_file, trained_parts
+from engine.families.embedding_files import add_word
 from engine.families.registry import detect
 from engine.families.text_names import text_layer_name
 from engine.families.weight_delta import LowRank
@@ -20,6 +21,7 @@ from engine.tuning.base_lora import BaseLora
 from engine.tuning.svdiff import AVERAGED_SHIFTS, SHIFTS
 from engine.tuning.textual_inversion import vectors_of_words
 from engine.tuning.trainable import Placement
+from engine.workspace.base_reference import key_of
 from tests.teaching_runs import outputs
 
 
@@ -29,6 +31,19 @@ def test_changes_are_added_up_in_the_order_of_the_files() -> None:
     stored = torch.zeros(1, 1)
     assert changed("layer", stored, [(1.0, plus), (1.0, minus), (1.0, one)]).item() == 1.0
     assert changed("layer", stored, [(1.0, one), (1.0, plus), (1.0, minus)]).item() == 0.0
+
+
+def test_the_sum_of_changes_is_rounded_once() -> None:
+    """bfloat16 stores 1 and 1.0078: 0.003 alone is rounded off, twice 0.003 is not."""
+    small = LowRank(torch.tensor([[0.003]]), None, None, 1.0)
+    stored = torch.ones(1, 1, dtype=torch.bfloat16)
+    assert changed("layer", stored, [(1.0, small)]).item() == 1.0
+    assert changed("layer", stored, [(1.0, small), (1.0, small)]).item() == 1.0078125
+
+
+def test_the_order_of_files_is_part_of_a_merged_bases_identity() -> None:
+    files = [("a", 1.0), ("b", 0.5)]
+    assert key_of("base", files) == key_of("base", files) != key_of("base", files[::-1])
 
 
 def test_layers_of_text_encoders_have_the_names_of_kohyas_files(tiny_base: Path, tiny_sdxl: Path) -> None:
@@ -49,6 +64,20 @@ def test_a_new_word_takes_the_vectors_of_its_words_in_turn(tiny_base: Path) -> N
     known = encoder.get_input_embeddings().weight
     found = vectors_of_words(tokenizer, encoder, "red circle", 3)
     assert torch.equal(found, known[[red, circle, red]])
+
+
+def test_a_stored_text_encoder_is_read_at_the_end_token_and_not_at_a_new_word(tiny_base: Path, tmp_path: Path) -> None:
+    """Configs with the end token 2 make transformers read the pooled text at the largest token, the new word's."""
+    family = detect(str(tiny_base))
+    encoder: Any = family.load_text_encoder(str(tiny_base), torch.float32)
+    tokenizer = family.load_tokenizer(str(tiny_base))
+    encoder.config.eos_token_id = 2
+    add_word(tokenizer, encoder, "zrp", torch.ones(1, encoder.get_input_embeddings().weight.shape[1]))
+    encoder.save_pretrained(tmp_path)
+    numbers = torch.tensor(tokenizer(["red zrp circle"], padding="max_length").input_ids)
+    read = type(encoder).from_pretrained(tmp_path).eval()(numbers)
+    end = numbers[0].tolist().index(tokenizer.eos_token_id)
+    torch.testing.assert_close(read.pooler_output[0], read.last_hidden_state[0, end])
 
 
 @pytest.mark.parametrize("weights", [None, "ema", "plain"])
