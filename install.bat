@@ -82,10 +82,22 @@ if exist ".install\remove" del ".install\remove"
 "%STUDIO_PYTHON%" -m engine.install %*
 if errorlevel 1 exit /b 1
 if not exist ".install\remove" exit /b 0
-rmdir /s /q ".install\python"
+rem A virus scanner, or the program that has just ended, may hold a file for a moment.
+for /l %%I in (1,1,15) do if exist ".install\python" call :wipe
 del ".install\remove"
+if exist ".install\python" goto left
 rmdir ".install" 2>nul
 exit /b 0
+
+:wipe
+rmdir /s /q ".install\python" 2>nul
+if exist ".install\python" ping -n 2 127.0.0.1 >nul
+exit /b 0
+
+:left
+echo Cause: another program holds files in the folder .install\python open, so that it could not be deleted.
+echo Fix:   close it, or restart the computer, then delete that folder.
+exit /b 1
 
 :run_own
 rem The path as it is known here, which no console has to print.
