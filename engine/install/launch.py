@@ -42,8 +42,8 @@ def run_checks(
     """Run lint, format, type check and tests. The tests are last, so that the output ends with their summary.
 
     In continuous integration, known vulnerabilities of the packages are reported after that, without failing the build
-    (engine/install/audit.py). The tests run in one process per core, at most 8. Browser tests, which mostly wait, run
-    beside the others (tests/conftest.py sets the order).
+    (engine/install/audit.py). The tests run in one process per core and one more, at most 8: browser tests, and
+    those that start programs, often wait (tests/conftest.py sets the order).
 
     Args:
         arguments: more arguments for pytest.
@@ -56,7 +56,7 @@ def run_checks(
     environment = {**environment, VARIABLE: browser}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, "1")  # the models are tiny: more threads only slow each other down
-    processes = str(max(1, min(8, os.cpu_count() or 1)))
+    processes = str(min(8, 1 + (os.cpu_count() or 1)))
     parallel = ["pytest", "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
     chosen = "long" if long else "not long"
     checks = {
