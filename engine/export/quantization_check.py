@@ -79,8 +79,8 @@ class QuantizationCheck:
 
     def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
         """Inputs of the nets from held-out pairs (``HeldOutScorer.calibration``)."""
-        with HeldOutScorer(*self._where, PAIRS) as pairs:
-            return pairs.calibration(count)
+        # Without "with", which would clear the folder into which engine/export/compare.py exports.
+        return HeldOutScorer(*self._where, PAIRS).calibration(count)
 
 
 def loss_of(whole: Scores, written: Scores, checkpoint: Checkpoint, weights: str, what: str) -> QuantizationLoss:

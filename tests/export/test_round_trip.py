@@ -57,6 +57,11 @@ def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     assert read_table(trained.exports) == table
     assert [path.name for path in trained.exports.iterdir()] == ["size_against_quality.json"]  # no files stay
     assert "half" in as_text(table) and lines[-1].startswith("3/4")
+    being_written = trained.exports / ".comparing" / "file"
+    being_written.parent.mkdir()
+    being_written.touch()
+    assert len(QuantizationCheck(ready_workspace, trained, trained.checkpoints()[-1]).calibration(2)) == 2
+    assert being_written.exists(), "a comparison exports into this folder while it calibrates int8"
 
 
 @pytest.mark.long
