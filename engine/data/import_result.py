@@ -57,10 +57,16 @@ def advice_on_names(found: Sequence[FoundImage], captioned: int) -> list[str]:
 
 
 def advice_on_size(count: int) -> list[str]:
-    """A note on datasets that are too small to train a ControlNet."""
+    """A note on datasets that are too small for a ControlNet."""
     if count == 1:
-        return ["One image is enough to try the app, but not for training: a ControlNet needs thousands of pairs."]
+        return [
+            "One image is enough to try the app, but not for training: a subject needs 3 or more, a ControlNet "
+            "thousands of pairs."
+        ]
     if count < FEW:
         few = counted(count, "image is", "images are")
-        return [f"{few} not many: a ControlNet needs thousands of pairs to work on new images."]
+        return [
+            f"{few} not many for a ControlNet, which needs thousands of pairs to work on new images. For a subject or "
+            "a new word 3 to 30 are enough, for a LoRA 15 to 100."
+        ]
     return []

@@ -62,7 +62,7 @@ def resolution(config: RunConfig, facts: StartFacts) -> Caution | None:
     return Caution(
         "yellow",
         f"The base was made for {side} px, and the resolution is {chosen} px.",
-        "A base draws best at the size it was made for, and a net works best at the size it was trained at.",
+        "A base draws best at the size it was made for, and what is trained works best at the size of the training.",
         f"Set the resolution to {side} px.",
         Remedy(f"Set {side} px", {"data.resolution": side}) if side % 64 == 0 and 64 <= side <= 2048 else None,
     )
