@@ -57,10 +57,9 @@ def add_routes(api: FastAPI, service: JobService) -> None:
     @api.post("/sdapi/v1/img2img", tags=["AUTOMATIC1111"], summary="Draw over an image, and wait for it")
     async def img2img(body: dict[str, Any]) -> dict[str, Any]:
         start = body.get("init_images") or []
-        if len(start) != 1:
-            raise UserError(
-                "The image cannot be drawn.", f"init_images has {counted(len(start), 'image')}.", "Send one."
-            )
+        if not isinstance(start, list) or len(start) != 1:
+            said = counted(len(start), "image") if isinstance(start, list) else "no list of images"
+            raise UserError("The image cannot be drawn.", f"init_images has {said}.", "Send one image in a list.")
         body = _with_control_image(body, start[0])
         over = {"image": start[0], "mask": body.get("mask"), "change": body.get("denoising_strength")}
         return await _draw(service, body, over)
@@ -177,8 +176,8 @@ def translate(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         "balance": _balance(unit.get("control_mode")),
         "map" if module in NO_MAP else "photo": image,
     }
-    if (seed := str(body.get("seed", ""))).isdecimal():  # -1 means any
-        ours["seed"] = int(seed)
+    if str(seed := body.get("seed", "")).isdecimal():  # -1 means any
+        ours["seed"] = seed
     ours["count"] = _count(body)
     try:
         checked = ImageBody(**{name: value for name, value in ours.items() if value is not None})
@@ -197,14 +196,18 @@ def _with_control_image(body: Mapping[str, Any], image: Any) -> dict[str, Any]:
 def _units(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     scripts = body.get("alwayson_scripts")
     found = scripts.get("controlnet", scripts.get("ControlNet")) if isinstance(scripts, Mapping) else None
-    units = found.get("args", []) if isinstance(found, Mapping) else []
-    return [one for one in units if isinstance(one, Mapping) and one.get("enabled", True)]
+    units = found.get("args") if isinstance(found, Mapping) else None
+    return [
+        one
+        for one in (units if isinstance(units, list) else [])
+        if isinstance(one, Mapping) and one.get("enabled", True)
+    ]
 
 
 def _count(body: Mapping[str, Any]) -> int:
     """Number of images; one that cannot be drawn is left to the check of the body."""
     sizes = [body.get(name, 1) for name in ("batch_size", "n_iter")]
-    return sizes[0] * sizes[1] if all(isinstance(one, int) for one in sizes) else MAX_COUNT + 1
+    return sizes[0] * sizes[1] if all(isinstance(one, int) and one > 0 for one in sizes) else MAX_COUNT + 1
 
 
 def _sampler(name: str, scheduler: Any) -> tuple[str | None, list[str]]:

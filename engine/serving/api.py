@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from engine.errors import UserError
+from engine.jobs.faults import describe_crash
+from engine.machine.errors import is_disk_full
+from engine.machine.units import counted
 from engine.serving import a1111
 from engine.serving.bodies import ImageBody
 from engine.serving.job_service import JobService
 from engine.serving.jobs import Jobs, QueueFull
 from engine.serving.served_net import ServedNet
 from engine.version import VERSION
+
+Wait = Annotated[float, Query(allow_inf_nan=False, description="Seconds to wait for the job, at most 600.")]
 
 
 def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
@@ -27,9 +32,11 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
     service = JobService(jobs, served)
     api.add_exception_handler(UserError, _user_error)
     api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(400, _unreadable)
+    api.add_exception_handler(Exception, _crash)
 
     @api.post("/v1/images", summary="Draw images", status_code=202)
-    async def draw(body: ImageBody, request: Request, wait: float = 0) -> Response:  # type: ignore[valid-type]
+    async def draw(body: ImageBody, request: Request, wait: Wait = 0) -> Response:  # type: ignore[valid-type]
         """Answers 202 with the job's id; with ``wait`` (seconds) once it is over, or after that time. With the header
         ``Accept: image/png`` a job that is done within ``wait`` answers with its first image."""
         job = await service.accept(body.model_dump(exclude_none=True))  # type: ignore[attr-defined]
@@ -39,7 +46,7 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
         return JSONResponse(service.describe(job), 200 if job.over else 202)
 
     @api.get("/v1/images/{id}", summary="State of a job")
-    async def state(id: str, wait: float = 0) -> dict[str, Any]:
+    async def state(id: str, wait: Wait = 0) -> dict[str, Any]:
         """``state`` is waiting, drawing, done, failed or cancelled."""
         job = service.find(id)
         await service.wait(job, wait)
@@ -50,7 +57,7 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
         """A PNG with its settings inside. ``number`` begins at 0."""
         job = service.find(id)
         if not 0 <= number < job.drawn:
-            raise HTTPException(404, f"The job is {job.state} and has {job.drawn} images.")
+            raise HTTPException(404, f"The job is {job.state} and has {counted(job.drawn, 'image')}.")
         return FileResponse(job.image(number), media_type="image/png")
 
     @api.delete("/v1/images/{id}", summary="Cancel a job")
@@ -90,6 +97,20 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}." for one in error.errors()]
     return JSONResponse({"detail": " ".join(problems)}, 422)
+
+
+async def _unreadable(_request: Request, _error: Exception) -> JSONResponse:
+    """FastAPI's answer to bytes that it cannot parse says no more than that."""
+    why = "The body of the request is no JSON in UTF-8, or it is compressed, or a number in it is far too long."
+    return JSONResponse({"detail": f"{why} Send plain JSON."}, 400)
+
+
+async def _crash(_request: Request, error: Exception) -> JSONResponse:
+    """Words for what nobody foresaw, and for a full disk. The server prints the traceback."""
+    failure = describe_crash(error)
+    words = {"what": failure.what, "why": failure.why, "try_this": failure.try_this}
+    status = 507 if is_disk_full(error) else 500
+    return JSONResponse({"detail": " ".join(words.values()), "error": words}, status)
 
 
 def _docs(schema: Mapping[str, Any]) -> str:

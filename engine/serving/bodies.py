@@ -22,6 +22,8 @@ from engine.serving.served_net import FIXED, ServedNet
 MAX_COUNT = 16
 MAX_BYTES = 24 * 2**20
 """Of one image in a request."""
+MAX_TEXT = 8_000
+"""Characters of a text in a request, as of a run's preview prompts. Reading it cannot be cancelled."""
 MAX_PIXELS = 25_000_000
 """Of one image in a request. The largest that is drawn has 4 million."""
 IMAGES = {
@@ -36,6 +38,8 @@ IMAGES = {
 def _field(one: Setting) -> Any:
     kind: Any = Literal[tuple(choice.name for choice in one.choices)] if one.choices else one.kind
     description = " ".join(filter(None, (f"{one.title}.", one.help)))
+    if kind is str:  # a bounded text is also checked for halves of surrogate pairs, which no tokenizer reads
+        kind = Annotated[str, Field(max_length=MAX_TEXT)]
     return Annotated[kind | None, Field(ge=one.ge, gt=one.gt, le=one.le, description=description)], None
 
 
@@ -110,7 +114,8 @@ def check(served: ServedNet, body: Mapping[str, Any], images: Collection[str]) -
         why = f"The app cannot make control images of the kind “{served.condition or 'unknown'}”."
         raise UserError("photo cannot be used.", why, "Send a finished control image as map.")
     blank = Image.new("RGB", (SIZE_STEP, SIZE_STEP))
-    prepare(_request(served, body, dict.fromkeys(images, blank) | {"map": blank}))
+    first = _request(served, body, dict.fromkeys(images, blank) | {"map": blank})
+    prepare(replace(first, seed=first.seed + int(body.get("count", 1)) - 1))  # the last image has the highest seed
 
 
 def try_requests(served: ServedNet, body: Mapping[str, Any], files: Mapping[str, Path]) -> list[TryRequest]:

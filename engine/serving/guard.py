@@ -14,6 +14,7 @@ from engine.machine.host_names import LOOPBACK_NAMES, host_allowed, written_form
 
 MAX_BODY = 64 * 2**20
 """Bytes of a request."""
+TOO_LARGE = f"The request is larger than {MAX_BODY // 2**20} MB. Scale its images down before sending them."
 OPEN = ("/docs", "/openapi.json")
 """Addresses that need no token: they tell nothing but how the API is used."""
 TOKEN_NAMES = frozenset({"token", "access_token", "api_key", "apikey", "key"})
@@ -44,6 +45,7 @@ class ApiGuard:
             await _refuse(send, status, why)
             return
         size = 0
+        begun = False
 
         async def limited() -> Any:
             nonlocal size
@@ -53,7 +55,15 @@ class ApiGuard:
                 return {"type": "http.disconnect"}
             return message
 
-        await self._app(scope, limited, send)
+        async def answered(message: Any) -> None:
+            nonlocal begun
+            if begun or size <= MAX_BODY:
+                begun = True
+                await send(message)
+
+        await self._app(scope, limited, answered)
+        if size > MAX_BODY and not begun:
+            await _refuse(send, 413, TOO_LARGE)
 
     def _refusal(self, scope: Any) -> tuple[int, str]:
         """Status and reason; 0: the request may pass."""
@@ -69,7 +79,7 @@ class ApiGuard:
             return 400, "A token in the address is written into logs. Send it as a header: Authorization: Bearer TOKEN."
         lengths = headers.get(b"content-length", [])
         if any(not length.isdigit() or int(length) > MAX_BODY for length in lengths):
-            return 413, f"The request is larger than {MAX_BODY // 2**20} MB."
+            return 413, TOO_LARGE
         if scope["path"] not in OPEN and not self._authorized(headers.get(b"authorization", [])):
             return 401, "The token is missing or wrong. Send the one that was printed when the server started."
         return 0, ""

@@ -45,9 +45,9 @@ class JobService:
         return self.jobs.add(request, images)
 
     async def wait(self, job: Job, seconds: float) -> None:
-        """Wait until a job is over, at most so long."""
+        """Wait until a job is over or the server stops, at most so long."""
         with anyio.move_on_after(min(max(seconds, 0.0), MAX_WAIT)):
-            while not job.over:
+            while not job.over and not self.jobs.stopping:
                 await anyio.sleep(POLL_SECONDS)
 
     def find(self, id: str) -> Job:

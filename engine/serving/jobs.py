@@ -105,6 +105,8 @@ class Jobs:
         self._folder, self._most = folder, most
         self._lock = threading.Condition()
         self._seconds_per_image = FIRST_GUESS
+        self.stopping = False
+        """The server is about to stop: no client waits any more."""
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         found = (_read(path) for path in paths if ID.fullmatch(path.name))
         self._jobs = {job.id: job for job in found if job is not None}
@@ -205,6 +207,10 @@ class Jobs:
         """Raise QueueFull if no job can be added, before the images of a request are decoded."""
         with self._lock:
             self._refuse_if_full()
+
+    def stop_waiting(self) -> None:
+        """End the waiting of all clients."""
+        self.stopping = True
 
     def drawing(self) -> Job | None:
         """The job that is being drawn."""

@@ -75,7 +75,8 @@ class ApiServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more requests. What waits is drawn after the next start."""
+        """Answer no more requests; clients that wait are told the state. What waits is drawn after the next start."""
+        self.jobs.stop_waiting()
         self._server.should_exit = True
         self._worker.stop()
         self._thread.join(timeout=START_SECONDS)
@@ -95,9 +96,15 @@ def read_token(path: Path | None) -> str:
         if not path.exists():
             atomic_write_text(path, fresh + "\n")
             path.chmod(0o600)
-        token = path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise UserError(f"The token in {path} cannot be read.", f"{error}.", "Choose another --token-file.") from error
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise UserError(
+            f"The token in {path.name} cannot be sent in a header.",
+            "It contains a space, a line break or a character other than letters, digits and ASCII signs.",
+            "Delete the file: a new token is then made.",
+        )
     if len(token) < SHORTEST_TOKEN:
         raise UserError(
             f"The token in {path.name} is too short.",

@@ -26,6 +26,7 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import CancelToken
 from engine.serving import jobs as jobs_module
+from engine.serving.guard import MAX_BODY
 from engine.serving.jobs import Jobs
 from engine.serving.served_net import ServedNet, serve_file
 from engine.serving.server import ApiServer, read_token
@@ -232,14 +233,49 @@ def huge() -> str:
         ({"ingredients": "x.safetensors"}, "ingredients"),
         ({"sampler": "none"}, "sampler"),
         ({"count": 17}, "count"),
+        ({"seed": 2**62 - 1, "count": 2}, "Seed must be"),
+        ({"prompt": "x" * 8001}, "8000 characters"),
+        ({"prompt": "cut \ud83d"}, "as a unicode string"),
     ],
 )
 def test_a_request_that_cannot_be_drawn_or_names_a_file_is_refused_in_words(
     serving: Serving, body: dict[str, Any], changes: dict[str, Any], words: str
 ) -> None:
-    answer = serving.post({**body, **changes})
+    text = json.dumps({**body, **changes})  # httpx cannot send half of a surrogate pair
+    answer = serving.client.post("/v1/images", content=text, headers={"content-type": "application/json"})
     assert answer.status_code == 422 and words in answer.json()["detail"], answer.text
     assert len(answer.text) < 2000
+
+
+def test_a_body_that_is_no_json_or_too_long_without_saying_so_is_refused_in_words(serving: Serving) -> None:
+    def post(content: Any) -> httpx.Response:
+        return serving.client.post("/v1/images", content=content, headers={"content-type": "application/json"})
+
+    compressed = post(b"\x1f\x8b\x08\x00")
+    assert compressed.status_code == 400 and "Send plain JSON" in compressed.json()["detail"]
+    large = post(bytes(2**20) for _ in range(MAX_BODY // 2**20 + 1))
+    assert large.status_code == 413 and "larger than" in large.json()["detail"]
+
+
+@pytest.mark.parametrize("wait", ["nan", "inf"])
+def test_a_wait_without_end_is_refused_before_anything_is_accepted(
+    serving: Serving, body: dict[str, Any], wait: str
+) -> None:
+    before = serving.client.get("/v1/health").json()["jobs"]
+    answer = serving.post(body, wait=wait)
+    assert answer.status_code == 422 and "wait" in answer.json()["detail"]
+    assert serving.client.get("/v1/health").json()["jobs"] == before
+
+
+def test_a_full_disk_is_told_to_the_client(
+    serving: Serving, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs_module, "atomic_write_bytes", full)
+    answer = serving.post(body)
+    assert answer.status_code == 507 and "disk is full" in answer.json()["error"]["what"]
 
 
 def test_a_job_that_does_not_exist_and_an_address_that_climbs_are_not_found(serving: Serving) -> None:
@@ -368,6 +404,10 @@ def test_a_request_as_the_photoshop_plugin_sends_it(serving: Serving, edges: Ima
         ({"prompt": "x"}, "0 ControlNet units"),
         ({"prompt": "x", "steps": "many"}, "steps"),
         ({"prompt": "x", "batch_size": 100}, "count"),
+        ({"prompt": "x", "batch_size": -2, "n_iter": -2}, "count"),
+        ({"prompt": "x", "seed": "9" * 5000}, "seed"),
+        ({"alwayson_scripts": {"controlnet": {"args": None}}}, "0 ControlNet units"),
+        ({"alwayson_scripts": {"controlnet": {"args": 5}}}, "0 ControlNet units"),
     ],
 )
 def test_what_this_server_cannot_do_is_told_to_them(
@@ -376,6 +416,12 @@ def test_what_this_server_cannot_do_is_told_to_them(
     more = unit(edges) if len(body) > 1 else {}
     answer = serving.client.post("/sdapi/v1/txt2img", json=body | more)
     assert answer.status_code == 422 and words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("images", [5, {"a": 1}, "text", []])
+def test_img2img_without_a_list_of_one_image_is_told_so(serving: Serving, images: Any) -> None:
+    answer = serving.client.post("/sdapi/v1/img2img", json={"prompt": "x", "init_images": images})
+    assert answer.status_code == 422 and "init_images" in answer.json()["detail"]
 
 
 def test_plugins_get_the_lists_that_they_ask_for(serving: Serving, tiny_base: Path) -> None:
@@ -408,6 +454,34 @@ def test_a_port_in_use_and_a_short_token_are_told(serving: Serving, tmp_path: Pa
     path.write_text("short\n", encoding="utf-8")
     with pytest.raises(UserError, match="too short"):
         read_token(path)
+    for text in ("a token with spaces", "a-tökén-of-sixteen-or-more", "two-lines-of-a\ntoken-in-one-file"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="cannot be sent"):
+            read_token(path)
+    path.write_text(TOKEN, encoding="utf-8-sig")  # as Windows' editors may save it
+    assert read_token(path) == TOKEN
+
+
+def test_a_server_that_stops_answers_the_clients_that_wait(
+    tmp_path: Path, serving: Serving, edges: Image.Image
+) -> None:
+    def never(_draw: Draw, token: CancelToken) -> None:
+        while True:
+            time.sleep(0.01)
+            token.raise_if_cancelled()
+
+    server = ApiServer(Workspace(tmp_path), serving.server.served, never, TOKEN, port=0)
+    server.start()
+    with ThreadPoolExecutor(1) as pool:
+        body, headers = {"prompt": "x", "map": in_base64(edges)}, {"authorization": f"Bearer {TOKEN}"}
+        waiting = pool.submit(
+            httpx.post, f"{server.url}/v1/images?wait=60", json=body, headers=headers, timeout=60, trust_env=False
+        )
+        while not server.jobs.counts()["drawing"]:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        server.stop()
+        assert waiting.result().status_code == 202 and time.monotonic() - begun < 5
 
 
 def test_old_results_are_forgotten_and_half_accepted_requests_removed(
