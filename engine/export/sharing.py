@@ -115,9 +115,15 @@ def save_answers(run_folder: Path, answers: Mapping[str, str]) -> Sharing:
     """Keep answers with the run, in addition to earlier ones, and write them into its exports' cards.
 
     Raises:
-        UserError: an answer is too long, and nothing is changed; or a file cannot be written.
+        UserError: an answer is too long or no text, and nothing is changed; or a file cannot be written.
     """
     for one in QUESTIONS:
+        if any("\ud800" <= character <= "\udfff" for character in answers.get(one.name, "")):
+            raise UserError(
+                "The answers were not saved.",
+                f"“{one.title}” contains bytes that are no text in UTF-8.",
+                "Type it again, or set the terminal to UTF-8.",
+            )
         if len(answers.get(one.name, "")) > LONGEST:
             raise UserError(
                 "The answers were not saved.",

@@ -68,7 +68,7 @@ def demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
 
 
 def demand_space(target: Path, needed: int) -> None:
-    """Make the folder of an export, and refuse one whose disk has not ``needed`` bytes free.
+    """Make the folder of an export, and refuse one whose disk has not ``needed`` bytes and `SPARE_BYTES` free.
 
     Raises:
         UserError: the folder cannot be made, or the disk is too full.
@@ -81,7 +81,8 @@ def demand_space(target: Path, needed: int) -> None:
             f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
         ) from error
     if free < needed + SPARE_BYTES:
-        raise _disk_full(target, f"It needs {format_bytes(needed)}, and {format_bytes(free)} are free on the disk.")
+        wanted = f"It needs {format_bytes(needed)} and {format_bytes(SPARE_BYTES)} to spare"
+        raise _disk_full(target, f"{wanted}, and {format_bytes(free)} are free on the disk.")
 
 
 def write_or_explain(write: Callable[[], None], target: Path) -> None:

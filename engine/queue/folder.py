@@ -111,6 +111,12 @@ class QueueFolder:
         entry = Entry(secrets.token_hex(3), kind, title, settings, added, seconds, position)
         try:
             atomic_write_text(self._path(entry), write_entry(entry))
+        except UnicodeEncodeError as error:  # bytes on the command line that Python could not read as text
+            raise UserError(
+                f"{title} was not added to the queue.",
+                "One of its settings contains bytes that are no text in UTF-8.",
+                "Type it again, or set the terminal to UTF-8.",
+            ) from error
         except OSError as error:
             raise UserError(
                 f"{title} was not added to the queue.",

@@ -58,6 +58,8 @@ def build_api(jobs: Jobs, served: ServedNet) -> FastAPI:
         job = service.find(id)
         if not 0 <= number < job.drawn:
             raise HTTPException(404, f"The job is {job.state} and has {counted(job.drawn, 'image')}.")
+        if not job.image(number).is_file():
+            raise HTTPException(404, "The image was removed from the server's disk. Send the request again.")
         return FileResponse(job.image(number), media_type="image/png")
 
     @api.delete("/v1/images/{id}", summary="Cancel a job")

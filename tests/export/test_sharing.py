@@ -120,6 +120,8 @@ def test_a_damaged_file_counts_as_unanswered_and_a_long_answer_changes_nothing(r
     save_answers(run.folder, {"people": "none"})
     with pytest.raises(UserError, match="at most 1,000"):
         save_answers(run.folder, {"people": "x" * (LONGEST + 1)})
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        save_answers(run.folder, {"people": "\udcff"})  # a byte that the command line could not read
     assert read_sharing(run.folder).answers["people"] == "none"
     for damaged in ("{", "[]", '{"answers": 1, "checks": {}}', '{"answers": {}, "checks": {"a": {"copies": []}}}'):
         (run.folder / FILE).write_text(damaged, encoding="utf-8")

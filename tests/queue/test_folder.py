@@ -178,3 +178,9 @@ def test_find_by_id_or_place(queue: QueueFolder) -> None:
     assert queue.find("1").title == "a"
     with pytest.raises(UserError, match=r"no job 3.*1 \("):
         queue.find("3")
+
+
+def test_settings_that_are_no_text_are_refused_in_words(queue: QueueFolder) -> None:
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        queue.add("maps", "Making maps", {"name": "\udcff"})  # a byte that the command line could not read
+    assert queue.waiting() == []

@@ -267,6 +267,13 @@ def test_a_wait_without_end_is_refused_before_anything_is_accepted(
     assert serving.client.get("/v1/health").json()["jobs"] == before
 
 
+def test_an_image_whose_file_was_removed_is_told_so(serving: Serving, body: dict[str, Any]) -> None:
+    job = serving.post(body, wait=30).json()
+    serving.server.jobs.get(job["id"]).image(0).unlink()
+    answer = serving.client.get(job["images"][0])
+    assert answer.status_code == 404 and "removed" in answer.json()["detail"]
+
+
 def test_a_full_disk_is_told_to_the_client(
     serving: Serving, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
