@@ -71,7 +71,9 @@ def _misfit(base: str, part: str, configs: Path, kind: tuple[str, str], files: t
     net = _described(configs, part, kind, (configs / part / CONFIG).stat().st_mtime_ns) if kind[0] else None
     if net is None:
         return ""
-    wanted = {name: list(weight.shape) for name, weight in net.named_parameters()}
+    # A thread that loads a net of transformers meanwhile keeps all nets of the process from tying their weights.
+    tied = getattr(net, "all_tied_weights_keys", {})
+    wanted = {name: list(weight.shape) for name, weight in net.named_parameters() if name not in tied}
     of_file = not Path(base).is_dir()
     try:
         if of_file:

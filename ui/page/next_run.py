@@ -84,12 +84,14 @@ class NextRun:
 
     def readiness(self) -> Readiness:
         """Return whether the draft can start, its expected time and memory, and reasons against it."""
-        dataset = str(self.draft.changes.get("data", {}).get("dataset") or "")
-        key = (self.draft, self.listing.names(), self.listing.stamp_of(dataset), self.libraries_loaded.is_set())
-        if self._readiness[0] != key:
-            found = check_readiness(self.workspace, lambda: self.config_of(self.draft)[0], self.hardware, key[-1])
-            self._readiness = (key, found)
-        return self._readiness[1]
+        draft = self.draft  # other threads may replace it, and the readiness, at any time
+        dataset = str(draft.changes.get("data", {}).get("dataset") or "")
+        key = (draft, self.listing.names(), self.listing.stamp_of(dataset), self.libraries_loaded.is_set())
+        known, readiness = self._readiness
+        if known != key:
+            readiness = check_readiness(self.workspace, lambda: self.config_of(draft)[0], self.hardware, key[-1])
+            self._readiness = (key, readiness)
+        return readiness
 
     def start_pressed(self) -> None:
         """Ask for confirmation before the draft's run starts, until the draft is changed."""
