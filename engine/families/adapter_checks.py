@@ -1,4 +1,4 @@
-"""What makes a LoRA or embedding file unusable for every base: values that are no numbers, parts that are missing."""
+"""What makes a LoRA or embedding file unusable for every base: values that are not numbers, parts that are missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AGAIN = "Download it again, or use another file of the same subject or style."
 
 
 def require_usable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a file with values that are no numbers, without a rank, or one that changes nothing.
+    """Refuse a file with values that are not numbers, without a rank, or one that changes nothing.
 
     Raises:
         UserError: says which tensor.
@@ -37,7 +37,7 @@ def require_usable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise UserError(
                 f"{path.name} cannot be used.",
-                f"Its tensor {name} has values that are no numbers (NaN or infinite), as after a training that failed.",
+                f"Its tensor {name} has values that are not numbers (NaN or infinite), as after a failed training.",
                 "Use a checkpoint of an earlier step, or download it again.",
             )
     alphas = {name: tensor for name, tensor in tensors.items() if name.endswith(".alpha")}
@@ -60,13 +60,13 @@ def require_complete(path: Path, layer: str, roles: Iterable[str]) -> None:
             raise _unusable(path, f"It is incomplete: the layer {layer} has {has}, but not {lacks}.")
 
 
-def twice(path: Path, layer: str) -> UserError:
-    """The error of a file that says of one layer the same in two ways."""
+def duplicate_layer(path: Path, layer: str) -> UserError:
+    """The error for a file that has the same tensor of a layer under two names."""
     return _unusable(path, f"It has the layer {layer} twice, under names of two programs.")
 
 
-def nothing_to_add(path: Path) -> UserError:
-    """The error of a file without weights for any layer."""
+def no_layers(path: Path) -> UserError:
+    """The error for a file without weights for any layer."""
     return _unusable(path, "It is incomplete: it has no weights for any layer.")
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
-from engine.families.adapter_checks import LYCORIS, nothing_to_add, require_complete, require_usable, twice
+from engine.families.adapter_checks import LYCORIS, duplicate_layer, no_layers, require_complete, require_usable
 from engine.families.adapter_kinds import is_lora, made_for, other_method
 from engine.families.family_facts import FamilyFacts
 from engine.families.pickled import load_tensors
@@ -146,7 +146,7 @@ def lora_deltas(file: AdapterFile, shapes: Mapping[str, Mapping[str, torch.Size]
                 raise _other_family(file, family.title, _made_for(file.tensors), module)
             changes.setdefault(part, {})[weight] = change
     if not changes:
-        raise nothing_to_add(file.path)
+        raise no_layers(file.path)
     if unknown:
         raise UserError(
             f"{file.path.name} does not fit this base.",
@@ -172,7 +172,7 @@ def _grouped(
         if role == "" or place is None:
             unknown.append(name)
         elif role in grouped.setdefault(place, {}):
-            raise twice(path, place[1])
+            raise duplicate_layer(path, place[1])
         else:
             grouped[place][role] = tensor
     return grouped, unknown

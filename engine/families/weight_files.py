@@ -176,7 +176,7 @@ def require_words(base: Path, parts: Iterable[str]) -> None:
         for path in sorted(folder.glob("*.json")):
             content = path.read_bytes().strip()
             if (content[:1], content[-1:]) not in ((b"{", b"}"), (b"[", b"]")):
-                why = why_invalid(path) or "It is no whole JSON file"
+                why = why_invalid(path) or "It is not a complete JSON file"
                 raise incomplete_base(base, f"{part}/{path.name}: {why}.")
 
 

@@ -86,7 +86,7 @@ def _mend(name: str, environ: MutableMapping[str, str]) -> list[str]:
         elif parts.path.strip("/") and parts.username is None:
             why = "it contains a path, and scripts that choose a proxy (.pac) are not supported"
     except ValueError:  # its text may hold a part of the password
-        why = "its port is no number"
+        why = "its port is not a number"
         if "@" in rest:
             why += ", or a character of the password has to be written in another way, such as %23 for # and %2F for /"
     if scheme not in ("http", "https", "socks5", "socks5h"):

@@ -103,7 +103,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _unreadable(_request: Request, _error: Exception) -> JSONResponse:
     """FastAPI's answer to bytes that it cannot parse says no more than that."""
-    why = "The body of the request is no JSON in UTF-8, or it is compressed, or a number in it is far too long."
+    why = "The body of the request is not JSON in UTF-8, or it is compressed, or a number in it is far too long."
     return JSONResponse({"detail": f"{why} Send plain JSON."}, 400)
 
 

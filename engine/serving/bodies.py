@@ -62,7 +62,7 @@ def decode_image(name: str, text: str) -> bytes:
     """The bytes of an image in base64.
 
     Raises:
-        UserError: it is no base64, too large, or no image that can be read.
+        UserError: it is not base64, is too large, or is not an image that can be read.
     """
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:

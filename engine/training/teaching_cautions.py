@@ -67,7 +67,7 @@ def missing_word(config: RunConfig, facts: StartFacts) -> Caution | None:
 
 
 def begins_as(config: RunConfig, facts: StartFacts) -> Caution | None:
-    """The words that a new word begins as are more tokens than it has vectors, or are no words of the base."""
+    """The words that a new word begins as are more tokens than it has vectors, or are not words that the base knows."""
     tuning = config.tuning
     if tuning.what != "word" or not facts.begun_tokens:
         return None

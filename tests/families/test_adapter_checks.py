@@ -44,8 +44,8 @@ def hada(*shapes: tuple[int, int]) -> dict[str, torch.Tensor]:
     ("tensors", "words"),
     [
         (GOOD | {UP: torch.ones(6, 0), DOWN: torch.ones(0, 8)}, "rank 0"),
-        (GOOD | {UP: NAN}, "no numbers"),
-        (GOOD | {ALPHA: torch.tensor(float("inf"))}, "no numbers"),
+        (GOOD | {UP: NAN}, "not numbers"),
+        (GOOD | {ALPHA: torch.tensor(float("inf"))}, "not numbers"),
         (GOOD | {ALPHA: torch.tensor(0.0)}, "alpha is 0"),
         (GOOD | {ALPHA: torch.ones(2)}, "should be one number"),
         ({UP: GOOD[UP]}, "has up, but not down"),
@@ -85,7 +85,7 @@ def test_a_good_file_passes_and_may_have_layers_of_two_programs() -> None:
     ("tensors", "words"),
     [
         ({"emb_params": torch.zeros(0, 768)}, "without vectors"),
-        ({"emb_params": torch.full((1, 768), float("nan"))}, "no numbers"),
+        ({"emb_params": torch.full((1, 768), float("nan"))}, "not numbers"),
         ({"emb_params": torch.zeros(1, 1024)}, "Its vectors are 1024 numbers wide"),
         ({"nonsense": torch.zeros(2)}, "If it is an embedding, its vectors (nonsense) are 2 numbers wide"),
     ],

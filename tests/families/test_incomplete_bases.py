@@ -91,7 +91,11 @@ def cut(path: Path) -> None:
     ("damage", "why", "choose"),
     [
         (lambda base: [path.unlink() for path in (base / "tokenizer").iterdir()], "has no vocabulary", "again"),
-        (lambda base: cut(base / "tokenizer" / "tokenizer.json"), "tokenizer.json: It is no whole JSON file", "again"),
+        (
+            lambda base: cut(base / "tokenizer" / "tokenizer.json"),
+            "tokenizer.json: It is not a complete JSON file",
+            "again",
+        ),
         (
             lambda base: (base / "tokenizer" / "tokenizer.json").write_text("version https://git-lfs.github.com/spec"),
             "tokenizer.json: It is a Git LFS pointer",

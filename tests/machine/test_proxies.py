@@ -49,7 +49,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"HTTP_PROXY": "http//p:1"}, "contains a path"),
         ({"HTTP_PROXY": "http://::1:3128"}, "no server name"),
         ({"HTTP_PROXY": "http://[::1]:3128"}, ""),
-        ({"HTTP_PROXY": "http=p:1;https=p:2"}, "its port is no number"),
+        ({"HTTP_PROXY": "http=p:1;https=p:2"}, "its port is not a number"),
         ({"HTTP_PROXY": "http://user:secret#1@p:1"}, "%23 for #"),
         ({"HTTP_PROXY": "http://user:secret/1@p:1"}, "%2F for /"),
         ({"HTTP_PROXY": "http://user:s@cret@p:1"}, ""),
